@@ -1,0 +1,59 @@
+//! Where things stand in a guest's machine: one PC, described once, for the
+//! buses, the ACPI tables, the E820 map and the loaders.
+
+/// Conventional memory ends here; an extended BIOS data area would follow.
+pub const LOW_RAM_END: u64 = 0x9_fc00;
+/// The legacy video hole begins here.
+pub const LEGACY_HOLE_START: u64 = 0xa_0000;
+/// The legacy hole ends here: RAM goes on at 1 MiB.
+pub const LEGACY_HOLE_END: u64 = 0x10_0000;
+/// SMBIOS and ACPI tables are written from here to 1 MiB; the guest sees the
+/// range as reserved RAM.
+pub const TABLES_START: u64 = 0xe_0000;
+/// RAM below 4 GiB ends here at the latest; what is left goes above 4 GiB.
+pub const LOW_RAM_LIMIT: u64 = 0xc000_0000;
+/// PCI memory window below 4 GiB.
+pub const PCI_WINDOW_START: u64 = 0xc000_0000;
+/// End of the PCI memory window below 4 GiB.
+pub const PCI_WINDOW_END: u64 = 0xfec0_0000;
+/// I/O APIC registers.
+pub const IOAPIC_BASE: u64 = 0xfec0_0000;
+/// Bytes of I/O APIC registers.
+pub const IOAPIC_SIZE: u64 = 0x1000;
+/// Local APIC registers after reset.
+pub const LAPIC_BASE: u64 = 0xfee0_0000;
+/// Bytes of local APIC registers.
+pub const LAPIC_SIZE: u64 = 0x1000;
+/// RAM above 4 GiB starts here.
+pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
+
+/// ACPI PM1a event block (status 16 bits, enable 16 bits).
+pub const PM1A_EVENT_PORT: u16 = 0x600;
+/// ACPI PM1a control block (16 bits).
+pub const PM1A_CONTROL_PORT: u16 = 0x604;
+/// ACPI power-management timer (32 bits, 3.579545 MHz).
+pub const PM_TIMER_PORT: u16 = 0x608;
+/// Reset control register; ACPI's reset register too (value [`RESET_VALUE`]).
+pub const RESET_PORT: u16 = 0xcf9;
+/// What resets the machine when written to [`RESET_PORT`].
+pub const RESET_VALUE: u8 = 0x06;
+/// SLP_TYP value of the state S5 (soft off).
+pub const SLEEP_TYPE_S5: u8 = 5;
+/// The ACPI system control interrupt, level-triggered, active high.
+pub const SCI_IRQ: u8 = 9;
+/// The pvpanic device's port.
+pub const PVPANIC_PORT: u16 = 0x505;
+/// The debug-exit port, where a guest's settings switch it on.
+pub const DEBUG_EXIT_PORT: u16 = 0xf4;
+/// First serial port.
+pub const COM1_PORT: u16 = 0x3f8;
+/// Its interrupt.
+pub const COM1_IRQ: u8 = 4;
+/// Interrupt of the RTC.
+pub const RTC_IRQ: u8 = 8;
+/// The I/O APIC's number of inputs.
+pub const IOAPIC_PINS: u8 = 24;
+/// The PIT's channel 0 drives ISA interrupt 0, which is wired to this input.
+pub const IOAPIC_PIT_PIN: u8 = 2;
+/// The I/O APIC's identity.
+pub const IOAPIC_ID: u8 = 0;

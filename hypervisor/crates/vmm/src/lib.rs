@@ -1,0 +1,20 @@
+//! Virtual machines: vCPUs and their exits, buses, policy, loaders.
+//!
+//! This crate never says VMX or SVM. Hardware reaches it as values of
+//! [`x86defs`], and the host's services through small traits.
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
+
+extern crate alloc;
+
+pub mod layout;
+pub mod memory;

@@ -1,0 +1,47 @@
+//! A guest's memory as policy code sees it: copies in and out, never a slice.
+
+use x86defs::GuestPhysAddr;
+
+/// A guest-physical access that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryError {
+    /// There is no RAM at this address.
+    #[error("no RAM at guest-physical {0}")]
+    NotRam(GuestPhysAddr),
+    /// The RAM there may not be written.
+    #[error("guest-physical {0} is read-only")]
+    ReadOnly(GuestPhysAddr),
+    /// The machine has no memory left to back the address.
+    #[error("no frame left to back guest-physical {0}")]
+    NoFrame(GuestPhysAddr),
+}
+
+/// The RAM of one guest. A range may cross pages; on an error nothing is
+/// promised of how much was copied.
+pub trait GuestMemory {
+    /// Copies RAM at `gpa` into `buffer`.
+    ///
+    /// # Errors
+    /// [`MemoryError`] names the first address that failed.
+    fn read(&self, gpa: GuestPhysAddr, buffer: &mut [u8]) -> Result<(), MemoryError>;
+
+    /// Copies `data` into RAM at `gpa`.
+    ///
+    /// # Errors
+    /// [`MemoryError`] names the first address that failed.
+    fn write(&self, gpa: GuestPhysAddr, data: &[u8]) -> Result<(), MemoryError>;
+
+    /// Compares the naturally aligned `width` bytes at `gpa` with `current` and,
+    /// where they are equal, replaces them by `new` in one atomic step. Returns
+    /// what was there before.
+    ///
+    /// # Errors
+    /// [`MemoryError`] where there is no writable RAM, or `gpa` is not aligned.
+    fn compare_exchange(
+        &self,
+        gpa: GuestPhysAddr,
+        width: x86defs::Width,
+        current: u64,
+        new: u64,
+    ) -> Result<u64, MemoryError>;
+}

@@ -1,0 +1,54 @@
+//! CPUID leaves and the feature bits that Steward names.
+
+/// The four registers that CPUID returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct CpuidResult {
+    /// EAX.
+    pub eax: u32,
+    /// EBX.
+    pub ebx: u32,
+    /// ECX.
+    pub ecx: u32,
+    /// EDX.
+    pub edx: u32,
+}
+
+/// Who can answer CPUID: the CPU itself, or a table in tests.
+pub trait CpuidSource {
+    /// CPUID with EAX = `leaf` and ECX = `subleaf`.
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult;
+}
+
+impl<F: Fn(u32, u32) -> CpuidResult> CpuidSource for F {
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
+        self(leaf, subleaf)
+    }
+}
+
+/// The CPU's maker, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Vendor {
+    /// "GenuineIntel".
+    Intel,
+    /// "AuthenticAMD" or "HygonGenuine".
+    Amd,
+    /// Any other.
+    Other,
+}
+
+impl Vendor {
+    /// The vendor that leaf 0 names.
+    #[must_use]
+    pub fn of(leaf0: CpuidResult) -> Self {
+        match (&leaf0.ebx.to_le_bytes(), &leaf0.edx.to_le_bytes(), &leaf0.ecx.to_le_bytes()) {
+            (b"Genu", b"ineI", b"ntel") => Self::Intel,
+            (b"Auth", b"enti", b"cAMD") | (b"Hygo", b"nGen", b"uine") => Self::Amd,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Leaf 1 ECX: VMX.
+pub const LEAF1_ECX_VMX: u32 = 1 << 5;
+/// Leaf 8000_0001 ECX: SVM.
+pub const LEAF8000_0001_ECX_SVM: u32 = 1 << 2;

@@ -1,0 +1,2 @@
+//! Steward.
+#![no_std]

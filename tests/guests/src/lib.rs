@@ -1,0 +1,2 @@
+//! Tiny guest kernels.
+#![no_std]

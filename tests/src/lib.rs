@@ -1,0 +1,1 @@
+//! Boots the image under emulators and checks what guests do.
