@@ -1,12 +1,15 @@
-//! DESC
+//! Page tables: the [guest's own](walk), walked in software as its CPU would,
+//! and [those that the host builds](stage2): nested tables and its own.
+//!
+//! Everything here is pure: tables are read and written through small traits.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
-    deny(
-        clippy::indexing_slicing,
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic
-    )
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod stage2;

@@ -1,0 +1,301 @@
+//! The frame table: who owns each 4 KiB frame of the machine, and a buddy
+//! allocator over it.
+//!
+//! Free blocks are kept in doubly linked lists inside the table itself, one
+//! list for each order, so that taking and giving back a block costs a few
+//! steps whatever the machine's size. A block of order n is 2^n frames,
+//! aligned to its size.
+
+use bitflags::bitflags;
+use x86defs::addr::Hfn;
+
+/// Orders 0 to 18: blocks of 4 KiB to 1 GiB.
+pub const ORDERS: usize = 19;
+/// The order of a block of 2 MiB.
+pub const ORDER_2M: u8 = 9;
+
+/// Who a frame belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Owner(pub u16);
+
+impl Owner {
+    /// Not RAM, or RAM that the firmware keeps.
+    pub const NOBODY: Self = Self(0);
+    /// Free.
+    pub const FREE: Self = Self(1);
+    /// The hypervisor.
+    pub const HYPERVISOR: Self = Self(2);
+    /// The first guest; guest n is `GUESTS.0 + n`.
+    pub const GUESTS: Self = Self(16);
+}
+
+bitflags! {
+    /// What else is known of a frame.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[repr(transparent)]
+    pub struct FrameFlags: u8 {
+        /// Known to hold only zeros.
+        const ZEROED = 1 << 0;
+        /// A device may be writing to it.
+        const PINNED = 1 << 1;
+        /// Mapped by more than one guest.
+        const SHARED = 1 << 2;
+        /// A page table.
+        const TABLE = 1 << 3;
+        /// First frame of a free block; `order` is the block's.
+        const FREE_HEAD = 1 << 7;
+    }
+}
+
+/// One frame's entry.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Frame {
+    owner: Owner,
+    flags: FrameFlags,
+    order: u8,
+    references: u32,
+    next: u32,
+    previous: u32,
+}
+
+const _: () = assert!(size_of::<Frame>() == 16);
+
+const NONE: u32 = u32::MAX;
+
+impl Frame {
+    /// The entry of a frame that nobody may use.
+    pub const ABSENT: Self = Self {
+        owner: Owner::NOBODY,
+        flags: FrameFlags::empty(),
+        order: 0,
+        references: 0,
+        next: NONE,
+        previous: NONE,
+    };
+}
+
+/// The allocator: a frame table and the heads of its lists.
+#[derive(Debug)]
+pub struct FrameAllocator<'a> {
+    table: &'a mut [Frame],
+    heads: [u32; ORDERS],
+    free: u64,
+    total: u64,
+}
+
+impl<'a> FrameAllocator<'a> {
+    /// An allocator over `table`, entry n of which is frame n; every frame is
+    /// absent until [`add`](Self::add)ed. At most 2^32 − 1 frames are used.
+    #[must_use]
+    pub fn new(table: &'a mut [Frame]) -> Self {
+        let len = table.len().min(NONE as usize);
+        let table = table.get_mut(..len).unwrap_or_default();
+        table.fill(Frame::ABSENT);
+        Self { table, heads: [NONE; ORDERS], free: 0, total: 0 }
+    }
+
+    /// Frames that are free.
+    #[must_use]
+    pub const fn free_frames(&self) -> u64 {
+        self.free
+    }
+
+    /// Frames that were ever added.
+    #[must_use]
+    pub const fn total_frames(&self) -> u64 {
+        self.total
+    }
+
+    /// Who owns `frame`.
+    #[must_use]
+    pub fn owner(&self, frame: Hfn) -> Owner {
+        self.get(frame).map_or(Owner::NOBODY, |f| f.owner)
+    }
+
+    /// Makes `count` frames from `first` available. Frames that are beyond
+    /// the table or were added before are passed over.
+    pub fn add(&mut self, first: Hfn, count: u64) {
+        for number in first.number()..first.number().saturating_add(count) {
+            let frame = Hfn::new(number);
+            if self.get(frame).is_some_and(|f| f.owner == Owner::NOBODY) {
+                self.total += 1;
+                self.release(frame, 0);
+            }
+        }
+    }
+
+    /// Takes a block of 2^`order` frames for `owner`, aligned to its size.
+    /// Returns it with the flag that tells whether all of it is known to be zero.
+    pub fn allocate(&mut self, order: u8, owner: Owner) -> Option<(Hfn, FrameFlags)> {
+        let found =
+            (order..).take_while(|o| usize::from(*o) < ORDERS).find(|o| self.head(*o) != NONE)?;
+        let head = self.head(found);
+        self.unlink(head, found);
+        let zeroed = self.entry(head)?.flags & FrameFlags::ZEROED;
+        // Halves that are not wanted go back, each one order lower.
+        for smaller in (order..found).rev() {
+            self.link(head + (1 << smaller), smaller, zeroed);
+        }
+        let count = 1u32 << order;
+        for index in head..head + count {
+            let entry = self.entry(index)?;
+            *entry = Frame { owner, flags: zeroed, references: 1, ..Frame::ABSENT };
+        }
+        self.free -= u64::from(count);
+        Some((Hfn::new(head.into()), zeroed))
+    }
+
+    /// Gives back a block of 2^`order` frames that [`allocate`](Self::allocate)
+    /// returned (or a part of one, aligned to its own size). `false`, and
+    /// nothing done, if a frame of it is not in use.
+    pub fn free(&mut self, first: Hfn, order: u8) -> bool {
+        let count = 1u64 << order.min(31);
+        let in_use = (first.number()..first.number().saturating_add(count)).all(|n| {
+            self.get(Hfn::new(n)).is_some_and(|f| !matches!(f.owner, Owner::FREE | Owner::NOBODY))
+        });
+        if in_use && usize::from(order) < ORDERS {
+            self.release(first, order);
+        }
+        in_use
+    }
+
+    /// Puts a block on its list, joined with its free buddies.
+    fn release(&mut self, first: Hfn, mut order: u8) {
+        let Ok(mut index) = u32::try_from(first.number()) else { return };
+        let count = 1u32 << order;
+        for frame in index..index.saturating_add(count) {
+            if let Some(entry) = self.entry(frame) {
+                *entry = Frame { owner: Owner::FREE, ..Frame::ABSENT };
+            }
+        }
+        self.free += u64::from(count);
+        while usize::from(order) + 1 < ORDERS {
+            let buddy = index ^ (1 << order);
+            let joins = self.get(Hfn::new(buddy.into())).is_some_and(|f| {
+                f.owner == Owner::FREE
+                    && f.flags.contains(FrameFlags::FREE_HEAD)
+                    && f.order == order
+            });
+            if !joins {
+                break;
+            }
+            self.unlink(buddy, order);
+            index &= !(1 << order);
+            order += 1;
+        }
+        self.link(index, order, FrameFlags::empty());
+    }
+
+    fn get(&self, frame: Hfn) -> Option<&Frame> {
+        usize::try_from(frame.number()).ok().and_then(|n| self.table.get(n))
+    }
+
+    fn entry(&mut self, index: u32) -> Option<&mut Frame> {
+        self.table.get_mut(index as usize)
+    }
+
+    fn head(&self, order: u8) -> u32 {
+        self.heads.get(usize::from(order)).copied().unwrap_or(NONE)
+    }
+
+    fn set_head(&mut self, order: u8, index: u32) {
+        if let Some(head) = self.heads.get_mut(usize::from(order)) {
+            *head = index;
+        }
+    }
+
+    fn link(&mut self, index: u32, order: u8, zeroed: FrameFlags) {
+        let next = self.head(order);
+        if let Some(entry) = self.entry(index) {
+            *entry = Frame {
+                owner: Owner::FREE,
+                flags: zeroed | FrameFlags::FREE_HEAD,
+                order,
+                references: 0,
+                next,
+                previous: NONE,
+            };
+        }
+        if let Some(entry) = self.entry(next) {
+            entry.previous = index;
+        }
+        self.set_head(order, index);
+    }
+
+    fn unlink(&mut self, index: u32, order: u8) {
+        let Some(entry) = self.entry(index) else { return };
+        entry.flags.remove(FrameFlags::FREE_HEAD);
+        let (next, previous) = (entry.next, entry.previous);
+        if let Some(entry) = self.entry(next) {
+            entry.previous = previous;
+        }
+        match self.entry(previous) {
+            Some(entry) => entry.next = next,
+            None => self.set_head(order, next),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::vec::Vec;
+
+    #[test]
+    fn joins_what_it_split() {
+        let mut table = std::vec![Frame::ABSENT; 2048];
+        let mut frames = FrameAllocator::new(&mut table);
+        frames.add(Hfn::new(1), 2000);
+        assert_eq!(frames.free_frames(), 2000);
+        let (big, _) = frames.allocate(ORDER_2M, Owner::HYPERVISOR).unwrap();
+        assert_eq!(big.number() % 512, 0);
+        assert_eq!(frames.owner(big), Owner::HYPERVISOR);
+        assert!(frames.free(big, ORDER_2M));
+        assert!(!frames.free(big, ORDER_2M), "a second time");
+        let mut all = Vec::new();
+        while let Some((frame, _)) = frames.allocate(0, Owner::GUESTS) {
+            all.push(frame);
+        }
+        assert_eq!(all.len(), 2000);
+        assert_eq!(frames.free_frames(), 0);
+        for frame in all {
+            assert!(frames.free(frame, 0));
+        }
+        assert!(frames.allocate(10, Owner::GUESTS).is_some(), "1024..2048 is not whole, 512.. is");
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_never_overlap(
+            steps in prop::collection::vec((0u8..8, any::<bool>(), any::<prop::sample::Index>()), 1..200)
+        ) {
+            let mut table = std::vec![Frame::ABSENT; 1024];
+            let mut frames = FrameAllocator::new(&mut table);
+            frames.add(Hfn::new(3), 900);
+            let mut live: BTreeMap<u64, u8> = BTreeMap::new();
+            for (order, take, which) in steps {
+                if take || live.is_empty() {
+                    if let Some((first, _)) = frames.allocate(order, Owner::GUESTS) {
+                        let n = first.number();
+                        prop_assert_eq!(n % (1 << order), 0);
+                        prop_assert!(n >= 3 && n + (1 << order) <= 903);
+                        for (other, other_order) in &live {
+                            prop_assert!(n + (1 << order) <= *other || other + (1 << *other_order) <= n);
+                        }
+                        live.insert(n, order);
+                    }
+                } else {
+                    let key = *which.get(&live.keys().copied().collect::<Vec<_>>());
+                    let order = live.remove(&key).unwrap();
+                    prop_assert!(frames.free(Hfn::new(key), order));
+                }
+                let used: u64 = live.values().map(|o| 1u64 << o).sum();
+                prop_assert_eq!(frames.free_frames(), 900 - used);
+            }
+        }
+    }
+}

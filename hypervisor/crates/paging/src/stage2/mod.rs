@@ -1,0 +1,175 @@
+//! Building hierarchical tables of four levels, in one of three [formats](Format):
+//! [`Npt`] (AMD-V's nested tables), [`HostTable`] (the host's own) and [`Ept`]
+//! (VT-x's extended page tables).
+//!
+//! A [`Mapper`] owns one tree of tables and edits it through [`TableMemory`],
+//! which knows where tables come from and how to reach them. Nothing here
+//! flushes a translation cache: whoever changes or removes a mapping that a CPU
+//! may have cached owes the flush, and [`TableMemory::free_table`] must not
+//! reuse a table before that has happened.
+//!
+//! SDM: "4-Level Paging and 5-Level Paging", "The Extended Page Table Mechanism
+//! (EPT)"; APM: "Long-Mode Page Translation", "Nested Paging".
+
+mod format;
+mod mapper;
+#[cfg(test)]
+mod tests;
+
+use bitflags::bitflags;
+use x86defs::HostPhysAddr;
+use x86defs::pte::MemoryType;
+
+pub use format::{Ept, Format, HOST_PAT, HostTable, Npt};
+pub use mapper::Mapper;
+
+/// Entries in a table.
+pub const ENTRIES: usize = 512;
+
+/// Where tables live and come from.
+pub trait TableMemory {
+    /// Why no table could be had.
+    type Error;
+
+    /// A table of 4 KiB for the mapper's own use, all zero.
+    ///
+    /// # Errors
+    /// When there is none left.
+    fn alloc_table(&mut self) -> Result<HostPhysAddr, Self::Error>;
+
+    /// Takes back a table that is no longer linked. CPUs may still have it
+    /// cached: it must not be reused before their caches were flushed.
+    fn free_table(&mut self, table: HostPhysAddr);
+
+    /// Entry `index` (below [`ENTRIES`]) of `table`.
+    fn read(&self, table: HostPhysAddr, index: usize) -> u64;
+
+    /// Sets entry `index` (below [`ENTRIES`]) of `table`, in one store that a
+    /// CPU sees whole.
+    fn write(&mut self, table: HostPhysAddr, index: usize, entry: u64);
+}
+
+/// The size of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PageSize {
+    /// 4 KiB.
+    Size4K,
+    /// 2 MiB.
+    Size2M,
+    /// 1 GiB.
+    Size1G,
+}
+
+impl PageSize {
+    /// The number of bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::Size4K => 1 << 12,
+            Self::Size2M => 1 << 21,
+            Self::Size1G => 1 << 30,
+        }
+    }
+
+    /// The page that an entry of a table at `level` (1 is the lowest) maps.
+    pub(crate) const fn at_level(level: u32) -> Option<Self> {
+        match level {
+            1 => Some(Self::Size4K),
+            2 => Some(Self::Size2M),
+            3 => Some(Self::Size1G),
+            _ => None,
+        }
+    }
+}
+
+bitflags! {
+    /// What a mapping allows. Each format keeps what it can express
+    /// ([`Format::normalize`]).
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct Permissions: u8 {
+        /// Reads. No mapping can be made without it.
+        const READ = 1 << 0;
+        /// Writes.
+        const WRITE = 1 << 1;
+        /// Instruction fetches.
+        const EXECUTE = 1 << 2;
+        /// User pages ([`HostTable`] only).
+        const USER = 1 << 3;
+        /// Kept over a change of CR3 ([`HostTable`] only).
+        const GLOBAL = 1 << 4;
+    }
+}
+
+impl Permissions {
+    /// Reads, writes and fetches.
+    pub const RWX: Self = Self::READ.union(Self::WRITE).union(Self::EXECUTE);
+    /// Reads and writes.
+    pub const RW: Self = Self::READ.union(Self::WRITE);
+}
+
+/// How a page is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Attributes {
+    /// What may be done with it.
+    pub permissions: Permissions,
+    /// Its memory type; MTRRs and, below second-stage tables, the guest's PAT
+    /// have their say beside it.
+    pub memory_type: MemoryType,
+}
+
+impl Attributes {
+    /// Ordinary RAM with these permissions: write-back.
+    #[must_use]
+    pub const fn ram(permissions: Permissions) -> Self {
+        Self { permissions, memory_type: MemoryType::WriteBack }
+    }
+
+    /// Device registers: read, write, uncacheable.
+    #[must_use]
+    pub const fn device() -> Self {
+        Self { permissions: Permissions::RW, memory_type: MemoryType::Uncacheable }
+    }
+}
+
+/// What an address translates to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Mapping {
+    /// The address that was asked for, translated (its offset in the page included).
+    pub hpa: HostPhysAddr,
+    /// The size of the page that it lies in.
+    pub size: PageSize,
+    /// How the page is mapped.
+    pub attributes: Attributes,
+    /// A CPU has used the page, where the format and the CPU record it.
+    pub accessed: bool,
+    /// A CPU has written to the page, where the format and the CPU record it.
+    pub dirty: bool,
+}
+
+/// Why an edit failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapErrorKind<E> {
+    /// An address or the length is not a multiple of 4 KiB.
+    Misaligned,
+    /// The range leaves what the tables can translate (48 bits; for the host's
+    /// own tables each canonical half), or host addresses of 52 bits.
+    OutOfRange,
+    /// The attributes lack [`Permissions::READ`].
+    Unreadable,
+    /// Something is mapped there already.
+    AlreadyMapped,
+    /// The slot of the root belongs to another tree ([`Mapper::share_slot`]),
+    /// or is taken where it should be free.
+    SharedSlot,
+    /// No table could be had.
+    NoTable(E),
+}
+
+/// Why an edit failed, and what it had done by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapError<E> {
+    /// Why.
+    pub kind: MapErrorKind<E>,
+    /// The first so many bytes of the range were dealt with; the rest is as it was.
+    pub done: u64,
+}
