@@ -12,4 +12,6 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod frames;
 pub mod stage2;
+pub mod walk;

@@ -55,7 +55,7 @@ impl Cursor {
     /// Whether the edit has left the table at `level` that it was in before the
     /// last [`Cursor::advance`].
     fn leaves(&self, level: u32) -> bool {
-        self.remaining == 0 || index(self.addr, level) == 0 && self.addr % span(level) == 0
+        self.remaining == 0 || index(self.addr, level) == 0 && self.addr.is_multiple_of(span(level))
     }
 }
 
@@ -267,7 +267,7 @@ impl<F: Format> Mapper<F> {
 
     /// Checks a range and makes a cursor at its start.
     fn cursor<E>(addr: u64, len: u64) -> Result<Cursor, MapErrorKind<E>> {
-        if (addr | len) % PAGE_SIZE != 0 {
+        if !(addr | len).is_multiple_of(PAGE_SIZE) {
             return Err(MapErrorKind::Misaligned);
         }
         if let Some(beyond_first) = len.checked_sub(1)
@@ -310,7 +310,7 @@ impl<F: Format> Mapper<F> {
                 Some(size)
                     if !present
                         && size <= self.max_leaf
-                        && (cursor.addr | hpa) % size.bytes() == 0
+                        && (cursor.addr | hpa).is_multiple_of(size.bytes())
                         && cursor.remaining >= size.bytes() =>
                 {
                     mem.write(table, slot, F::leaf(HostPhysAddr::new(hpa), size, attributes));
