@@ -19,6 +19,13 @@
 
 extern crate alloc;
 
+pub mod lapic;
+
+pub mod ports;
+#[cfg(test)]
+mod testing;
+pub mod uart;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use x86defs::Width;
 

@@ -1,0 +1,75 @@
+//! IA32_APIC_BASE and the modes of the APIC (SDM: "x2APIC State Transitions").
+
+use super::message::ApicMode;
+use super::reg::{Lvt, LvtEntry};
+use super::{DeliveryMode, Effect, Gp, Lapic};
+use x86defs::msr::{APIC_BASE_BSP, APIC_BASE_ENABLE, APIC_BASE_X2APIC};
+
+/// Where the registers stand in xAPIC mode; they cannot be moved.
+pub const APIC_BASE_ADDRESS: u64 = 0xfee0_0000;
+
+impl Lapic {
+    /// The mode.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mode(&self) -> ApicMode {
+        self.s.mode
+    }
+
+    /// RDMSR of IA32_APIC_BASE.
+    #[inline]
+    #[must_use]
+    pub const fn apic_base(&self) -> u64 {
+        let mode = match self.s.mode {
+            ApicMode::Disabled => 0,
+            ApicMode::XApic => APIC_BASE_ENABLE,
+            ApicMode::X2Apic => APIC_BASE_ENABLE | APIC_BASE_X2APIC,
+        };
+        APIC_BASE_ADDRESS | mode | if self.s.bootstrap { APIC_BASE_BSP } else { 0 }
+    }
+
+    /// WRMSR to IA32_APIC_BASE. The bootstrap flag is read-only, its value in
+    /// `value` ignored. Switching off forgets everything but the identity.
+    ///
+    /// # Errors
+    /// [`Gp`] for a reserved bit, another base address, or a change of mode
+    /// that the manual forbids: x2APIC to xAPIC, disabled to x2APIC.
+    pub fn write_apic_base(&mut self, value: u64) -> Result<Effect, Gp> {
+        if value & !(APIC_BASE_BSP | APIC_BASE_ENABLE | APIC_BASE_X2APIC) != APIC_BASE_ADDRESS {
+            return Err(Gp);
+        }
+        let new = match (value & APIC_BASE_ENABLE != 0, value & APIC_BASE_X2APIC != 0) {
+            (false, false) => ApicMode::Disabled,
+            (true, false) => ApicMode::XApic,
+            (true, true) => ApicMode::X2Apic,
+            (false, true) => return Err(Gp),
+        };
+        match (self.s.mode, new) {
+            (ApicMode::Disabled, ApicMode::X2Apic) | (ApicMode::X2Apic, ApicMode::XApic) => {
+                return Err(Gp);
+            }
+            (old, new) if old == new => return Ok(Effect::None),
+            (_, ApicMode::Disabled) => {
+                self.clear();
+            }
+            (_, ApicMode::XApic | ApicMode::X2Apic) => {
+                // "The upper half of the ICR is not preserved", nor are logical
+                // destination and format of the mode that is left.
+                self.s.icr_high = 0;
+                self.s.ldr = 0;
+                self.s.dfr = u32::MAX;
+            }
+        }
+        self.s.mode = new;
+        Ok(Effect::IdentityChanged)
+    }
+
+    /// Sets the APIC up as firmware leaves it on the bootstrap processor, for
+    /// guests that start without firmware: enabled, LINT0 lets the 8259s
+    /// through, LINT1 takes NMIs (SDM: "Virtual Wire Mode").
+    pub fn set_up_virtual_wire(&mut self) {
+        self.s.svr.set_enabled(true);
+        self.put_lvt(Lvt::Lint0, LvtEntry::new().with_mode(DeliveryMode::ExtInt));
+        self.put_lvt(Lvt::Lint1, LvtEntry::new().with_mode(DeliveryMode::Nmi));
+    }
+}
