@@ -1,0 +1,47 @@
+//! Where a device's registers stand among the I/O ports.
+//!
+//! A device that answers at several places lays its blocks out one after the
+//! other in its own offsets, and names each block with a [`PortRange`]. The
+//! bus adds `port - first` to `offset` and knows nothing else.
+
+/// One block of consecutive ports of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// The block's first port.
+    pub first: u16,
+    /// The number of ports, at least 1.
+    pub count: u16,
+    /// The device's own offset of the first port.
+    pub offset: u16,
+}
+
+impl PortRange {
+    /// `count` ports from `first`, which are the device's offsets from `offset`.
+    #[must_use]
+    pub const fn new(first: u16, count: u16, offset: u16) -> Self {
+        Self { first, count, offset }
+    }
+
+    /// The device's offset of `port`, where the block has it.
+    #[must_use]
+    pub const fn offset_of(self, port: u16) -> Option<u16> {
+        match port.checked_sub(self.first) {
+            Some(index) if index < self.count => Some(self.offset + index),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets() {
+        let range = PortRange::new(0xa0, 2, 2);
+        assert_eq!(range.offset_of(0x9f), None);
+        assert_eq!(range.offset_of(0xa0), Some(2));
+        assert_eq!(range.offset_of(0xa1), Some(3));
+        assert_eq!(range.offset_of(0xa2), None);
+    }
+}
