@@ -1,1 +1,59 @@
-fn main() {}
+//! `cargo xtask`: the developer's entry to everything.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use xtask::run::RunOptions;
+use xtask::setup::{self, Need};
+use xtask::{run, ui};
+
+/// Sets up, builds, runs and tests Steward.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing: Rust target and components, emulators, firmware
+    Setup,
+    /// Boot Steward in an emulator with a guest; the terminal is the guest's console
+    ///
+    /// Without options: Debian's cloud kernel with a root shell. Everything typed goes to the
+    /// guest, Ctrl-C too; Ctrl-] then q ends the run.
+    ///
+    /// The exit status tells how the run ended: 0 the guest powered off; (V << 1) | 1 it wrote V
+    /// to its debug-exit port; 2 Steward refused the machine or the bundle; 3 the guest crashed;
+    /// 4 Steward crashed; 124 the timeout passed; 125 the emulator died; 130 the keyboard ended
+    /// it. With --exec: the command's status.
+    Run(Box<RunOptions>),
+    /// Make the disk image, print where it is and its size
+    Image(Box<RunOptions>),
+}
+
+fn main() -> ExitCode {
+    match perform(Cli::parse().task) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            ui::say(format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<u8> {
+    match task {
+        Task::Setup => {
+            setup::ensure(&Need::ALL)?;
+            xtask::stages::Stages::ensure()?;
+            setup::report();
+            Ok(0)
+        }
+        Task::Run(options) => run::run(&options),
+        Task::Image(options) => run::image(&options),
+    }
+}

@@ -1,0 +1,222 @@
+//! The person's terminal as the machine's serial console.
+//!
+//! Every byte typed goes to the machine, Ctrl-C too. Only the escape key is ours:
+//! `Ctrl-]` then `q` ends the run, `Ctrl-]` twice types one.
+
+use std::io::{IsTerminal, Read, Write};
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::session::{Ending, Event, Session};
+use crate::ui;
+
+/// How the run can be ended, for the line at the start.
+pub const ESCAPE_HELP: &str = "Ctrl-] then q ends the run";
+
+const ESCAPE: u8 = 0x1d;
+
+/// What the keyboard asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Typed {
+    Bytes(Vec<u8>),
+    Quit,
+}
+
+/// Recognises the escape key in what is typed.
+#[derive(Debug, Default)]
+struct Keys {
+    escaped: bool,
+}
+
+impl Keys {
+    fn feed(&mut self, bytes: &[u8]) -> Vec<Typed> {
+        let mut out = Vec::new();
+        let mut plain = Vec::new();
+        for &byte in bytes {
+            match (std::mem::take(&mut self.escaped), byte) {
+                (false, ESCAPE) => self.escaped = true,
+                (true, b'q' | b'Q') => {
+                    if !plain.is_empty() {
+                        out.push(Typed::Bytes(std::mem::take(&mut plain)));
+                    }
+                    out.push(Typed::Quit);
+                }
+                (true, ESCAPE) => plain.push(ESCAPE),
+                // Another key after the escape key: both were meant for the guest.
+                (true, other) => plain.extend([ESCAPE, other]),
+                (false, other) => plain.push(other),
+            }
+        }
+        if !plain.is_empty() {
+            out.push(Typed::Bytes(plain));
+        }
+        out
+    }
+}
+
+/// The terminal in raw mode; restored when dropped, on a panic and on a signal.
+struct Raw {
+    on: bool,
+}
+
+impl Raw {
+    fn enter(wanted: bool) -> Result<Raw> {
+        if wanted {
+            crossterm::terminal::enable_raw_mode().context("cannot put the terminal in raw mode")?;
+            // `panic = "abort"` runs no destructors, but it runs the hook.
+            let hook = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |info| {
+                let _ = crossterm::terminal::disable_raw_mode();
+                hook(info);
+            }));
+        }
+        Ok(Raw { on: wanted })
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if self.on {
+            // Nothing can be done where it fails; the terminal is gone then.
+            let _ = crossterm::terminal::disable_raw_mode();
+        }
+    }
+}
+
+/// A raw terminal does not return the carriage at a line feed; our hypervisor's
+/// lines end in a bare one.
+#[derive(Debug, Default)]
+struct Carriage {
+    last: u8,
+}
+
+impl Carriage {
+    fn translate(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(bytes.len() + 16);
+        for &byte in bytes {
+            if byte == b'\n' && self.last != b'\r' {
+                out.push(b'\r');
+            }
+            out.push(byte);
+            self.last = byte;
+        }
+        out
+    }
+}
+
+/// Connects terminal and machine until the run ends.
+pub fn attach(session: &mut Session) -> Result<Ending> {
+    let typing = std::io::stdin().is_terminal();
+    let raw = Raw::enter(typing)?;
+    let signals = signals()?;
+    let typed = read_stdin();
+    let mut keys = Keys::default();
+    let mut carriage = Carriage::default();
+    let mut stdout = std::io::stdout();
+    let ending = loop {
+        // Input waits for at most this long: short enough for a typist.
+        match session.next(Duration::from_millis(10))? {
+            Event::Output(bytes) => {
+                let bytes = if typing && stdout.is_terminal() { carriage.translate(&bytes) } else { bytes };
+                // A closed pipe at the other end must not end the guest's run.
+                let _ = stdout.write_all(&bytes).and_then(|()| stdout.flush());
+            }
+            Event::Quiet => {}
+            Event::Ended(ending) => break ending,
+        }
+        if let Ok(signal) = signals.try_recv() {
+            session.stop(Ending::Signal(signal))?;
+            break Ending::Signal(signal);
+        }
+        let mut quit = false;
+        while let Ok(bytes) = typed.try_recv() {
+            if !typing {
+                session.send(&bytes);
+                continue;
+            }
+            for typed in keys.feed(&bytes) {
+                match typed {
+                    Typed::Bytes(bytes) => session.send(&bytes),
+                    Typed::Quit => quit = true,
+                }
+            }
+        }
+        if quit {
+            session.stop(Ending::Key)?;
+            break Ending::Key;
+        }
+    };
+    drop(raw);
+    if carriage.last != b'\n' && carriage.last != 0 {
+        ui::say("");
+    }
+    Ok(ending)
+}
+
+/// Signals that end a run, as they come.
+pub(crate) fn signals() -> Result<Receiver<i32>> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot catch signals")?;
+    let (tx, rx) = mpsc::channel();
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if tx.send(signal).is_err() {
+                break;
+            }
+        }
+    });
+    Ok(rx)
+}
+
+/// What is typed, as it comes. The end of the input ends nothing.
+fn read_stdin() -> Receiver<Vec<u8>> {
+    let (tx, rx) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut stdin = std::io::stdin();
+        let mut buffer = [0_u8; 1024];
+        while let Ok(count) = stdin.read(&mut buffer) {
+            let Some(bytes) = buffer.get(..count).filter(|bytes| !bytes.is_empty()) else { break };
+            if tx.send(bytes.to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    rx
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(text: &[u8]) -> Typed {
+        Typed::Bytes(text.to_vec())
+    }
+
+    #[test]
+    fn ctrl_c_and_friends_go_to_the_guest() {
+        assert_eq!(Keys::default().feed(b"a\x03\x04\x1a"), [bytes(b"a\x03\x04\x1a")]);
+    }
+
+    #[test]
+    fn the_escape_key_quits_even_in_two_pieces() {
+        let mut keys = Keys::default();
+        assert_eq!(keys.feed(b"x\x1d"), [bytes(b"x")]);
+        assert_eq!(keys.feed(b"q"), [Typed::Quit]);
+    }
+
+    #[test]
+    fn the_escape_key_twice_types_one() {
+        let mut keys = Keys::default();
+        assert_eq!(keys.feed(b"\x1d\x1dq"), [bytes(b"\x1dq")]);
+        assert_eq!(keys.feed(b"\x1dx"), [bytes(b"\x1dx")]);
+    }
+
+    #[test]
+    fn a_bare_line_feed_gets_its_carriage_return() {
+        let mut carriage = Carriage::default();
+        assert_eq!(carriage.translate(b"a\nb\r"), b"a\r\nb\r");
+        assert_eq!(carriage.translate(b"\nc"), b"\nc");
+    }
+}

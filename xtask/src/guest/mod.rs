@@ -1,0 +1,108 @@
+//! The default guest: Debian's cloud kernel and a small user land of our own
+//! making; where there is no package manager, a tiny guest that is built in.
+
+mod deb;
+mod initrd;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::bundle::Guest;
+use crate::kernel;
+use crate::lock::Lock;
+use crate::ui::{self, Step};
+use crate::paths;
+
+pub use deb::package_file;
+pub(crate) use initrd::{Archive, append};
+
+/// Linux's command line: the console is the first serial port, a panic ends the
+/// guest after a second.
+pub const CMDLINE: &str = "console=ttyS0 panic=1";
+
+/// Raised when the initial ramdisk that we make changes.
+const INITRD_VERSION: u32 = 1;
+
+/// The default guest's files in the cache.
+pub struct Debian {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The initial ramdisk.
+    pub initrd: PathBuf,
+}
+
+impl Debian {
+    /// Fetches and builds what is not in the cache.
+    pub fn ensure() -> Result<Debian> {
+        let dir = paths::cache().join("guests");
+        let debian = Debian {
+            kernel: dir.join("debian-kernel"),
+            initrd: dir.join(format!("debian-initrd-{INITRD_VERSION}-{:08x}", initrd::fingerprint())),
+        };
+        if debian.complete() {
+            return Ok(debian);
+        }
+        let _lock = Lock::take("guests")?;
+        if debian.complete() {
+            return Ok(debian);
+        }
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let step = Step::new("fetching Debian's kernel and busybox");
+        let linux = deb::Package::fetch(&deb::concrete("linux-image-cloud-amd64", "linux-image-")?)?;
+        let busybox = deb::Package::fetch("busybox-static")?;
+        step.detail("making the initial ramdisk");
+        let kernel = linux.find(|name| name.starts_with("boot/vmlinuz-"))?;
+        write_whole(&debian.kernel, &kernel)?;
+        write_whole(&debian.initrd, &initrd::build(&linux, &busybox)?)?;
+        step.done();
+        Ok(debian)
+    }
+
+    fn complete(&self) -> bool {
+        self.kernel.is_file() && self.initrd.is_file()
+    }
+}
+
+/// Writes a file so that it is whole whenever it exists.
+pub(crate) fn write_whole(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
+    let partial = path.with_extension("partial");
+    fs::write(&partial, bytes).with_context(|| format!("cannot write {}", partial.display()))?;
+    fs::rename(&partial, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The default guest with this much memory.
+pub fn default_guest(memory: u64, vcpus: u32, debug_exit: bool) -> Result<Guest> {
+    match Debian::ensure() {
+        Ok(debian) => Ok(Guest {
+            name: "debian".to_owned(),
+            memory,
+            vcpus,
+            kernel: debian.kernel,
+            initrd: Some(debian.initrd),
+            modules: Vec::new(),
+            cmdline: CMDLINE.to_owned(),
+            debug_exit,
+        }),
+        Err(error) => {
+            ui::say(format!("no Debian kernel can be had here ({error:#}); running the built-in guest instead"));
+            built_in(memory, vcpus)
+        }
+    }
+}
+
+fn built_in(memory: u64, vcpus: u32) -> Result<Guest> {
+    let guests = kernel::guests()?;
+    let (_, kernel) = guests.into_iter().find(|(name, _)| name == "hello").context("there is no built-in guest `hello`")?;
+    Ok(Guest {
+        name: "hello".to_owned(),
+        memory,
+        vcpus,
+        kernel,
+        initrd: None,
+        modules: Vec::new(),
+        cmdline: String::new(),
+        debug_exit: true,
+    })
+}

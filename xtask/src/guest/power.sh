@@ -1,0 +1,3 @@
+#!/bin/sh
+# acpid runs this when the power button is pressed.
+exec poweroff -f

@@ -1,0 +1,23 @@
+//! What the developer's machine does for Steward: sets up, builds, runs and tests.
+//!
+//! A library besides the program, so that the package `tests` starts machines in
+//! the same way: [`run::write_image`], [`emulator::Launch`], [`session::Session`].
+#![forbid(unsafe_code)]
+
+pub mod bundle;
+pub mod cmd;
+pub mod console;
+pub mod emulator;
+pub mod exec;
+pub mod guest;
+pub mod image;
+pub mod kernel;
+pub mod lock;
+pub mod machine;
+pub mod paths;
+pub mod run;
+pub mod scan;
+pub mod session;
+pub mod setup;
+pub mod stages;
+pub mod ui;
