@@ -132,11 +132,7 @@ pub fn memory_map(mut visit: impl FnMut(Range)) -> u32 {
         }
         let (mut entry, end) = (u64::from(word(48)), u64::from(word(48)) + u64::from(word(44)));
         while entry < end {
-            visit(Range {
-                start: peek(entry + 4),
-                size: peek(entry + 12),
-                kind: peek(entry + 20),
-            });
+            visit(Range { start: peek(entry + 4), size: peek(entry + 12), kind: peek(entry + 20) });
             count += 1;
             entry += u64::from(peek::<u32>(entry)) + 4;
         }
@@ -144,11 +140,7 @@ pub fn memory_map(mut visit: impl FnMut(Range)) -> u32 {
         let table = quad(40);
         for index in 0..u64::from(word(48)) {
             let entry = table + index * 24;
-            visit(Range {
-                start: peek(entry),
-                size: peek(entry + 8),
-                kind: peek(entry + 16),
-            });
+            visit(Range { start: peek(entry), size: peek(entry + 8), kind: peek(entry + 16) });
             count += 1;
         }
     }

@@ -111,6 +111,7 @@ pub type Handler = fn(&mut Frame);
 pub static RECOVER_RIP: Shared<u64> = Shared::new(0);
 /// With which stack pointer.
 pub static RECOVER_RSP: Shared<u64> = Shared::new(0);
+static WANTED: Shared<bool> = Shared::new(false);
 static CAUGHT: Shared<Option<Trap>> = Shared::new(None);
 static HANDLERS: [Shared<Option<Handler>>; 256] = [const { Shared::new(None) }; 256];
 static COUNTS: [Shared<u64>; 256] = [const { Shared::new(0) }; 256];
@@ -299,8 +300,7 @@ pub fn init() {
 /// (Re)loads the task register.
 pub fn load_task_register() {
     let base = TSS.address().addr() as u64;
-    let low =
-        103 | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
+    let low = 103 | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
     let table = (&raw mut gdt).cast::<u64>();
     // SAFETY: entries 6 and 7 of the eleven belong to the task state segment.
     unsafe { table.add(6).write_volatile(low) };
@@ -333,22 +333,41 @@ extern "C" fn trap_dispatch(frame: &mut Frame) {
     let counter = &COUNTS[usize::from(vector)];
     counter.set(counter.get() + 1);
     if let Some(handler) = HANDLERS[usize::from(vector)].get() {
+        // The handler may catch exceptions of its own.
+        let outer = (RECOVER_RIP.get(), RECOVER_RSP.get(), CAUGHT.get());
         handler(frame);
+        RECOVER_RIP.set(outer.0);
+        RECOVER_RSP.set(outer.1);
+        CAUGHT.set(outer.2);
+        if WANTED.get() {
+            WANTED.set(false);
+            recover(frame);
+        }
     } else if RECOVER_RIP.get() != 0 && (vector < 32 || vector == vector::USER_RETURN) {
         recover(frame);
     } else {
         println!(
             "FAILED {}: unexpected vector {vector} error {:#x} rip {:#x} cs {:#x} rsp {:#x} rflags {:#x} cr2 {:#x}",
-            harness::current(), frame.error, frame.rip, frame.cs, frame.rsp, frame.rflags,
+            harness::current(),
+            frame.error,
+            frame.rip,
+            frame.cs,
+            frame.rsp,
+            frame.rflags,
             crate::cpu::cr2()
         );
         harness::exit(1)
     }
 }
 
+/// For a handler: when it returns, the exception counts as caught.
+pub fn catch_this() {
+    WANTED.set(true);
+}
+
 /// Records the exception and goes on where the catching code wants it, in
-/// ring 0 and with single-stepping off. A handler may call it too.
-pub fn recover(frame: &mut Frame) {
+/// ring 0 with single-stepping and backward strings off.
+fn recover(frame: &mut Frame) {
     CAUGHT.set(Some(Trap {
         vector: crate::cpu::low8(frame.vector),
         error: crate::cpu::low32(frame.error),
@@ -360,7 +379,7 @@ pub fn recover(frame: &mut Frame) {
     frame.rsp = RECOVER_RSP.get();
     frame.cs = u64::from(selector::CODE64);
     frame.ss = u64::from(selector::DATA);
-    frame.rflags &= !0x1_0100; // RF, TF
+    frame.rflags &= !0x1_0500; // RF, DF, TF
     RECOVER_RIP.set(0);
 }
 

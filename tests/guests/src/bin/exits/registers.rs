@@ -128,12 +128,13 @@ fn cr4() -> Outcome {
 }
 
 fn cr4_invalid() -> Outcome {
-    let old = cpu::cr4();
-    let mut invalid = [(old | 1 << 63, "a reserved bit"), (old & !(1 << 5), "PAE off"), (old | 1 << 13, "VMXE")];
     if cpu::on_bare_tcg() {
-        invalid[1] = invalid[0];
+        skip!("bare QEMU does not check");
     }
-    for (value, what) in invalid {
+    let old = cpu::cr4();
+    for (value, what) in
+        [(old | 1 << 63, "a reserved bit"), (old & !(1 << 5), "PAE off"), (old | 1 << 13, "VMXE")]
+    {
         let caught = cpu::set_cr4(value);
         check_eq!(caught.map(|t| (t.vector, t.error)), Some((vector::GP, 0)), "{what}");
     }
@@ -198,7 +199,7 @@ fn debug_registers() -> Outcome {
     check_eq!(cpu::dr6() & 0xffff_0fff, 0xffff_0ff0, "fixed bits of DR6");
     let _ = cpu::set_dr7(0);
     check_eq!(cpu::dr7(), 0x400, "fixed bits of DR7");
-    if !cpu::on_bare_tcg() {
+    if !cpu::tcg_underneath() {
         check_eq!(cpu::set_dr7(1 << 32).map(|t| t.vector), Some(vector::GP), "DR7 bit 32");
         check_eq!(cpu::set_dr6(1 << 32).map(|t| t.vector), Some(vector::GP), "DR6 bit 32");
     }
@@ -254,7 +255,11 @@ fn descriptor_tables() -> Outcome {
     check!(caught.is_none(), "raised {caught:x?}");
     check_eq!(read, short, "IDT register");
     for code in [[0x0f, 0x01, 0x12], [0x0f, 0x01, 0x1a]] {
-        check_eq!(user::run(&code, [0, 0, 0, user::DATA]).vector, vector::GP, "{code:x?} in ring 3");
+        check_eq!(
+            user::run(&code, [0, 0, 0, user::DATA]).vector,
+            vector::GP,
+            "{code:x?} in ring 3"
+        );
     }
     Ok(())
 }
@@ -273,10 +278,15 @@ fn task_register() -> Outcome {
 
 fn local_descriptor_table() -> Outcome {
     let read: u16;
-    let caught = catch_asm!(["xor eax, eax", "lldt ax", "sldt {r:x}"], r = out(reg) read, out("rax") _);
+    let caught =
+        catch_asm!(["xor eax, eax", "lldt ax", "sldt {r:x}"], r = out(reg) read, out("rax") _);
     check!(caught.is_none(), "raised {caught:x?}");
     check_eq!(read, 0, "LDT register");
     let caught = catch_asm!(["lldt {r:x}"], r = in(reg) trap::selector::DATA);
-    check_eq!(caught.map(|t| (t.vector, t.error)), Some((vector::GP, 0x10)), "LLDT of a data segment");
+    check_eq!(
+        caught.map(|t| (t.vector, t.error)),
+        Some((vector::GP, 0x10)),
+        "LLDT of a data segment"
+    );
     Ok(())
 }
