@@ -41,7 +41,8 @@ pub fn build(machine: Machine, log: LogLevel, guests: &[Guest]) -> Result<Vec<u8
     for (number, guest) in guests.iter().enumerate() {
         let mut add = |what: &str, path: &Path| -> Result<String> {
             let name = format!("guest{number}/{what}");
-            let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let bytes =
+                fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
             files.push((name.clone(), bytes));
             Ok(name)
         };
@@ -64,7 +65,8 @@ pub fn build(machine: Machine, log: LogLevel, guests: &[Guest]) -> Result<Vec<u8
         });
     }
     let host = HostSettings { exit: host_exit(machine), log };
-    bundle::build(host, settings, &files).map_err(|error| anyhow::anyhow!("the bundle is refused: {error}"))
+    bundle::build(host, settings, &files)
+        .map_err(|error| anyhow::anyhow!("the bundle is refused: {error}"))
 }
 
 /// The memory that a machine needs for these guests: theirs, the bundle (which
@@ -86,7 +88,8 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         Some('g' | 'G') => (&text[..text.len() - 1], 30),
         _ => (text, 20),
     };
-    let number: u64 = digits.parse().map_err(|_| format!("`{text}` is no size; write for example 512M or 6G"))?;
+    let number: u64 =
+        digits.parse().map_err(|_| format!("`{text}` is no size; write for example 512M or 6G"))?;
     number.checked_mul(1 << shift).ok_or_else(|| format!("`{text}` is too much"))
 }
 
@@ -123,7 +126,9 @@ mod tests {
         let one = machine_memory(&[guest(512 << 20)], 20 << 20);
         assert!(one > (512 + 20) << 20);
         assert_eq!(one % (64 << 20), 0);
-        assert!(machine_memory(&[guest(512 << 20), guest(512 << 20)], 20 << 20) > one + (500 << 20));
+        assert!(
+            machine_memory(&[guest(512 << 20), guest(512 << 20)], 20 << 20) > one + (500 << 20)
+        );
     }
 
     #[test]

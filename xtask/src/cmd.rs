@@ -29,9 +29,14 @@ pub fn cargo() -> Command {
 /// its standard error.
 pub fn output(command: &mut Command) -> Result<Vec<u8>> {
     let name = format!("{command:?}");
-    let out = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {name}"))?;
+    let out =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {name}"))?;
     if !out.status.success() {
-        bail!("{name} failed ({}):\n{}", out.status, tail(&String::from_utf8_lossy(&out.stderr), 20));
+        bail!(
+            "{name} failed ({}):\n{}",
+            out.status,
+            tail(&String::from_utf8_lossy(&out.stderr), 20)
+        );
     }
     Ok(out.stdout)
 }

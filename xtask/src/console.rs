@@ -64,7 +64,8 @@ struct Raw {
 impl Raw {
     fn enter(wanted: bool) -> Result<Raw> {
         if wanted {
-            crossterm::terminal::enable_raw_mode().context("cannot put the terminal in raw mode")?;
+            crossterm::terminal::enable_raw_mode()
+                .context("cannot put the terminal in raw mode")?;
             // `panic = "abort"` runs no destructors, but it runs the hook.
             let hook = std::panic::take_hook();
             std::panic::set_hook(Box::new(move |info| {
@@ -119,7 +120,8 @@ pub fn attach(session: &mut Session) -> Result<Ending> {
         // Input waits for at most this long: short enough for a typist.
         match session.next(Duration::from_millis(10))? {
             Event::Output(bytes) => {
-                let bytes = if typing && stdout.is_terminal() { carriage.translate(&bytes) } else { bytes };
+                let bytes =
+                    if typing && stdout.is_terminal() { carriage.translate(&bytes) } else { bytes };
                 // A closed pipe at the other end must not end the guest's run.
                 let _ = stdout.write_all(&bytes).and_then(|()| stdout.flush());
             }
@@ -158,7 +160,8 @@ pub fn attach(session: &mut Session) -> Result<Ending> {
 /// Signals that end a run, as they come.
 pub(crate) fn signals() -> Result<Receiver<i32>> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot catch signals")?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])
+        .context("cannot catch signals")?;
     let (tx, rx) = mpsc::channel();
     std::thread::spawn(move || {
         for signal in signals.forever() {

@@ -60,12 +60,16 @@ pub(crate) enum Serial {
 impl Launch {
     /// The command that starts the emulator, and where its serial port goes.
     pub(crate) fn command(&self) -> Result<(Command, Serial)> {
-        fs::create_dir_all(&self.dir).with_context(|| format!("cannot make {}", self.dir.display()))?;
-        let (mut command, serial) = if self.machine.is_bochs() { self.bochs()? } else { (self.qemu()?, Serial::Pipes) };
+        fs::create_dir_all(&self.dir)
+            .with_context(|| format!("cannot make {}", self.dir.display()))?;
+        let (mut command, serial) =
+            if self.machine.is_bochs() { self.bochs()? } else { (self.qemu()?, Serial::Pipes) };
         let errors = fs::File::create(self.errors())?;
         match serial {
             Serial::Pipes => command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors),
-            Serial::Socket(_) => command.stdin(Stdio::null()).stdout(errors.try_clone()?).stderr(errors),
+            Serial::Socket(_) => {
+                command.stdin(Stdio::null()).stdout(errors.try_clone()?).stderr(errors)
+            }
         };
         Ok((command, serial))
     }
@@ -96,7 +100,14 @@ impl Launch {
         };
         command.args(["-cpu", self.cpu_model.as_deref().unwrap_or(model)]);
         command.args(["-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial"]);
-        command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-vga", "std", "-monitor", "none"]);
+        command.args([
+            "-device",
+            "isa-debug-exit,iobase=0xf4,iosize=4",
+            "-vga",
+            "std",
+            "-monitor",
+            "none",
+        ]);
         if !self.display {
             command.args(["-display", "none"]);
         }
@@ -109,15 +120,25 @@ impl Launch {
             }
             Boot::Image(image) => {
                 if self.firmware == Firmware::Uefi {
-                    let ovmf = Ovmf::find().context("OVMF is not installed; `--firmware bios` works without it")?;
+                    let ovmf = Ovmf::find()
+                        .context("OVMF is not installed; `--firmware bios` works without it")?;
                     let vars = self.dir.join("uefi-variables.fd");
                     fs::copy(&ovmf.vars, &vars).context("cannot copy OVMF's variables")?;
                     let code = ovmf.code.display();
-                    command.args(["-drive", &format!("if=pflash,format=raw,unit=0,readonly=on,file={code}")]);
-                    command.args(["-drive", &format!("if=pflash,format=raw,unit=1,file={}", vars.display())]);
+                    command.args([
+                        "-drive",
+                        &format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"),
+                    ]);
+                    command.args([
+                        "-drive",
+                        &format!("if=pflash,format=raw,unit=1,file={}", vars.display()),
+                    ]);
                 }
                 let image = image.display();
-                command.args(["-drive", &format!("if=none,id=boot,format=raw,snapshot=on,file={image}")]);
+                command.args([
+                    "-drive",
+                    &format!("if=none,id=boot,format=raw,snapshot=on,file={image}"),
+                ]);
                 command.args(["-device", "virtio-blk-pci,drive=boot,bootindex=0"]);
             }
         }
@@ -139,7 +160,8 @@ impl Launch {
             bail!("Bochs runs AMD-V on one CPU only: `--cpus 1`");
         }
         // The emulator connects to us: so the port is ours before it starts.
-        let listener = TcpListener::bind(("127.0.0.1", 0)).context("cannot open a local port for the serial line")?;
+        let listener = TcpListener::bind(("127.0.0.1", 0))
+            .context("cannot open a local port for the serial line")?;
         let port = listener.local_addr()?.port();
         let config = self.dir.join("bochsrc");
         let mut file = fs::File::create(&config)?;
@@ -156,7 +178,8 @@ impl Launch {
     }
 
     fn bochsrc(&self, image: &Path, serial_port: u16) -> Result<String> {
-        let length = fs::metadata(image).with_context(|| format!("cannot read {}", image.display()))?.len();
+        let length =
+            fs::metadata(image).with_context(|| format!("cannot read {}", image.display()))?.len();
         let cylinders = length / CYLINDER as u64;
         // `ips` makes the clock honest: one instruction, one tick.
         let (model, ips) = match self.machine {

@@ -28,7 +28,9 @@ impl Command {
     pub fn new(text: &str) -> Result<Command> {
         let text = if text == "-" {
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("cannot read the command from standard input")?;
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .context("cannot read the command from standard input")?;
             text
         } else {
             text.to_owned()
@@ -36,7 +38,8 @@ impl Command {
         if text.trim().is_empty() {
             bail!("there is no command to run");
         }
-        let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+        let nanoseconds =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
         Ok(Command { text, mark: format!("{nanoseconds:x}-{:x}", std::process::id()) })
     }
 
@@ -49,7 +52,8 @@ impl Command {
         archive.dir("steward")?;
         archive.file("steward/mark", self.mark.as_bytes())?;
         archive.file("steward/command", self.text.as_bytes())?;
-        let first = fs::read(initrd).with_context(|| format!("cannot read {}", initrd.display()))?;
+        let first =
+            fs::read(initrd).with_context(|| format!("cannot read {}", initrd.display()))?;
         let path = dir.join("exec-initrd");
         fs::write(&path, guest::append(&first, &archive.finish()?))?;
         guest.initrd = Some(path);
@@ -133,7 +137,8 @@ impl Filter {
                 let Some(length) = rest.iter().position(|byte| *byte == b'\n') else {
                     return self.held.drain(..at).collect();
                 };
-                let digits = String::from_utf8_lossy(rest.get(..length).unwrap_or_default()).into_owned();
+                let digits =
+                    String::from_utf8_lossy(rest.get(..length).unwrap_or_default()).into_owned();
                 self.status = Some(digits.trim().parse().unwrap_or(125));
                 self.held.drain(..at).collect()
             }
@@ -141,7 +146,11 @@ impl Filter {
                 // The held bytes may be the beginning of the mark.
                 let keep = (0..=self.held.len().min(self.end.len()))
                     .rev()
-                    .find(|count| self.end.starts_with(self.held.get(self.held.len() - count..).unwrap_or_default()))
+                    .find(|count| {
+                        self.end.starts_with(
+                            self.held.get(self.held.len() - count..).unwrap_or_default(),
+                        )
+                    })
                     .unwrap_or(0);
                 let out = self.held.len() - keep;
                 self.held.drain(..out).collect()

@@ -64,7 +64,9 @@ pub fn build(stages: &Stages, kernel: &[u8], ramdisk: &[u8], memory: u64) -> Res
 /// kernel's file at 16 MiB and the ramdisk behind it before they have read the
 /// memory map, so nobody but us can notice.
 fn check_load_range(kernel: u64, ramdisk: u64, memory: u64) -> Result<()> {
-    let end = BIOS_LOAD_ADDRESS + kernel.next_multiple_of(4096) + ramdisk.next_multiple_of(CLUSTER as u64);
+    let end = BIOS_LOAD_ADDRESS
+        + kernel.next_multiple_of(4096)
+        + ramdisk.next_multiple_of(CLUSTER as u64);
     let limit = memory.min(BIOS_LOAD_LIMIT).saturating_sub(BIOS_LOAD_MARGIN);
     if end > limit {
         bail!(
@@ -108,7 +110,8 @@ fn fat_volume(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
         .volume_id(0x5354_4557)
         .volume_label(*b"STEWARD    ");
     fatfs::format_volume(&mut volume, options).context("cannot format the FAT volume")?;
-    let fs = fatfs::FileSystem::new(&mut volume, fatfs::FsOptions::new()).context("cannot open the FAT volume")?;
+    let fs = fatfs::FileSystem::new(&mut volume, fatfs::FsOptions::new())
+        .context("cannot open the FAT volume")?;
     if fs.fat_type() == fatfs::FatType::Fat32 {
         bail!("internal error: the FAT volume came out as FAT32");
     }
@@ -183,7 +186,8 @@ mod tests {
     fn a_volume_keeps_stage_2_s_limits_at_every_size() {
         for size in [1_usize, 20 << 20, 30 << 20, 31 << 20, 33 << 20, 70 << 20, 200 << 20] {
             let content = vec![0x5a_u8; size];
-            let volume = fat_volume(&[("ramdisk", &content), ("EFI/BOOT/BOOTX64.EFI", b"MZ")]).unwrap();
+            let volume =
+                fat_volume(&[("ramdisk", &content), ("EFI/BOOT/BOOTX64.EFI", b"MZ")]).unwrap();
             let sector = le16(&volume, 11);
             assert_eq!(usize::from(sector) * usize::from(volume[13]), CLUSTER, "cluster at {size}");
             assert_ne!(le16(&volume, 19), 0, "16-bit sector count at {size}");

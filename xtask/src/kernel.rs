@@ -18,10 +18,15 @@ pub struct Profile {
     pub release: bool,
     /// With this planted fault (`--cfg planted="…"`), in a target folder of its own.
     pub planted: Option<String>,
+    /// Not at all: this ELF file was built before.
+    pub elf: Option<PathBuf>,
 }
 
 /// Builds the hypervisor and returns its ELF file.
 pub fn hypervisor(profile: &Profile) -> Result<PathBuf> {
+    if let Some(elf) = &profile.elf {
+        return Ok(elf.clone());
+    }
     let built = build("hypervisor", &["--bin", "steward"], profile)?;
     built
         .into_iter()
@@ -67,7 +72,9 @@ fn executables(messages: &str) -> Vec<(String, PathBuf)> {
         if message["reason"] != "compiler-artifact" {
             continue;
         }
-        if let (Some(name), Some(path)) = (message["target"]["name"].as_str(), message["executable"].as_str()) {
+        if let (Some(name), Some(path)) =
+            (message["target"]["name"].as_str(), message["executable"].as_str())
+        {
             found.push((name.to_owned(), PathBuf::from(path)));
         }
     }

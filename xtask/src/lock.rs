@@ -17,7 +17,8 @@ impl Lock {
         let dir = paths::cache();
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let path = dir.join(format!("{name}.lock"));
-        let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let file =
+            File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
         if file.try_lock().is_err() {
             ui::say(format!("waiting for another xtask ({name})"));
             file.lock().with_context(|| format!("cannot lock {}", path.display()))?;

@@ -68,7 +68,8 @@ impl HostFacts {
     pub fn read() -> HostFacts {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let nested = |module: &str| {
-            let text = fs::read_to_string(format!("/sys/module/{module}/parameters/nested")).ok()?;
+            let text =
+                fs::read_to_string(format!("/sys/module/{module}/parameters/nested")).ok()?;
             parse_switch(&text)
         };
         HostFacts {
@@ -116,7 +117,10 @@ pub fn choose(asked: Option<Machine>, facts: &HostFacts) -> Choice {
     }
     match nested_kvm(facts) {
         Ok(why) => Choice { machine: Machine::Kvm, why },
-        Err(why) => Choice { machine: Machine::QemuSvm, why: format!("nested KVM is not usable here: {why}") },
+        Err(why) => Choice {
+            machine: Machine::QemuSvm,
+            why: format!("nested KVM is not usable here: {why}"),
+        },
     }
 }
 
@@ -132,9 +136,9 @@ pub fn nested_kvm(facts: &HostFacts) -> Result<String, String> {
     match nested {
         None => Err(format!("the CPU has {flag}, but the module {module} is not loaded")),
         Some(false) => Err(format!("the CPU has {flag}, but {module}'s parameter `nested` is off")),
-        Some(true) if !facts.kvm_opens => {
-            Err(format!("the CPU has {flag} and {module} nests, but /dev/kvm does not open (is this user in the group `kvm`?)"))
-        }
+        Some(true) if !facts.kvm_opens => Err(format!(
+            "the CPU has {flag} and {module} nests, but /dev/kvm does not open (is this user in the group `kvm`?)"
+        )),
         Some(true) => Ok(format!("the CPU has {flag} and {module} nests")),
     }
 }
@@ -175,7 +179,12 @@ mod tests {
     #[test]
     fn nested_kvm_needs_flag_switch_and_device() {
         assert_eq!(choose(None, &amd()).machine, Machine::Kvm);
-        let intel = HostFacts { vmx: true, nested_intel: Some(true), kvm_opens: true, ..HostFacts::default() };
+        let intel = HostFacts {
+            vmx: true,
+            nested_intel: Some(true),
+            kvm_opens: true,
+            ..HostFacts::default()
+        };
         let choice = choose(None, &intel);
         assert_eq!(choice.machine, Machine::Kvm);
         assert!(choice.why.contains("kvm_intel"));

@@ -68,6 +68,9 @@ pub struct RunOptions {
     /// Build the image with the release profile
     #[arg(long)]
     pub release: bool,
+    /// Put this ELF file into the image instead of building the hypervisor
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub image_elf: Option<PathBuf>,
     /// How much the hypervisor logs: off, error, warn, info, debug or trace
     #[arg(long, default_value = "info", value_name = "LEVEL", value_parser = parse_level)]
     pub verbosity: LogLevel,
@@ -77,10 +80,17 @@ pub struct RunOptions {
 }
 
 fn parse_level(text: &str) -> Result<LogLevel, String> {
-    [LogLevel::Off, LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace]
-        .into_iter()
-        .find(|level| level.as_str() == text)
-        .ok_or_else(|| format!("`{text}` is no level"))
+    [
+        LogLevel::Off,
+        LogLevel::Error,
+        LogLevel::Warn,
+        LogLevel::Info,
+        LogLevel::Debug,
+        LogLevel::Trace,
+    ]
+    .into_iter()
+    .find(|level| level.as_str() == text)
+    .ok_or_else(|| format!("`{text}` is no level"))
 }
 
 impl RunOptions {
@@ -90,6 +100,10 @@ impl RunOptions {
             None if machine.is_bochs() || Ovmf::find().is_none() => Firmware::Bios,
             None => Firmware::Uefi,
         }
+    }
+
+    fn profile(&self) -> Profile {
+        Profile { release: self.release, planted: None, elf: self.image_elf.clone() }
     }
 
     /// The guest that the options describe.
@@ -160,13 +174,17 @@ pub fn run(options: &RunOptions) -> Result<u8> {
         command.prepare(&mut guest, &dir.0)?;
     }
     let verbosity = if command.is_some() { LogLevel::Warn } else { options.verbosity };
-    let profile = Profile { release: options.release, planted: None };
+    let profile = options.profile();
     let (boot, memory) = if machine == Machine::Bare {
-        (Boot::Direct { kernel: guest.kernel, initrd: guest.initrd, cmdline: guest.cmdline }, guest.memory)
+        (
+            Boot::Direct { kernel: guest.kernel, initrd: guest.initrd, cmdline: guest.cmdline },
+            guest.memory,
+        )
     } else {
         let guests = [guest];
         let path = dir.0.join("steward.img");
-        let memory = write_image(machine, &guests, verbosity, &profile, options.machine_memory, &path)?;
+        let memory =
+            write_image(machine, &guests, verbosity, &profile, options.machine_memory, &path)?;
         (Boot::Image(path), memory)
     };
     let display = !options.headless && command.is_none() && std::env::var_os("DISPLAY").is_some();
@@ -232,8 +250,9 @@ pub fn image(options: &RunOptions) -> Result<u8> {
     let guests = [options.guest()?];
     let path = paths::target().join("steward/steward.img");
     fs::create_dir_all(path.parent().unwrap_or(&path))?;
-    let profile = Profile { release: options.release, planted: None };
-    let memory = write_image(machine, &guests, options.verbosity, &profile, options.machine_memory, &path)?;
+    let profile = options.profile();
+    let memory =
+        write_image(machine, &guests, options.verbosity, &profile, options.machine_memory, &path)?;
     let size = fs::metadata(&path)?.len();
     println!("{} {size} bytes ({})", path.display(), ui::size(size));
     println!("needs a machine with {} of memory", ui::size(memory));

@@ -70,13 +70,18 @@ mod tests {
 
     #[test]
     fn an_end_line_is_found_in_pieces_and_behind_a_partial_line() {
-        let end = scan(&["boot\r\n[ 1.2] reboot: Power dosteward: e", "nd: status=7 reason=guest debian powered off\r", "\n"]);
+        let end = scan(&[
+            "boot\r\n[ 1.2] reboot: Power dosteward: e",
+            "nd: status=7 reason=guest debian powered off\r",
+            "\n",
+        ]);
         assert_eq!(end, Some(End { status: 7, reason: "guest debian powered off".to_owned() }));
     }
 
     #[test]
     fn the_last_one_counts() {
-        let end = scan(&["steward: end: status=0 reason=forged\nsteward: end: status=3 reason=crash\n"]);
+        let end =
+            scan(&["steward: end: status=0 reason=forged\nsteward: end: status=3 reason=crash\n"]);
         assert_eq!(end.unwrap().status, 3);
     }
 

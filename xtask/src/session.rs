@@ -55,14 +55,20 @@ impl Ending {
     pub fn describe(&self) -> String {
         match self {
             Ending::Steward { status: 0, reason } => format!("the run ended well: {reason}"),
-            Ending::Steward { status, reason } => format!("the run ended with status {status}: {reason}"),
+            Ending::Steward { status, reason } => {
+                format!("the run ended with status {status}: {reason}")
+            }
             Ending::Died { how, said } if said.is_empty() => {
                 format!("the emulator ended ({how}) before Steward said how the run ended")
             }
             Ending::Died { how, said } => {
-                format!("the emulator ended ({how}) before Steward said how the run ended; it said:\n{said}")
+                format!(
+                    "the emulator ended ({how}) before Steward said how the run ended; it said:\n{said}"
+                )
             }
-            Ending::Timeout(limit) => format!("the run took longer than {} s and was stopped", limit.as_secs()),
+            Ending::Timeout(limit) => {
+                format!("the run took longer than {} s and was stopped", limit.as_secs())
+            }
             Ending::Key => "the run was ended from the keyboard".to_owned(),
             Ending::Signal(number) => format!("the run was ended by signal {number}"),
         }
@@ -101,7 +107,8 @@ impl Session {
     /// Starts the machine. Its serial output is kept in the file `log` as well.
     pub fn start(launch: &Launch, log: &Path, limit: Option<Duration>) -> Result<Session> {
         if let Some(dir) = log.parent() {
-            std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+            std::fs::create_dir_all(dir)
+                .with_context(|| format!("cannot make {}", dir.display()))?;
         }
         let log = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let (mut command, serial) = launch.command()?;
@@ -199,7 +206,8 @@ impl Session {
             Some(end) => Ending::Steward { status: end.status, reason: end.reason.clone() },
             None => {
                 let said = std::fs::read_to_string(self.launch.errors()).unwrap_or_default();
-                let how = status.map_or_else(|| "it had to be stopped".to_owned(), |status| status.to_string());
+                let how = status
+                    .map_or_else(|| "it had to be stopped".to_owned(), |status| status.to_string());
                 Ending::Died { how, said: cmd::tail(&said, 15) }
             }
         };

@@ -52,9 +52,15 @@ impl Need {
 }
 
 fn has_bochs_sdl() -> bool {
-    ["/usr/lib/x86_64-linux-gnu/bochs/plugins", "/usr/lib/bochs/plugins", "/usr/lib64/bochs/plugins"]
-        .iter()
-        .any(|dir| ["libbx_sdl2_gui.so", "libbx_sdl2.so"].iter().any(|file| Path::new(dir).join(file).exists()))
+    [
+        "/usr/lib/x86_64-linux-gnu/bochs/plugins",
+        "/usr/lib/bochs/plugins",
+        "/usr/lib64/bochs/plugins",
+    ]
+    .iter()
+    .any(|dir| {
+        ["libbx_sdl2_gui.so", "libbx_sdl2.so"].iter().any(|file| Path::new(dir).join(file).exists())
+    })
 }
 
 /// What running on `machine` with `firmware` needs.
@@ -74,7 +80,10 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     install(&packages)?;
     for need in missing {
         if !need.present() {
-            bail!("the packages {} are installed, and still what they should bring is missing", need.packages().join(", "));
+            bail!(
+                "the packages {} are installed, and still what they should bring is missing",
+                need.packages().join(", ")
+            );
         }
     }
     Ok(())
@@ -83,7 +92,8 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
 /// The toolchain's target and components. Looked up as files: asking rustup takes
 /// longer than a run's other checks together.
 fn rust() -> Result<()> {
-    let sysroot = cmd::output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(paths::root()))?;
+    let sysroot =
+        cmd::output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(paths::root()))?;
     let lib = PathBuf::from(String::from_utf8_lossy(&sysroot).trim()).join("lib/rustlib");
     let mut missing = Vec::new();
     if !lib.join(TARGET).join("lib").is_dir() {
@@ -101,10 +111,16 @@ fn rust() -> Result<()> {
     }
     for args in missing {
         if cmd::find("rustup").is_none() {
-            bail!("the Rust toolchain lacks something and there is no rustup to add it. Please run: rustup {}", args.join(" "));
+            bail!(
+                "the Rust toolchain lacks something and there is no rustup to add it. Please run: rustup {}",
+                args.join(" ")
+            );
         }
         let step = Step::new(format!("rustup {}", args.join(" ")));
-        cmd::output_with_progress(Command::new("rustup").args(args).current_dir(paths::root()), &step)?;
+        cmd::output_with_progress(
+            Command::new("rustup").args(args).current_dir(paths::root()),
+            &step,
+        )?;
         step.done();
     }
     Ok(())
@@ -118,7 +134,9 @@ fn install(packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
     let manual = format!("apt-get update && apt-get install --no-install-recommends -y {list}");
     if cmd::find("apt-get").is_none() {
-        bail!("these are missing, and this is no Debian-like system: {list} (Debian's names). Please install them");
+        bail!(
+            "these are missing, and this is no Debian-like system: {list} (Debian's names). Please install them"
+        );
     }
     if !is_root() {
         bail!("these packages are missing: {list}. Please run as root:\n    {manual}");
@@ -146,7 +164,9 @@ fn install(packages: &[&str]) -> Result<()> {
 /// Fetches the package lists, unless there are some and `again` is not set.
 pub(crate) fn apt_update(again: bool) -> Result<()> {
     let have = std::fs::read_dir("/var/lib/apt/lists")
-        .map(|dir| dir.flatten().any(|entry| entry.file_name().to_string_lossy().contains("_Packages")))
+        .map(|dir| {
+            dir.flatten().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
+        })
         .unwrap_or(false);
     if (have && !again) || !is_root() {
         return Ok(());

@@ -34,8 +34,14 @@ impl Stages {
     pub fn ensure() -> Result<Stages> {
         let package = paths::root().join("xtask/boot-stages");
         let mut key = crc32fast::Hasher::new();
-        for file in [package.join("Cargo.lock"), package.join("Cargo.toml"), paths::root().join("rust-toolchain.toml")] {
-            key.update(&fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?);
+        for file in [
+            package.join("Cargo.lock"),
+            package.join("Cargo.toml"),
+            paths::root().join("rust-toolchain.toml"),
+        ] {
+            key.update(
+                &fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?,
+            );
         }
         let dir = paths::cache().join(format!("boot-stages-{:08x}", key.finalize()));
         let stages = Stages { dir };
@@ -94,7 +100,13 @@ fn build(package: &Path, dir: &Path) -> Result<()> {
         .arg(paths::root().join("target/boot-stages"))
         .env("RUSTC_BOOTSTRAP", "1");
     // The build script runs cargo itself: nothing meant for our own build may reach it.
-    for name in ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"] {
+    for name in [
+        "CARGO_TARGET_DIR",
+        "CARGO_BUILD_TARGET_DIR",
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_BUILD_RUSTFLAGS",
+    ] {
         command.env_remove(name);
     }
     let messages = cmd::output_with_progress(&mut command, &step)?;

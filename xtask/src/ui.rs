@@ -25,7 +25,9 @@ impl Step {
         let name = name.into();
         let bar = if std::io::stderr().is_terminal() {
             let bar = ProgressBar::new_spinner();
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg}") {
+            if let Ok(style) =
+                ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg}")
+            {
                 bar.set_style(style);
             }
             bar.set_prefix(name.clone());

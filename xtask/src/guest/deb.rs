@@ -24,18 +24,25 @@ impl Package {
             Some(file) => file,
             None => download(name, &dir)?,
         };
-        let files = unpack(File::open(&file)?).with_context(|| format!("{} is damaged; delete it to fetch it again", file.display()))?;
+        let files = unpack(File::open(&file)?).with_context(|| {
+            format!("{} is damaged; delete it to fetch it again", file.display())
+        })?;
         Ok(Package { files })
     }
 
     /// The contents of the first file whose path passes.
     pub(crate) fn find(&self, passes: impl Fn(&str) -> bool) -> Result<Vec<u8>> {
-        self.entry(passes).map(|(_, bytes)| bytes.to_vec()).context("a file is missing in a Debian package")
+        self.entry(passes)
+            .map(|(_, bytes)| bytes.to_vec())
+            .context("a file is missing in a Debian package")
     }
 
     /// The first file whose path passes, with its path.
     pub(crate) fn entry(&self, passes: impl Fn(&str) -> bool) -> Option<(&str, &[u8])> {
-        self.files.iter().find(|(name, _)| passes(name)).map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+        self.files
+            .iter()
+            .find(|(name, _)| passes(name))
+            .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
     }
 }
 
@@ -90,7 +97,11 @@ fn depends_on(text: &str, prefix: &str) -> Option<String> {
 }
 
 fn cached(dir: &Path) -> Option<PathBuf> {
-    fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "deb"))
+    fs::read_dir(dir)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|e| e == "deb"))
 }
 
 fn download(name: &str, dir: &Path) -> Result<PathBuf> {
@@ -103,7 +114,11 @@ fn download(name: &str, dir: &Path) -> Result<PathBuf> {
     fs::create_dir_all(&partial).with_context(|| format!("cannot make {}", partial.display()))?;
     let fetch = || {
         // The sandbox's own user may not write into our folder; it only warns otherwise.
-        cmd::output(Command::new("apt-get").args(["-o", "APT::Sandbox::User=root", "download", name]).current_dir(&partial))
+        cmd::output(
+            Command::new("apt-get")
+                .args(["-o", "APT::Sandbox::User=root", "download", name])
+                .current_dir(&partial),
+        )
     };
     setup::apt_update(false)?;
     if fetch().is_err() {
@@ -125,7 +140,8 @@ fn unpack(reader: impl Read) -> Result<Vec<(String, Vec<u8>)>> {
             "data.tar.xz" => return read_tar(lzma_rust2::XzReader::new(member, true)),
             "data.tar.gz" => return read_tar(flate2::read::GzDecoder::new(member)),
             "data.tar.zst" => {
-                let decoder = ruzstd::decoding::StreamingDecoder::new(member).map_err(|error| anyhow::anyhow!("bad zstd data: {error}"))?;
+                let decoder = ruzstd::decoding::StreamingDecoder::new(member)
+                    .map_err(|error| anyhow::anyhow!("bad zstd data: {error}"))?;
                 return read_tar(decoder);
             }
             _ => {}
@@ -155,8 +171,12 @@ mod tests {
 
     #[test]
     fn the_concrete_kernel_is_found() {
-        let text = "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-1-cloud-amd64\n  Depends: foo\n";
-        assert_eq!(depends_on(text, "linux-image-"), Some("linux-image-6.1.0-1-cloud-amd64".to_owned()));
+        let text =
+            "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-1-cloud-amd64\n  Depends: foo\n";
+        assert_eq!(
+            depends_on(text, "linux-image-"),
+            Some("linux-image-6.1.0-1-cloud-amd64".to_owned())
+        );
         assert_eq!(depends_on("x\n", "linux-image-"), None);
     }
 

@@ -88,7 +88,20 @@ pub(crate) fn append(first: &[u8], second: &[u8]) -> Vec<u8> {
 /// Makes the initial ramdisk.
 pub(crate) fn build(linux: &Package, busybox: &Package) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
-    for dir in ["bin", "dev", "etc", "etc/acpi", "etc/acpi/PWRF", "lib", "lib/modules", "proc", "root", "run", "sys", "tmp"] {
+    for dir in [
+        "bin",
+        "dev",
+        "etc",
+        "etc/acpi",
+        "etc/acpi/PWRF",
+        "lib",
+        "lib/modules",
+        "proc",
+        "root",
+        "run",
+        "sys",
+        "tmp",
+    ] {
         archive.dir(dir)?;
     }
     archive.link("sbin", "bin")?;
@@ -99,7 +112,9 @@ pub(crate) fn build(linux: &Package, busybox: &Package) -> Result<Vec<u8>> {
     archive.file("etc/passwd", b"root::0:0:root:/root:/bin/sh\n")?;
     archive.file("etc/group", b"root:x:0:\n")?;
     archive.file("etc/hostname", b"steward\n")?;
-    let (_, program) = busybox.entry(|name| name == "bin/busybox" || name == "usr/bin/busybox").context("no busybox in its package")?;
+    let (_, program) = busybox
+        .entry(|name| name == "bin/busybox" || name == "usr/bin/busybox")
+        .context("no busybox in its package")?;
     archive.program("bin/busybox", program)?;
     archive.link("bin/sh", "busybox")?;
     for name in MODULES {

@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use crate::bundle::Guest;
 use crate::kernel;
 use crate::lock::Lock;
-use crate::ui::{self, Step};
 use crate::paths;
+use crate::ui::{self, Step};
 
 pub use deb::package_file;
 pub(crate) use initrd::{Archive, append};
@@ -39,7 +39,8 @@ impl Debian {
         let dir = paths::cache().join("guests");
         let debian = Debian {
             kernel: dir.join("debian-kernel"),
-            initrd: dir.join(format!("debian-initrd-{INITRD_VERSION}-{:08x}", initrd::fingerprint())),
+            initrd: dir
+                .join(format!("debian-initrd-{INITRD_VERSION}-{:08x}", initrd::fingerprint())),
         };
         if debian.complete() {
             return Ok(debian);
@@ -50,7 +51,8 @@ impl Debian {
         }
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let step = Step::new("fetching Debian's kernel and busybox");
-        let linux = deb::Package::fetch(&deb::concrete("linux-image-cloud-amd64", "linux-image-")?)?;
+        let linux =
+            deb::Package::fetch(&deb::concrete("linux-image-cloud-amd64", "linux-image-")?)?;
         let busybox = deb::Package::fetch("busybox-static")?;
         step.detail("making the initial ramdisk");
         let kernel = linux.find(|name| name.starts_with("boot/vmlinuz-"))?;
@@ -86,7 +88,9 @@ pub fn default_guest(memory: u64, vcpus: u32, debug_exit: bool) -> Result<Guest>
             debug_exit,
         }),
         Err(error) => {
-            ui::say(format!("no Debian kernel can be had here ({error:#}); running the built-in guest instead"));
+            ui::say(format!(
+                "no Debian kernel can be had here ({error:#}); running the built-in guest instead"
+            ));
             built_in(memory, vcpus)
         }
     }
@@ -94,7 +98,10 @@ pub fn default_guest(memory: u64, vcpus: u32, debug_exit: bool) -> Result<Guest>
 
 fn built_in(memory: u64, vcpus: u32) -> Result<Guest> {
     let guests = kernel::guests()?;
-    let (_, kernel) = guests.into_iter().find(|(name, _)| name == "hello").context("there is no built-in guest `hello`")?;
+    let (_, kernel) = guests
+        .into_iter()
+        .find(|(name, _)| name == "hello")
+        .context("there is no built-in guest `hello`")?;
     Ok(Guest {
         name: "hello".to_owned(),
         memory,
