@@ -19,8 +19,10 @@
 
 extern crate alloc;
 
+pub mod ioapic;
 pub mod lapic;
 
+pub mod pic;
 pub mod ports;
 #[cfg(test)]
 mod testing;
