@@ -22,7 +22,10 @@ extern crate alloc;
 pub mod ioapic;
 pub mod lapic;
 
+mod clock;
 pub mod pic;
+pub mod pit;
+pub mod port61;
 pub mod ports;
 #[cfg(test)]
 mod testing;
