@@ -1,0 +1,509 @@
+//! A guest's time. Its one source is the host's TSC:
+//!
+//! ```text
+//! guest ticks   = host TSC + the VM's offset        (0 when the guest starts)
+//! a vCPU's TSC  = guest ticks + its TSC_ADJUST      (SDM: "Time-Stamp Counter Adjustment")
+//! Nanos         = guest ticks scaled
+//! wall clock    = Nanos + the wall clock at 0
+//! ```
+//!
+//! Devices count in [`Nanos`], kvmclock ([`pvclock`]) uses the same scale from
+//! the same origin, so that all clocks of a guest agree to the nanosecond.
+//! While a guest is paused its ticks stand still, and with them everything
+//! else but the wall clock.
+//!
+//! [`VmClock`] is shared by a guest's vCPUs, [`VcpuClock`] belongs to one.
+//! [`VmClock::resume`] is the only way in which time is put (back) in motion.
+
+pub mod pvclock;
+#[cfg(test)]
+mod tests;
+
+use crate::memory::{GuestMemory, MemoryError};
+use crate::msr::Gp;
+use devices::{NANOS_PER_SECOND, Nanos, RestoreError};
+use hvabi::kvm::ClockPairing;
+use pvclock::{PvClockFlags, PvClockInfo, WallClock};
+use serde::{Deserialize, Serialize};
+use x86defs::{GuestPhysAddr, Low};
+
+/// How fast a TSC counts: 1 MHz to 1 THz, in whole kHz.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
+pub struct TscFrequency {
+    khz: u64,
+}
+
+impl TscFrequency {
+    /// A frequency in kHz, if it is 1 MHz to 1 THz.
+    #[must_use]
+    pub const fn from_khz(khz: u64) -> Option<Self> {
+        match khz {
+            1_000..=1_000_000_000 => Some(Self { khz }),
+            _ => None,
+        }
+    }
+
+    /// In kHz.
+    #[must_use]
+    pub const fn khz(self) -> u64 {
+        self.khz
+    }
+
+    /// In Hz.
+    #[must_use]
+    pub const fn hz(self) -> u64 {
+        self.khz * 1000
+    }
+}
+
+impl TryFrom<u64> for TscFrequency {
+    type Error = &'static str;
+
+    fn try_from(khz: u64) -> Result<Self, Self::Error> {
+        Self::from_khz(khz).ok_or("a TSC counts 1 MHz to 1 THz")
+    }
+}
+
+impl From<TscFrequency> for u64 {
+    fn from(frequency: TscFrequency) -> Self {
+        frequency.khz
+    }
+}
+
+/// Ticks to nanoseconds as kvmclock does it: shift, then multiply by a
+/// fraction of 32 bits, rounding down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Scale {
+    /// The fraction, in units of 2^-32; its highest bit is set.
+    pub multiplier: u32,
+    /// Bits by which ticks are shifted first: to the left where positive.
+    pub shift: i8,
+}
+
+impl Scale {
+    /// The scale for a TSC of this frequency, off by less than 1 in 2^32.
+    #[must_use]
+    pub fn new(frequency: TscFrequency) -> Self {
+        let hz = u128::from(frequency.hz());
+        let second = u128::from(NANOS_PER_SECOND);
+        // multiplier * 2^shift / 2^32 = second / hz, with the multiplier in
+        // [2^31, 2^32). Frequencies of 1 MHz to 1 THz need shifts of -9 to 10.
+        (-32i8..32)
+            .find_map(|shift| {
+                let exponent = u32::try_from(32 - i32::from(shift)).ok()?;
+                let multiplier = (second << exponent).checked_add(hz / 2)?.checked_div(hz)?;
+                let multiplier = u32::try_from(multiplier).ok()?;
+                (multiplier >> 31 != 0).then_some(Self { multiplier, shift })
+            })
+            .unwrap_or(Self { multiplier: 1 << 31, shift: 1 })
+    }
+
+    /// `ticks` in nanoseconds, rounded down.
+    #[inline]
+    #[must_use]
+    pub fn nanos(self, ticks: u64) -> u64 {
+        let ticks = u128::from(ticks);
+        let shifted = if self.shift < 0 {
+            ticks >> self.shift.unsigned_abs()
+        } else {
+            ticks << self.shift.unsigned_abs()
+        };
+        let nanos = shifted.wrapping_mul(self.multiplier.into()) >> 32;
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
+
+    /// The first tick at which at least `nanos` nanoseconds have passed.
+    #[inline]
+    #[must_use]
+    pub fn ticks(self, nanos: u64) -> u64 {
+        let shifted = (u128::from(nanos) << 32).div_ceil(self.multiplier.max(1).into());
+        let shift = u32::from(self.shift.unsigned_abs());
+        let ticks =
+            if self.shift < 0 { shifted << shift } else { shifted.div_ceil(1u128 << shift) };
+        u64::try_from(ticks).unwrap_or(u64::MAX)
+    }
+}
+
+/// The host's clocks, read at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostTime {
+    /// The host's TSC.
+    pub tsc: u64,
+    /// Nanoseconds since 1970-01-01 UTC.
+    pub wall: u64,
+}
+
+/// Whether a guest's time runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Motion {
+    /// Add this to the host's TSC to get guest ticks.
+    Running { offset: u64 },
+    /// Ticks stand still here.
+    Paused { ticks: u64 },
+}
+
+/// The time of a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmClock {
+    frequency: TscFrequency,
+    scale: Scale,
+    motion: Motion,
+    /// The wall clock when ticks were 0, in nanoseconds since 1970; later by
+    /// all pauses.
+    wall_origin: u64,
+}
+
+/// A saved [`VmClock`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmClockState {
+    /// The TSC's frequency.
+    pub frequency: TscFrequency,
+    /// Guest ticks when it was saved.
+    pub ticks: u64,
+}
+
+/// What one vCPU has of time beside its guest's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VcpuClock {
+    /// IA32_TSC_ADJUST.
+    tsc_adjust: u64,
+    /// MSR KVM_SYSTEM_TIME as written: address of the structure, bit 0 says
+    /// that it is in use.
+    system_time: u64,
+    /// MSR KVM_WALL_CLOCK as written.
+    wall_clock: u64,
+    /// The version that the structure had last, always even.
+    version: u32,
+}
+
+/// What must be done after a write that changed a vCPU's TSC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct TscChanged {
+    /// The vCPU's new offset from the host's TSC, for VMCB or VMCS. Pending
+    /// TSC deadlines have to be converted anew with
+    /// [`VmClock::deadline`]; and [`VmClock::publish`] is due on every vCPU of
+    /// the guest, for their TSCs may no longer agree.
+    pub offset: u64,
+}
+
+/// Whether all vCPUs of a guest have the same TSC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TscAgreement {
+    /// All alike.
+    Matched,
+    /// They differ: kvmclock must not promise that reading it on different
+    /// vCPUs is monotonic.
+    Apart,
+}
+
+impl TscAgreement {
+    /// The agreement of a guest's vCPUs.
+    pub fn of<'a>(vcpus: impl IntoIterator<Item = &'a VcpuClock>) -> Self {
+        let mut adjusts = vcpus.into_iter().map(|vcpu| vcpu.tsc_adjust);
+        let first = adjusts.next();
+        if adjusts.all(|adjust| Some(adjust) == first) { Self::Matched } else { Self::Apart }
+    }
+}
+
+/// Whether a guest is told that it stood still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interruption {
+    /// Its time ran on.
+    None,
+    /// It was paused: its watchdogs should not count the moment.
+    Paused,
+}
+
+impl VmClock {
+    /// The clock of a guest that has not started: paused at 0.
+    #[must_use]
+    pub fn new(frequency: TscFrequency) -> Self {
+        Self {
+            frequency,
+            scale: Scale::new(frequency),
+            motion: Motion::Paused { ticks: 0 },
+            wall_origin: 0,
+        }
+    }
+
+    /// The TSC's frequency.
+    #[must_use]
+    pub const fn frequency(&self) -> TscFrequency {
+        self.frequency
+    }
+
+    /// Guest ticks when the host's TSC is `host_tsc`. CPUs whose TSCs are a
+    /// hair apart may ask about a moment before the start: that is 0.
+    #[inline]
+    fn ticks(&self, host_tsc: u64) -> u64 {
+        match self.motion {
+            Motion::Running { offset } => {
+                let ticks = host_tsc.wrapping_add(offset);
+                if ticks.cast_signed() < 0 { 0 } else { ticks }
+            }
+            Motion::Paused { ticks } => ticks,
+        }
+    }
+
+    /// The guest's time when the host's TSC is `host_tsc`.
+    #[inline]
+    #[must_use]
+    pub fn now(&self, host_tsc: u64) -> Nanos {
+        Nanos(self.scale.nanos(self.ticks(host_tsc)))
+    }
+
+    /// The host's TSC when the guest's time reaches `at`, for arming a timer;
+    /// `None` while the guest is paused.
+    #[inline]
+    #[must_use]
+    pub fn host_tsc_at(&self, at: Nanos) -> Option<u64> {
+        match self.motion {
+            Motion::Running { offset } => {
+                // Ticks start at 0, and host TSCs below 2^63 never wrap within
+                // a lifetime; a time beyond that is never reached.
+                let ticks = self.scale.ticks(at.0).min(u64::MAX >> 1);
+                Some(ticks.wrapping_sub(offset))
+            }
+            Motion::Paused { .. } => None,
+        }
+    }
+
+    /// The wall clock in nanoseconds since 1970-01-01 UTC, as the guest
+    /// reckons it.
+    #[must_use]
+    pub fn wall(&self, host_tsc: u64) -> u64 {
+        self.wall_origin.saturating_add(self.now(host_tsc).0)
+    }
+
+    /// A vCPU's offset from the host's TSC, for VMCB or VMCS.
+    #[must_use]
+    pub const fn tsc_offset(&self, vcpu: &VcpuClock) -> u64 {
+        match self.motion {
+            Motion::Running { offset } => offset.wrapping_add(vcpu.tsc_adjust),
+            // Not to be run: it would see time move.
+            Motion::Paused { ticks } => ticks.wrapping_add(vcpu.tsc_adjust),
+        }
+    }
+
+    /// RDMSR of a vCPU's TSC.
+    #[inline]
+    #[must_use]
+    pub fn tsc(&self, vcpu: &VcpuClock, host_tsc: u64) -> u64 {
+        self.ticks(host_tsc).wrapping_add(vcpu.tsc_adjust)
+    }
+
+    /// WRMSR of a vCPU's TSC: TSC_ADJUST takes the difference.
+    pub fn write_tsc(&self, vcpu: &mut VcpuClock, host_tsc: u64, value: u64) -> TscChanged {
+        self.write_tsc_adjust(vcpu, value.wrapping_sub(self.ticks(host_tsc)))
+    }
+
+    /// WRMSR of a vCPU's TSC_ADJUST: its TSC moves by the difference.
+    pub const fn write_tsc_adjust(&self, vcpu: &mut VcpuClock, value: u64) -> TscChanged {
+        vcpu.tsc_adjust = value;
+        TscChanged { offset: self.tsc_offset(vcpu) }
+    }
+
+    /// When a vCPU's TSC reaches `deadline`; at once if it has already.
+    #[must_use]
+    pub fn deadline(&self, vcpu: &VcpuClock, host_tsc: u64, deadline: u64) -> Nanos {
+        let ticks = self.ticks(host_tsc);
+        let left = deadline.saturating_sub(ticks.wrapping_add(vcpu.tsc_adjust));
+        if left == 0 {
+            return Nanos(self.scale.nanos(ticks));
+        }
+        // Ticks come in groups that share a nanosecond (or the other way
+        // round): the first nanosecond that begins at the deadline or later.
+        let at = ticks.saturating_add(left);
+        let nanos = self.scale.nanos(at);
+        Nanos(if self.scale.ticks(nanos) < at { nanos.saturating_add(1) } else { nanos })
+    }
+
+    /// Stops the guest's time. Stopping twice is the same as once.
+    pub fn pause(&mut self, host_tsc: u64) {
+        self.motion = Motion::Paused { ticks: self.ticks(host_tsc) };
+    }
+
+    /// Lets a paused guest's time run on from where it stood: the guest's
+    /// ticks first, then the wall clock, then each vCPU's kvmclock, from which
+    /// the guest learns of the pause if `interruption` says so. Afterwards the
+    /// caller puts each vCPU's [`VmClock::tsc_offset`] in place and arms its
+    /// deadlines anew, before it runs.
+    ///
+    /// # Errors
+    /// The first vCPU, by its place in `vcpus`, whose kvmclock is no longer in
+    /// writable RAM; the guest's time runs all the same, and the other vCPUs
+    /// are served.
+    pub fn resume(
+        &mut self,
+        host: HostTime,
+        vcpus: &mut [&mut VcpuClock],
+        memory: &impl GuestMemory,
+        interruption: Interruption,
+    ) -> Result<(), (usize, MemoryError)> {
+        let ticks = self.ticks(host.tsc);
+        self.motion = Motion::Running { offset: ticks.wrapping_sub(host.tsc) };
+        self.wall_origin = host.wall.saturating_sub(self.scale.nanos(ticks));
+        self.publish_all(vcpus, memory, interruption)
+    }
+
+    /// Writes the kvmclock of each of a guest's vCPUs (see
+    /// [`VmClock::publish`]).
+    ///
+    /// # Errors
+    /// As [`VmClock::resume`].
+    pub fn publish_all(
+        &self,
+        vcpus: &mut [&mut VcpuClock],
+        memory: &impl GuestMemory,
+        interruption: Interruption,
+    ) -> Result<(), (usize, MemoryError)> {
+        let agreement = TscAgreement::of(vcpus.iter().map(|vcpu| &**vcpu));
+        let mut result = Ok(());
+        for (number, vcpu) in vcpus.iter_mut().enumerate() {
+            if let Err(error) = self.publish(vcpu, memory, agreement, interruption) {
+                result = result.and(Err((number, error)));
+            }
+        }
+        result
+    }
+
+    /// Writes a vCPU's kvmclock, if it has registered one.
+    ///
+    /// # Errors
+    /// [`MemoryError`] where the structure is not in writable RAM.
+    pub fn publish(
+        &self,
+        vcpu: &mut VcpuClock,
+        memory: &impl GuestMemory,
+        agreement: TscAgreement,
+        interruption: Interruption,
+    ) -> Result<(), MemoryError> {
+        let Some(address) = pvclock::system_time_address(vcpu.system_time) else { return Ok(()) };
+        let mut flags = PvClockInfo::read_flags(memory, address)? & PvClockFlags::GUEST_STOPPED;
+        if agreement == TscAgreement::Matched {
+            flags |= PvClockFlags::TSC_STABLE;
+        }
+        if interruption == Interruption::Paused {
+            flags |= PvClockFlags::GUEST_STOPPED;
+        }
+        vcpu.version = vcpu.version.wrapping_add(2);
+        PvClockInfo {
+            version: vcpu.version,
+            tsc_timestamp: vcpu.tsc_adjust,
+            system_time: 0,
+            scale: self.scale,
+            flags,
+        }
+        .write(memory, address)
+    }
+
+    /// WRMSR of KVM_SYSTEM_TIME (either number): registers a vCPU's kvmclock
+    /// and writes it, or ends the registration where bit 0 is clear.
+    ///
+    /// # Errors
+    /// [`Gp`] where the address is not a multiple of 4, or not in writable RAM.
+    pub fn write_system_time(
+        &self,
+        vcpu: &mut VcpuClock,
+        value: u64,
+        memory: &impl GuestMemory,
+        agreement: TscAgreement,
+    ) -> Result<(), Gp> {
+        if value & 2 != 0 {
+            return Err(Gp);
+        }
+        let before = core::mem::replace(&mut vcpu.system_time, value);
+        self.publish(vcpu, memory, agreement, Interruption::None).map_err(|_| {
+            vcpu.system_time = before;
+            Gp
+        })
+    }
+
+    /// WRMSR of KVM_WALL_CLOCK (either number): writes the wall clock of the
+    /// moment when the guest's time was 0 to the address. Address 0 is nothing.
+    ///
+    /// # Errors
+    /// [`Gp`] where the address is not a multiple of 4, or not in writable RAM.
+    pub fn write_wall_clock(
+        &self,
+        vcpu: &mut VcpuClock,
+        value: u64,
+        memory: &impl GuestMemory,
+        host: HostTime,
+    ) -> Result<(), Gp> {
+        if value & 3 != 0 {
+            return Err(Gp);
+        }
+        if value != 0 {
+            let origin = host.wall.saturating_sub(self.now(host.tsc).0);
+            let clock = WallClock {
+                seconds: (origin / NANOS_PER_SECOND).low32(),
+                nanoseconds: (origin % NANOS_PER_SECOND).low32(),
+            };
+            clock.write(memory, GuestPhysAddr::new(value)).map_err(|_| Gp)?;
+        }
+        vcpu.wall_clock = value;
+        Ok(())
+    }
+
+    /// The wall clock together with a vCPU's TSC, for KVM's call
+    /// CLOCK_PAIRING.
+    #[must_use]
+    pub fn clock_pairing(&self, vcpu: &VcpuClock, host: HostTime) -> ClockPairing {
+        ClockPairing {
+            seconds: host.wall / NANOS_PER_SECOND,
+            nanoseconds: host.wall % NANOS_PER_SECOND,
+            tsc: self.tsc(vcpu, host.tsc),
+        }
+    }
+
+    /// The state at this moment.
+    #[must_use]
+    pub fn save(&self, host_tsc: u64) -> VmClockState {
+        VmClockState { frequency: self.frequency, ticks: self.ticks(host_tsc) }
+    }
+
+    /// A clock that stands where `state` was saved, to be
+    /// [resumed](VmClock::resume) on a host whose TSC counts as `frequency`
+    /// says.
+    ///
+    /// # Errors
+    /// The guest's TSC can't be made to count at another speed.
+    pub fn restored(state: VmClockState, frequency: TscFrequency) -> Result<Self, RestoreError> {
+        if state.frequency != frequency {
+            return Err(RestoreError("the host's TSC has another frequency"));
+        }
+        if state.ticks.cast_signed() < 0 {
+            return Err(RestoreError("the guest's time is beyond all reason"));
+        }
+        Ok(Self { motion: Motion::Paused { ticks: state.ticks }, ..Self::new(frequency) })
+    }
+}
+
+impl VcpuClock {
+    /// IA32_TSC_ADJUST.
+    #[must_use]
+    pub const fn tsc_adjust(&self) -> u64 {
+        self.tsc_adjust
+    }
+
+    /// MSR KVM_SYSTEM_TIME.
+    #[must_use]
+    pub const fn system_time(&self) -> u64 {
+        self.system_time
+    }
+
+    /// MSR KVM_WALL_CLOCK.
+    #[must_use]
+    pub const fn wall_clock(&self) -> u64 {
+        self.wall_clock
+    }
+
+    /// The CPU was reset: its TSC starts with its guest's again, and kvmclock
+    /// is not registered. (INIT alone leaves all this as it is.)
+    pub fn reset(&mut self) {
+        *self = Self { version: self.version, ..Self::default() };
+    }
+}

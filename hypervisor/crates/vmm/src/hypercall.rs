@@ -1,0 +1,175 @@
+//! Hypercalls: from registers to what has to be done. The numbers and their
+//! meaning are in [`hvabi`]; this decides who may call and with what, and
+//! leaves the doing to a [`HypercallHost`].
+
+use crate::memory::{GuestMemory, MemoryError};
+use hvabi::{
+    CONSOLE_WRITE_MAX, Call, Features, INTERFACE_VERSION, Registers, Reply, ShutDownKind, Status,
+    kvm,
+};
+use x86defs::control::CpuMode;
+use x86defs::{GuestPhysAddr, Low};
+
+/// Bytes that are copied out of a guest at a time.
+const CHUNK: usize = 256;
+
+/// What serves calls: the guest's machine.
+pub trait HypercallHost {
+    /// The guest's RAM.
+    fn memory(&self) -> &impl GuestMemory;
+
+    /// Takes bytes for the guest's console; returns how many, from the start,
+    /// it had room for.
+    fn console_write(&mut self, bytes: &[u8]) -> usize;
+
+    /// Nanoseconds since the guest was started, paused time left out.
+    fn since_start(&self) -> u64;
+
+    /// Nanoseconds since 1970-01-01 UTC.
+    fn wall_clock(&self) -> u64;
+
+    /// Wall clock and TSC of the calling vCPU, read at one moment.
+    fn clock_pairing(&self) -> kvm::ClockPairing;
+}
+
+/// Who calls, and how wide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The current privilege level, 0 to 3.
+    pub cpl: u8,
+    /// The mode: outside of 64-bit mode only low halves of registers count.
+    pub mode: CpuMode,
+}
+
+/// What the vCPU's loop does next. RIP moves past the instruction in every
+/// case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Outcome {
+    /// Write these registers back, go on.
+    Return(Registers),
+    /// Write these registers back, let others run, go on.
+    Yield(Registers),
+    /// End the guest.
+    ShutDown {
+        /// How.
+        kind: ShutDownKind,
+        /// A status for whoever started it.
+        status: u8,
+    },
+}
+
+/// Serves the call in `registers`.
+pub fn dispatch(registers: Registers, caller: Caller, host: &mut impl HypercallHost) -> Outcome {
+    let wide = caller.mode == CpuMode::Long64;
+    let arguments = if wide { registers } else { registers.low_halves() };
+    let result = if caller.cpl != 0 {
+        Err(Status::NotPermitted)
+    } else if Call::is_steward(arguments.rax) {
+        Call::try_from(arguments).and_then(|call| steward_call(call, host))
+    } else {
+        kvm_call(arguments, host)
+    };
+    let plain = Registers { rax: 0, ..registers };
+    match result {
+        Ok(Served::Nothing) => Outcome::Return(plain),
+        Ok(Served::Reply(reply)) => Outcome::Return(if wide {
+            reply.encode64(registers)
+        } else {
+            reply.encode32(registers)
+        }),
+        Ok(Served::Yield) => Outcome::Yield(plain),
+        Ok(Served::ShutDown { kind, status }) => Outcome::ShutDown { kind, status },
+        Err(status) => {
+            let rax = status.to_rax();
+            let rax = if wide { rax } else { rax.low32().into() };
+            Outcome::Return(Registers { rax, ..registers })
+        }
+    }
+}
+
+/// A call that went well.
+enum Served {
+    /// RAX = 0.
+    Nothing,
+    /// RAX = 0, and more registers.
+    Reply(Reply),
+    /// RAX = 0, later.
+    Yield,
+    /// Never returns.
+    ShutDown { kind: ShutDownKind, status: u8 },
+}
+
+fn steward_call(call: Call, host: &mut impl HypercallHost) -> Result<Served, Status> {
+    match call {
+        Call::Version => Ok(Served::Reply(Reply::Version {
+            version: INTERFACE_VERSION,
+            features: Features::ALL,
+        })),
+        Call::ConsoleWrite { address, length } => {
+            console_write(GuestPhysAddr::new(address), length, host)
+        }
+        Call::Yield => Ok(Served::Yield),
+        Call::Time => Ok(Served::Reply(Reply::Time {
+            since_start: host.since_start(),
+            wall_clock: host.wall_clock(),
+        })),
+        Call::ShutDown { kind, status } => Ok(Served::ShutDown { kind, status }),
+    }
+}
+
+/// Copies the buffer out in pieces and hands them to the console until it has
+/// no more room.
+fn console_write(
+    address: GuestPhysAddr,
+    length: u32,
+    host: &mut impl HypercallHost,
+) -> Result<Served, Status> {
+    debug_assert!(length <= CONSOLE_WRITE_MAX);
+    let range = address.range(length.into()).ok_or(Status::Fault)?;
+    let mut chunk = [0; CHUNK];
+    let mut at = range.start;
+    let mut taken = 0;
+    while at < range.end {
+        let left = range.end.as_u64() - at.as_u64();
+        let size = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+        let Some(bytes) = chunk.get_mut(..size) else { break };
+        match host.memory().read(at, bytes) {
+            Ok(()) => {}
+            // What was written before the hole stays written, and is told.
+            Err(_) if taken != 0 => break,
+            Err(error) => return Err(fault(error)),
+        }
+        let accepted = host.console_write(bytes).min(size);
+        taken += accepted.low32();
+        if accepted < size {
+            break;
+        }
+        at = at.wrapping_add(u64::from(accepted.low32()));
+    }
+    Ok(Served::Reply(Reply::ConsoleWrite { taken }))
+}
+
+fn kvm_call(arguments: Registers, host: &mut impl HypercallHost) -> Result<Served, Status> {
+    match arguments.rax {
+        kvm::call::VAPIC_POLL_IRQ => Ok(Served::Nothing),
+        kvm::call::CLOCK_PAIRING => {
+            if arguments.rcx != kvm::CLOCK_PAIRING_WALLCLOCK {
+                return Err(Status::NotSupported);
+            }
+            let bytes = host.clock_pairing().to_bytes();
+            let address = GuestPhysAddr::new(arguments.rbx);
+            host.memory().write(address, &bytes).map_err(fault)?;
+            Ok(Served::Nothing)
+        }
+        _ => Err(Status::UnknownCall),
+    }
+}
+
+const fn fault(error: MemoryError) -> Status {
+    match error {
+        MemoryError::NotRam(_) | MemoryError::ReadOnly(_) | MemoryError::NoFrame(_) => {
+            Status::Fault
+        }
+    }
+}
