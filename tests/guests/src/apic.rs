@@ -138,8 +138,7 @@ impl Lapic {
         self.write(reg::LVT_LINT1, bits::MASKED);
         self.write(reg::LVT_ERROR, bits::MASKED);
         self.write(reg::TIMER_INITIAL, 0);
-        while let Some(vector) = self.in_service() {
-            let _ = vector;
+        while self.in_service().is_some() {
             self.eoi();
         }
     }
@@ -185,7 +184,10 @@ impl Lapic {
     /// The highest vector in service.
     #[must_use]
     pub fn in_service(self) -> Option<u8> {
-        (0..=255).rev().find(|v| self.bit(reg::ISR, *v))
+        (0..8u8).rev().find_map(|word| {
+            let bits = self.read(reg::ISR + u32::from(word) * 16);
+            (0..32).rev().find(|bit| bits >> bit & 1 != 0).map(|bit| word * 32 + bit)
+        })
     }
 }
 

@@ -172,9 +172,11 @@ pub fn exit(value: u8) -> ! {
     power_off()
 }
 
-/// ACPI soft-off through the PM1a control register, then a halt for ever.
+/// ACPI soft-off through the PM1a control register, then a halt for ever. The
+/// sleep type is 5, on bare QEMU 0.
 pub fn power_off() -> ! {
-    outw(0x604, 5 << 10 | 1 << 13);
+    let sleep_type = if crate::cpu::on_bare_tcg() { 0 } else { 5 };
+    outw(0x604, sleep_type << 10 | 1 << 13);
     halt()
 }
 
