@@ -57,3 +57,16 @@ pub const IOAPIC_PINS: u8 = 24;
 pub const IOAPIC_PIT_PIN: u8 = 2;
 /// The I/O APIC's identity.
 pub const IOAPIC_ID: u8 = 0;
+/// Devices on PCI bus 0.
+pub const PCI_SLOTS: u8 = 32;
+/// The first I/O APIC input that PCI interrupts are wired to; eight in all.
+pub const PCI_FIRST_PIN: u8 = 16;
+/// How many I/O APIC inputs PCI interrupts share.
+pub const PCI_PINS: u8 = 8;
+
+/// The I/O APIC input that pin `pin` (0 is INTA#, 3 is INTD#) of the device in
+/// `slot` drives: level-triggered, active low, as PCI has it.
+#[must_use]
+pub const fn pci_ioapic_pin(slot: u8, pin: u8) -> u8 {
+    PCI_FIRST_PIN + slot.wrapping_add(pin) % PCI_PINS
+}

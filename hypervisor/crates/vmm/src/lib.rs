@@ -11,6 +11,17 @@
 
 extern crate alloc;
 
+mod acpi;
 pub mod bundle;
+pub mod clock;
+pub mod cpuid;
+pub mod e820;
+pub mod hypercall;
+pub mod irq;
 pub mod layout;
+pub mod load;
 pub mod memory;
+pub mod msr;
+pub mod mtrr;
+mod smbios;
+pub mod xstate;

@@ -1,0 +1,141 @@
+//! Puts a guest's kernel, its initial ramdisk or modules and its command line
+//! into the guest's memory, and says how its first vCPU starts.
+//!
+//! Which protocol an image speaks is seen from the image: Linux's 64-bit boot
+//! protocol (`linux`), PVH (`pvh`) or Multiboot 1 (`multiboot`), the last two
+//! for ELF images; a PVH note wins over a Multiboot header. Everything is
+//! checked before anything is written, and a refusal ([`LoadError`]) names the
+//! field, the segment or the numbers that don't fit.
+//!
+//! The loaders see images as untrusted bytes: every read is bounded and every
+//! sum checked ([`fuzz`] is what a fuzzer runs).
+
+mod bytes;
+mod elf;
+mod entry;
+mod error;
+mod linux;
+mod multiboot;
+mod place;
+mod pvh;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+pub use entry::EntryState;
+pub use error::{Format, LoadError};
+pub use tables::{TableAddresses, TablesConfig, TablesError, write_tables};
+
+use crate::memory::GuestMemory;
+use bytes::Bytes;
+use x86defs::GuestPhysAddr;
+
+/// What is loaded beside the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadSettings<'a> {
+    /// The guest's memory in bytes, at least 1 MiB.
+    pub memory: u64,
+    /// The kernel's command line, without a NUL.
+    pub cmdline: &'a str,
+    /// The initial ramdisk. For PVH and Multiboot kernels it is the first module.
+    pub initrd: Option<&'a [u8]>,
+    /// Modules for PVH and Multiboot kernels.
+    pub modules: &'a [Module<'a>],
+    /// Where [`write_tables`] put the ACPI root pointer.
+    pub rsdp: GuestPhysAddr,
+}
+
+/// A module for a PVH or Multiboot kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Module<'a> {
+    /// Its contents.
+    pub data: &'a [u8],
+    /// Its command line, without a NUL.
+    pub cmdline: &'a str,
+}
+
+impl<'a> LoadSettings<'a> {
+    /// The modules, an initial ramdisk first.
+    fn all_modules(&self) -> impl Iterator<Item = Module<'a>> {
+        let initrd = self.initrd.map(|data| Module { data, cmdline: "" });
+        initrd.into_iter().chain(self.modules.iter().copied())
+    }
+}
+
+/// Loads the kernel `image` into a guest's memory and returns the state in
+/// which its first vCPU starts.
+///
+/// # Errors
+/// [`LoadError`] names what is wrong with the image, or what does not fit.
+/// Nothing was written then, except after [`LoadError::Memory`].
+pub fn load(
+    image: &[u8],
+    memory: &impl GuestMemory,
+    settings: &LoadSettings<'_>,
+) -> Result<EntryState, LoadError> {
+    let bytes = Bytes(image);
+    let (plan, state) = if elf::is_elf(bytes) {
+        let elf = elf::Elf::parse(bytes)?;
+        match pvh::find_entry(&elf)? {
+            Some(entry) => pvh::plan(&elf, entry, settings)?,
+            None => match multiboot::find_header(bytes)? {
+                Some(header) => multiboot::plan(bytes, Some(&elf), &header, settings)?,
+                None => return Err(LoadError::ElfWithoutProtocol),
+            },
+        }
+    } else if linux::is_linux(bytes) {
+        linux::plan(bytes, settings)?
+    } else if let Some(header) = multiboot::find_header(bytes)? {
+        multiboot::plan(bytes, None, &header, settings)?
+    } else {
+        return Err(LoadError::unrecognised(image));
+    };
+    plan.write(memory)?;
+    Ok(state)
+}
+
+/// What a fuzzer runs: any image with small settings must load or be refused,
+/// without a panic, and without a write outside the guest's RAM.
+pub fn fuzz(image: &[u8]) {
+    /// RAM that only checks addresses.
+    struct Checked(u64);
+
+    impl GuestMemory for Checked {
+        fn read(&self, gpa: GuestPhysAddr, _: &mut [u8]) -> Result<(), crate::memory::MemoryError> {
+            Err(crate::memory::MemoryError::NotRam(gpa))
+        }
+
+        fn write(&self, gpa: GuestPhysAddr, data: &[u8]) -> Result<(), crate::memory::MemoryError> {
+            let end = gpa.checked_add(data.len() as u64);
+            let fits = end.is_some_and(|end| {
+                crate::e820::ram_regions(self.0).iter().any(|r| r.start <= gpa && end <= r.end)
+            });
+            assert!(fits, "a write of {} bytes at {gpa} outside RAM", data.len());
+            Ok(())
+        }
+
+        fn compare_exchange(
+            &self,
+            gpa: GuestPhysAddr,
+            _: x86defs::Width,
+            _: u64,
+            _: u64,
+        ) -> Result<u64, crate::memory::MemoryError> {
+            Err(crate::memory::MemoryError::NotRam(gpa))
+        }
+    }
+
+    let size = 64 << 20;
+    let module = Module { data: image, cmdline: "module" };
+    for (initrd, modules) in [(Some(image), [].as_slice()), (None, [module].as_slice())] {
+        let settings = LoadSettings {
+            memory: size,
+            cmdline: "console=ttyS0",
+            initrd,
+            modules,
+            rsdp: GuestPhysAddr::new(crate::layout::TABLES_START),
+        };
+        // Either way is fine; what counts is that it comes back.
+        let _outcome = load(image, &Checked(size), &settings);
+    }
+}

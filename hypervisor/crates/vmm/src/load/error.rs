@@ -1,0 +1,203 @@
+//! Why a guest could not be loaded.
+
+use crate::memory::MemoryError;
+use core::fmt;
+
+/// The format in which something is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A Linux kernel's setup header.
+    Linux,
+    /// An ELF image.
+    Elf,
+    /// An ELF note of PVH.
+    Pvh,
+    /// A Multiboot 1 header.
+    Multiboot,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Linux => "Linux setup header",
+            Self::Elf => "ELF image",
+            Self::Pvh => "PVH note",
+            Self::Multiboot => "Multiboot header",
+        })
+    }
+}
+
+/// A kernel that can't be started, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// No loader knows this image.
+    #[error(
+        "kernel: this is no bzImage, and no image with a PVH note or a Multiboot header (it \
+         begins with {first:02x?}{hint})"
+    )]
+    Unrecognised {
+        /// The image's first bytes.
+        first: [u8; 4],
+        /// What it might be.
+        hint: &'static str,
+    },
+    /// An ELF image that does not say how to start it.
+    #[error(
+        "kernel: this ELF image has neither a PVH note (name \"Xen\", type 18) nor a Multiboot \
+         header in its first 8 KiB"
+    )]
+    ElfWithoutProtocol,
+    /// The image ends too early.
+    #[error("kernel: damaged: {what} ends at {wanted:#x}, but the image has {got:#x} bytes")]
+    Truncated {
+        /// What is cut off.
+        what: &'static str,
+        /// Where it ends, in bytes from the image's start.
+        wanted: u64,
+        /// The image's size in bytes.
+        got: u64,
+    },
+    /// A field has a value that it can't have.
+    #[error("kernel: damaged: {format}, field {field} at {offset:#x} is {value:#x}; {wanted}")]
+    Field {
+        /// What the field is part of.
+        format: Format,
+        /// Its name in the format's specification.
+        field: &'static str,
+        /// Where it stands, in bytes from the image's start.
+        offset: u64,
+        /// What it holds.
+        value: u64,
+        /// What it should hold.
+        wanted: &'static str,
+    },
+    /// The image is sound, but asks for what this machine has not.
+    #[error(
+        "kernel: not supported: {format}, field {field} at {offset:#x} is {value:#x}; {wanted}"
+    )]
+    Unsupported {
+        /// What the field is part of.
+        format: Format,
+        /// Its name in the format's specification.
+        field: &'static str,
+        /// Where it stands, in bytes from the image's start.
+        offset: u64,
+        /// What it holds.
+        value: u64,
+        /// What would be supported.
+        wanted: &'static str,
+    },
+    /// The checksum that Linux's build appends does not hold.
+    #[error(
+        "kernel: damaged: the CRC-32 of the bzImage's first {size:#x} bytes leaves {got:#010x}, \
+         wanted 0xffffffff; fetch the kernel again"
+    )]
+    Checksum {
+        /// How many bytes it covers.
+        size: u64,
+        /// What it leaves.
+        got: u32,
+    },
+    /// An ELF segment is impossible.
+    #[error(
+        "kernel: segment {index}, which is to be loaded at {start:#x} to {end:#x}, {fault}; the \
+         guest has {memory:#x} bytes of memory"
+    )]
+    Segment {
+        /// Its place among the program headers, from 0.
+        index: usize,
+        /// Its first address.
+        start: u64,
+        /// The address after its last byte; may be cut to 64 bits.
+        end: u64,
+        /// What is wrong with it.
+        fault: SegmentFault,
+        /// The guest's memory in bytes.
+        memory: u64,
+    },
+    /// The entry point is outside what was loaded.
+    #[error("kernel: damaged: the entry point {entry:#x} is in no loaded segment")]
+    Entry {
+        /// The entry point.
+        entry: u64,
+    },
+    /// The guest has too little memory for the kernel.
+    #[error(
+        "kernel: too little memory: it needs {start:#x} to {end:#x}, and the guest's RAM below 4 \
+         GiB ends at {ram_end:#x}; give the guest at least {mib} MiB", mib = .end.div_ceil(1 << 20)
+    )]
+    TooLittleMemory {
+        /// Where the kernel begins.
+        start: u64,
+        /// Where what it needs at once ends.
+        end: u64,
+        /// Where the guest's RAM ends.
+        ram_end: u64,
+    },
+    /// Something finds no place in the guest's memory.
+    #[error(
+        "{what} of {size:#x} bytes does not fit between {from:#x} and {to:#x}, beside what is \
+         there already; give the guest more memory"
+    )]
+    NoRoom {
+        /// What.
+        what: &'static str,
+        /// Its size in bytes.
+        size: u64,
+        /// The lowest address allowed.
+        from: u64,
+        /// The address after the highest allowed.
+        to: u64,
+    },
+    /// The command line is too long for the kernel.
+    #[error("the command line has {got} bytes, the kernel takes at most {max}; shorten it")]
+    CommandLine {
+        /// Its bytes.
+        got: u64,
+        /// What the kernel takes.
+        max: u64,
+    },
+    /// Linux takes an initial ramdisk, not modules.
+    #[error("a Linux kernel takes no modules ({0} given); use \"initrd\"")]
+    Modules(usize),
+    /// The guest's memory could not be written.
+    #[error("loading: {0}")]
+    Memory(#[from] MemoryError),
+}
+
+/// What is wrong with an ELF segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SegmentFault {
+    /// More bytes in the file than in memory.
+    #[error("is damaged: p_filesz is greater than p_memsz")]
+    FileLarger,
+    /// Its contents reach beyond the image.
+    #[error("is damaged: its contents reach beyond the image's end")]
+    Truncated,
+    /// Its end does not fit into the address space.
+    #[error("is damaged: its end overflows")]
+    Overflow,
+    /// It is not in RAM that a kernel may have.
+    #[error("is outside RAM, or overlaps the first page or the reserved ranges below 1 MiB")]
+    NotRam,
+    /// Another segment is there.
+    #[error("overlaps a segment before it")]
+    Overlap,
+}
+
+impl LoadError {
+    /// An image that nothing knows.
+    pub(super) fn unrecognised(image: &[u8]) -> Self {
+        let mut first = [0; 4];
+        super::bytes::put(&mut first, 0, image);
+        let hint = match first {
+            [0x1f, 0x8b, ..] => ": gzip; unpack it first",
+            [0xfd, b'7', b'z', b'X'] => ": xz; unpack it first",
+            [0x28, 0xb5, 0x2f, 0xfd] => ": zstd; unpack it first",
+            [b'M', b'Z', ..] => ": a PE program that is no Linux kernel",
+            [b'0', b'7', b'0', b'7'] => ": a cpio archive, perhaps an initrd",
+            _ => "",
+        };
+        Self::Unrecognised { first, hint }
+    }
+}

@@ -1,0 +1,149 @@
+//! Finds room in a guest's memory, and keeps what is to be written until
+//! everything was checked.
+
+use super::LoadError;
+use crate::e820::low_ram_end;
+use crate::layout::{LEGACY_HOLE_END, LOW_RAM_END};
+use crate::memory::{GuestMemory, MemoryError};
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+use core::ops::Range;
+use x86defs::GuestPhysAddr;
+use x86defs::addr::PAGE_SIZE;
+
+/// Loaders leave the first page alone: real-mode vectors and BIOS data.
+const LOWEST: u64 = PAGE_SIZE;
+
+/// Where to look first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// From low addresses up.
+    Lowest,
+    /// From high addresses down.
+    Highest,
+}
+
+/// What is to be written, and where there is still room.
+pub(super) struct Plan<'a> {
+    ram: [Range<u64>; 2],
+    used: Vec<Range<u64>>,
+    writes: Vec<(u64, Cow<'a, [u8]>)>,
+    zeros: Vec<Range<u64>>,
+}
+
+impl<'a> Plan<'a> {
+    /// Nothing yet, in a guest with `memory` bytes.
+    pub(super) fn new(memory: u64) -> Self {
+        Self {
+            ram: [LOWEST..LOW_RAM_END, LEGACY_HOLE_END..low_ram_end(memory)],
+            used: Vec::new(),
+            writes: Vec::new(),
+            zeros: Vec::new(),
+        }
+    }
+
+    /// Whether all of `range` is RAM that a guest may use.
+    pub(super) fn is_ram(&self, range: &Range<u64>) -> bool {
+        self.ram.iter().any(|ram| ram.start <= range.start && range.end <= ram.end)
+    }
+
+    /// Whether nothing of `range` is taken.
+    pub(super) fn is_free(&self, range: &Range<u64>) -> bool {
+        !self.used.iter().any(|used| used.start < range.end && range.start < used.end)
+    }
+
+    /// Takes a range that the caller has checked.
+    pub(super) fn take(&mut self, range: Range<u64>) {
+        if !range.is_empty() {
+            self.used.push(range);
+        }
+    }
+
+    /// Has `data` written at `start`, which was taken.
+    pub(super) fn put(&mut self, start: u64, data: impl Into<Cow<'a, [u8]>>) {
+        self.writes.push((start, data.into()));
+    }
+
+    /// Has `range`, which was taken, filled with zeros.
+    pub(super) fn zero(&mut self, range: Range<u64>) {
+        self.zeros.push(range);
+    }
+
+    /// Takes `size` bytes within `within`, at a multiple of `align` (a power of two).
+    pub(super) fn place(
+        &mut self,
+        what: &'static str,
+        size: u64,
+        align: u64,
+        within: Range<u64>,
+        order: Order,
+    ) -> Result<u64, LoadError> {
+        // A place is as low (or as high) as can be: it starts a range of RAM or
+        // touches something that is taken. At least a byte, so that an empty
+        // module has an address of its own.
+        let size_or_one = size.max(1);
+        let up = |at: u64| at.checked_next_multiple_of(align);
+        let down = |end: u64| Some(end.checked_sub(size_or_one)? & !(align - 1));
+        let edges = self.ram.iter().chain(&self.used).chain([&within]);
+        let candidates = edges.flat_map(|range| match order {
+            Order::Lowest => [up(range.start), up(range.end)],
+            Order::Highest => [down(range.start), down(range.end)],
+        });
+        let fitting = candidates.flatten().filter(|&start| {
+            start.checked_add(size_or_one).is_some_and(|end| {
+                let range = start..end;
+                within.start <= start
+                    && end <= within.end
+                    && self.is_ram(&range)
+                    && self.is_free(&range)
+            })
+        });
+        let start = match order {
+            Order::Lowest => fitting.min(),
+            Order::Highest => fitting.max(),
+        }
+        .ok_or(LoadError::NoRoom { what, size, from: within.start, to: within.end })?;
+        self.take(start..start + size_or_one);
+        Ok(start)
+    }
+
+    /// Takes the lowest place for `data` and has it written there.
+    pub(super) fn place_data(
+        &mut self,
+        what: &'static str,
+        data: impl Into<Cow<'a, [u8]>>,
+        align: u64,
+        from: u64,
+    ) -> Result<u64, LoadError> {
+        let data = data.into();
+        let start = self.place(what, data.len() as u64, align, from..u64::MAX, Order::Lowest)?;
+        self.put(start, data);
+        Ok(start)
+    }
+
+    /// Writes everything.
+    pub(super) fn write(&self, memory: &impl GuestMemory) -> Result<(), MemoryError> {
+        let page = [0; 4096];
+        for range in &self.zeros {
+            let mut at = range.start;
+            while at < range.end {
+                let bytes = (range.end - at).min(PAGE_SIZE);
+                let chunk = usize::try_from(bytes).ok().and_then(|bytes| page.get(..bytes));
+                memory.write(GuestPhysAddr::new(at), chunk.unwrap_or_default())?;
+                at += bytes;
+            }
+        }
+        for (start, data) in &self.writes {
+            memory.write(GuestPhysAddr::new(*start), data)?;
+        }
+        Ok(())
+    }
+}
+
+/// `text` with the NUL at its end that C wants.
+pub(super) fn c_string(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len() + 1);
+    bytes.extend_from_slice(text.as_bytes());
+    bytes.push(0);
+    bytes
+}

@@ -1,0 +1,91 @@
+//! Writes what firmware would have left in memory: the BIOS data area, the ACPI
+//! tables, SMBIOS.
+
+use crate::layout::{COM1_PORT, LEGACY_HOLE_END, LEGACY_HOLE_START, LOW_RAM_END, TABLES_START};
+use crate::memory::{GuestMemory, MemoryError};
+use crate::{acpi, smbios};
+use x86defs::{GuestPhysAddr, Low};
+
+/// SMBIOS goes here: its anchor is looked for in the last 64 KiB below 1 MiB.
+const SMBIOS_START: u64 = 0xf_0000;
+
+/// BIOS data area: base port of the first serial port.
+const BDA_COM1: u64 = 0x400;
+/// BIOS data area: segment of the extended BIOS data area.
+const BDA_EBDA_SEGMENT: u64 = 0x40e;
+/// BIOS data area: KiB of conventional memory.
+const BDA_MEMORY: u64 = 0x413;
+
+/// What the tables are to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TablesConfig {
+    /// The guest's memory in bytes, at least 1 MiB.
+    pub memory: u64,
+    /// Its number of vCPUs. vCPU n has APIC identity n.
+    pub vcpus: u32,
+    /// The machine's UUID, its bytes in the order of the text form.
+    pub uuid: [u8; 16],
+}
+
+/// Where the tables are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableAddresses {
+    /// The ACPI root pointer (RSDP), in 0xe0000 to 0xfffff so that a scan finds it.
+    pub rsdp: GuestPhysAddr,
+    /// The SMBIOS entry point, in 0xf0000 to 0xfffff so that a scan finds it.
+    pub smbios: GuestPhysAddr,
+}
+
+/// Why the tables could not be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TablesError {
+    /// They don't fit into their part of memory.
+    #[error("the {what} table ends at {end:#x}, beyond {limit:#x}; give the guest fewer vCPUs")]
+    NoRoom {
+        /// Which.
+        what: &'static str,
+        /// Where they end.
+        end: u64,
+        /// Where they must end.
+        limit: u64,
+    },
+    /// The guest's memory could not be written.
+    #[error("writing firmware tables: {0}")]
+    Memory(#[from] MemoryError),
+}
+
+/// Writes all tables into a guest's memory.
+///
+/// # Errors
+/// [`TablesError::NoRoom`] for absurd numbers of vCPUs, before anything is
+/// written; [`TablesError::Memory`] where there is no RAM.
+pub fn write_tables(
+    memory: &impl GuestMemory,
+    config: &TablesConfig,
+) -> Result<TableAddresses, TablesError> {
+    let fits = |what, end: u64, limit: u64| {
+        if end <= limit { Ok(()) } else { Err(TablesError::NoRoom { what, end, limit }) }
+    };
+    let rsdp = GuestPhysAddr::new(TABLES_START);
+    let acpi = acpi::build(rsdp, config.vcpus);
+    for table in &acpi {
+        fits(table.name, table.address.as_u64() + table.bytes.len() as u64, SMBIOS_START)?;
+    }
+    let smbios = GuestPhysAddr::new(SMBIOS_START);
+    let bytes = smbios::build(smbios, config.memory, config.vcpus, config.uuid);
+    fits("SMBIOS", SMBIOS_START + bytes.len() as u64, LEGACY_HOLE_END)?;
+
+    for table in &acpi {
+        memory.write(table.address, &table.bytes)?;
+    }
+    memory.write(smbios, &bytes)?;
+
+    // The extended BIOS data area is where conventional memory ends; its first
+    // byte is its size in KiB.
+    let word = |at, value: u64| memory.write(GuestPhysAddr::new(at), &value.low16().to_le_bytes());
+    word(BDA_COM1, COM1_PORT.into())?;
+    word(BDA_EBDA_SEGMENT, LOW_RAM_END >> 4)?;
+    word(BDA_MEMORY, LOW_RAM_END >> 10)?;
+    word(LOW_RAM_END, (LEGACY_HOLE_START - LOW_RAM_END) >> 10)?;
+    Ok(TableAddresses { rsdp, smbios })
+}
