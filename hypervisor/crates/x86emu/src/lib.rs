@@ -1,12 +1,36 @@
-//! DESC
+//! Decodes and executes one instruction over a small trait, [`Cpu`].
+//!
+//! It serves accesses to device memory ([`step`]), string I/O ([`string_io`]),
+//! and CPUs that do not tell how long an intercepted instruction was or what
+//! its operands were ([`skip`]).
+//!
+//! A hand-made decoder serves the moves and arithmetic that drivers use on
+//! device memory; iced-x86 the rest. Both make the same [`Instruction`], so
+//! that there is one executor. iced allocates at its first decode: call
+//! [`warm_up`] once at boot.
+//!
+//! What the caller owes after a completed instruction: the single-step trap
+//! (RFLAGS.TF) and the end of an interrupt shadow.
+//!
+//! SDM: "Instruction Set Reference"; APM: "General-Purpose Instruction Reference".
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
-    deny(
-        clippy::indexing_slicing,
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic
-    )
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]
+
+pub use cpu::{AccessKind, Cpu, Fault, GuestException, Mnemonic, Step, Stop, Unsupported};
+pub use decode::{DecodeError, Decoder, decode, instruction_length, warm_up};
+pub use execute::{Ports, step, string_io};
+pub use instruction::{
+    AluOp, BitOp, Condition, Instruction, MemoryOperand, Op, Operand, Register, Repeat, ShiftOp,
+    StringOp,
+};
+pub use system::{
+    PortOperand, SkipError, SystemInstruction, SystemOp, TableOp, decode_system, invlpg_address,
+    read_operand, skip, table_register, write_operand,
+};
+
+/// The longest instruction, in bytes.
+pub const MAX_INSTRUCTION: usize = 15;

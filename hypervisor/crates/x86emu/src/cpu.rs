@@ -1,0 +1,229 @@
+//! [`Cpu`]: what the emulator needs of a vCPU, and what it answers.
+
+use crate::MAX_INSTRUCTION;
+use core::fmt;
+use x86defs::control::CpuMode;
+use x86defs::{Event, Exception, Gpr, Rflags, Segment, SegmentRegister, Width};
+
+/// Why data is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AccessKind {
+    /// A plain read.
+    Read,
+    /// The read of a read-modify-write: the guest must be allowed to write there
+    /// too, and a fault it gets is that of a write.
+    ReadForWrite,
+}
+
+/// An exception that the guest must see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GuestException {
+    /// Which.
+    pub exception: Exception,
+    /// Its error code, where it has one (never in real mode).
+    pub error_code: Option<u32>,
+    /// CR2, for page faults.
+    pub address: Option<u64>,
+}
+
+impl GuestException {
+    /// #UD.
+    pub const UD: Self = Self { exception: Exception::UD, error_code: None, address: None };
+
+    /// An exception whose error code is zero; in real mode there is none.
+    #[must_use]
+    pub fn with_zero(exception: Exception, mode: CpuMode) -> Self {
+        let error_code = (mode != CpuMode::Real).then_some(0);
+        Self { exception, error_code, address: None }
+    }
+
+    /// #PF at `address`.
+    #[must_use]
+    pub const fn page_fault(address: u64, code: u32) -> Self {
+        Self { exception: Exception::PF, error_code: Some(code), address: Some(address) }
+    }
+
+    /// The event to inject; CR2 is the caller's to set.
+    #[must_use]
+    pub const fn event(self) -> Event {
+        match self.error_code {
+            Some(code) => Event::exception_with_code(self.exception, code),
+            None => Event::exception(self.exception),
+        }
+    }
+}
+
+/// Why an access failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault<E> {
+    /// The guest's own doing: it gets an exception.
+    Exception(GuestException),
+    /// The host could not serve the access.
+    Host(E),
+}
+
+impl<E> From<GuestException> for Fault<E> {
+    fn from(exception: GuestException) -> Self {
+        Self::Exception(exception)
+    }
+}
+
+/// A vCPU. Addresses are linear: segments have been dealt with. The
+/// implementor walks the guest's page tables, with its privilege level, and
+/// tells RAM from devices.
+pub trait Cpu {
+    /// Why the host could not serve an access.
+    type Error;
+
+    /// A general register, all 64 bits.
+    fn gpr(&self, gpr: Gpr) -> u64;
+    /// Sets a general register, all 64 bits.
+    fn set_gpr(&mut self, gpr: Gpr, value: u64);
+    /// RIP.
+    fn rip(&self) -> u64;
+    /// Sets RIP.
+    fn set_rip(&mut self, rip: u64);
+    /// RFLAGS.
+    fn rflags(&self) -> Rflags;
+    /// Sets RFLAGS.
+    fn set_rflags(&mut self, rflags: Rflags);
+    /// A segment register with its hidden part.
+    fn segment(&self, register: SegmentRegister) -> Segment;
+    /// The mode of operation.
+    fn mode(&self) -> CpuMode;
+    /// Whether misaligned accesses fault: CR0.AM and RFLAGS.AC set, privilege level 3.
+    fn alignment_check(&self) -> bool;
+
+    /// Reads `buffer.len()` bytes (1 to 16) of data. May cross pages.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    fn read(
+        &mut self,
+        linear: u64,
+        buffer: &mut [u8],
+        kind: AccessKind,
+    ) -> Result<(), Fault<Self::Error>>;
+
+    /// Writes `data` (1 to 16 bytes), all of it or nothing: where it crosses
+    /// pages, both must be translated before the first byte is written.
+    ///
+    /// # Errors
+    /// [`Fault`]; then nothing was written.
+    fn write(&mut self, linear: u64, data: &[u8]) -> Result<(), Fault<Self::Error>>;
+
+    /// Fails where [`Cpu::write`] of `len` bytes would, and writes nothing. Asked
+    /// before a read that has side effects.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    fn probe_write(&mut self, linear: u64, len: usize) -> Result<(), Fault<Self::Error>>;
+
+    /// Compares `width` bytes with `current` and, where equal, replaces them by
+    /// `new`, in one atomic step as other vCPUs see it; returns what was there.
+    /// For a device, plain write and `current` as the answer will do. An
+    /// operand that crosses pages needs only be atomic as far as the host can.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    fn compare_exchange(
+        &mut self,
+        linear: u64,
+        width: Width,
+        current: u64,
+        new: u64,
+    ) -> Result<u64, Fault<Self::Error>>;
+
+    /// As [`Cpu::compare_exchange`], of 16 bytes, which are aligned.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    fn compare_exchange16(
+        &mut self,
+        linear: u64,
+        current: u128,
+        new: u128,
+    ) -> Result<u128, Fault<Self::Error>>;
+
+    /// Fetches code: fills `buffer` from its start as far as the first page
+    /// that can't be fetched, and returns how many bytes that were, at least one.
+    ///
+    /// # Errors
+    /// [`Fault`] where not even the first byte can be fetched.
+    fn fetch(&mut self, linear: u64, buffer: &mut [u8]) -> Result<usize, Fault<Self::Error>>;
+}
+
+/// What one call did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[must_use]
+pub enum Step {
+    /// The instruction is complete and RIP behind it.
+    Done,
+    /// A part of a repeated string instruction, or a contended LOCK: RIP stays,
+    /// registers tell how far it came. Look for interrupts, then run the guest
+    /// or call again.
+    Again,
+}
+
+/// The name of an instruction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Mnemonic(pub(crate) iced_x86::Mnemonic);
+
+impl fmt::Debug for Mnemonic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Mnemonic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// An instruction that the emulator does not execute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsupported {
+    /// Its bytes; those beyond `length` are zero.
+    pub bytes: [u8; MAX_INSTRUCTION],
+    /// How many of them it has.
+    pub length: u8,
+    /// Its name; `INVALID` where only the encoding space is known (VEX, EVEX, XOP).
+    pub mnemonic: Mnemonic,
+}
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (", self.mnemonic)?;
+        for (i, byte) in self.bytes.iter().take(usize::from(self.length)).enumerate() {
+            write!(f, "{}{byte:02x}", if i == 0 { "" } else { " " })?;
+        }
+        write!(f, ")")
+    }
+}
+
+/// Why an instruction was not executed. RIP still points to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop<E> {
+    /// The guest gets this exception.
+    Exception(GuestException),
+    /// The emulator does not know the instruction.
+    Unsupported(Unsupported),
+    /// The host could not serve an access.
+    Host(E),
+}
+
+impl<E> From<Fault<E>> for Stop<E> {
+    fn from(fault: Fault<E>) -> Self {
+        match fault {
+            Fault::Exception(exception) => Self::Exception(exception),
+            Fault::Host(error) => Self::Host(error),
+        }
+    }
+}
+
+impl<E> From<GuestException> for Stop<E> {
+    fn from(exception: GuestException) -> Self {
+        Self::Exception(exception)
+    }
+}

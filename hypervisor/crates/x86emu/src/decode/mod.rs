@@ -1,0 +1,61 @@
+//! From bytes to an [`Instruction`], by two decoders.
+
+pub(crate) mod fast;
+pub(crate) mod general;
+pub(crate) mod stream;
+
+use crate::cpu::Mnemonic;
+use crate::instruction::Instruction;
+use x86defs::control::CpuMode;
+
+pub use general::{instruction_length, warm_up};
+
+/// Why bytes are no instruction to execute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    /// The instruction goes on beyond these bytes.
+    Incomplete,
+    /// The CPU raises #UD.
+    Invalid,
+    /// A CPU may know it; the emulator does not.
+    Unsupported {
+        /// Its name.
+        mnemonic: Mnemonic,
+        /// Its length in bytes; all that was given where even that is unknown.
+        length: u8,
+    },
+}
+
+/// Which decoder to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoder {
+    /// The hand-made one where it knows the instruction, else the general one.
+    Both,
+    /// The general one, iced-x86.
+    General,
+    /// The hand-made one alone; what it does not know it calls
+    /// [`DecodeError::Incomplete`].
+    Fast,
+}
+
+/// Decodes the instruction that starts `bytes` (at most the first 15 count) and
+/// stands at `rip`.
+///
+/// # Errors
+/// [`DecodeError`].
+pub fn decode(
+    bytes: &[u8],
+    mode: CpuMode,
+    rip: u64,
+    decoder: Decoder,
+) -> Result<Instruction, DecodeError> {
+    let fast = match decoder {
+        Decoder::General => None,
+        Decoder::Both | Decoder::Fast => fast::decode(bytes, mode, rip),
+    };
+    match (fast, decoder) {
+        (Some(instruction), _) => Ok(instruction),
+        (None, Decoder::Fast) => Err(DecodeError::Incomplete),
+        (None, _) => general::decode(bytes, mode, rip),
+    }
+}

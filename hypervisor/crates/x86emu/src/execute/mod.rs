@@ -1,0 +1,470 @@
+//! Runs one [`Instruction`] on a [`Cpu`].
+
+mod strings;
+
+use crate::MAX_INSTRUCTION;
+use crate::address::{self, Intent};
+use crate::alu::{self, Outcome};
+use crate::cpu::{AccessKind, Cpu, Fault, GuestException, Step, Stop, Unsupported};
+use crate::decode::{DecodeError, Decoder, decode};
+use crate::instruction::{BitOp, Instruction, MemoryOperand, Op, Operand, Register, StringOp};
+use x86defs::bits::join;
+use x86defs::{Gpr, Low, Rflags, SegmentRegister, Width};
+
+pub use strings::{Ports, string_io};
+
+/// Attempts at a locked operation before the guest has to run it again.
+const LOCK_ATTEMPTS: u32 = 16;
+
+/// Fetches, decodes and executes the instruction at RIP, or a bounded part of a
+/// repeated one.
+///
+/// # Errors
+/// [`Stop`]; RIP still points to the instruction, and nothing is changed but,
+/// for a repeated instruction, what its completed iterations did.
+pub fn step<C: Cpu>(cpu: &mut C) -> Result<Step, Stop<C::Error>> {
+    let (instruction, code) = fetch(cpu)?;
+    if let Op::String(op) = instruction.op {
+        return match op {
+            StringOp::Ins | StringOp::Outs => Err(unsupported_ports(&instruction, code)),
+            _ => strings::run(cpu, &instruction, op),
+        };
+    }
+    let before = cpu.rip();
+    if run(cpu, &instruction)? == Step::Again {
+        return Ok(Step::Again);
+    }
+    retire(cpu, before, instruction.length);
+    Ok(Step::Done)
+}
+
+/// INS and OUTS need ports: see [`string_io`].
+fn unsupported_ports<E>(instruction: &Instruction, bytes: [u8; MAX_INSTRUCTION]) -> Stop<E> {
+    use iced_x86::Mnemonic;
+    let input = instruction.op == Op::String(StringOp::Ins);
+    let mnemonic = match (input, instruction.width) {
+        (true, Width::B1) => Mnemonic::Insb,
+        (true, Width::B2) => Mnemonic::Insw,
+        (true, _) => Mnemonic::Insd,
+        (false, Width::B1) => Mnemonic::Outsb,
+        (false, Width::B2) => Mnemonic::Outsw,
+        (false, _) => Mnemonic::Outsd,
+    };
+    unsupported(bytes, instruction.length, crate::Mnemonic(mnemonic))
+}
+
+fn unsupported<E>(
+    mut bytes: [u8; MAX_INSTRUCTION],
+    length: u8,
+    mnemonic: crate::Mnemonic,
+) -> Stop<E> {
+    bytes.iter_mut().skip(usize::from(length)).for_each(|byte| *byte = 0);
+    Stop::Unsupported(Unsupported { bytes, length, mnemonic })
+}
+
+/// The instruction at RIP, and its bytes.
+pub(crate) fn fetch<C: Cpu>(
+    cpu: &mut C,
+) -> Result<(Instruction, [u8; MAX_INSTRUCTION]), Stop<C::Error>> {
+    let (mode, rip) = (cpu.mode(), cpu.rip());
+    let mut code = [0; MAX_INSTRUCTION];
+    let mut have = 0;
+    loop {
+        // The bytes so far end where a page can't be fetched: more are asked for
+        // only if the instruction needs them, as its fault is the guest's then.
+        let at = rip.wrapping_add(have as u64);
+        let linear = address::code_linear(cpu, at);
+        let rest = code.get_mut(have..).unwrap_or_default();
+        if rest.is_empty() {
+            return Err(GuestException::with_zero(x86defs::Exception::GP, mode).into());
+        }
+        let room = rest.len();
+        have += cpu.fetch(linear, rest)?.clamp(1, room);
+        let bytes = code.get(..have).unwrap_or_default();
+        match decode(bytes, mode, rip, Decoder::Both) {
+            Ok(instruction) => return Ok((instruction, code)),
+            Err(DecodeError::Incomplete) => {}
+            Err(DecodeError::Invalid) => return Err(GuestException::UD.into()),
+            Err(DecodeError::Unsupported { mnemonic, length }) => {
+                return Err(unsupported(code, length, mnemonic));
+            }
+        }
+    }
+}
+
+/// Completes an instruction: RIP goes on, RFLAGS.RF ends.
+pub(crate) fn retire<C: Cpu>(cpu: &mut C, rip: u64, length: u8) {
+    let flags = cpu.rflags();
+    if flags.contains(Rflags::RF) {
+        cpu.set_rflags(flags - Rflags::RF);
+    }
+    cpu.set_rip(address::next_rip(cpu.mode(), rip, length));
+}
+
+/// Up to eight bytes at a linear address.
+pub(crate) fn load<C: Cpu>(
+    cpu: &mut C,
+    linear: u64,
+    width: Width,
+    kind: AccessKind,
+) -> Result<u64, Fault<C::Error>> {
+    let mut bytes = [0; 8];
+    cpu.read(linear, bytes.get_mut(..width.bytes()).unwrap_or_default(), kind)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+pub(crate) fn store<C: Cpu>(
+    cpu: &mut C,
+    linear: u64,
+    width: Width,
+    value: u64,
+) -> Result<(), Fault<C::Error>> {
+    let bytes = value.to_le_bytes();
+    cpu.write(linear, bytes.get(..width.bytes()).unwrap_or_default())
+}
+
+pub(crate) fn register<C: Cpu>(cpu: &C, register: Register, width: Width) -> u64 {
+    let value = cpu.gpr(register.gpr);
+    width.truncate(if register.high { value >> 8 } else { value })
+}
+
+pub(crate) fn set_register<C: Cpu>(cpu: &mut C, register: Register, width: Width, value: u64) {
+    let old = cpu.gpr(register.gpr);
+    let new =
+        if register.high { old & !0xff00 | (value & 0xff) << 8 } else { width.merge(old, value) };
+    cpu.set_gpr(register.gpr, new);
+}
+
+const fn low(gpr: Gpr) -> Register {
+    Register { gpr, high: false }
+}
+
+/// An operand's linear address.
+fn locate<C: Cpu>(
+    cpu: &C,
+    operand: &MemoryOperand,
+    width: Width,
+    intent: Intent,
+) -> Result<u64, GuestException> {
+    address::operand_linear(cpu, operand, 0, width.bytes() as u64, intent)
+}
+
+/// The value of an operand that is only read.
+pub(crate) fn value<C: Cpu>(
+    cpu: &mut C,
+    operand: &Operand,
+    width: Width,
+) -> Result<u64, Fault<C::Error>> {
+    Ok(match operand {
+        Operand::None => 0,
+        Operand::Register(which) => register(cpu, *which, width),
+        Operand::Immediate(value) => width.truncate(*value),
+        Operand::Memory(memory) => {
+            let linear = locate(cpu, memory, width, Intent::Read)?;
+            load(cpu, linear, width, AccessKind::Read)?
+        }
+    })
+}
+
+/// Writes an operand that is not read before.
+pub(crate) fn assign<C: Cpu>(
+    cpu: &mut C,
+    operand: &Operand,
+    width: Width,
+    value: u64,
+) -> Result<(), Fault<C::Error>> {
+    match operand {
+        Operand::None | Operand::Immediate(_) => {}
+        Operand::Register(which) => set_register(cpu, *which, width, value),
+        Operand::Memory(memory) => {
+            let linear = locate(cpu, memory, width, Intent::Write)?;
+            store(cpu, linear, width, value)?;
+        }
+    }
+    Ok(())
+}
+
+/// Replaces the destination by what `change` makes of it, in one atomic step
+/// where the instruction is locked, and returns what it was. None: it was
+/// contended, and nothing was written.
+fn modify<C: Cpu>(
+    cpu: &mut C,
+    instruction: &Instruction,
+    extra: u64,
+    change: impl Fn(u64) -> u64,
+) -> Result<Option<u64>, Fault<C::Error>> {
+    let width = instruction.width;
+    let memory = match instruction.destination {
+        Operand::Memory(memory) => memory,
+        other => {
+            let old = value(cpu, &other, width)?;
+            assign(cpu, &other, width, change(old))?;
+            return Ok(Some(old));
+        }
+    };
+    let bytes = width.bytes() as u64;
+    let linear = address::operand_linear(cpu, &memory, extra, bytes, Intent::Write)?;
+    let mut old = load(cpu, linear, width, AccessKind::ReadForWrite)?;
+    if !instruction.lock {
+        store(cpu, linear, width, width.truncate(change(old)))?;
+        return Ok(Some(old));
+    }
+    for _ in 0..LOCK_ATTEMPTS {
+        let found = cpu.compare_exchange(linear, width, old, width.truncate(change(old)))?;
+        if found == old {
+            return Ok(Some(old));
+        }
+        old = found;
+    }
+    Ok(None)
+}
+
+/// [`modify`] by an operation with flags.
+fn modify_with_flags<C: Cpu>(
+    cpu: &mut C,
+    instruction: &Instruction,
+    extra: u64,
+    operation: impl Fn(u64) -> Outcome,
+) -> Result<Step, Fault<C::Error>> {
+    let Some(old) = modify(cpu, instruction, extra, |old| operation(old).value)? else {
+        return Ok(Step::Again);
+    };
+    set_flags(cpu, operation(old));
+    Ok(Step::Done)
+}
+
+fn set_flags<C: Cpu>(cpu: &mut C, outcome: Outcome) {
+    let flags = outcome.apply(cpu.rflags());
+    cpu.set_rflags(flags);
+}
+
+/// Everything but string instructions. RIP stays where it is.
+fn run<C: Cpu>(cpu: &mut C, instruction: &Instruction) -> Result<Step, Fault<C::Error>> {
+    let Instruction { op, width, ref destination, ref source, .. } = *instruction;
+    let flags = cpu.rflags();
+    match op {
+        Op::Mov => {
+            let moved = value(cpu, source, width)?;
+            assign(cpu, destination, width, moved)?;
+        }
+        Op::MoveZeroExtend(from) => {
+            let moved = value(cpu, source, from)?;
+            assign(cpu, destination, width, moved)?;
+        }
+        Op::MoveSignExtend(from) => {
+            let moved = value(cpu, source, from)?;
+            assign(cpu, destination, width, from.sign_extend(moved))?;
+        }
+        Op::MoveBigEndian => {
+            let moved = value(cpu, source, width)?;
+            let swapped = moved.swap_bytes() >> (64 - width.bits());
+            assign(cpu, destination, width, swapped)?;
+        }
+        Op::MoveIf(condition) => {
+            // The source is read in any case, and 32 bits clear the upper half.
+            let moved = value(cpu, source, width)?;
+            let old = value(cpu, destination, width)?;
+            let new = if condition.holds(flags) { moved } else { old };
+            assign(cpu, destination, width, new)?;
+        }
+        Op::SetIf(condition) => {
+            assign(cpu, destination, width, u64::from(condition.holds(flags)))?;
+        }
+        Op::Alu(operation @ (crate::AluOp::Cmp | crate::AluOp::Test)) => {
+            let a = value(cpu, destination, width)?;
+            let b = value(cpu, source, width)?;
+            set_flags(cpu, alu::binary(operation, width, a, b, flags));
+        }
+        Op::Alu(operation) => {
+            let b = value(cpu, source, width)?;
+            return modify_with_flags(cpu, instruction, 0, |a| {
+                alu::binary(operation, width, a, b, flags)
+            });
+        }
+        Op::Not => return modify_with_flags(cpu, instruction, 0, |a| alu::not(width, a)),
+        Op::Neg => return modify_with_flags(cpu, instruction, 0, |a| alu::negate(width, a)),
+        Op::Inc => return modify_with_flags(cpu, instruction, 0, |a| alu::increment(width, a)),
+        Op::Dec => return modify_with_flags(cpu, instruction, 0, |a| alu::decrement(width, a)),
+        Op::Shift(operation) => {
+            let count = value(cpu, source, Width::B1)?;
+            return modify_with_flags(cpu, instruction, 0, |a| {
+                alu::shift(operation, width, a, count, flags)
+            });
+        }
+        Op::Exchange => return exchange(cpu, instruction),
+        Op::CompareExchange => return compare_exchange(cpu, instruction),
+        Op::CompareExchangePair => return compare_exchange_pair(cpu, instruction),
+        Op::ExchangeAdd => {
+            let b = value(cpu, source, width)?;
+            let sum = |a| alu::binary(crate::AluOp::Add, width, a, b, flags);
+            let Some(old) = modify(cpu, instruction, 0, |a| sum(a).value)? else {
+                return Ok(Step::Again);
+            };
+            // Where both are the same register, the sum stays.
+            if source != destination {
+                assign(cpu, source, width, old)?;
+            }
+            set_flags(cpu, sum(old));
+        }
+        Op::Bit(operation) => return bit(cpu, instruction, operation),
+        Op::Push => {
+            let pushed = value(cpu, source_of_push(instruction), width)?;
+            push(cpu, width, pushed)?;
+        }
+        Op::Pop => pop(cpu, instruction)?,
+        // Strings are run elsewhere.
+        Op::Hint | Op::String(_) => {}
+    }
+    Ok(Step::Done)
+}
+
+/// PUSH's only operand.
+const fn source_of_push(instruction: &Instruction) -> &Operand {
+    &instruction.destination
+}
+
+fn exchange<C: Cpu>(cpu: &mut C, instruction: &Instruction) -> Result<Step, Fault<C::Error>> {
+    // Memory goes first, as it may fault.
+    let swapped = match instruction.source {
+        Operand::Memory(_) => Instruction {
+            destination: instruction.source,
+            source: instruction.destination,
+            ..*instruction
+        },
+        _ => *instruction,
+    };
+    let new = value(cpu, &swapped.source, swapped.width)?;
+    let Some(old) = modify(cpu, &swapped, 0, |_| new)? else { return Ok(Step::Again) };
+    assign(cpu, &swapped.source, swapped.width, old)?;
+    Ok(Step::Done)
+}
+
+/// CMPXCHG always writes: where the comparison fails, what was there.
+fn compare_exchange<C: Cpu>(
+    cpu: &mut C,
+    instruction: &Instruction,
+) -> Result<Step, Fault<C::Error>> {
+    let width = instruction.width;
+    let accumulator = register(cpu, low(Gpr::Rax), width);
+    let new = value(cpu, &instruction.source, width)?;
+    let change = |old| if old == accumulator { new } else { old };
+    let Some(old) = modify(cpu, instruction, 0, change)? else { return Ok(Step::Again) };
+    if old != accumulator {
+        set_register(cpu, low(Gpr::Rax), width, old);
+    }
+    let flags = cpu.rflags();
+    set_flags(cpu, alu::binary(crate::AluOp::Cmp, width, accumulator, old, flags));
+    Ok(Step::Done)
+}
+
+/// CMPXCHG8B and CMPXCHG16B. They are made in one step whether locked or not.
+fn compare_exchange_pair<C: Cpu>(
+    cpu: &mut C,
+    instruction: &Instruction,
+) -> Result<Step, Fault<C::Error>> {
+    let Operand::Memory(memory) = instruction.destination else {
+        return Err(GuestException::UD.into());
+    };
+    let half = instruction.width;
+    let reg = |cpu: &C, gpr| register(cpu, low(gpr), half);
+    let pair = |high: u64, low: u64| u128::from(high) << half.bits() | u128::from(low);
+    let current = pair(reg(cpu, Gpr::Rdx), reg(cpu, Gpr::Rax));
+    let new = pair(reg(cpu, Gpr::Rcx), reg(cpu, Gpr::Rbx));
+    let bytes = half.bytes() * 2;
+    let linear = address::operand_linear(cpu, &memory, 0, bytes as u64, Intent::Write)?;
+    if half == Width::B8 && !linear.is_multiple_of(16) {
+        return Err(GuestException::with_zero(x86defs::Exception::GP, cpu.mode()).into());
+    }
+    let mut raw = [0; 16];
+    cpu.read(linear, raw.get_mut(..bytes).unwrap_or_default(), AccessKind::ReadForWrite)?;
+    let mut old = u128::from_le_bytes(raw);
+    let mut written = false;
+    for _ in 0..LOCK_ATTEMPTS {
+        let next = if old == current { new } else { old };
+        let found = if half == Width::B8 {
+            cpu.compare_exchange16(linear, old, next)?
+        } else {
+            u128::from(cpu.compare_exchange(linear, Width::B8, low64(old), low64(next))?)
+        };
+        written = found == old;
+        if written {
+            break;
+        }
+        old = found;
+    }
+    if !written {
+        return Ok(Step::Again);
+    }
+    let equal = old == current;
+    if !equal {
+        set_register(cpu, low(Gpr::Rax), half, low64(old));
+        set_register(cpu, low(Gpr::Rdx), half, low64(old >> half.bits()));
+    }
+    let mut flags = cpu.rflags();
+    flags.set(Rflags::ZF, equal);
+    cpu.set_rflags(flags);
+    Ok(Step::Done)
+}
+
+fn low64(value: u128) -> u64 {
+    join((value >> 32).low32(), value.low32())
+}
+
+/// BT and its kin. A bit offset in a register reaches beyond a memory operand.
+fn bit<C: Cpu>(
+    cpu: &mut C,
+    instruction: &Instruction,
+    operation: BitOp,
+) -> Result<Step, Fault<C::Error>> {
+    let width = instruction.width;
+    let offset = value(cpu, &instruction.source, width)?;
+    let in_register = matches!(instruction.source, Operand::Register(_));
+    let extra = if in_register {
+        let signed = width.sign_extend(offset).cast_signed();
+        let operands = signed >> width.bits().trailing_zeros();
+        operands.cast_unsigned().wrapping_mul(width.bytes() as u64)
+    } else {
+        0
+    };
+    let outcome = |a| alu::bit(operation, width, a, offset);
+    if operation != BitOp::Test {
+        return modify_with_flags(cpu, instruction, extra, outcome);
+    }
+    let old = match &instruction.destination {
+        Operand::Memory(memory) => {
+            let bytes = width.bytes() as u64;
+            let linear = address::operand_linear(cpu, memory, extra, bytes, Intent::Read)?;
+            load(cpu, linear, width, AccessKind::Read)?
+        }
+        other => value(cpu, other, width)?,
+    };
+    set_flags(cpu, outcome(old));
+    Ok(Step::Done)
+}
+
+fn push<C: Cpu>(cpu: &mut C, width: Width, pushed: u64) -> Result<(), Fault<C::Error>> {
+    let stack = address::stack_width(cpu);
+    let bytes = width.bytes() as u64;
+    let rsp = stack.truncate(cpu.gpr(Gpr::Rsp).wrapping_sub(bytes));
+    let linear = address::linear(cpu, SegmentRegister::Ss, rsp, bytes, Intent::Write)?;
+    store(cpu, linear, width, pushed)?;
+    set_register(cpu, low(Gpr::Rsp), stack, rsp);
+    Ok(())
+}
+
+/// POP computes its operand's address with RSP already moved.
+fn pop<C: Cpu>(cpu: &mut C, instruction: &Instruction) -> Result<(), Fault<C::Error>> {
+    let width = instruction.width;
+    let stack = address::stack_width(cpu);
+    let bytes = width.bytes() as u64;
+    let before = cpu.gpr(Gpr::Rsp);
+    let rsp = stack.truncate(before);
+    let linear = address::linear(cpu, SegmentRegister::Ss, rsp, bytes, Intent::Read)?;
+    let popped = load(cpu, linear, width, AccessKind::Read)?;
+    set_register(cpu, low(Gpr::Rsp), stack, rsp.wrapping_add(bytes));
+    let result = assign(cpu, &instruction.destination, width, popped);
+    if result.is_err() {
+        cpu.set_gpr(Gpr::Rsp, before);
+    }
+    result
+}

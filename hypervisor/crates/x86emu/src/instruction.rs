@@ -1,0 +1,217 @@
+//! [`Instruction`]: what both decoders make and the executor runs.
+
+use x86defs::{Gpr, Rflags, SegmentRegister, Width};
+
+/// A general register as an operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Register {
+    /// Which.
+    pub gpr: Gpr,
+    /// Bits 15:8 of it: AH, CH, DH, BH.
+    pub high: bool,
+}
+
+/// An operand in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MemoryOperand {
+    /// The segment, overrides applied.
+    pub segment: SegmentRegister,
+    /// The base register.
+    pub base: Option<Gpr>,
+    /// The index register.
+    pub index: Option<Gpr>,
+    /// log2 of the index's factor.
+    pub scale: u8,
+    /// The displacement, sign-extended; with RIP-relative addressing the whole address.
+    pub displacement: u64,
+    /// The address size: two, four or eight bytes.
+    pub address_width: Width,
+}
+
+/// An operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operand {
+    /// There is none.
+    None,
+    /// A general register.
+    Register(Register),
+    /// Memory.
+    Memory(MemoryOperand),
+    /// A constant, cut to the operand's width.
+    Immediate(u64),
+}
+
+/// Arithmetic with two operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AluOp {
+    /// ADD.
+    Add,
+    /// OR.
+    Or,
+    /// ADC.
+    Adc,
+    /// SBB.
+    Sbb,
+    /// AND.
+    And,
+    /// SUB.
+    Sub,
+    /// XOR.
+    Xor,
+    /// CMP: writes flags only.
+    Cmp,
+    /// TEST: writes flags only.
+    Test,
+}
+
+/// Shifts and rotations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ShiftOp {
+    /// ROL.
+    Rol,
+    /// ROR.
+    Ror,
+    /// RCL.
+    Rcl,
+    /// RCR.
+    Rcr,
+    /// SHL and SAL.
+    Shl,
+    /// SHR.
+    Shr,
+    /// SAR.
+    Sar,
+}
+
+/// Bit tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BitOp {
+    /// BT.
+    Test,
+    /// BTS.
+    Set,
+    /// BTR.
+    Reset,
+    /// BTC.
+    Complement,
+}
+
+/// String instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StringOp {
+    /// MOVS.
+    Movs,
+    /// STOS.
+    Stos,
+    /// LODS.
+    Lods,
+    /// SCAS.
+    Scas,
+    /// CMPS.
+    Cmps,
+    /// INS.
+    Ins,
+    /// OUTS.
+    Outs,
+}
+
+/// A repeat prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Repeat {
+    /// None.
+    Once,
+    /// F3: REP, REPE.
+    WhileEqual,
+    /// F2: REPNE; as good as REP where nothing is compared.
+    WhileNotEqual,
+}
+
+/// A condition of CMOVcc and SETcc, by its number in encodings (0 is O, 15 is G).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Condition(pub u8);
+
+impl Condition {
+    /// Whether it holds (SDM: "EFLAGS Condition Codes").
+    #[must_use]
+    pub fn holds(self, flags: Rflags) -> bool {
+        let less = flags.contains(Rflags::SF) != flags.contains(Rflags::OF);
+        let positive = match self.0 >> 1 & 7 {
+            0 => flags.contains(Rflags::OF),
+            1 => flags.contains(Rflags::CF),
+            2 => flags.contains(Rflags::ZF),
+            3 => flags.intersects(Rflags::CF | Rflags::ZF),
+            4 => flags.contains(Rflags::SF),
+            5 => flags.contains(Rflags::PF),
+            6 => less,
+            _ => less || flags.contains(Rflags::ZF),
+        };
+        positive != (self.0 & 1 != 0)
+    }
+}
+
+/// What an instruction does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// MOV, MOVNTI.
+    Mov,
+    /// MOVZX from a source of this width.
+    MoveZeroExtend(Width),
+    /// MOVSX and MOVSXD from a source of this width.
+    MoveSignExtend(Width),
+    /// MOVBE.
+    MoveBigEndian,
+    /// CMOVcc.
+    MoveIf(Condition),
+    /// SETcc.
+    SetIf(Condition),
+    /// Arithmetic with two operands.
+    Alu(AluOp),
+    /// NOT.
+    Not,
+    /// NEG.
+    Neg,
+    /// INC.
+    Inc,
+    /// DEC.
+    Dec,
+    /// Shifts and rotations.
+    Shift(ShiftOp),
+    /// XCHG.
+    Exchange,
+    /// CMPXCHG.
+    CompareExchange,
+    /// CMPXCHG8B (width B4) and CMPXCHG16B (width B8): a pair of operands of the width.
+    CompareExchangePair,
+    /// XADD.
+    ExchangeAdd,
+    /// Bit tests.
+    Bit(BitOp),
+    /// PUSH.
+    Push,
+    /// POP.
+    Pop,
+    /// String instructions. The operand [`Instruction::source`] is the memory at
+    /// rSI, [`Instruction::destination`] that at rDI, where there are such.
+    String(StringOp),
+    /// Cache hints (CLFLUSH and the like, PREFETCH): nothing to do.
+    Hint,
+}
+
+/// One instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Instruction {
+    /// Its length in bytes, 1 to 15.
+    pub length: u8,
+    /// What it does.
+    pub op: Op,
+    /// The width of its operands (of the destination, where they differ).
+    pub width: Width,
+    /// The operand that is written; for comparisons the first one.
+    pub destination: Operand,
+    /// The other operand.
+    pub source: Operand,
+    /// A LOCK prefix, where it is allowed.
+    pub lock: bool,
+    /// A repeat prefix of a string instruction.
+    pub repeat: Repeat,
+}

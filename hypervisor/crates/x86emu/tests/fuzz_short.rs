@@ -1,0 +1,48 @@
+//! The emulator's fuzz target on random cases.
+#![expect(missing_docs, reason = "a test")]
+
+#[path = "../../../../tests/fuzz/src/emulator.rs"]
+mod emulator;
+#[path = "../../../../tests/fuzz/src/input.rs"]
+mod input;
+#[path = "../../../../tests/fuzz/src/machine.rs"]
+mod machine;
+
+use proptest::prelude::*;
+
+/// First bytes that reach the emulator's own code more often than chance would.
+fn code() -> impl Strategy<Value = Vec<u8>> {
+    let prefixes = prop::collection::vec(
+        prop::sample::select(vec![
+            0x66u8, 0x67, 0xf0, 0xf2, 0xf3, 0x64, 0x2e, 0x26, 0x48, 0x44, 0x41,
+        ]),
+        0..4,
+    );
+    let opcode = prop_oneof![
+        any::<u8>().prop_map(|b| vec![b]),
+        any::<u8>().prop_map(|b| vec![0x0f, b]),
+        (0x88u8..0x8c).prop_map(|b| vec![b]),
+        (0xa4u8..0xb0).prop_map(|b| vec![b]),
+        (0x80u8..0x88).prop_map(|b| vec![b]),
+        prop::sample::select(vec![
+            0xb0u8, 0xb1, 0xc0, 0xc1, 0xc7, 0xb6, 0xb7, 0xbe, 0xbf, 0xa3, 0xab, 0xba
+        ])
+        .prop_map(|b| vec![0x0f, b]),
+        any::<[u8; 2]>().prop_map(|[a, b]| vec![0x0f, a & 1, b]),
+    ];
+    let rest = prop::collection::vec(any::<u8>(), 15);
+    (prefixes, opcode, rest).prop_map(|(prefixes, opcode, rest)| {
+        let mut code = [prefixes, opcode, rest].concat();
+        code.truncate(15);
+        code
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 30_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn emulator(mode in any::<u8>(), code in code(), rest in prop::collection::vec(any::<u8>(), 0..170)) {
+        emulator::run(&[vec![mode], code, rest].concat());
+    }
+}
