@@ -27,6 +27,7 @@ pub mod pic;
 pub mod pit;
 pub mod port61;
 pub mod ports;
+pub mod rtc;
 #[cfg(test)]
 mod testing;
 pub mod uart;
