@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 /// The checkout's top folder.
 pub fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_path_buf()
+    let here = here.canonicalize().unwrap_or_else(|_| here.to_path_buf());
+    here.parent().map_or_else(|| here.clone(), Path::to_path_buf)
 }
 
 /// Where cargo builds and where runs leave their files: `CARGO_TARGET_DIR`, or
