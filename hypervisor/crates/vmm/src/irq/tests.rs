@@ -186,11 +186,15 @@ fn sending_kicks_who_was_quiet() {
 /// wake-up stops the whole.
 #[test]
 fn no_wake_up_is_lost() {
-    const POSTERS: usize = 4;
-    const ROUNDS: u64 = 20_000;
+    // Alone, no other poster's request can make up for a lost one.
+    race::<1>(100_000);
+    race::<4>(20_000);
+}
+
+fn race<const POSTERS: usize>(rounds: u64) {
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    struct Shared {
+    struct Shared<const POSTERS: usize> {
         posted: Posted,
         /// How often each poster's vector was taken.
         taken: [AtomicU64; POSTERS],
@@ -203,8 +207,9 @@ fn no_wake_up_is_lost() {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
             let mut total = 0;
-            while total < ROUNDS * POSTERS as u64 {
-                if shared.posted.is_quiet() {
+            while total < rounds * POSTERS as u64 {
+                // Spin a little, to meet posters half-way, before going to sleep.
+                if (0..200).all(|_| shared.posted.is_quiet()) {
                     let asleep = Instant::now();
                     thread::park_timeout(PATIENCE);
                     assert!(asleep.elapsed() < PATIENCE, "a wake-up was lost");
@@ -230,7 +235,7 @@ fn no_wake_up_is_lost() {
         .map(|poster| {
             let (shared, vcpu) = (Arc::clone(&shared), vcpu.thread().clone());
             thread::spawn(move || {
-                for round in 0..ROUNDS {
+                for round in 0..rounds {
                     let trigger = Trigger::from_level_bit(round & 1 != 0);
                     if shared.posted.post(vector(poster), trigger) {
                         vcpu.unpark();
