@@ -136,7 +136,7 @@ impl Tests {
 
     /// Runs one case and prints its outcome. On the command line, `only=NAME`
     /// runs just the cases whose name begins so, and `trace` announces each.
-    pub fn case(&mut self, name: &'static str, body: fn() -> Outcome) {
+    pub fn case(&mut self, name: &'static str, body: impl FnOnce() -> Outcome) {
         if crate::info::option("only").is_some_and(|only| !name.starts_with(only)) {
             return;
         }

@@ -1,0 +1,28 @@
+//! Instructions on device memory against the same instructions on RAM.
+//!
+//! A window of linear addresses is mapped to RAM, then to the test machine's
+//! scratch device (memory-mapped storage that the hypervisor serves by emulating
+//! the instruction); both times the same instruction runs with the same
+//! registers. Registers, defined flags and memory must come out the same.
+//! `seed=N` and `rounds=N` on the command line steer the random part; with
+//! `ram` the scratch device is replaced by RAM, which tests the generator.
+#![no_std]
+#![no_main]
+
+mod encode;
+mod execute;
+mod faults;
+mod forms;
+mod lapic;
+
+use guests::harness::Tests;
+
+guests::entry!(main);
+
+fn main() -> ! {
+    let mut tests = Tests::new();
+    lapic::run(&mut tests);
+    faults::run(&mut tests);
+    forms::run(&mut tests);
+    tests.finish()
+}
