@@ -1,2 +1,19 @@
-//! Steward.
+//! Steward, a bare-metal type-1 hypervisor for x86-64.
+//!
+//! This package is the only one of the product with `unsafe` code and
+//! assembly. [`boot`] brings the machine up stage by stage, [`cpu`] and
+//! [`mm`] own processors and memory, [`hw`] turns virtualization on and runs
+//! guests on it, [`drivers`] talk to the machine's devices and [`monitor`] to
+//! its operator. What to do with an exit is decided in the pure crate `vmm`.
 #![no_std]
+
+extern crate alloc;
+
+pub mod boot;
+pub mod cpu;
+pub mod drivers;
+pub mod error;
+pub mod hw;
+pub mod machine;
+pub mod mm;
+pub mod monitor;

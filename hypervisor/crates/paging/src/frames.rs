@@ -265,7 +265,8 @@ mod tests {
         for frame in all {
             assert!(frames.free(frame, 0));
         }
-        assert!(frames.allocate(10, Owner::GUESTS).is_some(), "1024..2048 is not whole, 512.. is");
+        assert!(frames.allocate(10, Owner::GUESTS).is_none(), "neither 0.. nor 1024.. is whole");
+        assert_eq!(frames.allocate(9, Owner::GUESTS).unwrap().0.number() % 512, 0);
     }
 
     proptest! {

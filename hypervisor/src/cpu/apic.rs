@@ -1,0 +1,114 @@
+//! This CPU's local APIC: xAPIC and x2APIC behind one type
+//! (SDM volume 3: "Advanced Programmable Interrupt Controller (APIC)").
+//!
+//! The mode that the firmware left is kept: once disabled, an APIC can't be
+//! counted on to come back.
+
+use super::asm::rdtsc;
+use super::traps::{SPURIOUS_VECTOR, TIMER_VECTOR};
+use super::{legacy, msr};
+use crate::error::HostError;
+use crate::mm;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use x86defs::bits::Low;
+use x86defs::{HostPhysAddr, Msr};
+
+const EOI: u32 = 0x0b;
+const SPURIOUS: u32 = 0x0f;
+const LVT_TIMER: u32 = 0x32;
+const LVT_LINT0: u32 = 0x35;
+const LVT_ERROR: u32 = 0x37;
+const TIMER_INITIAL: u32 = 0x38;
+const TIMER_CURRENT: u32 = 0x39;
+const TIMER_DIVIDE: u32 = 0x3e;
+const MASKED: u32 = 1 << 16;
+const EXT_INT: u32 = 7 << 8;
+const DIVIDE_BY_16: u32 = 3;
+
+/// Virtual address of the xAPIC's registers; 0 in x2APIC mode.
+static XAPIC: AtomicU64 = AtomicU64::new(0);
+/// Timer counts per 2^20 TSC ticks.
+static COUNTS_PER_MEBITICK: AtomicU32 = AtomicU32::new(0);
+
+fn read(register: u32) -> u32 {
+    let base = XAPIC.load(Ordering::Relaxed);
+    if base == 0 {
+        // SAFETY: in x2APIC mode every register used here exists as an MSR.
+        return unsafe { msr::read(Msr(Msr::X2APIC_FIRST.0 + register)) }.low32();
+    }
+    let pointer = (base + u64::from(register) * 16) as *const u32;
+    // SAFETY: `init` mapped the register page at `base`, uncached, for good.
+    unsafe { pointer.read_volatile() }
+}
+
+fn write(register: u32, value: u32) {
+    let base = XAPIC.load(Ordering::Relaxed);
+    if base == 0 {
+        // SAFETY: in x2APIC mode every register used here exists as an MSR,
+        // and none of the values written sets a reserved bit.
+        unsafe { msr::write(Msr(Msr::X2APIC_FIRST.0 + register), value.into()) };
+        return;
+    }
+    let pointer = (base + u64::from(register) * 16) as *mut u32;
+    // SAFETY: `init` mapped the register page at `base`, uncached, for good.
+    unsafe { pointer.write_volatile(value) };
+}
+
+/// Ends the interrupt in service.
+pub fn end_of_interrupt() {
+    write(EOI, 0);
+}
+
+/// Switches the APIC on, routes the 8259 pair through it, and measures its
+/// timer against the time-stamp counter.
+///
+/// # Errors
+/// [`HostError`] if there is no memory to map it, or its timer stands still.
+pub fn init() -> Result<(), HostError> {
+    // SAFETY: every 64-bit CPU has APIC_BASE.
+    let base = unsafe { msr::read(Msr::APIC_BASE) };
+    if base & x86defs::msr::APIC_BASE_X2APIC == 0 {
+        let registers = HostPhysAddr::new(base & 0x000f_ffff_ffff_f000);
+        XAPIC.store(mm::map_device(registers, 4096)?, Ordering::Relaxed);
+    }
+    legacy::init();
+    write(SPURIOUS, 1 << 8 | u32::from(SPURIOUS_VECTOR));
+    write(LVT_LINT0, EXT_INT);
+    write(LVT_ERROR, MASKED);
+    write(TIMER_DIVIDE, DIVIDE_BY_16);
+    write(LVT_TIMER, MASKED | u32::from(TIMER_VECTOR));
+    calibrate()
+}
+
+fn calibrate() -> Result<(), HostError> {
+    // A hundredth of a second is long enough for a part in a thousand, and the
+    // timer only ever decides when to look at the real clock again.
+    let window = super::tsc::khz() * 10;
+    write(TIMER_INITIAL, u32::MAX);
+    let start = rdtsc();
+    while rdtsc().wrapping_sub(start) < window {}
+    let counted = u32::MAX - read(TIMER_CURRENT);
+    let ticks = rdtsc().wrapping_sub(start);
+    write(TIMER_INITIAL, 0);
+    let per_mebitick = (u64::from(counted) << 20) / ticks;
+    if per_mebitick == 0 {
+        return Err(HostError::NoClock);
+    }
+    COUNTS_PER_MEBITICK.store(per_mebitick.min(u32::MAX.into()).low32(), Ordering::Relaxed);
+    write(LVT_TIMER, u32::from(TIMER_VECTOR));
+    Ok(())
+}
+
+/// Arms this CPU's timer for `ticks` TSC ticks from now. It may ring early,
+/// never much late; whoever wakes looks at the clock.
+pub fn arm_timer(ticks: u64) {
+    let per_mebitick = u64::from(COUNTS_PER_MEBITICK.load(Ordering::Relaxed));
+    let counts = (u128::from(ticks) * u128::from(per_mebitick)) >> 20;
+    let counts = counts.clamp(1, u128::from(u32::MAX >> 1)).low32();
+    write(TIMER_INITIAL, counts);
+}
+
+/// Disarms this CPU's timer.
+pub fn disarm_timer() {
+    write(TIMER_INITIAL, 0);
+}

@@ -1,0 +1,184 @@
+//! The way into a guest and back.
+//!
+//! While a guest is in, and in the hot handler, the global interrupt flag is
+//! clear and the guest's FS, GS, TR and SYSCALL registers stay loaded: the
+//! hypervisor uses none of them there. They are swapped only when the general
+//! code takes over.
+
+use core::arch::{asm, naked_asm};
+use core::mem::offset_of;
+use vmm::hw::{ExitRegs, Handled, HotReason, HotState};
+use vmm::vcpu::VcpuCore;
+use x86defs::vmcb::{EventInjection, ExitCode, Save, Vmcb};
+use x86defs::{Cr4, HostPhysAddr, Rflags};
+
+const VMCB_RAX: usize = offset_of!(Vmcb, save) + offset_of!(Save, rax);
+
+const _: () = assert!(offset_of!(VcpuCore, hot) == 0);
+const _: () = assert!(offset_of!(HotState, gpr) == 0);
+
+/// Saves the host's FS, GS, TR, LDTR and SYSCALL registers to `vmcb`.
+///
+/// # Safety
+/// SVM must be on, and `vmcb` a page of the caller's.
+pub(super) unsafe fn save_host(vmcb: HostPhysAddr) {
+    // SAFETY: the caller vouches for the page.
+    unsafe { asm!("vmsave rax", in("rax") vmcb.as_u64(), options(nostack)) };
+}
+
+/// Enters the guest, and comes back when the hot handler declines an exit.
+///
+/// # Safety
+/// SVM must be on; `vmcb` and `vmcb_phys` are the same VMCB, which describes a
+/// guest that can't reach anything of the host's; `host_phys` was filled by
+/// [`save_host`]; interrupts are off.
+#[unsafe(naked)]
+pub(super) unsafe extern "C" fn enter(
+    core: *mut VcpuCore,
+    vmcb: *mut Vmcb,
+    vmcb_phys: u64,
+    host_phys: u64,
+) {
+    naked_asm!(
+        "push rbp",
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        // From RSP + 8 on: core, vmcb, its address, the host's.
+        "push rcx",
+        "push rdx",
+        "push rsi",
+        "push rdi",
+        "sub rsp, 8",
+        // From here on only GIF holds interrupts off: IF must be set for the
+        // machine's interrupts to end the guest's turn.
+        "clgi",
+        "sti",
+        "mov rax, rdx",
+        "vmload rax",
+        "mov rcx, [rdi]",
+        "mov [rsi + {rax}], rcx",
+        "2:",
+        "mov rcx, [rdi + 1 * 8]",
+        "mov rdx, [rdi + 2 * 8]",
+        "mov rbx, [rdi + 3 * 8]",
+        "mov rbp, [rdi + 5 * 8]",
+        "mov rsi, [rdi + 6 * 8]",
+        "mov r8, [rdi + 8 * 8]",
+        "mov r9, [rdi + 9 * 8]",
+        "mov r10, [rdi + 10 * 8]",
+        "mov r11, [rdi + 11 * 8]",
+        "mov r12, [rdi + 12 * 8]",
+        "mov r13, [rdi + 13 * 8]",
+        "mov r14, [rdi + 14 * 8]",
+        "mov r15, [rdi + 15 * 8]",
+        "mov rdi, [rdi + 7 * 8]",
+        "vmrun rax",
+        "mov rax, [rsp + 8]",
+        "mov [rax + 7 * 8], rdi",
+        "mov rdi, rax",
+        "mov [rdi + 6 * 8], rsi",
+        "mov rsi, [rsp + 16]",
+        "mov [rdi + 1 * 8], rcx",
+        "mov rcx, [rsi + {rax}]",
+        "mov [rdi], rcx",
+        "mov [rdi + 2 * 8], rdx",
+        "mov [rdi + 3 * 8], rbx",
+        "mov [rdi + 5 * 8], rbp",
+        "mov [rdi + 8 * 8], r8",
+        "mov [rdi + 9 * 8], r9",
+        "mov [rdi + 10 * 8], r10",
+        "mov [rdi + 11 * 8], r11",
+        "mov [rdi + 12 * 8], r12",
+        "mov [rdi + 13 * 8], r13",
+        "mov [rdi + 14 * 8], r14",
+        "mov [rdi + 15 * 8], r15",
+        "mov rbx, rdi",
+        "mov rbp, rsi",
+        "call {hot}",
+        "test al, al",
+        "jz 3f",
+        "mov rdi, rbx",
+        "mov rcx, [rdi]",
+        "mov [rbp + {rax}], rcx",
+        "mov rax, [rsp + 24]",
+        "jmp 2b",
+        "3:",
+        "mov rax, [rsp + 24]",
+        "vmsave rax",
+        "mov rax, [rsp + 32]",
+        "vmload rax",
+        "cli",
+        "stgi",
+        "add rsp, 40",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+        rax = const VMCB_RAX,
+        hot = sym hot_exit,
+    )
+}
+
+/// The hot handler's view of a VMCB.
+struct Regs<'a> {
+    vmcb: &'a mut Vmcb,
+}
+
+impl ExitRegs for Regs<'_> {
+    #[inline(always)]
+    fn next_rip(&self) -> Option<u64> {
+        // Zero where the CPU does not save it.
+        let next = self.vmcb.control.next_rip;
+        (next != 0).then_some(next)
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, next_rip: u64) -> bool {
+        if self.vmcb.save.rflags & Rflags::TF.bits() != 0 {
+            return false;
+        }
+        self.vmcb.save.rip = next_rip;
+        self.vmcb.control.interrupt_shadow = 0;
+        true
+    }
+
+    #[inline(always)]
+    fn cpl(&self) -> u8 {
+        self.vmcb.save.cpl
+    }
+
+    #[inline(always)]
+    fn cr4(&self) -> Cr4 {
+        Cr4::from_bits_retain(self.vmcb.save.cr4)
+    }
+}
+
+/// Called for every exit, with the guest's registers saved. Non-zero: go back in.
+extern "C" fn hot_exit(core: &mut VcpuCore, vmcb: &mut Vmcb) -> u64 {
+    vmcb.control.event_injection = EventInjection::new();
+    vmcb.control.tlb_control = 0;
+    let code = vmcb.control.exit_code;
+    let reason = if code == u64::from(ExitCode::CPUID.0) {
+        HotReason::Cpuid
+    } else if code == u64::from(ExitCode::MSR.0) {
+        if vmcb.control.exit_info1 == 0 { HotReason::ReadMsr } else { HotReason::WriteMsr }
+    } else if code == u64::from(ExitCode::VMMCALL.0) {
+        HotReason::Hypercall
+    } else {
+        return 0;
+    };
+    match vmm::fast::fast_exit(core, &mut Regs { vmcb }, reason) {
+        Handled::Reenter => 1,
+        Handled::Recheck => {
+            core.served = true;
+            0
+        }
+        Handled::Cold => 0,
+    }
+}

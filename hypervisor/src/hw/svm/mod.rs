@@ -1,0 +1,58 @@
+//! AMD-V: VMCB, nested paging, ASIDs (APM volume 2: "Secure Virtual Machine").
+//!
+//! Everything that a CPU may lack is optional here: next-RIP save, decode
+//! assists, flush-by-ASID and VMCB clean bits are used where CPUID offers
+//! them and done without elsewhere.
+
+mod asid;
+pub mod caps;
+mod dump;
+mod entry;
+mod maps;
+mod vcpu;
+
+pub use caps::Caps;
+pub use vcpu::SvmVcpu;
+
+use crate::cpu::msr;
+use crate::error::HostError;
+use crate::mm;
+use x86defs::{Efer, HostPhysAddr, Msr};
+
+/// AMD-V, switched on, on this CPU.
+#[derive(Debug)]
+pub struct Cpu {
+    caps: Caps,
+    /// Where VMLOAD finds the host's own hidden registers.
+    host_vmcb: HostPhysAddr,
+}
+
+impl Cpu {
+    /// Switches AMD-V on.
+    ///
+    /// # Errors
+    /// [`HostError`] when a feature that Steward needs is missing, or memory.
+    pub fn enable() -> Result<Self, HostError> {
+        let caps = Caps::read()?;
+        let out = || HostError::OutOfMemory("AMD-V's save areas");
+        let save_area = mm::allocate_page().ok_or_else(out)?;
+        let host_vmcb = mm::allocate_page().ok_or_else(out)?;
+        // SAFETY: EFER exists on every 64-bit CPU.
+        let efer = unsafe { msr::read(Msr::EFER) } | Efer::SVME.bits();
+        // SAFETY: CPUID offers SVM and firmware did not lock it; the bit
+        // changes nothing but the availability of its instructions.
+        unsafe { msr::write(Msr::EFER, efer) };
+        // SAFETY: SVM is on, so the register exists; the page is the CPU's for good.
+        unsafe { msr::write(Msr::VM_HSAVE_PA, save_area.as_u64()) };
+        // SAFETY: SVM is on; the page is a frame of our own, used for nothing else.
+        unsafe { entry::save_host(host_vmcb) };
+        asid::init(caps.asids);
+        Ok(Self { caps, host_vmcb })
+    }
+
+    /// What this CPU can do.
+    #[must_use]
+    pub const fn caps(&self) -> &Caps {
+        &self.caps
+    }
+}

@@ -1,0 +1,583 @@
+//! A vCPU of AMD-V: its VMCB, and what goes around it.
+
+use super::asid::{Asid, Flush};
+use super::caps::SvmFeatures;
+use super::{Caps, Cpu, dump, entry, maps};
+use crate::cpu::asm;
+use crate::error::HostError;
+use crate::mm;
+use core::arch::asm;
+use core::fmt;
+use core::ptr::NonNull;
+use vmm::hw::Backend;
+use vmm::vcpu::VcpuCore;
+use x86defs::exit::{ExceptionExit, ExitWithEvent};
+use x86defs::vmcb::{
+    Clean, EventInjection, INTERRUPT_SHADOW, Intercepts3, Intercepts4, TlbControl,
+    VirtualInterrupt, Vmcb, VmcbSegment, decode, interrupted_event,
+};
+use x86defs::{
+    Cr0, Cr4, DescriptorTable, Efer, Event, EventKind, Exception, HostPhysAddr, Msr, Rflags,
+    Segment, SegmentRegister, VmExit,
+};
+
+/// Exceptions that exit: #DB and #AC because a guest can make their delivery
+/// loop for ever, #MC because it is the machine's.
+const EXCEPTIONS: u32 = 1 << Exception::DB.0 | 1 << Exception::AC.0 | 1 << Exception::MC.0;
+
+/// PAT after reset.
+const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+
+/// How far the end of an NMI's handler has been followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NmiState {
+    /// NMIs can be taken.
+    Open,
+    /// Blocked until the next IRET, which exits.
+    Blocked,
+    /// The IRET is being single-stepped; `own` if the guest set TF itself.
+    Stepping { own: bool },
+}
+
+/// A vCPU.
+pub struct SvmVcpu {
+    vmcb: NonNull<Vmcb>,
+    vmcb_phys: HostPhysAddr,
+    host_vmcb: HostPhysAddr,
+    caps: Caps,
+    asid: Asid,
+    flush: bool,
+    xcr0: u64,
+    /// DR0 to DR3, while they are not in the CPU.
+    debug: [u64; 4],
+    nmi: NmiState,
+    nmi_window: bool,
+}
+
+// SAFETY: the VMCB is a frame of the vCPU's own; whoever owns the vCPU may use
+// it from any CPU.
+unsafe impl Send for SvmVcpu {}
+
+impl fmt::Debug for SvmVcpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SvmVcpu").field("vmcb", &self.vmcb_phys).finish_non_exhaustive()
+    }
+}
+
+impl Drop for SvmVcpu {
+    fn drop(&mut self) {
+        mm::free_page(self.vmcb_phys);
+    }
+}
+
+impl SvmVcpu {
+    /// A vCPU in its reset state, on the nested tables at `nested_root`.
+    ///
+    /// # Errors
+    /// [`HostError::OutOfMemory`].
+    pub fn new(cpu: &Cpu, nested_root: HostPhysAddr) -> Result<Self, HostError> {
+        let maps = maps::get()?;
+        let page = mm::allocate_page().ok_or(HostError::OutOfMemory("a VMCB"))?;
+        let pointer = mm::direct(page) as *mut Vmcb;
+        let vmcb = NonNull::new(pointer).ok_or(HostError::OutOfMemory("a VMCB"))?;
+        let mut vcpu = Self {
+            vmcb,
+            vmcb_phys: page,
+            host_vmcb: cpu.host_vmcb,
+            caps: *cpu.caps(),
+            asid: Asid::default(),
+            flush: true,
+            xcr0: 1,
+            debug: [0; 4],
+            nmi: NmiState::Open,
+            nmi_window: false,
+        };
+        let control = &mut vcpu.vmcb_mut().control;
+        control.intercept_cr_write = 1 << 4;
+        control.intercept_exceptions = EXCEPTIONS;
+        control.intercepts3 = Intercepts3::INTR
+            | Intercepts3::NMI
+            | Intercepts3::INIT
+            | Intercepts3::RDPMC
+            | Intercepts3::CPUID
+            | Intercepts3::INVD
+            | Intercepts3::HLT
+            | Intercepts3::INVLPGA
+            | Intercepts3::IOIO_PROT
+            | Intercepts3::MSR_PROT
+            | Intercepts3::SHUTDOWN;
+        control.intercepts4 = Intercepts4::VMRUN
+            | Intercepts4::VMMCALL
+            | Intercepts4::VMLOAD
+            | Intercepts4::VMSAVE
+            | Intercepts4::STGI
+            | Intercepts4::CLGI
+            | Intercepts4::SKINIT
+            | Intercepts4::WBINVD
+            | Intercepts4::MONITOR
+            | Intercepts4::MWAIT
+            | Intercepts4::XSETBV
+            | Intercepts4::RDPRU;
+        control.iopm_base = maps.io.as_u64();
+        control.msrpm_base = maps.msr.as_u64();
+        control.virtual_interrupt = VirtualInterrupt::new().with_masking(true);
+        control.nested_control = 1;
+        control.nested_cr3 = nested_root.as_u64();
+        let save = &mut vcpu.vmcb_mut().save;
+        save.g_pat = PAT_RESET;
+        save.efer = Efer::SVME.bits();
+        Ok(vcpu)
+    }
+
+    fn vmcb(&self) -> &Vmcb {
+        // SAFETY: the page belongs to this vCPU; the CPU changes it only
+        // during `entry::enter`, which borrows the vCPU mutably.
+        unsafe { self.vmcb.as_ref() }
+    }
+
+    fn vmcb_mut(&mut self) -> &mut Vmcb {
+        // SAFETY: as for `vmcb`, and the borrow is exclusive.
+        unsafe { self.vmcb.as_mut() }
+    }
+
+    /// The VMCB, for a change of fields of these groups.
+    fn change(&mut self, groups: Clean) -> &mut Vmcb {
+        let vmcb = self.vmcb_mut();
+        vmcb.control.clean.remove(groups);
+        vmcb
+    }
+
+    /// Takes an ASID if the old one is spent or stale.
+    fn prepare_translations(&mut self) {
+        let by_asid = self.caps.features.contains(SvmFeatures::FLUSH_BY_ASID);
+        if self.asid.is_current() && self.flush && by_asid {
+            self.vmcb_mut().control.tlb_control = TlbControl::ThisAsid as u8;
+        } else if !self.asid.is_current() || (self.flush && !cfg!(planted = "asid-not-bumped")) {
+            let (asid, flush) = Asid::take();
+            self.asid = asid;
+            let control = &mut self.change(Clean::ASID).control;
+            control.asid = asid.value;
+            if flush == Flush::All {
+                control.tlb_control = TlbControl::All as u8;
+            }
+        }
+        self.flush = false;
+    }
+
+    /// Puts into the CPU what VMRUN does not switch.
+    fn load_extra_state(&self) -> u64 {
+        let host = xgetbv_if_enabled();
+        if let Some(host) = host
+            && host != self.xcr0
+            && !cfg!(planted = "xcr0-leaked")
+        {
+            // SAFETY: the value was checked against what the CPU offers.
+            unsafe { asm::xsetbv(self.xcr0) };
+        }
+        write_debug(self.debug);
+        host.unwrap_or(self.xcr0)
+    }
+
+    /// Puts the hypervisor's own values back.
+    fn unload_extra_state(&mut self, host_xcr0: u64) {
+        self.debug = read_debug();
+        write_debug([0; 4]);
+        if host_xcr0 != self.xcr0 {
+            // SAFETY: the value was read from the register before.
+            unsafe { asm::xsetbv(host_xcr0) };
+        }
+    }
+
+    /// What happened, and whether the general code has to know.
+    fn after_exit(&mut self) -> Option<ExitWithEvent> {
+        let assists = self.caps.features.contains(SvmFeatures::DECODE_ASSISTS);
+        let c = &self.vmcb().control;
+        let exit = decode(c.exit_code, c.exit_info1, c.exit_info2, assists);
+        let interrupted = interrupted_event(c.exit_int_info);
+        if let Some(Event { kind: EventKind::Nmi, .. }) = interrupted {
+            // Its delivery did not happen: it will be injected again.
+            self.set_nmi_blocked(false);
+        }
+        match exit {
+            // The IRET that ends an NMI's handler: NMIs stay blocked until it
+            // has been executed, so it is stepped over.
+            VmExit::NmiWindow => {
+                let own = self.rflags().contains(Rflags::TF);
+                self.nmi = NmiState::Stepping { own };
+                self.update_iret_intercept();
+                let flags = self.rflags() | Rflags::TF;
+                self.set_rflags(flags);
+                None
+            }
+            VmExit::Exception(ExceptionExit { exception: Exception::DB, .. })
+                if matches!(self.nmi, NmiState::Stepping { .. }) =>
+            {
+                let NmiState::Stepping { own } = self.nmi else { return None };
+                self.nmi = NmiState::Open;
+                if own {
+                    return Some(ExitWithEvent { exit, interrupted });
+                }
+                let dr6 = self.dr(6) & !DR6_SINGLE_STEP;
+                self.set_dr(6, dr6);
+                if core::mem::take(&mut self.nmi_window) {
+                    return Some(ExitWithEvent { exit: VmExit::NmiWindow, interrupted });
+                }
+                None
+            }
+            _ => Some(ExitWithEvent { exit, interrupted }),
+        }
+    }
+
+    fn update_iret_intercept(&mut self) {
+        let wanted = self.nmi == NmiState::Blocked;
+        self.change(Clean::INTERCEPTS).control.intercepts3.set(Intercepts3::IRET, wanted);
+    }
+
+    fn segment_slot(&mut self, register: SegmentRegister) -> &mut VmcbSegment {
+        let save = &mut self.change(Clean::SEG).save;
+        match register {
+            SegmentRegister::Ldtr => &mut save.ldtr,
+            SegmentRegister::Tr => &mut save.tr,
+            other => &mut save.segments[other as usize],
+        }
+    }
+}
+
+/// DR6.BS.
+const DR6_SINGLE_STEP: u64 = 1 << 14;
+
+/// XCR0, if the hypervisor has CR4.OSXSAVE set.
+fn xgetbv_if_enabled() -> Option<u64> {
+    use x86_64::registers::control::{Cr4 as HostCr4, Cr4Flags};
+    if !HostCr4::read().contains(Cr4Flags::OSXSAVE) {
+        return None;
+    }
+    let (low, high): (u32, u32);
+    // SAFETY: CR4.OSXSAVE is set, so the instruction exists.
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high,
+             options(nomem, nostack, preserves_flags));
+    }
+    Some(x86defs::bits::join(high, low))
+}
+
+fn read_debug() -> [u64; 4] {
+    let (d0, d1, d2, d3): (u64, u64, u64, u64);
+    // SAFETY: reading debug registers has no effect; DR7.GD is clear in the hypervisor.
+    unsafe {
+        asm!("mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3",
+             out(reg) d0, out(reg) d1, out(reg) d2, out(reg) d3, options(nomem, nostack));
+    }
+    [d0, d1, d2, d3]
+}
+
+fn write_debug(values: [u64; 4]) {
+    let [d0, d1, d2, d3] = values;
+    // SAFETY: DR7 has no breakpoint enabled while the hypervisor runs.
+    unsafe {
+        asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}",
+             in(reg) d0, in(reg) d1, in(reg) d2, in(reg) d3, options(nomem, nostack));
+    }
+}
+
+impl Backend for SvmVcpu {
+    fn rip(&self) -> u64 {
+        self.vmcb().save.rip
+    }
+
+    fn set_rip(&mut self, value: u64) {
+        self.vmcb_mut().save.rip = value;
+    }
+
+    fn rsp(&self) -> u64 {
+        self.vmcb().save.rsp
+    }
+
+    fn set_rsp(&mut self, value: u64) {
+        self.vmcb_mut().save.rsp = value;
+    }
+
+    fn rflags(&self) -> Rflags {
+        Rflags::from_bits_retain(self.vmcb().save.rflags)
+    }
+
+    fn set_rflags(&mut self, value: Rflags) {
+        self.vmcb_mut().save.rflags = value.bits();
+    }
+
+    fn cr0(&self) -> Cr0 {
+        Cr0::from_bits_retain(self.vmcb().save.cr0)
+    }
+
+    fn set_cr0(&mut self, value: Cr0) {
+        self.change(Clean::CR).save.cr0 = value.bits();
+        self.flush = true;
+    }
+
+    fn cr2(&self) -> u64 {
+        self.vmcb().save.cr2
+    }
+
+    fn set_cr2(&mut self, value: u64) {
+        self.change(Clean::CR2).save.cr2 = value;
+    }
+
+    fn cr3(&self) -> u64 {
+        self.vmcb().save.cr3
+    }
+
+    fn set_cr3(&mut self, value: u64) {
+        self.change(Clean::CR).save.cr3 = value;
+        self.flush = true;
+    }
+
+    fn cr4(&self) -> Cr4 {
+        Cr4::from_bits_retain(self.vmcb().save.cr4)
+    }
+
+    fn set_cr4(&mut self, value: Cr4) {
+        self.change(Clean::CR).save.cr4 = value.bits();
+        self.flush = true;
+    }
+
+    fn cr8(&self) -> u8 {
+        self.vmcb().control.virtual_interrupt.tpr() & 0xf
+    }
+
+    fn set_cr8(&mut self, value: u8) {
+        if self.cr8() != value {
+            let vmcb = self.change(Clean::TPR);
+            vmcb.control.virtual_interrupt.set_tpr(value & 0xf);
+        }
+    }
+
+    fn set_cr8_threshold(&mut self, threshold: u8) {
+        let writes = 1 << 4 | if threshold == 0 { 0 } else { 1 << 8 };
+        if self.vmcb().control.intercept_cr_write != writes {
+            self.change(Clean::INTERCEPTS).control.intercept_cr_write = writes;
+        }
+    }
+
+    fn efer(&self) -> Efer {
+        Efer::from_bits_retain(self.vmcb().save.efer) - Efer::SVME
+    }
+
+    fn set_efer(&mut self, value: Efer) {
+        self.change(Clean::CR).save.efer = (value | Efer::SVME).bits();
+        self.flush = true;
+    }
+
+    fn xcr0(&self) -> u64 {
+        self.xcr0
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        self.xcr0 = value;
+    }
+
+    fn dr(&self, number: u8) -> u64 {
+        match number {
+            0..=3 => self.debug[usize::from(number)],
+            6 => self.vmcb().save.dr6,
+            _ => self.vmcb().save.dr7,
+        }
+    }
+
+    fn set_dr(&mut self, number: u8, value: u64) {
+        match number {
+            0..=3 => self.debug[usize::from(number)] = value,
+            6 => self.change(Clean::DR).save.dr6 = value,
+            _ => self.change(Clean::DR).save.dr7 = value,
+        }
+    }
+
+    fn segment(&self, register: SegmentRegister) -> Segment {
+        let save = &self.vmcb().save;
+        match register {
+            SegmentRegister::Ldtr => save.ldtr,
+            SegmentRegister::Tr => save.tr,
+            other => save.segments[other as usize],
+        }
+        .into()
+    }
+
+    fn set_segment(&mut self, register: SegmentRegister, value: Segment) {
+        *self.segment_slot(register) = value.into();
+        // The CPL of a VMCB stands by itself; it is SS's, as in the CPU.
+        if register == SegmentRegister::Ss {
+            self.change(Clean::SEG).save.cpl = value.attributes.dpl();
+        }
+    }
+
+    fn gdtr(&self) -> DescriptorTable {
+        table(&self.vmcb().save.gdtr)
+    }
+
+    fn set_gdtr(&mut self, value: DescriptorTable) {
+        let slot = &mut self.change(Clean::DT).save.gdtr;
+        slot.base = value.base;
+        slot.limit = value.limit.into();
+    }
+
+    fn idtr(&self) -> DescriptorTable {
+        table(&self.vmcb().save.idtr)
+    }
+
+    fn set_idtr(&mut self, value: DescriptorTable) {
+        let slot = &mut self.change(Clean::DT).save.idtr;
+        slot.base = value.base;
+        slot.limit = value.limit.into();
+    }
+
+    fn cpl(&self) -> u8 {
+        self.vmcb().save.cpl
+    }
+
+    fn msr(&self, msr: Msr) -> Option<u64> {
+        let s = &self.vmcb().save;
+        Some(match msr {
+            Msr::STAR => s.star,
+            Msr::LSTAR => s.lstar,
+            Msr::CSTAR => s.cstar,
+            Msr::SFMASK => s.sfmask,
+            Msr::KERNEL_GS_BASE => s.kernel_gs_base,
+            Msr::FS_BASE => self.segment(SegmentRegister::Fs).base,
+            Msr::GS_BASE => self.segment(SegmentRegister::Gs).base,
+            Msr::SYSENTER_CS => s.sysenter_cs,
+            Msr::SYSENTER_ESP => s.sysenter_esp,
+            Msr::SYSENTER_EIP => s.sysenter_eip,
+            Msr::PAT => s.g_pat,
+            _ => return None,
+        })
+    }
+
+    fn set_msr(&mut self, msr: Msr, value: u64) -> bool {
+        let s = &mut self.vmcb_mut().save;
+        match msr {
+            Msr::STAR => s.star = value,
+            Msr::LSTAR => s.lstar = value,
+            Msr::CSTAR => s.cstar = value,
+            Msr::SFMASK => s.sfmask = value,
+            Msr::KERNEL_GS_BASE => s.kernel_gs_base = value,
+            Msr::FS_BASE => self.segment_slot(SegmentRegister::Fs).base = value,
+            Msr::GS_BASE => self.segment_slot(SegmentRegister::Gs).base = value,
+            Msr::SYSENTER_CS => s.sysenter_cs = value,
+            Msr::SYSENTER_ESP => s.sysenter_esp = value,
+            Msr::SYSENTER_EIP => s.sysenter_eip = value,
+            Msr::PAT => self.change(Clean::NP).save.g_pat = value,
+            _ => return false,
+        }
+        true
+    }
+
+    fn interrupt_shadow(&self) -> bool {
+        self.vmcb().control.interrupt_shadow & INTERRUPT_SHADOW != 0
+    }
+
+    fn set_interrupt_shadow(&mut self, shadow: bool) {
+        let field = &mut self.vmcb_mut().control.interrupt_shadow;
+        *field = if shadow { *field | INTERRUPT_SHADOW } else { *field & !INTERRUPT_SHADOW };
+    }
+
+    fn inject(&mut self, event: Event) {
+        self.vmcb_mut().control.event_injection = event.into();
+        if event.kind == EventKind::Nmi {
+            self.set_nmi_blocked(true);
+        }
+    }
+
+    fn injection(&self) -> Option<Event> {
+        interrupted_event(self.vmcb().control.event_injection)
+    }
+
+    fn set_interrupt_window(&mut self, wanted: bool) {
+        if self.vmcb().control.virtual_interrupt.irq() == wanted {
+            return;
+        }
+        let control = &mut self.change(Clean::INTERCEPTS | Clean::TPR).control;
+        // A virtual interrupt that ignores the task priority: its only purpose
+        // is the exit at the moment when the guest could take it.
+        let v = control.virtual_interrupt;
+        control.virtual_interrupt =
+            v.with_irq(wanted).with_ignore_tpr(wanted).with_priority(0xf).with_vector(0);
+        control.intercepts3.set(Intercepts3::VINTR, wanted);
+    }
+
+    fn nmi_blocked(&self) -> bool {
+        self.nmi != NmiState::Open
+    }
+
+    fn set_nmi_blocked(&mut self, blocked: bool) {
+        self.nmi = if blocked { NmiState::Blocked } else { NmiState::Open };
+        self.update_iret_intercept();
+    }
+
+    fn request_nmi_window(&mut self) {
+        self.nmi_window = true;
+    }
+
+    fn next_rip(&self) -> Option<u64> {
+        let c = &self.vmcb().control;
+        if self.caps.features.contains(SvmFeatures::NEXT_RIP) && c.next_rip != 0 {
+            return Some(c.next_rip);
+        }
+        // IN and OUT always report it (APM: "IOIO Intercept Information").
+        (c.exit_code == 0x7b).then_some(c.exit_info2)
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.change(Clean::INTERCEPTS).control.tsc_offset = offset;
+    }
+
+    fn flush_translations(&mut self) {
+        self.flush = true;
+    }
+
+    fn loses_shadow(&self) -> bool {
+        // Known of the one emulator that also lacks next-RIP save.
+        !self.caps.features.contains(SvmFeatures::NEXT_RIP)
+    }
+
+    fn run(&mut self, core: &mut VcpuCore) -> ExitWithEvent {
+        let host_xcr0 = self.load_extra_state();
+        let result = loop {
+            self.prepare_translations();
+            core.served = false;
+            // SAFETY: SVM is on; the VMCB intercepts all that the guest may not
+            // do by itself, and its nested tables map nothing but its RAM; the
+            // host's save area was filled at start; interrupts are off.
+            unsafe {
+                entry::enter(
+                    core,
+                    self.vmcb.as_ptr(),
+                    self.vmcb_phys.as_u64(),
+                    self.host_vmcb.as_u64(),
+                );
+            }
+            let clean = self.caps.features.contains(SvmFeatures::VMCB_CLEAN);
+            self.vmcb_mut().control.clean = if clean { Clean::all() } else { Clean::empty() };
+            if core.served {
+                // The hot handler dealt with the exit but wants the general
+                // code to look at what is pending.
+                break ExitWithEvent { exit: VmExit::TimesliceExpired, interrupted: None };
+            }
+            if let Some(exit) = self.after_exit() {
+                break exit;
+            }
+        };
+        self.unload_extra_state(host_xcr0);
+        result
+    }
+
+    fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        dump::dump(self.vmcb(), out)
+    }
+}
+
+fn table(slot: &VmcbSegment) -> DescriptorTable {
+    use x86defs::bits::Low;
+    DescriptorTable { base: slot.base, limit: slot.limit.low16() }
+}
+
+// An event that is about to be injected can be told from none.
+const _: () = assert!(EventInjection::new().into_bits() == 0);

@@ -1,0 +1,130 @@
+//! Copies to and from a guest's RAM: the only code that lifts SMAP's guard,
+//! and one of the few places where a fault is foreseen.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicBool, Ordering};
+use x86defs::Width;
+
+/// Whether STAC and CLAC exist.
+static SMAP: AtomicBool = AtomicBool::new(false);
+
+/// Says whether this CPU guards user pages (CR4.SMAP is set).
+pub(super) fn set_smap(enabled: bool) {
+    SMAP.store(enabled, Ordering::Relaxed);
+}
+
+fn lift_guard() {
+    if SMAP.load(Ordering::Relaxed) {
+        // SAFETY: the CPU has STAC; the guard is put back before the caller returns.
+        unsafe { asm!("stac", options(nomem, nostack)) };
+    }
+}
+
+fn put_guard_back() {
+    if SMAP.load(Ordering::Relaxed) {
+        // SAFETY: the CPU has CLAC.
+        unsafe { asm!("clac", options(nomem, nostack)) };
+    }
+}
+
+/// Copies `len` bytes from `source` to `target`; a page fault on either side
+/// ends it. Returns how many bytes were not copied.
+///
+/// # Safety
+/// Each side must be either memory that the caller may read (or write), or lie
+/// in the window of a guest's RAM; they do not overlap.
+#[must_use]
+pub(super) unsafe fn copy(source: u64, target: u64, len: usize) -> usize {
+    let left: usize;
+    lift_guard();
+    // SAFETY: the caller vouches for the addresses. A fault is caught by the
+    // exception table; RCX then holds what is left.
+    unsafe {
+        asm!(
+            "2: rep movsb",
+            "3:",
+            ".pushsection extable, \"a\"",
+            ".long 2b - .",
+            ".long 3b - .",
+            ".popsection",
+            inout("rcx") len => left, inout("rsi") source => _, inout("rdi") target => _,
+            options(nostack),
+        );
+    }
+    put_guard_back();
+    left
+}
+
+/// Fills `len` bytes at `target` with zeros, eight at a time; a page fault
+/// ends it. Returns how many bytes were not filled. `len` is a multiple of 8.
+///
+/// # Safety
+/// `target` lies in the window of a guest's RAM, or is memory that the caller may write.
+#[must_use]
+pub(super) unsafe fn zero(target: u64, len: usize) -> usize {
+    let left: usize;
+    lift_guard();
+    // SAFETY: as for `copy`.
+    unsafe {
+        asm!(
+            "2: rep stosq",
+            "3:",
+            ".pushsection extable, \"a\"",
+            ".long 2b - .",
+            ".long 3b - .",
+            ".popsection",
+            inout("rcx") len / 8 => left, inout("rdi") target => _, in("rax") 0u64,
+            options(nostack),
+        );
+    }
+    put_guard_back();
+    left * 8
+}
+
+/// LOCK CMPXCHG of `width` bytes at `target`. `Err` on a page fault, else what
+/// was there before.
+///
+/// # Safety
+/// `target` lies in the window of a guest's RAM and is aligned to `width`.
+pub(super) unsafe fn compare_exchange(
+    target: u64,
+    width: Width,
+    current: u64,
+    new: u64,
+) -> Result<u64, ()> {
+    let mut old = current;
+    let failed: u64;
+    macro_rules! exchange {
+        ($instruction:literal) => {
+            // SAFETY: the caller vouches for the address; a fault is caught by
+            // the exception table, which sets the flag register.
+            unsafe {
+                asm!(
+                    "xor {failed:e}, {failed:e}",
+                    concat!("2: lock cmpxchg ", $instruction),
+                    "jmp 4f",
+                    "3: mov {failed:e}, 1",
+                    "4:",
+                    ".pushsection extable, \"a\"",
+                    ".long 2b - .",
+                    ".long 3b - .",
+                    ".popsection",
+                    target = in(reg) target,
+                    new = in(reg) new,
+                    failed = out(reg) failed,
+                    inout("rax") old,
+                    options(nostack),
+                );
+            }
+        };
+    }
+    lift_guard();
+    match width {
+        Width::B1 => exchange!("byte ptr [{target}], {new:l}"),
+        Width::B2 => exchange!("word ptr [{target}], {new:x}"),
+        Width::B4 => exchange!("dword ptr [{target}], {new:e}"),
+        Width::B8 => exchange!("qword ptr [{target}], {new}"),
+    }
+    put_guard_back();
+    if failed == 0 { Ok(width.truncate(old)) } else { Err(()) }
+}

@@ -1,0 +1,323 @@
+//! The address space of one guest: its RAM, as the guest sees it (nested
+//! tables) and as the hypervisor does ([`layout::VM_WINDOW`]).
+//!
+//! RAM is reserved when the guest is made and backed by frames when it is
+//! first touched, 2 MiB at a time where that fits. A frame is zeroed before
+//! anything of the guest can reach it.
+
+use super::pool::Tables;
+use super::{FRAMES, copy, host, layout};
+use crate::error::HostError;
+use alloc::vec::Vec;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
+use paging::frames::{ORDER_2M, Owner};
+use paging::stage2::{
+    Attributes, Ept, Format, HostTable, Mapper, Npt, PageSize, Permissions, TableMemory,
+};
+use spin::Mutex;
+use vmm::memory::{GuestMemory, GuestRam, MemoryError};
+use x86defs::addr::PAGE_SIZE;
+use x86defs::{GuestPhysAddr, HostPhysAddr, Width};
+
+const LARGE: u64 = 2 << 20;
+
+/// Frames promised to guests that have not taken them yet.
+static RESERVED: AtomicU64 = AtomicU64::new(0);
+
+/// The nested tables, in the format of the CPU's vendor.
+#[derive(Debug)]
+pub enum Nested {
+    /// AMD-V.
+    Npt(Mapper<Npt>),
+    /// VT-x.
+    Ept(Mapper<Ept>),
+}
+
+/// Which format of nested tables to build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NestedFormat {
+    /// AMD-V's.
+    Npt,
+    /// VT-x's.
+    Ept,
+}
+
+impl Nested {
+    fn map(&self, at: u64, hpa: HostPhysAddr, len: u64) -> bool {
+        let rwx = Attributes::ram(Permissions::RWX);
+        match self {
+            Self::Npt(m) => m.map(&mut Tables, at, hpa, len, rwx).is_ok(),
+            Self::Ept(m) => m.map(&mut Tables, at, hpa, len, rwx).is_ok(),
+        }
+    }
+
+    fn root(&self) -> HostPhysAddr {
+        match self {
+            Self::Npt(m) => m.root(),
+            Self::Ept(m) => m.root(),
+        }
+    }
+}
+
+struct Inner {
+    window: Mapper<HostTable>,
+    nested: Nested,
+    populated: u64,
+}
+
+/// The address space of one guest.
+pub struct GuestSpace {
+    root: HostPhysAddr,
+    nested_root: HostPhysAddr,
+    regions: Vec<Range<GuestPhysAddr>>,
+    owner: Owner,
+    /// Frames promised to this guest.
+    reserved: u64,
+    inner: Mutex<Inner>,
+}
+
+impl core::fmt::Debug for GuestSpace {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("GuestSpace").field("root", &self.root).field("regions", &self.regions).finish()
+    }
+}
+
+impl GuestSpace {
+    /// An address space for guest number `index` with RAM in `regions`
+    /// (aligned to pages, below [`layout::VM_WINDOW_SIZE`]), all of it reserved.
+    ///
+    /// # Errors
+    /// [`HostError::GuestMemory`] when the machine has too little memory left.
+    pub fn new(
+        name: &str,
+        index: u16,
+        regions: Vec<Range<GuestPhysAddr>>,
+        format: NestedFormat,
+    ) -> Result<Self, HostError> {
+        let out = || HostError::OutOfMemory("a guest's page tables");
+        let frames: u64 = regions
+            .iter()
+            .filter_map(|r| r.end.checked_offset_from(r.start))
+            .map(|bytes| bytes / PAGE_SIZE)
+            .sum();
+        // Tables take one frame for 512 of RAM in the worst case, twice over.
+        let overhead = frames / 256 + 64;
+        let (free, _) = super::frame_counts();
+        let available = free.saturating_sub(RESERVED.load(Ordering::Relaxed));
+        if frames + overhead > available {
+            return Err(HostError::GuestMemory {
+                guest: name.into(),
+                wanted: frames / 256,
+                available: available.saturating_sub(overhead) / 256,
+            });
+        }
+        let mut window =
+            Mapper::<HostTable>::new(&mut Tables, PageSize::Size2M).map_err(|_| out())?;
+        let owner = host::kernel_mapper();
+        for slot in host::shared_slots() {
+            window.share_slot(&mut Tables, slot, &owner).map_err(|_| out())?;
+        }
+        let nested = match format {
+            NestedFormat::Npt => Mapper::new(&mut Tables, PageSize::Size2M).map(Nested::Npt),
+            NestedFormat::Ept => Mapper::new(&mut Tables, PageSize::Size2M).map(Nested::Ept),
+        }
+        .map_err(|_| out())?;
+        RESERVED.fetch_add(frames, Ordering::Relaxed);
+        Ok(Self {
+            root: window.root(),
+            nested_root: nested.root(),
+            regions,
+            owner: Owner(Owner::GUESTS.0 + index),
+            reserved: frames,
+            inner: Mutex::new(Inner { window, nested, populated: 0 }),
+        })
+    }
+
+    /// Root of the hypervisor's tables while this guest runs.
+    #[must_use]
+    pub fn root(&self) -> HostPhysAddr {
+        self.root
+    }
+
+    /// Root of the nested tables.
+    #[must_use]
+    pub fn nested_root(&self) -> HostPhysAddr {
+        self.nested_root
+    }
+
+    /// Frames that back the guest's RAM now.
+    #[must_use]
+    pub fn populated_frames(&self) -> u64 {
+        self.inner.lock().populated
+    }
+
+    fn region(&self, gpa: GuestPhysAddr) -> Option<&Range<GuestPhysAddr>> {
+        self.regions.iter().find(|r| r.contains(&gpa))
+    }
+
+    /// How many bytes from `gpa` on lie in the same region, `None` if it is not RAM.
+    fn bytes_from(&self, gpa: GuestPhysAddr) -> Option<u64> {
+        self.region(gpa)?.end.checked_offset_from(gpa)
+    }
+
+    fn try_populate(&self, gpa: GuestPhysAddr) -> Result<(), MemoryError> {
+        let region = self.region(gpa).ok_or(MemoryError::NotRam(gpa))?;
+        let mut inner = self.inner.lock();
+        let large = gpa.align_down(LARGE);
+        let fits = large >= region.start && large.checked_add(LARGE).is_some_and(|e| e <= region.end);
+        if fits && self.back(&mut inner, large, ORDER_2M) {
+            return Ok(());
+        }
+        let small = gpa.align_down(PAGE_SIZE);
+        let at = layout::VM_WINDOW + small.as_u64();
+        if inner.window.query(&Tables, at).is_some() || self.back(&mut inner, small, 0) {
+            return Ok(());
+        }
+        Err(MemoryError::NoFrame(gpa))
+    }
+
+    /// Backs 2^`order` frames at `gpa`. `false` if there is no such block, or
+    /// something is mapped in the range already.
+    fn back(&self, inner: &mut Inner, gpa: GuestPhysAddr, order: u8) -> bool {
+        let len = PAGE_SIZE << order;
+        let at = layout::VM_WINDOW + gpa.as_u64();
+        let taken = FRAMES.lock().as_mut().and_then(|f| f.allocate(order, self.owner));
+        let Some((frame, _)) = taken else { return false };
+        let give_back = || {
+            if let Some(frames) = FRAMES.lock().as_mut() {
+                frames.free(frame, order);
+            }
+        };
+        let hpa = frame.base();
+        let user = Attributes::ram(Permissions::RW | Permissions::USER);
+        if let Err(error) = inner.window.map(&mut Tables, at, hpa, len, user) {
+            let _ = inner.window.unmap(&mut Tables, at, error.done, |_, _| ());
+            give_back();
+            return false;
+        }
+        let left = host::with_root(self.root, || {
+            // SAFETY: the range lies in this guest's window, which is active.
+            unsafe { copy::zero(at, len as usize) }
+        });
+        if left != 0 || !inner.nested.map(gpa.as_u64(), hpa, len) {
+            let _ = inner.window.unmap(&mut Tables, at, len, |_, _| ());
+            give_back();
+            return false;
+        }
+        let frames = 1 << order;
+        inner.populated += frames;
+        RESERVED.fetch_sub(frames, Ordering::Relaxed);
+        true
+    }
+
+    /// Copies `len` bytes between the hypervisor's memory and RAM, a region at
+    /// a time, backing what is not backed yet.
+    fn transfer(
+        &self,
+        gpa: GuestPhysAddr,
+        len: usize,
+        mut copy: impl FnMut(u64, usize, usize) -> usize,
+    ) -> Result<(), MemoryError> {
+        let mut done = 0;
+        while done < len {
+            let at = gpa.checked_add(done as u64).ok_or(MemoryError::NotRam(gpa))?;
+            let room = self.bytes_from(at).ok_or(MemoryError::NotRam(at))?;
+            let part = (len - done).min(usize::try_from(room).unwrap_or(usize::MAX));
+            let window = layout::VM_WINDOW + at.as_u64();
+            let left = host::with_root(self.root, || copy(window, done, part));
+            done += part - left;
+            if left != 0 {
+                self.try_populate(GuestPhysAddr::new(gpa.as_u64() + done as u64))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl GuestMemory for GuestSpace {
+    fn read(&self, gpa: GuestPhysAddr, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        let target = buffer.as_mut_ptr();
+        self.transfer(gpa, buffer.len(), |window, done, part| {
+            // SAFETY: the source lies in the active guest's window; the target
+            // is the part of `buffer` that starts at `done`.
+            unsafe { copy::copy(window, target.wrapping_add(done) as u64, part) }
+        })
+    }
+
+    fn write(&self, gpa: GuestPhysAddr, data: &[u8]) -> Result<(), MemoryError> {
+        let source = data.as_ptr();
+        self.transfer(gpa, data.len(), |window, done, part| {
+            // SAFETY: the target lies in the active guest's window; the source
+            // is the part of `data` that starts at `done`.
+            unsafe { copy::copy(source.wrapping_add(done) as u64, window, part) }
+        })
+    }
+
+    fn compare_exchange(
+        &self,
+        gpa: GuestPhysAddr,
+        width: Width,
+        current: u64,
+        new: u64,
+    ) -> Result<u64, MemoryError> {
+        let fits = self.bytes_from(gpa).is_some_and(|room| room >= width.bytes() as u64);
+        if !fits || !gpa.is_aligned(width.bytes() as u64) {
+            return Err(MemoryError::NotRam(gpa));
+        }
+        let at = layout::VM_WINDOW + gpa.as_u64();
+        let exchange = || {
+            host::with_root(self.root, || {
+                // SAFETY: the address lies in the active guest's window and is aligned.
+                unsafe { copy::compare_exchange(at, width, current, new) }
+            })
+        };
+        exchange().or_else(|()| {
+            self.try_populate(gpa)?;
+            exchange().map_err(|()| MemoryError::NoFrame(gpa))
+        })
+    }
+}
+
+impl GuestRam for GuestSpace {
+    fn is_ram(&self, gpa: GuestPhysAddr) -> bool {
+        self.region(gpa).is_some()
+    }
+
+    fn populate(&self, gpa: GuestPhysAddr) -> Result<(), MemoryError> {
+        self.try_populate(gpa)
+    }
+}
+
+impl Drop for GuestSpace {
+    fn drop(&mut self) {
+        let inner = self.inner.get_mut();
+        RESERVED.fetch_sub(self.reserved - inner.populated, Ordering::Relaxed);
+        let give_back = |hpa: HostPhysAddr, size: PageSize| {
+            let order = match size {
+                PageSize::Size4K => 0,
+                PageSize::Size2M => ORDER_2M,
+                PageSize::Size1G => 18,
+            };
+            super::free_frames(hpa.page(), order);
+        };
+        // The window goes first: its pages are the frames; the nested tables
+        // refer to the same ones.
+        Mapper::<HostTable>::from_root(self.root, PageSize::Size2M)
+            .free_all(&mut Tables, give_back);
+        match &inner.nested {
+            Nested::Npt(m) => free_tables(m),
+            Nested::Ept(m) => free_tables(m),
+        }
+    }
+}
+
+fn free_tables<F: Format>(mapper: &Mapper<F>) {
+    Mapper::<F>::from_root(mapper.root(), mapper.max_leaf()).free_all(&mut Tables, |_, _| ());
+}
+
+// `Tables` is used through the trait.
+const _: fn() = || {
+    fn assert<T: TableMemory>() {}
+    let _ = assert::<Tables>;
+};

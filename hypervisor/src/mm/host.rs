@@ -1,0 +1,315 @@
+//! The hypervisor's own page tables, and the hand-over from the bootloader.
+
+use super::pool::{self, Tables};
+use super::{DIRECT_BASE, FRAMES, copy, heap, layout};
+use crate::cpu::{self, msr};
+use crate::error::HostError;
+use bootloader_api::BootInfo;
+use bootloader_api::info::MemoryRegionKind;
+use core::sync::atomic::{AtomicU64, Ordering};
+use paging::frames::{Frame, FrameAllocator};
+use paging::stage2::{
+    Attributes, Format, HOST_PAT, HostTable, Mapper, PageSize, Permissions, TableMemory,
+};
+use spin::Mutex;
+use x86_64::registers::control::{Cr3, Cr3Flags, Cr4, Cr4Flags};
+use x86_64::structures::paging::PhysFrame;
+use x86_64::{PhysAddr, VirtAddr};
+use x86defs::addr::{Hfn, PAGE_SIZE};
+use x86defs::pte::{MemoryType, Pte};
+use x86defs::{HostPhysAddr, Msr};
+
+/// Memory below this is left alone: firmware's tables, and the page that
+/// application processors start in.
+const LOW_MEMORY_END: u64 = 1 << 20;
+const BLOCK: u64 = 2 << 20;
+
+/// Root of the tables that only the hypervisor itself is mapped in.
+static KERNEL_ROOT: AtomicU64 = AtomicU64::new(0);
+/// The next free address among the device mappings.
+static NEXT_DEVICE: Mutex<u64> = Mutex::new(layout::DEVICES);
+/// The next free address among the stacks.
+static NEXT_STACK: Mutex<u64> = Mutex::new(layout::STACKS);
+
+/// What the bootloader left, checked.
+#[derive(Debug)]
+pub struct Handover {
+    /// The bundle, where it can be read until [`release_ramdisk`].
+    pub ramdisk: &'static [u8],
+    /// Host-physical address of the ACPI root pointer, if there is one.
+    pub rsdp: Option<HostPhysAddr>,
+}
+
+/// Takes memory over from the bootloader; see the [module](super).
+///
+/// # Errors
+/// [`HostError`] when the bootloader passed too little, or the machine has too
+/// little memory for the hypervisor.
+pub fn init(info: &'static mut BootInfo) -> Result<Handover, HostError> {
+    let window = info
+        .physical_memory_offset
+        .into_option()
+        .ok_or(HostError::BootInfo("window on physical memory"))?;
+    let ramdisk = info.ramdisk_addr.into_option().ok_or(HostError::BootInfo("ramdisk"))?;
+    DIRECT_BASE.store(window, Ordering::Relaxed);
+
+    let end = usable(info).map(|(_, end)| end).max().unwrap_or(0);
+    let table_bytes = (end / PAGE_SIZE * size_of::<Frame>() as u64).next_multiple_of(BLOCK);
+    let taken_bytes = BLOCK + table_bytes;
+    // The highest place that fits: memory below 4 GiB is precious to devices.
+    let start = usable(info)
+        .filter_map(|(start, end)| {
+            let place = end.checked_sub(taken_bytes)? & !(BLOCK - 1);
+            (place >= start).then_some(place)
+        })
+        .max()
+        .ok_or(HostError::OutOfMemory("the frame table"))?;
+    pool::start(HostPhysAddr::new(start).page());
+    let frame_table = HostPhysAddr::new(start + BLOCK);
+
+    let root = build(info, HostPhysAddr::new(start), frame_table, table_bytes, end)?;
+    enter(root);
+    DIRECT_BASE.store(layout::DIRECT, Ordering::Relaxed);
+    KERNEL_ROOT.store(root.as_u64(), Ordering::Relaxed);
+
+    let entries = (end / PAGE_SIZE) as usize;
+    // SAFETY: the range was mapped for the table alone, writable, for good;
+    // any bit pattern would do, and `FrameAllocator::new` overwrites it all.
+    let table = unsafe {
+        let first = layout::FRAME_TABLE as *mut Frame;
+        for n in 0..entries {
+            first.add(n).write(Frame::ABSENT);
+        }
+        core::slice::from_raw_parts_mut(first, entries)
+    };
+    let mut frames = FrameAllocator::new(table);
+    for (from, to) in usable(info) {
+        for (from, to) in [(from, to.min(start)), (from.max(start + taken_bytes), to)] {
+            let first = from.div_ceil(PAGE_SIZE);
+            if let Some(count) = (to / PAGE_SIZE).checked_sub(first) {
+                frames.add(Hfn::new(first), count);
+            }
+        }
+    }
+    *FRAMES.lock() = Some(frames);
+    pool::let_grow(root);
+    if !heap::start(root) {
+        return Err(HostError::OutOfMemory("the heap"));
+    }
+    let len = usize::try_from(info.ramdisk_len).unwrap_or(0);
+    // SAFETY: the bootloader mapped the ramdisk there and `build` kept the
+    // mapping; nothing writes to it.
+    let ramdisk = unsafe { core::slice::from_raw_parts(ramdisk as *const u8, len) };
+    let rsdp = info.rsdp_addr.into_option().map(HostPhysAddr::new);
+    Ok(Handover { ramdisk, rsdp })
+}
+
+/// Usable ranges above the first MiB.
+fn usable(info: &BootInfo) -> impl Iterator<Item = (u64, u64)> + '_ {
+    info.memory_regions
+        .iter()
+        .filter(|r| r.kind == MemoryRegionKind::Usable)
+        .map(|r| (r.start.max(LOW_MEMORY_END), r.end))
+        .filter(|(start, end)| start < end)
+}
+
+/// New tables: the pool's first block, the frame table, and what the
+/// bootloader mapped in the image's slot.
+fn build(
+    info: &BootInfo,
+    block: HostPhysAddr,
+    frame_table: HostPhysAddr,
+    table_bytes: u64,
+    end: u64,
+) -> Result<HostPhysAddr, HostError> {
+    let out = |_| HostError::OutOfMemory("page tables");
+    let full = || HostError::OutOfMemory("page tables");
+    let mem = &mut Tables;
+    let mut mapper = Mapper::<HostTable>::new(mem, PageSize::Size2M).map_err(out)?;
+    let slots = pool::direct_slots(HostPhysAddr::new(end)).chain(
+        [layout::FRAME_TABLE, layout::DEVICES, layout::STACKS, layout::HEAP, layout::IMAGE]
+            .map(layout::slot),
+    );
+    for slot in slots {
+        mapper.reserve_slot(mem, slot).map_err(|_| full())?;
+    }
+    let rw = Attributes::ram(Permissions::RW | Permissions::GLOBAL);
+    mapper
+        .map(mem, layout::DIRECT + block.as_u64(), block, BLOCK, rw)
+        .map_err(|_| full())?;
+    mapper.map(mem, layout::FRAME_TABLE, frame_table, table_bytes, rw).map_err(|_| full())?;
+
+    let framebuffer = info.framebuffer.as_ref().map(|f| {
+        let start = f.buffer().as_ptr() as u64;
+        start & !(PAGE_SIZE - 1)..start + f.info().byte_len as u64
+    });
+    let boot_root = HostPhysAddr::new(Cr3::read().0.start_address().as_u64());
+    each_page(boot_root, |address, entry| {
+        let mut permissions = Permissions::READ | Permissions::GLOBAL;
+        permissions.set(Permissions::WRITE, entry & Pte::W.bits() != 0);
+        permissions.set(Permissions::EXECUTE, entry & Pte::NX.bits() == 0);
+        if permissions.contains(Permissions::WRITE | Permissions::EXECUTE) {
+            return Err(HostError::WritableCode(address));
+        }
+        let memory_type = match &framebuffer {
+            Some(range) if range.contains(&address) => MemoryType::WriteCombining,
+            _ => MemoryType::WriteBack,
+        };
+        let hpa = HostTable::page(entry, PageSize::Size4K);
+        mapper
+            .map(mem, address, hpa, PAGE_SIZE, Attributes { permissions, memory_type })
+            .map_err(|_| full())
+    })?;
+    Ok(mapper.root())
+}
+
+/// Calls `visit` with each small page that the bootloader mapped in the
+/// image's slot.
+fn each_page(
+    root: HostPhysAddr,
+    mut visit: impl FnMut(u64, u64) -> Result<(), HostError>,
+) -> Result<(), HostError> {
+    let next = |table: HostPhysAddr, index: usize| {
+        let entry = Tables.read(table, index);
+        HostTable::is_present(entry).then(|| HostTable::next(entry))
+    };
+    let Some(level3) = next(root, layout::slot(layout::IMAGE)) else {
+        return Err(HostError::BootInfo("mapping of the image"));
+    };
+    for i3 in 0..512 {
+        let Some(level2) = next(level3, i3) else { continue };
+        for i2 in 0..512 {
+            let Some(level1) = next(level2, i2) else { continue };
+            for i1 in 0..512 {
+                let entry = Tables.read(level1, i1);
+                if HostTable::is_present(entry) {
+                    let offset = ((i3 * 512 + i2) * 512 + i1) as u64 * PAGE_SIZE;
+                    visit(layout::IMAGE + offset, entry)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Puts the tables at `root` in force, with the memory types and guards that
+/// they count on.
+fn enter(root: HostPhysAddr) {
+    // SAFETY: every 64-bit CPU has PAT, and the value holds valid types; the
+    // bootloader's tables use entries 0 and 3 only, which stay what they were.
+    unsafe { msr::write(Msr::PAT, HOST_PAT) };
+    let features = cpu::cpuid_checked(7, 0).ebx;
+    let mut cr4 = Cr4::read() | Cr4Flags::PAGE_GLOBAL;
+    cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, features & 1 << 7 != 0);
+    cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features & 1 << 20 != 0);
+    load(root);
+    // SAFETY: the CPU has the features; no supervisor page is marked as the user's.
+    unsafe { Cr4::write(cr4) };
+    copy::set_smap(features & 1 << 20 != 0);
+}
+
+fn load(root: HostPhysAddr) {
+    let frame = PhysFrame::containing_address(PhysAddr::new(root.as_u64()));
+    // SAFETY: every root that this module hands out maps the image, the stacks
+    // and all else that the hypervisor uses.
+    unsafe { Cr3::write(frame, Cr3Flags::empty()) };
+}
+
+/// Root of the tables in which no guest is mapped.
+#[must_use]
+pub fn kernel_root() -> HostPhysAddr {
+    HostPhysAddr::new(KERNEL_ROOT.load(Ordering::Relaxed))
+}
+
+/// The tables of the hypervisor alone.
+pub(super) fn kernel_mapper() -> Mapper<HostTable> {
+    Mapper::from_root(kernel_root(), PageSize::Size2M)
+}
+
+/// Slots that every address space shares.
+pub(super) fn shared_slots() -> impl Iterator<Item = usize> {
+    (257..512).filter(|slot| {
+        let entry = Tables.read(kernel_root(), *slot);
+        HostTable::is_present(entry)
+    })
+}
+
+/// Runs `f` in the address space at `root`, which is usually active already.
+pub fn with_root<R>(root: HostPhysAddr, f: impl FnOnce() -> R) -> R {
+    let active = HostPhysAddr::new(Cr3::read().0.start_address().as_u64());
+    if active == root {
+        return f();
+    }
+    load(root);
+    let result = f();
+    load(active);
+    result
+}
+
+/// Maps `len` bytes of device registers at `base`, uncached, for good, and
+/// returns where.
+///
+/// # Errors
+/// [`HostError::OutOfMemory`] if there is no frame for a table.
+pub fn map_device(base: HostPhysAddr, len: u64) -> Result<u64, HostError> {
+    let first = base.align_down(PAGE_SIZE);
+    let bytes = (base.page_offset() + len).next_multiple_of(PAGE_SIZE);
+    let mut next = NEXT_DEVICE.lock();
+    let address = *next;
+    let mut attributes = Attributes::device();
+    attributes.permissions |= Permissions::GLOBAL;
+    kernel_mapper()
+        .map(&mut Tables, address, first, bytes, attributes)
+        .map_err(|_| HostError::OutOfMemory("device registers"))?;
+    *next += bytes;
+    Ok(address + base.page_offset())
+}
+
+/// Makes a stack of `pages` pages between unmapped ones and returns its top.
+///
+/// # Errors
+/// [`HostError::OutOfMemory`] if there are no frames left.
+pub fn map_stack(pages: u64) -> Result<u64, HostError> {
+    let out = || HostError::OutOfMemory("a stack");
+    let mut next = NEXT_STACK.lock();
+    let bottom = *next + PAGE_SIZE;
+    for page in 0..pages {
+        let frame = pool::allocate().ok_or_else(out)?;
+        kernel_mapper()
+            .map(
+                &mut Tables,
+                bottom + page * PAGE_SIZE,
+                frame,
+                PAGE_SIZE,
+                Attributes::ram(Permissions::RW | Permissions::GLOBAL),
+            )
+            .map_err(|_| out())?;
+    }
+    *next = bottom + pages * PAGE_SIZE;
+    Ok(*next)
+}
+
+/// Unmaps the bundle and gives its memory to the guests.
+pub fn release_ramdisk(ramdisk: &'static [u8]) {
+    let start = ramdisk.as_ptr() as u64;
+    if start % PAGE_SIZE != 0 {
+        return;
+    }
+    let len = (ramdisk.len() as u64).next_multiple_of(PAGE_SIZE);
+    let unmapped = kernel_mapper().unmap(&mut Tables, start, len, |hpa, _| {
+        x86_64::instructions::tlb::flush(VirtAddr::new(start));
+        if let Some(frames) = FRAMES.lock().as_mut() {
+            frames.add(hpa.page(), 1);
+        }
+    });
+    if unmapped.is_err() {
+        log::error!("the bundle's memory could not be reclaimed");
+    }
+    // The mappings were global: only a change of CR4.PGE flushes them all.
+    x86_64::instructions::tlb::flush_all();
+    let cr4 = Cr4::read();
+    // SAFETY: global pages may be switched off and on at will.
+    unsafe { Cr4::write(cr4 - Cr4Flags::PAGE_GLOBAL) };
+    // SAFETY: as above.
+    unsafe { Cr4::write(cr4) };
+}

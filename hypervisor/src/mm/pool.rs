@@ -1,0 +1,251 @@
+//! Frames of the hypervisor's own: page tables, VMCBs, permission maps.
+//!
+//! They come from blocks of 2 MiB, each mapped at its place in
+//! [`layout::DIRECT`](super::layout::DIRECT) when the pool takes it, so that
+//! nothing but the hypervisor's own memory can be reached there.
+
+use super::{FRAMES, direct, layout};
+use paging::frames::{ORDER_2M, Owner};
+use paging::stage2::{Attributes, HostTable, Mapper, PageSize, Permissions, TableMemory};
+use spin::Mutex;
+use x86defs::HostPhysAddr;
+use x86defs::addr::{Hfn, PAGE_SIZE};
+
+/// Frames in a block.
+const BLOCK_FRAMES: u64 = 512;
+/// Blocks at the most: 2 GiB of page tables.
+const BLOCKS: usize = 1024;
+/// The pool grows when it has fewer frames than this left: mapping a new block
+/// may itself take two tables.
+const RESERVE: u64 = 4;
+
+struct Block {
+    first: Hfn,
+    /// A set bit is a free frame.
+    free: [u64; 8],
+    count: u64,
+}
+
+struct Pool {
+    blocks: [Option<Block>; BLOCKS],
+    free: u64,
+    /// The shared half's tables, once they are in use.
+    mapper: Option<Mapper<HostTable>>,
+}
+
+static POOL: Mutex<Pool> =
+    Mutex::new(Pool { blocks: [const { None }; BLOCKS], free: 0, mapper: None });
+
+impl Pool {
+    fn add(&mut self, first: Hfn) -> bool {
+        let Some(slot) = self.blocks.iter_mut().find(|b| b.is_none()) else { return false };
+        *slot = Some(Block { first, free: [u64::MAX; 8], count: BLOCK_FRAMES });
+        self.free += BLOCK_FRAMES;
+        true
+    }
+
+    fn take(&mut self) -> Option<Hfn> {
+        let block = self.blocks.iter_mut().flatten().find(|b| b.count != 0)?;
+        let (word, bits) = block.free.iter_mut().enumerate().find(|(_, bits)| **bits != 0)?;
+        let bit = bits.trailing_zeros();
+        *bits &= *bits - 1;
+        block.count -= 1;
+        self.free -= 1;
+        block.first.checked_add(word as u64 * 64 + u64::from(bit))
+    }
+
+    fn take_run(&mut self) -> Option<Hfn> {
+        for block in self.blocks.iter_mut().flatten() {
+            for (word, bits) in block.free.iter_mut().enumerate() {
+                let all = bits.to_le_bytes();
+                if let Some(byte) = all.iter().position(|b| *b == 0xff) {
+                    *bits &= !(0xff << (byte * 8));
+                    block.count -= RUN;
+                    self.free -= RUN;
+                    return block.first.checked_add((word * 64 + byte * 8) as u64);
+                }
+            }
+        }
+        None
+    }
+
+    fn give(&mut self, frame: Hfn) -> bool {
+        let number = frame.number();
+        for block in self.blocks.iter_mut().flatten() {
+            let Some(offset) = number.checked_sub(block.first.number()) else { continue };
+            if offset < BLOCK_FRAMES {
+                let (word, bit) = ((offset / 64) as usize, 1u64 << (offset % 64));
+                if block.free[word] & bit != 0 {
+                    return false;
+                }
+                block.free[word] |= bit;
+                block.count += 1;
+                self.free += 1;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn grow(&mut self) {
+        let Some(mapper) = self.mapper.take() else { return };
+        let taken = FRAMES.lock().as_mut().and_then(|f| f.allocate(ORDER_2M, Owner::HYPERVISOR));
+        if let Some((first, _)) = taken {
+            let mapped = mapper.map(
+                &mut Inner(self),
+                direct(first.base()),
+                first.base(),
+                BLOCK_FRAMES * PAGE_SIZE,
+                Attributes::ram(Permissions::RW | Permissions::GLOBAL),
+            );
+            if mapped.is_err() || !self.add(first) {
+                log::error!("the pool of the hypervisor's frames can't grow");
+                if let Some(frames) = FRAMES.lock().as_mut() {
+                    frames.free(first, ORDER_2M);
+                }
+            }
+        }
+        self.mapper = Some(mapper);
+    }
+
+    fn allocate(&mut self) -> Option<HostPhysAddr> {
+        if self.free <= RESERVE {
+            self.grow();
+        }
+        let base = self.take()?.base();
+        zero(base);
+        Some(base)
+    }
+}
+
+fn zero(base: HostPhysAddr) {
+    let page = direct(base) as *mut u8;
+    // SAFETY: the frame belongs to the pool, is mapped at its direct address,
+    // and nobody else has it.
+    unsafe { page.write_bytes(0, PAGE_SIZE as usize) };
+}
+
+/// Gives the pool its first block, which must be mapped at its direct address
+/// in the tables in force.
+pub(super) fn start(first: Hfn) {
+    POOL.lock().add(first);
+}
+
+/// From now on the pool grows by itself, through the tables at `root`.
+pub(super) fn let_grow(root: HostPhysAddr) {
+    POOL.lock().mapper = Some(Mapper::from_root(root, PageSize::Size2M));
+}
+
+/// A zeroed frame of the hypervisor's own, mapped at its direct address.
+#[must_use]
+pub fn allocate() -> Option<HostPhysAddr> {
+    POOL.lock().allocate()
+}
+
+/// Frames in a run.
+const RUN: u64 = 8;
+
+/// [`RUN`] frames in a row, zeroed, aligned to their size, for good.
+#[must_use]
+pub fn allocate_run() -> Option<HostPhysAddr> {
+    let mut pool = POOL.lock();
+    if pool.free <= RESERVE + RUN {
+        pool.grow();
+    }
+    let base = pool.take_run()?.base();
+    for page in 0..RUN {
+        zero(HostPhysAddr::new(base.as_u64() + page * PAGE_SIZE));
+    }
+    Some(base)
+}
+
+/// Takes back a frame from [`allocate`].
+pub fn free(frame: HostPhysAddr) {
+    if !POOL.lock().give(frame.page()) {
+        log::error!("frame {frame} was given back to the pool, but is not in use");
+    }
+}
+
+/// Frames of the pool that are in use.
+#[must_use]
+pub fn used() -> u64 {
+    let pool = POOL.lock();
+    let all = pool.blocks.iter().flatten().count() as u64 * BLOCK_FRAMES;
+    all - pool.free
+}
+
+fn entry(table: HostPhysAddr, index: usize) -> *mut u64 {
+    (direct(table) as *mut u64).wrapping_add(index & 511)
+}
+
+fn read(table: HostPhysAddr, index: usize) -> u64 {
+    // SAFETY: tables are frames of the pool, mapped at their direct address;
+    // the index was cut to the table. The CPU may set bits at any time.
+    unsafe { entry(table, index).read_volatile() }
+}
+
+fn write(table: HostPhysAddr, index: usize, value: u64) {
+    // SAFETY: as for `read`; an aligned store of eight bytes is seen whole.
+    unsafe { entry(table, index).write_volatile(value) };
+}
+
+/// No frame was left for a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoFrame;
+
+/// Page tables that live in the pool.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tables;
+
+impl TableMemory for Tables {
+    type Error = NoFrame;
+
+    fn alloc_table(&mut self) -> Result<HostPhysAddr, NoFrame> {
+        allocate().ok_or(NoFrame)
+    }
+
+    fn free_table(&mut self, table: HostPhysAddr) {
+        free(table);
+    }
+
+    fn read(&self, table: HostPhysAddr, index: usize) -> u64 {
+        read(table, index)
+    }
+
+    fn write(&mut self, table: HostPhysAddr, index: usize, value: u64) {
+        write(table, index, value);
+    }
+}
+
+/// The same, while the pool itself is at work.
+struct Inner<'a>(&'a mut Pool);
+
+impl TableMemory for Inner<'_> {
+    type Error = NoFrame;
+
+    fn alloc_table(&mut self) -> Result<HostPhysAddr, NoFrame> {
+        let base = self.0.take().ok_or(NoFrame)?.base();
+        zero(base);
+        Ok(base)
+    }
+
+    fn free_table(&mut self, table: HostPhysAddr) {
+        self.0.give(table.page());
+    }
+
+    fn read(&self, table: HostPhysAddr, index: usize) -> u64 {
+        read(table, index)
+    }
+
+    fn write(&mut self, table: HostPhysAddr, index: usize, value: u64) {
+        write(table, index, value);
+    }
+}
+
+/// Slots of the root table that the pool's frames may lie in, for a machine
+/// whose memory ends at `end`.
+pub(super) fn direct_slots(end: HostPhysAddr) -> impl Iterator<Item = usize> {
+    let count = end.as_u64().div_ceil(layout::SLOT_SIZE).clamp(1, layout::DIRECT_SLOTS);
+    let first = layout::slot(layout::DIRECT);
+    (0..count).map(move |n| first + n as usize)
+}
