@@ -22,11 +22,14 @@ extern crate alloc;
 pub mod ioapic;
 pub mod lapic;
 
+pub mod acpi_pm;
 mod clock;
+pub mod debug_exit;
 pub mod pic;
 pub mod pit;
 pub mod port61;
 pub mod ports;
+pub mod pvpanic;
 pub mod rtc;
 #[cfg(test)]
 mod testing;
