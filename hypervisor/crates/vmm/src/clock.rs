@@ -237,7 +237,8 @@ impl VmClock {
     /// Guest ticks when the host's TSC is `host_tsc`. CPUs whose TSCs are a
     /// hair apart may ask about a moment before the start: that is 0.
     #[inline]
-    fn ticks(&self, host_tsc: u64) -> u64 {
+    #[must_use]
+    pub fn ticks(&self, host_tsc: u64) -> u64 {
         match self.motion {
             Motion::Running { offset } => {
                 let ticks = host_tsc.wrapping_add(offset);
