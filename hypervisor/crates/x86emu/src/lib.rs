@@ -20,6 +20,14 @@
     deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]
 
+mod address;
+pub mod alu;
+mod cpu;
+mod decode;
+mod execute;
+mod instruction;
+mod system;
+
 pub use cpu::{AccessKind, Cpu, Fault, GuestException, Mnemonic, Step, Stop, Unsupported};
 pub use decode::{DecodeError, Decoder, decode, instruction_length, warm_up};
 pub use execute::{Ports, step, string_io};

@@ -331,8 +331,8 @@ fn two_bytes(
                 SystemOp::Virtualization
             }
         }
-        0x78 | 0x79 => {
-            // VMREAD and VMWRITE.
+        // VMREAD and VMWRITE; with prefixes SSE4a lives there.
+        0x78 | 0x79 if prefixes.repeat.is_none() && !prefixes.operand_size => {
             ModRm::read(stream, prefixes, mode)?;
             SystemOp::Virtualization
         }

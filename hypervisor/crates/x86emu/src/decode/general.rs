@@ -275,7 +275,7 @@ fn memory(found: &iced_x86::Instruction, mode: CpuMode) -> Option<MemoryOperand>
         segment: effective_segment(found, mode, default)?,
         base,
         index,
-        scale: found.memory_index_scale().trailing_zeros().low8(),
+        scale: if index.is_some() { found.memory_index_scale().trailing_zeros().low8() } else { 0 },
         displacement,
         address_width,
     })
