@@ -1,6 +1,7 @@
 //! `run`: from the options to a running machine and its end.
 
 use std::fs;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -127,6 +128,13 @@ impl RunOptions {
         }
         if self.kernel.is_none() && self.initrd.is_some() {
             guest.initrd.clone_from(&self.initrd);
+        }
+        if self.kernel.is_none()
+            && std::io::stdin().is_terminal()
+            && let Ok((columns, lines)) = crossterm::terminal::size()
+        {
+            // Linux hands what it does not know to `init` as environment.
+            guest.cmdline.push_str(&format!(" LINES={lines} COLUMNS={columns}"));
         }
         if let Some(cmdline) = &self.cmdline {
             guest.cmdline.clone_from(cmdline);

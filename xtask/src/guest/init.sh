@@ -5,11 +5,13 @@
 /bin/busybox mount -t sysfs sys /sys
 exec </dev/console >/dev/console 2>&1
 /bin/busybox --install -s /bin
-export PATH=/bin HOME=/root TERM=vt102 PS1='\u@\h:\w\$ '
+export PATH=/bin HOME=/root TERM=vt102 PS1='root@\h:\w# '
 hostname -F /etc/hostname
 mkdir -p /dev/pts
 mount -t devpts devpts /dev/pts
 ln -s /proc/self/fd /dev/fd
+# xtask tells the size of the terminal on the kernel's command line.
+if [ -n "$LINES" ] && [ -n "$COLUMNS" ]; then stty -F /dev/ttyS0 rows "$LINES" cols "$COLUMNS"; fi
 for module in /lib/modules/*.ko; do insmod "$module"; done
 acpid
 if [ -f /steward/command ]; then exec steward-exec; fi

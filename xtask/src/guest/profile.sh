@@ -1,3 +1,3 @@
-export PATH=/bin HOME=/root PS1='\u@\h:\w\$ '
+export PATH=/bin HOME=/root USER=root PS1='root@\h:\w# '
 # There is no init to ask: these do it themselves.
 alias poweroff='poweroff -f' reboot='reboot -f' halt='halt -f'
