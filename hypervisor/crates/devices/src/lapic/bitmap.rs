@@ -67,8 +67,8 @@ impl VectorSet {
         } else {
             (0, a)
         };
-        // `| 1` keeps an empty word from having 64 leading zeros.
-        base | (63 - (word | 1).leading_zeros()).low8()
+        // `| 1` gives an empty word a logarithm.
+        base + (word | 1).ilog2().low8()
     }
 
     /// The 32-bit window number `index` (0 to 7), as registers show it.

@@ -55,21 +55,31 @@ impl Lapic {
         if !matches!(self.timer_lvt().timer_mode(), TimerMode::TscDeadline) {
             return;
         }
-        // What was due before the write has happened.
-        if now.0 >= self.s.deadline.0 {
-            self.fire(now);
+        // Compared as the guest's counter, so that an offset of either sign is right.
+        let ahead = guest_value.saturating_sub(self.guest_tsc(now));
+        if ahead == 0 || now.0 >= self.s.deadline.0 {
+            self.write_tsc_deadline_slowly(guest_value, now);
+        } else {
+            self.s.tsc_deadline = guest_value;
+            self.s.deadline = Ticks(now.0.saturating_add(ahead));
         }
+    }
+
+    /// A write that disarms or fires, or finds that the one before has to.
+    #[cold]
+    #[inline(never)]
+    fn write_tsc_deadline_slowly(&mut self, guest_value: u64, now: Ticks) {
+        // What was due before the write has happened.
+        self.advance(now);
         self.arm_tsc_deadline(guest_value, now);
     }
 
-    #[inline(always)]
     fn arm_tsc_deadline(&mut self, guest_value: u64, now: Ticks) {
         self.s.tsc_deadline = guest_value;
         if guest_value == 0 {
             self.s.deadline = Ticks::NEVER;
             return;
         }
-        // Compared as the guest's counter, so that an offset of either sign is right.
         let ahead = guest_value.saturating_sub(self.guest_tsc(now));
         self.s.deadline = Ticks(now.0.saturating_add(ahead));
         if ahead == 0 {
