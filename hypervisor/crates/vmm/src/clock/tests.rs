@@ -69,7 +69,7 @@ fn read_as_guest(ram: &Ram, gpa: u64, tsc: u64) -> u64 {
     let delta = tsc.wrapping_sub(ram.u64(gpa + 8));
     let [shift] = ram.at(gpa + 28).map(u8::cast_signed);
     let delta = if shift < 0 { delta >> -shift } else { delta << shift };
-    let scaled = u128::from(delta) * u128::from(ram.u32(gpa + 24)) >> 32;
+    let scaled = (u128::from(delta) * u128::from(ram.u32(gpa + 24))) >> 32;
     ram.u64(gpa + 16) + u64::try_from(scaled).unwrap()
 }
 
