@@ -28,6 +28,10 @@ pub fn instruction_length(bytes: &[u8], mode: CpuMode) -> Option<u8> {
 }
 
 pub(super) fn decode(bytes: &[u8], mode: CpuMode, rip: u64) -> Result<Instruction, DecodeError> {
+    if Prefixes::read(&mut Stream::new(bytes), mode).is_none() {
+        // Nothing but prefixes so far.
+        return Err(DecodeError::Incomplete);
+    }
     let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::NONE);
     let found = decoder.decode();
     if found.is_invalid() {

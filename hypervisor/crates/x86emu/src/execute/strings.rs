@@ -45,16 +45,22 @@ pub(super) fn run<C: Cpu>(
 /// Executes the INS or OUTS at RIP, or a bounded part of a repeated one. The
 /// CPU has checked the guest's rights to the port before the exit.
 ///
+/// Where another instruction stands at RIP by now, nothing is done: the guest
+/// then runs that one.
+///
 /// # Errors
-/// [`Stop`], as [`step`](super::step); [`GuestException::UD`] where another
-/// instruction stands at RIP by now.
+/// [`Stop`], as [`step`](super::step).
 pub fn string_io<C: Cpu>(
     cpu: &mut C,
     ports: &mut impl Ports<Error = C::Error>,
 ) -> Result<Step, Stop<C::Error>> {
-    let (instruction, _) = fetch(cpu)?;
+    let instruction = match fetch(cpu) {
+        Ok((instruction, _)) => instruction,
+        Err(Stop::Unsupported(_)) => return Ok(Step::Again),
+        Err(stop) => return Err(stop),
+    };
     let Op::String(op @ (StringOp::Ins | StringOp::Outs)) = instruction.op else {
-        return Err(GuestException::UD.into());
+        return Ok(Step::Again);
     };
     let width = instruction.width;
     repeat(cpu, &instruction, |cpu| {
