@@ -12,6 +12,7 @@ mod tests;
 pub mod validate;
 
 use crate::mtrr::MtrrRegister;
+use devices::RestoreError;
 use serde::{Deserialize, Serialize};
 pub use table::{MsrConfig, MsrTable};
 use x86defs::Msr;
@@ -193,6 +194,18 @@ impl MsrFile {
             }
         }
         file
+    }
+
+    /// A saved file, if each value is one that its register takes.
+    ///
+    /// # Errors
+    /// A register holds what it can't.
+    pub fn restored(table: &MsrTable, saved: Self) -> Result<Self, RestoreError> {
+        let legal = table.lines().all(|(_, line)| match line.read {
+            ReadAction::Stored(slot) => line.rule.takes(saved.get(slot), line.reset),
+            _ => true,
+        });
+        if legal { Ok(saved) } else { Err(RestoreError("an MSR holds a value that it can't")) }
     }
 
     fn get(&self, slot: Slot) -> u64 {

@@ -5,6 +5,7 @@
 use crate::layout;
 use crate::msr::Gp;
 use core::ops::Range;
+use devices::RestoreError;
 use serde::{Deserialize, Serialize};
 use x86defs::{GuestPhysAddr, Low, Msr};
 
@@ -146,6 +147,20 @@ impl Mtrrs {
             *mask = address_mask & !(devices.end - devices.start - 1) | MASK_VALID;
         }
         mtrrs
+    }
+
+    /// Saved registers, if a guest with `physical_address_bits` could have
+    /// written them.
+    ///
+    /// # Errors
+    /// A register holds what it can't.
+    pub fn restored(saved: &Self, physical_address_bits: u8) -> Result<Self, RestoreError> {
+        let mut mtrrs = Self::new(physical_address_bits);
+        (Msr::MTRR_PHYS_BASE0.0..=Msr::MTRR_DEF_TYPE.0)
+            .filter_map(|number| MtrrRegister::from_msr(Msr(number)))
+            .try_for_each(|register| mtrrs.write(register, saved.read(register)))
+            .map_err(|Gp| RestoreError("an MTRR holds a value that it can't"))?;
+        Ok(mtrrs)
     }
 
     /// RDMSR of one of the registers.
@@ -398,6 +413,25 @@ mod tests {
         ] {
             assert_eq!(mtrrs.write(register, value).is_ok(), legal, "{register:?} {value:#x}");
         }
+    }
+
+    #[test]
+    fn saved_registers_are_checked() {
+        let mut mtrrs = Mtrrs::new(40);
+        for (register, value) in [
+            (MtrrRegister::DefType, 0x806),
+            (MtrrRegister::Fixed(4), 0x0505_0505_0606_0606),
+            (MtrrRegister::Base(7), 0x80_0000_0001),
+            (MtrrRegister::Mask(7), 0xff_0000_0800),
+        ] {
+            mtrrs.write(register, value).unwrap();
+        }
+        let text = serde_json::to_string(&mtrrs).unwrap();
+        let saved: Mtrrs = serde_json::from_str(&text).unwrap();
+        assert_eq!(Mtrrs::restored(&saved, 40), Ok(mtrrs));
+        assert!(Mtrrs::restored(&saved, 39).is_err());
+        let wild = Mtrrs { def_type: 2, ..saved };
+        assert!(Mtrrs::restored(&wild, 40).is_err());
     }
 
     #[test]

@@ -312,6 +312,9 @@ fn a_saved_file_is_the_same() {
     let (table, mut file) = msrs(Vendor::Amd);
     file.write(&table, Msr::NB_CFG, 1 << 46).unwrap();
     let text = serde_json::to_string(&file).unwrap();
-    assert_eq!(serde_json::from_str::<MsrFile>(&text).unwrap(), file);
+    let saved = serde_json::from_str::<MsrFile>(&text).unwrap();
+    assert_eq!(MsrFile::restored(&table, saved), Ok(file.clone()));
+    file.set(Slot::Hwcr, 0);
+    assert!(MsrFile::restored(&table, file).is_err());
     assert_eq!(Slot::NbCfg as usize + 1, Slot::COUNT);
 }
