@@ -1,7 +1,79 @@
-//! A test guest.
+//! A guest that comes to a chosen end; the command line says which:
+//! `triple-fault`, `pvpanic`, `jump`, `reset`, `keyboard-reset`, `poweroff`,
+//! `loop`, `halt`, `cr4`, `shutdown-call`, `exit=N`.
 #![no_std]
 #![no_main]
+
+use guests::harness::{self, halt};
+use guests::io::{inb, outb, outw};
+use guests::trap::{self, TableRegister};
+use guests::{catch_asm, cpu, info, println};
+
 guests::entry!(main);
+
 fn main() -> ! {
-    guests::harness::Tests::new().finish()
+    let how = info::command_line().split_ascii_whitespace().next().unwrap_or("");
+    println!("ending: {how}");
+    match how {
+        "triple-fault" => triple_fault(),
+        "pvpanic" => {
+            outb(0x505, 1);
+            cpu::cli();
+            halt()
+        }
+        "jump" => {
+            let caught = catch_asm!(["jmp {t}"], t = in(reg) 0x70_0000_0000u64);
+            println!("caught {:x?}", caught.map(|t| (t.vector, t.error, t.cr2)));
+            triple_fault()
+        }
+        "reset" => outb(0xcf9, 6),
+        "keyboard-reset" => {
+            for _ in 0..100_000 {
+                if inb(0x64) & 2 == 0 {
+                    break;
+                }
+            }
+            outb(0x64, 0xfe);
+        }
+        "poweroff" => harness::power_off(),
+        "poweroff-type" => outw(0x604, 5 << 10 | 1 << 13),
+        "loop" => {
+            cpu::cli();
+            loop {
+                cpu::pause();
+            }
+        }
+        "halt" => halt(),
+        "cr4" => {
+            let caught = cpu::set_cr4(cpu::cr4() | 1 << 63);
+            println!("caught {:x?}", caught.map(|t| (t.vector, t.error)));
+            triple_fault()
+        }
+        "shutdown-call" => {
+            let call = hvabi::Registers::from(hvabi::Call::ShutDown {
+                kind: hvabi::ShutDownKind::Crash,
+                status: 42,
+            });
+            let caught = catch_asm!(["xchg rbx, rdi", "vmmcall", "xchg rbx, rdi"], inout("rax") call.rax => _,
+                inout("rdi") call.rbx => _, in("rcx") call.rcx, in("rdx") 0u64, in("rsi") 0u64);
+            println!("it came back: {:x?}", caught.map(|t| t.vector));
+        }
+        other => {
+            if let Some(value) = other.strip_prefix("exit=").and_then(|n| n.parse().ok()) {
+                harness::exit(value)
+            }
+            println!("no such end: {other}");
+        }
+    }
+    // A reset or power-off may take a moment.
+    guests::time::delay(2_000_000);
+    println!("still here");
+    harness::exit(1)
+}
+
+/// No IDT, then an exception.
+fn triple_fault() -> ! {
+    trap::load_idt(&TableRegister { limit: 0, base: 0 });
+    // SAFETY: it is meant to end the machine.
+    unsafe { core::arch::asm!("ud2", options(noreturn)) }
 }
