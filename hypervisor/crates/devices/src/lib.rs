@@ -25,11 +25,13 @@ pub mod lapic;
 pub mod acpi_pm;
 mod clock;
 pub mod debug_exit;
+pub mod i8042;
 pub mod pic;
 pub mod pit;
 pub mod port61;
 pub mod ports;
 pub mod pvpanic;
+pub mod reset;
 pub mod rtc;
 #[cfg(test)]
 mod testing;
