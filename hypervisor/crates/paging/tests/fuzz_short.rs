@@ -1,5 +1,8 @@
 //! The page walk's fuzz target on random cases.
-#![expect(unreachable_pub, reason = "the modules are a library's elsewhere")]
+#![expect(
+    unreachable_pub,
+    reason = "modules that are a library's elsewhere; tests of 64-bit hosts"
+)]
 
 #[path = "../../../../tests/fuzz/src/input.rs"]
 mod input;

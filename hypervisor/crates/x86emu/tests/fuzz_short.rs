@@ -1,5 +1,9 @@
 //! The emulator's fuzz target on random cases.
-#![expect(unreachable_pub, reason = "the modules are a library's elsewhere")]
+#![expect(
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    reason = "modules that are a library's elsewhere; tests of 64-bit hosts"
+)]
 
 #[path = "../../../../tests/fuzz/src/emulator.rs"]
 mod emulator;

@@ -1,5 +1,9 @@
 //! Intercepted instructions: encodings from the manuals' opcode maps.
-#![expect(unreachable_pub, reason = "the module is a library's elsewhere")]
+#![expect(
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    reason = "modules that are a library's elsewhere; tests of 64-bit hosts"
+)]
 
 #[path = "../../../../tests/fuzz/src/machine.rs"]
 mod machine;

@@ -46,6 +46,9 @@ pub(super) fn decode(bytes: &[u8], mode: CpuMode, rip: u64) -> Result<Instructio
             DecodeError::Invalid
         });
     }
+    if matches!(found.mnemonic(), Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2) {
+        return Err(DecodeError::Invalid);
+    }
     translate(&found, mode).ok_or_else(|| DecodeError::Unsupported {
         mnemonic: Name(found.mnemonic()),
         length: found.len().low8(),

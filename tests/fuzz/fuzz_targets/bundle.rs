@@ -1,0 +1,4 @@
+//! Any ramdisk.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| steward_fuzz::bundle::run(data));
