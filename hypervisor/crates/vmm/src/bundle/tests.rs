@@ -1,5 +1,9 @@
 //! Tests of the bundle.
 
+#[path = "../../../../../tests/fuzz/src/bundle.rs"]
+#[expect(unreachable_pub, reason = "public where the fuzz targets call it")]
+mod fuzz;
+
 use super::*;
 use alloc::vec;
 use proptest::prelude::*;
@@ -54,7 +58,7 @@ fn round_trip() {
         assert_eq!(bundle.file(&name), Some(data.as_slice()));
     }
     assert_eq!(bundle.file("manifest.json"), None);
-    fuzz(&bytes);
+    fuzz::run(&bytes);
 }
 
 #[test]
@@ -199,6 +203,6 @@ proptest! {
 
     #[test]
     fn noise_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..2048)) {
-        fuzz(&bytes);
+        fuzz::run(&bytes);
     }
 }

@@ -4,6 +4,9 @@
 extern crate std;
 
 mod elf;
+#[path = "../../../../../tests/fuzz/src/loaders.rs"]
+#[expect(unreachable_pub, reason = "public where the fuzz targets call it")]
+mod fuzz;
 mod linux;
 
 use super::*;

@@ -359,7 +359,7 @@ proptest! {
             }
         }
         image.truncate(cut.unwrap_or(usize::MAX));
-        fuzz(&image);
+        fuzz::run(&image);
     }
 
     #[test]
@@ -380,7 +380,7 @@ proptest! {
             image[at] = value;
         }
         image.truncate(size);
-        fuzz(&image);
+        fuzz::run(&image);
     }
 }
 
