@@ -26,6 +26,7 @@ pub mod acpi_pm;
 mod clock;
 pub mod debug_exit;
 pub mod i8042;
+pub mod pci;
 pub mod pic;
 pub mod pit;
 pub mod port61;
