@@ -104,6 +104,20 @@ pub struct GuestSettings {
     pub cmdline: String,
     /// Whether the guest has the debug-exit port 0xf4.
     pub debug_exit: bool,
+    /// What happens when it resets its machine.
+    #[serde(default)]
+    pub on_reset: OnReset,
+}
+
+/// What happens when a guest resets its machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnReset {
+    /// It starts again.
+    #[default]
+    Restart,
+    /// It has ended.
+    End,
 }
 
 /// A module for a Multiboot or PVH kernel.

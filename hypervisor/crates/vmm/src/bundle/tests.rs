@@ -18,6 +18,7 @@ fn guest(name: &str) -> GuestSettings {
         modules: vec![ModuleSettings { file: "guest0/mod0".into(), cmdline: "a=1".into() }],
         cmdline: "console=ttyS0".into(),
         debug_exit: false,
+        on_reset: OnReset::End,
     }
 }
 
@@ -71,6 +72,7 @@ fn the_documented_text_is_read() {
     let manifest = Manifest::from_json(json.as_bytes()).unwrap();
     manifest.check().unwrap();
     assert_eq!(manifest.host.exit, HostExit::Bochs);
+    assert_eq!(manifest.guests[0].on_reset, OnReset::Restart, "it may be left out");
     assert_eq!(manifest.files[0].crc32, 0x1234_5678);
     let error = Bundle::open(&pack(json)).unwrap_err();
     assert_eq!(error, BundleError::MissingMember { name: "guest0/kernel".into() });
