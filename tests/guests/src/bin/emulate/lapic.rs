@@ -1,5 +1,5 @@
-//! Instruction forms on a register that every PC has: the local APIC's task
-//! priority (32 bits, of which eight are kept).
+//! Instruction forms on a register that every PC has and that keeps 32 bits:
+//! the initial count of the local APIC's timer, its interrupt masked.
 
 use guests::harness::{Outcome, Shared, Tests};
 use guests::{catch_asm, check, check_eq};
@@ -11,15 +11,15 @@ pub(crate) fn run(tests: &mut Tests) {
     tests.case("apic_strings", strings);
 }
 
-const TPR: u64 = 0xfee0_0080;
+const COUNT: u64 = 0xfee0_0380;
 
 fn read() -> u32 {
-    guests::io::mmio_read32(TPR)
+    guests::io::mmio_read32(COUNT)
 }
 
 macro_rules! step {
     ($code:literal, $want:expr $(, $($operands:tt)*)?) => {{
-        let caught = catch_asm!([$code], a = in(reg) TPR $(, $($operands)*)?);
+        let caught = catch_asm!([$code], a = in(reg) COUNT $(, $($operands)*)?);
         check!(caught.is_none(), "{}: raised {caught:x?}", $code);
         check_eq!(read(), $want, "{}", $code);
     }};
@@ -29,11 +29,11 @@ fn moves() -> Outcome {
     step!("mov dword ptr [{a}], 0x21", 0x21);
     step!("mov [{a}], {v:e}", 0x32, v = in(reg) 0x32u32);
     step!("mov dword ptr [{a} + 4 - 4], 0x43", 0x43);
-    step!("mov dword ptr [{b} + {a} * 2], 0x54", 0x54, b = in(reg) TPR.wrapping_sub(TPR * 2));
+    step!("mov dword ptr [{b} + {a} * 2], 0x54", 0x54, b = in(reg) COUNT.wrapping_sub(COUNT * 2));
     step!("mov dword ptr [{a:e}], 0x65", 0x65);
     let value: u64;
     let caught =
-        catch_asm!(["mov {v}, -1", "mov {v:e}, [{a}]"], v = out(reg) value, a = in(reg) TPR);
+        catch_asm!(["mov {v}, -1", "mov {v:e}, [{a}]"], v = out(reg) value, a = in(reg) COUNT);
     check!(caught.is_none(), "load raised {caught:x?}");
     check_eq!(value, 0x65, "a 32-bit load clears the upper half");
     step!("mov dword ptr [{a}], 0", 0);
@@ -53,11 +53,11 @@ fn arithmetic() -> Outcome {
     step!("bts dword ptr [{a}], 0", 0x5f);
     let (zero, carry): (u8, u8);
     let caught = catch_asm!(["cmp dword ptr [{a}], 0x5f", "setz {z}", "bt dword ptr [{a}], 6", "setc {c}"],
-        a = in(reg) TPR, z = out(reg_byte) zero, c = out(reg_byte) carry);
+        a = in(reg) COUNT, z = out(reg_byte) zero, c = out(reg_byte) carry);
     check!(caught.is_none(), "raised {caught:x?}");
     check_eq!((zero, carry), (1, 1), "ZF of CMP, CF of BT");
     let zero: u8;
-    let caught = catch_asm!(["test dword ptr [{a}], 0xa0", "setz {z}"], a = in(reg) TPR, z = out(reg_byte) zero);
+    let caught = catch_asm!(["test dword ptr [{a}], 0xa0", "setz {z}"], a = in(reg) COUNT, z = out(reg_byte) zero);
     check!(caught.is_none(), "raised {caught:x?}");
     check_eq!(zero, 1, "ZF of TEST");
     step!("mov dword ptr [{a}], 0", 0);
@@ -67,16 +67,16 @@ fn arithmetic() -> Outcome {
 fn exchange() -> Outcome {
     step!("mov dword ptr [{a}], 0x10", 0x10);
     let old: u32;
-    let caught = catch_asm!(["xchg [{a}], {v:e}"], a = in(reg) TPR, v = inout(reg) 0x25u32 => old);
+    let caught = catch_asm!(["xchg [{a}], {v:e}"], a = in(reg) COUNT, v = inout(reg) 0x25u32 => old);
     check!(caught.is_none(), "XCHG raised {caught:x?}");
     check_eq!((old, read()), (0x10, 0x25), "XCHG");
     let (eax, zero): (u32, u8);
-    let caught = catch_asm!(["lock cmpxchg [{a}], {v:e}", "setz {z}"], a = in(reg) TPR,
+    let caught = catch_asm!(["lock cmpxchg [{a}], {v:e}", "setz {z}"], a = in(reg) COUNT,
         v = in(reg) 0x37u32, z = out(reg_byte) zero, inout("eax") 0x25u32 => eax);
     check!(caught.is_none(), "CMPXCHG raised {caught:x?}");
     check_eq!((eax, zero, read()), (0x25, 1, 0x37), "CMPXCHG of equals");
     let (eax, zero): (u32, u8);
-    let caught = catch_asm!(["lock cmpxchg [{a}], {v:e}", "setz {z}"], a = in(reg) TPR,
+    let caught = catch_asm!(["lock cmpxchg [{a}], {v:e}", "setz {z}"], a = in(reg) COUNT,
         v = in(reg) 0x48u32, z = out(reg_byte) zero, inout("eax") 0x25u32 => eax);
     check!(caught.is_none(), "CMPXCHG raised {caught:x?}");
     check_eq!((eax, zero, read()), (0x37, 0, 0x37), "CMPXCHG of unequals");
@@ -88,18 +88,18 @@ fn strings() -> Outcome {
     static BUFFER: Shared<[u32; 4]> = Shared::new([0; 4]);
     let buffer = BUFFER.address().addr() as u64;
     let rdi: u64;
-    let caught = catch_asm!(["stosd"], inout("rdi") TPR => rdi, in("eax") 0x46u32);
+    let caught = catch_asm!(["stosd"], inout("rdi") COUNT => rdi, in("eax") 0x46u32);
     check!(caught.is_none(), "STOS raised {caught:x?}");
-    check_eq!((rdi, read()), (TPR + 4, 0x46), "STOS");
+    check_eq!((rdi, read()), (COUNT + 4, 0x46), "STOS");
     let (rax, rsi): (u64, u64);
-    let caught = catch_asm!(["lodsd"], inout("rsi") TPR => rsi, inout("rax") u64::MAX => rax);
+    let caught = catch_asm!(["lodsd"], inout("rsi") COUNT => rsi, inout("rax") u64::MAX => rax);
     check!(caught.is_none(), "LODS raised {caught:x?}");
-    check_eq!((rax, rsi), (0x46, TPR + 4), "LODS");
-    let caught = catch_asm!(["movsd"], inout("rsi") TPR => _, inout("rdi") buffer => _);
+    check_eq!((rax, rsi), (0x46, COUNT + 4), "LODS");
+    let caught = catch_asm!(["movsd"], inout("rsi") COUNT => _, inout("rdi") buffer => _);
     check!(caught.is_none(), "MOVS from the device raised {caught:x?}");
     check_eq!(BUFFER.get()[0], 0x46, "MOVS from the device");
     BUFFER.set([0x57; 4]);
-    let caught = catch_asm!(["movsd"], inout("rsi") buffer => _, inout("rdi") TPR => _);
+    let caught = catch_asm!(["movsd"], inout("rsi") buffer => _, inout("rdi") COUNT => _);
     check!(caught.is_none(), "MOVS to the device raised {caught:x?}");
     check_eq!(read(), 0x57, "MOVS to the device");
     let caught =
