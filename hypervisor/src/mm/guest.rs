@@ -44,7 +44,7 @@ pub enum NestedFormat {
 }
 
 impl Nested {
-    fn map(&self, at: u64, hpa: HostPhysAddr, len: u64) -> bool {
+    fn map(&mut self, at: u64, hpa: HostPhysAddr, len: u64) -> bool {
         let rwx = Attributes::ram(Permissions::RWX);
         match self {
             Self::Npt(m) => m.map(&mut Tables, at, hpa, len, rwx).is_ok(),

@@ -14,7 +14,7 @@ use paging::stage2::{
 use spin::Mutex;
 use x86_64::registers::control::{Cr3, Cr3Flags, Cr4, Cr4Flags};
 use x86_64::structures::paging::PhysFrame;
-use x86_64::{PhysAddr, VirtAddr};
+use x86_64::PhysAddr;
 use x86defs::addr::{Hfn, PAGE_SIZE};
 use x86defs::pte::{MemoryType, Pte};
 use x86defs::{HostPhysAddr, Msr};
@@ -34,7 +34,7 @@ static NEXT_STACK: Mutex<u64> = Mutex::new(layout::STACKS);
 /// What the bootloader left, checked.
 #[derive(Debug)]
 pub struct Handover {
-    /// The bundle, where it can be read until [`release_ramdisk`].
+    /// The bundle.
     pub ramdisk: &'static [u8],
     /// Host-physical address of the ACPI root pointer, if there is one.
     pub rsdp: Option<HostPhysAddr>,
@@ -287,29 +287,4 @@ pub fn map_stack(pages: u64) -> Result<u64, HostError> {
     }
     *next = bottom + pages * PAGE_SIZE;
     Ok(*next)
-}
-
-/// Unmaps the bundle and gives its memory to the guests.
-pub fn release_ramdisk(ramdisk: &'static [u8]) {
-    let start = ramdisk.as_ptr() as u64;
-    if start % PAGE_SIZE != 0 {
-        return;
-    }
-    let len = (ramdisk.len() as u64).next_multiple_of(PAGE_SIZE);
-    let unmapped = kernel_mapper().unmap(&mut Tables, start, len, |hpa, _| {
-        x86_64::instructions::tlb::flush(VirtAddr::new(start));
-        if let Some(frames) = FRAMES.lock().as_mut() {
-            frames.add(hpa.page(), 1);
-        }
-    });
-    if unmapped.is_err() {
-        log::error!("the bundle's memory could not be reclaimed");
-    }
-    // The mappings were global: only a change of CR4.PGE flushes them all.
-    x86_64::instructions::tlb::flush_all();
-    let cr4 = Cr4::read();
-    // SAFETY: global pages may be switched off and on at will.
-    unsafe { Cr4::write(cr4 - Cr4Flags::PAGE_GLOBAL) };
-    // SAFETY: as above.
-    unsafe { Cr4::write(cr4) };
 }

@@ -15,7 +15,7 @@ pub mod layout;
 mod pool;
 
 pub use heap::usage as heap_usage;
-pub use host::{Handover, init, kernel_root, map_device, map_stack, release_ramdisk, with_root};
+pub use host::{Handover, init, kernel_root, map_device, map_stack, with_root};
 pub use pool::{Tables, allocate as allocate_page, allocate_run, free as free_page, used as pool_used};
 
 use paging::frames::{FrameAllocator, FrameFlags, Owner};

@@ -88,7 +88,7 @@ impl Pool {
     }
 
     fn grow(&mut self) {
-        let Some(mapper) = self.mapper.take() else { return };
+        let Some(mut mapper) = self.mapper.take() else { return };
         let taken = FRAMES.lock().as_mut().and_then(|f| f.allocate(ORDER_2M, Owner::HYPERVISOR));
         if let Some((first, _)) = taken {
             let mapped = mapper.map(

@@ -45,3 +45,15 @@ pub trait GuestMemory {
         new: u64,
     ) -> Result<u64, MemoryError>;
 }
+
+/// What the vCPU's owner can do with the guest's RAM beside copying.
+pub trait GuestRam: GuestMemory {
+    /// Whether `gpa` is RAM, backed or not.
+    fn is_ram(&self, gpa: GuestPhysAddr) -> bool;
+
+    /// Backs the page at `gpa`, if it is RAM that is not backed yet.
+    ///
+    /// # Errors
+    /// [`MemoryError`] where it is no RAM, or no frame is left.
+    fn populate(&self, gpa: GuestPhysAddr) -> Result<(), MemoryError>;
+}

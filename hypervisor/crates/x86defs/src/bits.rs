@@ -12,19 +12,22 @@ pub trait Low: Copy {
 
 macro_rules! low {
     ($($t:ty),*) => {$(
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::allow_attributes,
-            reason = "truncation is what this trait is for"
-        )]
-        #[allow(clippy::cast_lossless, trivial_numeric_casts, reason = "one macro for every width")]
         impl Low for $t {
             #[inline(always)]
-            fn low8(self) -> u8 { self as u8 }
+            fn low8(self) -> u8 {
+                let [a, ..] = self.to_le_bytes();
+                a
+            }
             #[inline(always)]
-            fn low16(self) -> u16 { self as u16 }
+            fn low16(self) -> u16 {
+                let [a, b, ..] = self.to_le_bytes();
+                u16::from_le_bytes([a, b])
+            }
             #[inline(always)]
-            fn low32(self) -> u32 { self as u32 }
+            fn low32(self) -> u32 {
+                let [a, b, c, d, ..] = self.to_le_bytes();
+                u32::from_le_bytes([a, b, c, d])
+            }
         }
     )*};
 }

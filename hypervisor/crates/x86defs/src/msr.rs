@@ -126,8 +126,6 @@ msrs! {
     TOP_MEM2 = 0xc001_001d;
     /// AMD: northbridge configuration.
     NB_CFG = 0xc001_001f;
-    /// AMD: patch level.
-    PATCH_LEVEL = 0xc000_008b;
     /// AMD: SVM control.
     VM_CR = 0xc001_0114;
     /// AMD: where VMRUN keeps the host's state.

@@ -3,12 +3,13 @@
 use super::asid::{Asid, Flush};
 use super::caps::SvmFeatures;
 use super::{Caps, Cpu, dump, entry, maps};
-use crate::cpu::asm;
+use crate::cpu::{asm, msr};
 use crate::error::HostError;
 use crate::mm;
 use core::arch::asm;
 use core::fmt;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
 use vmm::hw::Backend;
 use vmm::vcpu::VcpuCore;
 use x86defs::exit::{ExceptionExit, ExitWithEvent};
@@ -48,6 +49,7 @@ pub struct SvmVcpu {
     asid: Asid,
     flush: bool,
     xcr0: u64,
+    tsc_aux: u64,
     /// DR0 to DR3, while they are not in the CPU.
     debug: [u64; 4],
     nmi: NmiState,
@@ -88,6 +90,7 @@ impl SvmVcpu {
             asid: Asid::default(),
             flush: true,
             xcr0: 1,
+            tsc_aux: 0,
             debug: [0; 4],
             nmi: NmiState::Open,
             nmi_window: false,
@@ -175,6 +178,7 @@ impl SvmVcpu {
             unsafe { asm::xsetbv(self.xcr0) };
         }
         write_debug(self.debug);
+        load_tsc_aux(self.tsc_aux);
         host.unwrap_or(self.xcr0)
     }
 
@@ -259,6 +263,17 @@ fn xgetbv_if_enabled() -> Option<u64> {
              options(nomem, nostack, preserves_flags));
     }
     Some(x86defs::bits::join(high, low))
+}
+
+/// What TSC_AUX holds; the hypervisor itself does not use it.
+static TSC_AUX: AtomicU64 = AtomicU64::new(u64::MAX);
+
+fn load_tsc_aux(value: u64) {
+    if TSC_AUX.swap(value, Ordering::Relaxed) != value {
+        // SAFETY: the register is the guests' own. Where it does not exist,
+        // guests are not offered what reads it.
+        let _ = unsafe { msr::try_write(Msr::TSC_AUX, value) };
+    }
 }
 
 fn read_debug() -> [u64; 4] {
@@ -367,6 +382,11 @@ impl Backend for SvmVcpu {
         self.flush = true;
     }
 
+    fn pkru(&self) -> u32 {
+        // Guests are not offered protection keys.
+        0
+    }
+
     fn xcr0(&self) -> u64 {
         self.xcr0
     }
@@ -468,6 +488,10 @@ impl Backend for SvmVcpu {
             _ => return false,
         }
         true
+    }
+
+    fn set_tsc_aux(&mut self, value: u64) {
+        self.tsc_aux = value;
     }
 
     fn interrupt_shadow(&self) -> bool {

@@ -1,0 +1,273 @@
+//! The devices of a guest's machine, their ports and interrupt lines.
+//!
+//! A device is locked for each access. Lines are set under that lock, so that
+//! they never lag behind the device. Lock order: device, then interrupt
+//! controllers, then (by the atomics of [`crate::irq`]) local APICs.
+
+mod lines;
+mod ports;
+mod scratch;
+
+pub use scratch::{SCRATCH_BASE, SCRATCH_SIZE};
+
+use crate::layout::{COM1_IRQ, IOAPIC_BASE, IOAPIC_ID, IOAPIC_SIZE, RTC_IRQ, SCI_IRQ};
+use crate::vm::EndReason;
+use core::sync::atomic::{AtomicU64, Ordering};
+use devices::acpi_pm::{AcpiPm, TimerWidth};
+use devices::debug_exit::DebugExit;
+use devices::i8042::I8042;
+use devices::ioapic::IoApic;
+use devices::lapic::InterruptMessage;
+use devices::pci::{ConfigSpace, PciBus};
+use devices::pic::PicPair;
+use devices::pit::Pit;
+use devices::pvpanic::PvPanic;
+use devices::reset::ResetControl;
+use devices::rtc::Rtc;
+use devices::uart::Uart;
+use devices::{MmioDevice, Nanos, Timed};
+use lines::IrqChip;
+use scratch::Scratch;
+use spin::Mutex;
+use x86defs::{GuestPhysAddr, Vector, Width};
+
+/// Interrupt of the keyboard.
+const KEYBOARD_IRQ: u8 = 1;
+/// Interrupt of the mouse.
+const MOUSE_IRQ: u8 = 12;
+
+/// What an access asks of the virtual machine beside its value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortOutcome {
+    /// The guest is to end.
+    pub end: Option<EndReason>,
+    /// The console has output to be fetched.
+    pub console: bool,
+}
+
+/// A device with a deadline of its own.
+#[derive(Clone, Copy, Debug)]
+enum TimedDevice {
+    Pit,
+    Rtc,
+    Uart,
+    Pm,
+}
+
+/// The devices.
+#[derive(Debug)]
+pub struct Chipset {
+    irq: Mutex<IrqChip>,
+    pit: Mutex<Pit>,
+    rtc: Mutex<Rtc>,
+    uart: Mutex<Uart>,
+    pm: Mutex<AcpiPm>,
+    keyboard: Mutex<I8042>,
+    reset: Mutex<ResetControl>,
+    pci: Mutex<PciBus<ConfigSpace>>,
+    pvpanic: Mutex<PvPanic>,
+    debug_exit: Option<Mutex<DebugExit>>,
+    scratch: Option<Mutex<Scratch>>,
+    /// When each timed device next wants to act, in nanoseconds.
+    deadlines: [AtomicU64; 4],
+}
+
+impl Chipset {
+    /// The devices after power-up. `unix_seconds` sets the real-time clock;
+    /// with `debug_exit` the guest has port 0xf4, and the scratch memory that
+    /// tests of instruction emulation use.
+    #[must_use]
+    pub fn new(unix_seconds: u64, debug_exit: DebugPorts) -> Self {
+        let debug = debug_exit == DebugPorts::Present;
+        Self {
+            irq: Mutex::new(IrqChip::new(PicPair::new(), IoApic::new(IOAPIC_ID, 0))),
+            pit: Mutex::new(Pit::new()),
+            rtc: Mutex::new(Rtc::new(unix_seconds, Nanos(0))),
+            uart: Mutex::new(Uart::new()),
+            pm: Mutex::new(AcpiPm::new(TimerWidth::Bits32)),
+            keyboard: Mutex::new(I8042::new()),
+            reset: Mutex::new(ResetControl::new()),
+            pci: Mutex::new(PciBus::new()),
+            pvpanic: Mutex::new(PvPanic::new()),
+            debug_exit: debug.then(|| Mutex::new(DebugExit::new())),
+            scratch: debug.then(|| Mutex::new(Scratch::new())),
+            deadlines: [const { AtomicU64::new(u64::MAX) }; 4],
+        }
+    }
+
+    /// When a device next wants to act.
+    #[must_use]
+    pub fn deadline(&self) -> Nanos {
+        let least = self.deadlines.iter().map(|d| d.load(Ordering::Relaxed)).min();
+        Nanos(least.unwrap_or(u64::MAX))
+    }
+
+    fn note_deadline(&self, which: TimedDevice, device: &impl Timed) {
+        if let Some(slot) = self.deadlines.get(which as usize) {
+            slot.store(device.next_deadline().map_or(u64::MAX, |n| n.0), Ordering::Relaxed);
+        }
+    }
+
+    /// Time has come to `now`.
+    pub fn advance(&self, now: Nanos, mut deliver: impl FnMut(InterruptMessage)) {
+        let due = |which: TimedDevice| {
+            self.deadlines
+                .get(which as usize)
+                .is_some_and(|slot| slot.load(Ordering::Relaxed) <= now.0)
+        };
+        if due(TimedDevice::Pit) {
+            let mut pit = self.pit.lock();
+            pit.advance(now);
+            self.after_pit(&mut pit, now, &mut deliver);
+        }
+        if due(TimedDevice::Rtc) {
+            let mut rtc = self.rtc.lock();
+            rtc.advance(now);
+            self.after_rtc(&rtc, &mut deliver);
+        }
+        if due(TimedDevice::Uart) {
+            let mut uart = self.uart.lock();
+            uart.advance(now);
+            self.after_uart(&uart, &mut deliver);
+        }
+        if due(TimedDevice::Pm) {
+            let mut pm = self.pm.lock();
+            pm.advance(now);
+            self.after_pm(&pm, &mut deliver);
+        }
+    }
+
+    fn after_pit(&self, pit: &mut Pit, now: Nanos, deliver: &mut impl FnMut(InterruptMessage)) {
+        if pit.take_interrupt(now) {
+            self.irq.lock().pulse(0, deliver);
+        }
+        self.note_deadline(TimedDevice::Pit, pit);
+    }
+
+    fn after_rtc(&self, rtc: &Rtc, deliver: &mut impl FnMut(InterruptMessage)) {
+        self.irq.lock().set(RTC_IRQ, rtc.irq(), deliver);
+        self.note_deadline(TimedDevice::Rtc, rtc);
+    }
+
+    fn after_uart(&self, uart: &Uart, deliver: &mut impl FnMut(InterruptMessage)) {
+        self.irq.lock().set(COM1_IRQ, uart.irq(), deliver);
+        self.note_deadline(TimedDevice::Uart, uart);
+    }
+
+    fn after_keyboard(&self, keyboard: &I8042, deliver: &mut impl FnMut(InterruptMessage)) {
+        let mut irq = self.irq.lock();
+        irq.set(KEYBOARD_IRQ, keyboard.irq_keyboard(), deliver);
+        irq.set(MOUSE_IRQ, keyboard.irq_mouse(), deliver);
+    }
+
+    fn after_pm(&self, pm: &AcpiPm, deliver: &mut impl FnMut(InterruptMessage)) {
+        self.irq.lock().set(SCI_IRQ, pm.irq(), deliver);
+        self.note_deadline(TimedDevice::Pm, pm);
+    }
+
+    /// Bytes typed at the console; returns how many were taken.
+    pub fn console_input(
+        &self,
+        bytes: &[u8],
+        now: Nanos,
+        mut deliver: impl FnMut(InterruptMessage),
+    ) -> usize {
+        let mut uart = self.uart.lock();
+        let taken = uart.receive(bytes, now);
+        self.after_uart(&uart, &mut deliver);
+        taken
+    }
+
+    /// How many bytes [`console_input`](Self::console_input) would take.
+    #[must_use]
+    pub fn console_space(&self) -> usize {
+        self.uart.lock().rx_space()
+    }
+
+    /// Fetches what the guest sent to its console; how many bytes that were.
+    pub fn console_output(
+        &self,
+        buffer: &mut [u8],
+        mut deliver: impl FnMut(InterruptMessage),
+    ) -> usize {
+        let mut uart = self.uart.lock();
+        let count = uart.drain_output(buffer);
+        if count != 0 {
+            self.after_uart(&uart, &mut deliver);
+        }
+        count
+    }
+
+    /// Presses the power button.
+    pub fn press_power_button(&self, mut deliver: impl FnMut(InterruptMessage)) {
+        let mut pm = self.pm.lock();
+        pm.press_power_button();
+        self.after_pm(&pm, &mut deliver);
+    }
+
+    /// Whether the 8259s ask for an interrupt.
+    #[must_use]
+    pub fn pic_output(&self) -> bool {
+        self.irq.lock().pic_output()
+    }
+
+    /// The vector of the interrupt that the 8259s ask for.
+    pub fn pic_acknowledge(&self) -> Vector {
+        self.irq.lock().pic_acknowledge()
+    }
+
+    /// A local APIC ended level-triggered `vector`.
+    pub fn end_of_interrupt(&self, vector: Vector, mut deliver: impl FnMut(InterruptMessage)) {
+        self.irq.lock().end_of_interrupt(vector, &mut deliver);
+    }
+
+    /// A read of device memory at `gpa`. Where nothing answers, all ones.
+    pub fn mmio_read(&self, gpa: GuestPhysAddr, width: Width, now: Nanos) -> u64 {
+        let at = |base: u64, size: u64| {
+            gpa.checked_offset_from(GuestPhysAddr::new(base)).filter(|offset| *offset < size)
+        };
+        let value = if let Some(offset) = at(IOAPIC_BASE, IOAPIC_SIZE) {
+            self.irq.lock().ioapic().mmio_read(offset, width, now).ok()
+        } else if let (Some(scratch), Some(offset)) =
+            (&self.scratch, at(SCRATCH_BASE, SCRATCH_SIZE))
+        {
+            scratch.lock().read(offset, width)
+        } else {
+            None
+        };
+        width.truncate(value.unwrap_or(u64::MAX))
+    }
+
+    /// A write to device memory at `gpa`. Where nothing listens, it is lost.
+    pub fn mmio_write(
+        &self,
+        gpa: GuestPhysAddr,
+        width: Width,
+        value: u64,
+        now: Nanos,
+        mut deliver: impl FnMut(InterruptMessage),
+    ) {
+        let at = |base: u64, size: u64| {
+            gpa.checked_offset_from(GuestPhysAddr::new(base)).filter(|offset| *offset < size)
+        };
+        if let Some(offset) = at(IOAPIC_BASE, IOAPIC_SIZE) {
+            let mut irq = self.irq.lock();
+            // A width or register that is not there: the write is lost, as on hardware.
+            let _ = irq.ioapic().mmio_write(offset, width, value, now);
+            irq.flush(&mut deliver);
+        } else if let (Some(scratch), Some(offset)) =
+            (&self.scratch, at(SCRATCH_BASE, SCRATCH_SIZE))
+        {
+            scratch.lock().write(offset, width, value);
+        }
+    }
+}
+
+/// Whether a guest has ports that only tests want.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DebugPorts {
+    /// Port 0xf4 and the scratch memory are there.
+    Present,
+    /// They are not.
+    Absent,
+}

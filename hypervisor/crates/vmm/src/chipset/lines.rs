@@ -1,0 +1,76 @@
+//! Interrupt lines: from a device's pin to the 8259 pair and the I/O APIC.
+
+use crate::layout::IOAPIC_PIT_PIN;
+use devices::ioapic::IoApic;
+use devices::lapic::InterruptMessage;
+use devices::pic::PicPair;
+use x86defs::Vector;
+
+/// Both interrupt controllers; every line is wired to each.
+#[derive(Debug)]
+pub(super) struct IrqChip {
+    pic: PicPair,
+    ioapic: IoApic,
+}
+
+/// The I/O APIC's pin for ISA interrupt `line`.
+const fn pin(line: u8) -> u8 {
+    if line == 0 { IOAPIC_PIT_PIN } else { line }
+}
+
+impl IrqChip {
+    pub(super) const fn new(pic: PicPair, ioapic: IoApic) -> Self {
+        Self { pic, ioapic }
+    }
+
+    /// Sets ISA interrupt `line` to `level`.
+    pub(super) fn set(&mut self, line: u8, level: bool, deliver: &mut impl FnMut(InterruptMessage)) {
+        self.pic.set_irq(line, level);
+        if let Some(message) = self.ioapic.set_line(pin(line), level) {
+            deliver(message);
+        }
+    }
+
+    /// One edge on ISA interrupt `line`.
+    pub(super) fn pulse(&mut self, line: u8, deliver: &mut impl FnMut(InterruptMessage)) {
+        self.pic.pulse_irq(line);
+        if let Some(message) = self.ioapic.pulse(pin(line)) {
+            deliver(message);
+        }
+    }
+
+    pub(super) fn pic(&mut self) -> &mut PicPair {
+        &mut self.pic
+    }
+
+    pub(super) fn ioapic(&mut self) -> &mut IoApic {
+        &mut self.ioapic
+    }
+
+    pub(super) fn pic_output(&self) -> bool {
+        self.pic.output()
+    }
+
+    pub(super) fn pic_acknowledge(&mut self) -> Vector {
+        self.pic.acknowledge()
+    }
+
+    pub(super) fn end_of_interrupt(
+        &mut self,
+        vector: Vector,
+        deliver: &mut impl FnMut(InterruptMessage),
+    ) {
+        if self.ioapic.eoi(vector) {
+            self.flush(deliver);
+        }
+    }
+
+    /// Sends what register writes or EOIs released. Each pin sends at most
+    /// once: a line stuck high can't hold us here.
+    pub(super) fn flush(&mut self, deliver: &mut impl FnMut(InterruptMessage)) {
+        for _ in 0..devices::ioapic::PINS {
+            let Some(message) = self.ioapic.next_message() else { break };
+            deliver(message);
+        }
+    }
+}

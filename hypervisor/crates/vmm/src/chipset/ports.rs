@@ -1,0 +1,267 @@
+//! The I/O port bus: a table finds the device of a port, and what nothing
+//! answers reads as all ones.
+
+use super::{Chipset, PortOutcome};
+use crate::layout::{DEBUG_EXIT_PORT, PM1A_EVENT_PORT, PVPANIC_PORT};
+use crate::vm::EndReason;
+use devices::acpi_pm::AcpiPm;
+use devices::debug_exit::DebugExit;
+use devices::i8042::I8042;
+use devices::lapic::InterruptMessage;
+use devices::pci::{ConfigSpace, PciBus};
+use devices::pic::PicPair;
+use devices::pit::Pit;
+use devices::ports::PortRange;
+
+use devices::reset::ResetControl;
+use devices::rtc::Rtc;
+use devices::uart::Uart;
+use devices::{AccessError, Nanos, PortDevice};
+use x86defs::{Low, Width};
+
+/// Whose port it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Target {
+    Nobody,
+    Pic,
+    Pit,
+    Rtc,
+    Uart,
+    Pm,
+    Keyboard,
+    Reset,
+    Pci,
+    PvPanic,
+    DebugExit,
+}
+
+const PM_PORTS: PortRange = PortRange::new(PM1A_EVENT_PORT, AcpiPm::PORT_COUNT, 0);
+const PVPANIC_PORTS: PortRange = PortRange::new(PVPANIC_PORT, 1, 0);
+const DEBUG_EXIT_PORTS: PortRange = PortRange::new(DEBUG_EXIT_PORT, DebugExit::PORT_COUNT, 0);
+
+/// Ports that devices have; all above are nobody's.
+const TABLE_SIZE: usize = 0x1000;
+
+/// For each port, whose it is and at which of its offsets.
+static TABLE: [(Target, u8); TABLE_SIZE] = {
+    let mut table = [(Target::Nobody, 0); TABLE_SIZE];
+    table = fill(table, Target::Pic, &PicPair::PORTS);
+    table = fill(table, Target::Pit, &Pit::PORTS);
+    table = fill(table, Target::Rtc, &[Rtc::PORTS]);
+    table = fill(table, Target::Uart, &[Uart::COM1]);
+    table = fill(table, Target::Pm, &[PM_PORTS]);
+    table = fill(table, Target::Keyboard, &I8042::PORTS);
+    table = fill(table, Target::Pci, &[PciBus::<ConfigSpace>::PORTS]);
+    table = fill(table, Target::Reset, &ResetControl::PORTS);
+    table = fill(table, Target::PvPanic, &[PVPANIC_PORTS]);
+    table = fill(table, Target::DebugExit, &[DEBUG_EXIT_PORTS]);
+    table
+};
+
+#[expect(
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "evaluated when compiled: a range that does not fit is a compile error"
+)]
+const fn fill(
+    mut table: [(Target, u8); TABLE_SIZE],
+    target: Target,
+    ranges: &[PortRange],
+) -> [(Target, u8); TABLE_SIZE] {
+    let mut n = 0;
+    while n < ranges.len() {
+        let range = ranges[n];
+        let mut port = 0;
+        while port < range.count {
+            let offset = range.offset + port;
+            assert!(offset <= 0xff);
+            table[(range.first + port) as usize] = (target, offset as u8);
+            port += 1;
+        }
+        n += 1;
+    }
+    table
+}
+
+fn lookup(port: u16) -> (Target, u16) {
+    let (target, offset) = TABLE.get(usize::from(port)).copied().unwrap_or((Target::Nobody, 0));
+    (target, offset.into())
+}
+
+impl Chipset {
+    /// IN from `port`. Wide accesses to devices that have only bytes are split
+    /// into bytes, as the ISA bus does.
+    pub fn port_read(
+        &self,
+        port: u16,
+        width: Width,
+        now: Nanos,
+        deliver: &mut impl FnMut(InterruptMessage),
+    ) -> u32 {
+        match self.port_read_one(port, width, now, deliver) {
+            Ok(value) => value,
+            Err(AccessError::Width) if width != Width::B1 => {
+                (0u16..).zip(0..width.bytes()).fold(0, |value, (n, _)| {
+                    let byte = self
+                        .port_read_one(port.wrapping_add(n), Width::B1, now, deliver)
+                        .unwrap_or(0xff);
+                    value | (byte & 0xff) << (8 * u32::from(n))
+                })
+            }
+            Err(_) => width.mask().low32(),
+        }
+    }
+
+    fn port_read_one(
+        &self,
+        port: u16,
+        width: Width,
+        now: Nanos,
+        deliver: &mut impl FnMut(InterruptMessage),
+    ) -> Result<u32, AccessError> {
+        let (target, offset) = lookup(port);
+        match target {
+            Target::Nobody => Err(AccessError::NoRegister),
+            Target::Pic => self.irq.lock().pic().port_read(offset, width, now),
+            Target::Pit => {
+                let mut pit = self.pit.lock();
+                let value = pit.port_read(offset, width, now);
+                self.after_pit(&mut pit, now, deliver);
+                value
+            }
+            Target::Rtc => {
+                let mut rtc = self.rtc.lock();
+                let value = rtc.port_read(offset, width, now);
+                self.after_rtc(&rtc, deliver);
+                value
+            }
+            Target::Uart => {
+                let mut uart = self.uart.lock();
+                let value = uart.port_read(offset, width, now);
+                self.after_uart(&uart, deliver);
+                value
+            }
+            Target::Pm => {
+                let mut pm = self.pm.lock();
+                let value = pm.port_read(offset, width, now);
+                self.after_pm(&pm, deliver);
+                value
+            }
+            Target::Keyboard => {
+                let mut keyboard = self.keyboard.lock();
+                let value = keyboard.port_read(offset, width, now);
+                self.after_keyboard(&keyboard, deliver);
+                value
+            }
+            Target::Reset => self.reset.lock().port_read(offset, width, now),
+            Target::Pci => self.pci.lock().port_read(offset, width, now),
+            Target::PvPanic => self.pvpanic.lock().port_read(offset, width, now),
+            Target::DebugExit => match &self.debug_exit {
+                Some(device) => device.lock().port_read(offset, width, now),
+                None => Err(AccessError::NoRegister),
+            },
+        }
+    }
+
+    /// OUT to `port`, split into bytes where the device has only those.
+    pub fn port_write(
+        &self,
+        port: u16,
+        width: Width,
+        value: u32,
+        now: Nanos,
+        deliver: &mut impl FnMut(InterruptMessage),
+    ) -> PortOutcome {
+        let mut outcome = PortOutcome::default();
+        let result = self.port_write_one(port, width, value, now, &mut outcome, deliver);
+        if result == Err(AccessError::Width) && width != Width::B1 {
+            for (n, byte) in (0u16..).zip(value.to_le_bytes()).take(width.bytes()) {
+                let at = port.wrapping_add(n);
+                let one = Width::B1;
+                // A byte that nothing listens to is lost, as on the bus.
+                let _ = self.port_write_one(at, one, byte.into(), now, &mut outcome, deliver);
+            }
+        }
+        outcome
+    }
+
+    fn port_write_one(
+        &self,
+        port: u16,
+        width: Width,
+        value: u32,
+        now: Nanos,
+        outcome: &mut PortOutcome,
+        deliver: &mut impl FnMut(InterruptMessage),
+    ) -> Result<(), AccessError> {
+        let (target, offset) = lookup(port);
+        match target {
+            Target::Nobody => Err(AccessError::NoRegister),
+            Target::Pic => self.irq.lock().pic().port_write(offset, width, value, now),
+            Target::Pit => {
+                let mut pit = self.pit.lock();
+                let result = pit.port_write(offset, width, value, now);
+                self.after_pit(&mut pit, now, deliver);
+                result
+            }
+            Target::Rtc => {
+                let mut rtc = self.rtc.lock();
+                let result = rtc.port_write(offset, width, value, now);
+                self.after_rtc(&rtc, deliver);
+                result
+            }
+            Target::Uart => {
+                let mut uart = self.uart.lock();
+                let result = uart.port_write(offset, width, value, now);
+                outcome.console |= uart.has_output();
+                self.after_uart(&uart, deliver);
+                result
+            }
+            Target::Pm => {
+                let mut pm = self.pm.lock();
+                let result = pm.port_write(offset, width, value, now);
+                if pm.take_sleep() == Some(crate::layout::SLEEP_TYPE_S5) {
+                    outcome.end = Some(EndReason::PowerOff);
+                }
+                self.after_pm(&pm, deliver);
+                result
+            }
+            Target::Keyboard => {
+                let mut keyboard = self.keyboard.lock();
+                let result = keyboard.port_write(offset, width, value, now);
+                if keyboard.take_reset() {
+                    outcome.end = Some(EndReason::Reset);
+                }
+                self.after_keyboard(&keyboard, deliver);
+                result
+            }
+            Target::Reset => {
+                let mut reset = self.reset.lock();
+                let result = reset.port_write(offset, width, value, now);
+                if reset.take_reset().is_some() {
+                    outcome.end = Some(EndReason::Reset);
+                }
+                result
+            }
+            Target::Pci => self.pci.lock().port_write(offset, width, value, now),
+            Target::PvPanic => {
+                let mut pvpanic = self.pvpanic.lock();
+                let result = pvpanic.port_write(offset, width, value, now);
+                if pvpanic.take_event().is_some() {
+                    outcome.end = Some(EndReason::Panicked);
+                }
+                result
+            }
+            Target::DebugExit => {
+                let Some(device) = &self.debug_exit else { return Err(AccessError::NoRegister) };
+                let mut device = device.lock();
+                let result = device.port_write(offset, width, value, now);
+                if let Some(value) = device.take_exit() {
+                    outcome.end = Some(EndReason::DebugExit(value));
+                }
+                result
+            }
+        }
+    }
+}

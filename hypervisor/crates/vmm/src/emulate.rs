@@ -1,0 +1,381 @@
+//! A vCPU as the instruction emulator sees it: registers of the backend,
+//! linear memory through the guest's own page tables, RAM or devices behind.
+
+use crate::hw::Backend;
+use crate::memory::{GuestRam, MemoryError};
+use crate::vcpu::Vcpu;
+use crate::vm::{Vm, VmError};
+use devices::Nanos;
+use devices::lapic::Ticks;
+use paging::walk::{Access, GuestPageTables, Translation, WalkConfig, WalkError, WalkFeatures, walk};
+use x86defs::addr::PAGE_SIZE;
+use x86defs::control::CpuMode;
+use x86defs::{
+    Cr0, Exception, Gpr, GuestPhysAddr, GuestVirtAddr, Low, Rflags, Segment, SegmentRegister,
+    Width,
+};
+use x86emu::{AccessKind, Cpu, Fault, GuestException};
+
+/// The guest's page tables, in its RAM.
+struct Tables<'a, M>(&'a M);
+
+impl<M: GuestRam> GuestPageTables for Tables<'_, M> {
+    type Error = MemoryError;
+
+    fn read_entry(&mut self, gpa: GuestPhysAddr, width: Width) -> Result<u64, MemoryError> {
+        let mut bytes = [0; 8];
+        if let Some(part) = bytes.get_mut(..width.bytes()) {
+            self.0.read(gpa, part)?;
+        }
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn compare_exchange(
+        &mut self,
+        gpa: GuestPhysAddr,
+        width: Width,
+        current: u64,
+        new: u64,
+    ) -> Result<u64, MemoryError> {
+        self.0.compare_exchange(gpa, width, current, new)
+    }
+}
+
+/// A vCPU under emulation.
+pub(crate) struct Emulated<'a, B, M> {
+    pub(crate) vcpu: &'a mut Vcpu<B>,
+    pub(crate) vm: &'a Vm<M>,
+    pub(crate) now: Nanos,
+    pub(crate) ticks: Ticks,
+    /// The last translation, for the next access of the same instruction:
+    /// linear page, guest-physical page, rights.
+    cached: Option<(u64, GuestPhysAddr, Rights)>,
+}
+
+/// What a cached translation was made for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rights {
+    Read,
+    Write,
+}
+
+impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
+    pub(crate) fn new(vcpu: &'a mut Vcpu<B>, vm: &'a Vm<M>, now: Nanos, ticks: Ticks) -> Self {
+        Self { vcpu, vm, now, ticks, cached: None }
+    }
+
+    fn config(&self) -> WalkConfig {
+        let hw = &self.vcpu.hw;
+        // An emulated write is made with the rights of the instruction.
+        let cpl = if cfg!(planted = "emulated-write-privilege") { 0 } else { hw.cpl() };
+        WalkConfig {
+            cr0: hw.cr0(),
+            cr3: hw.cr3(),
+            cr4: hw.cr4(),
+            efer: hw.efer(),
+            rflags: hw.rflags(),
+            cpl,
+            pkru: hw.pkru(),
+            physical_bits: self.vcpu.core.cpuid.physical_address_bits(),
+            features: WalkFeatures::PAGES_1G,
+        }
+    }
+
+    /// Translates one byte's address.
+    pub(crate) fn translate(
+        &mut self,
+        linear: u64,
+        access: Access,
+    ) -> Result<GuestPhysAddr, Fault<VmError>> {
+        if !self.vcpu.hw.cr0().contains(Cr0::PG) {
+            return Ok(GuestPhysAddr::new(linear & 0xffff_ffff));
+        }
+        let page = linear & !(PAGE_SIZE - 1);
+        if let Some((cached, gpa, rights)) = self.cached
+            && cached == page
+            && (access == Access::Read || access == Access::Write && rights == Rights::Write)
+        {
+            return Ok(gpa.wrapping_add(linear - page));
+        }
+        let config = self.config();
+        let tables = &mut Tables(&self.vm.memory);
+        match walk(&config, tables, GuestVirtAddr::new(linear), access) {
+            Ok(Translation { gpa, .. }) => {
+                if access != Access::Fetch {
+                    let rights =
+                        if access == Access::Write { Rights::Write } else { Rights::Read };
+                    self.cached = Some((page, gpa.align_down(PAGE_SIZE), rights));
+                }
+                Ok(gpa)
+            }
+            Err(WalkError::PageFault(code)) => {
+                Err(GuestException::page_fault(linear, code.bits()).into())
+            }
+            Err(WalkError::NonCanonical) => {
+                Err(GuestException::with_zero(Exception::GP, self.mode()).into())
+            }
+            Err(WalkError::Contended) => {
+                Err(Fault::Host(VmError::Internal("page tables that change all the time")))
+            }
+            Err(WalkError::Memory(error)) => Err(Fault::Host(error.into())),
+        }
+    }
+
+    /// Splits an access at page boundaries: first part's length.
+    fn first_part(linear: u64, len: usize) -> usize {
+        let room = PAGE_SIZE - linear % PAGE_SIZE;
+        usize::try_from(room).unwrap_or(len).min(len)
+    }
+
+    /// Both pages' addresses of an access of up to 16 bytes.
+    fn translate_range(
+        &mut self,
+        linear: u64,
+        len: usize,
+        access: Access,
+    ) -> Result<(GuestPhysAddr, Option<GuestPhysAddr>), Fault<VmError>> {
+        let first = self.translate(linear, access)?;
+        let part = Self::first_part(linear, len);
+        if part == len {
+            return Ok((first, None));
+        }
+        let next = linear.wrapping_add(part as u64);
+        let next = if self.mode() == CpuMode::Long64 { next } else { next & 0xffff_ffff };
+        Ok((first, Some(self.translate(next, access)?)))
+    }
+
+    fn physical_read(&mut self, gpa: GuestPhysAddr, buffer: &mut [u8]) -> Result<(), VmError> {
+        if self.vm.memory.is_ram(gpa) {
+            return Ok(self.vm.memory.read(gpa, buffer)?);
+        }
+        let mut at = gpa;
+        for chunk in device_chunks_mut(gpa, buffer) {
+            let width = Width::from_bytes(chunk.len()).unwrap_or(Width::B1);
+            let value = self.device_read(at, width);
+            for (byte, new) in chunk.iter_mut().zip(value.to_le_bytes()) {
+                *byte = new;
+            }
+            at = at.wrapping_add(chunk.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn physical_write(&mut self, gpa: GuestPhysAddr, data: &[u8]) -> Result<(), VmError> {
+        if self.vm.memory.is_ram(gpa) {
+            return Ok(self.vm.memory.write(gpa, data)?);
+        }
+        let mut at = gpa;
+        for len in device_lengths(gpa, data.len()) {
+            let offset = usize::try_from(at.as_u64() - gpa.as_u64()).unwrap_or(0);
+            let value = data
+                .iter()
+                .skip(offset)
+                .take(len)
+                .rev()
+                .fold(0, |value, byte| value << 8 | u64::from(*byte));
+            self.device_write(at, Width::from_bytes(len).unwrap_or(Width::B1), value);
+            at = at.wrapping_add(len as u64);
+        }
+        Ok(())
+    }
+
+    fn device_read(&mut self, gpa: GuestPhysAddr, width: Width) -> u64 {
+        match self.lapic_offset(gpa) {
+            Some(offset) => self
+                .vcpu
+                .core
+                .lapic
+                .mmio_read(offset, width, self.ticks)
+                .map_or(width.mask(), u64::from),
+            None => self.vm.chipset.mmio_read(gpa, width, self.now),
+        }
+    }
+
+    fn device_write(&mut self, gpa: GuestPhysAddr, width: Width, value: u64) {
+        match self.lapic_offset(gpa) {
+            Some(offset) => {
+                let effect =
+                    self.vcpu.core.lapic.mmio_write(offset, width, value.low32(), self.ticks);
+                // A width or register that is not there: the write is lost.
+                if let Ok(effect) = effect {
+                    crate::exits::apic_effect(self.vcpu, self.vm, effect);
+                }
+            }
+            None => self
+                .vm
+                .chipset
+                .mmio_write(gpa, width, value, self.now, |message| self.vm.deliver(message)),
+        }
+    }
+
+    fn lapic_offset(&self, gpa: GuestPhysAddr) -> Option<u64> {
+        use devices::lapic::{APIC_BASE_ADDRESS, ApicMode};
+        let offset = gpa.checked_offset_from(GuestPhysAddr::new(APIC_BASE_ADDRESS))?;
+        (offset < PAGE_SIZE && self.vcpu.core.lapic.mode() == ApicMode::XApic).then_some(offset)
+    }
+}
+
+/// Device accesses keep the width of the instruction where they are aligned;
+/// others fall apart into naturally aligned pieces.
+fn device_lengths(gpa: GuestPhysAddr, len: usize) -> impl Iterator<Item = usize> {
+    let mut at = gpa.as_u64();
+    let mut left = len;
+    core::iter::from_fn(move || {
+        let len = [8usize, 4, 2, 1]
+            .into_iter()
+            .find(|n| *n <= left && at.is_multiple_of(*n as u64))?;
+        at = at.wrapping_add(len as u64);
+        left -= len;
+        Some(len)
+    })
+}
+
+fn device_chunks_mut(
+    gpa: GuestPhysAddr,
+    buffer: &mut [u8],
+) -> impl Iterator<Item = &mut [u8]> {
+    let mut lengths = device_lengths(gpa, buffer.len());
+    let mut rest = buffer;
+    core::iter::from_fn(move || {
+        let len = lengths.next()?;
+        let (chunk, tail) = core::mem::take(&mut rest).split_at_mut_checked(len)?;
+        rest = tail;
+        Some(chunk)
+    })
+}
+
+impl<B: Backend, M: GuestRam> Cpu for Emulated<'_, B, M> {
+    type Error = VmError;
+
+    fn gpr(&self, gpr: Gpr) -> u64 {
+        self.vcpu.gpr(gpr)
+    }
+
+    fn set_gpr(&mut self, gpr: Gpr, value: u64) {
+        self.vcpu.set_gpr(gpr, value);
+    }
+
+    fn rip(&self) -> u64 {
+        self.vcpu.hw.rip()
+    }
+
+    fn set_rip(&mut self, rip: u64) {
+        self.vcpu.hw.set_rip(rip);
+    }
+
+    fn rflags(&self) -> Rflags {
+        self.vcpu.hw.rflags()
+    }
+
+    fn set_rflags(&mut self, rflags: Rflags) {
+        self.vcpu.hw.set_rflags(rflags);
+    }
+
+    fn segment(&self, register: SegmentRegister) -> Segment {
+        self.vcpu.hw.segment(register)
+    }
+
+    fn mode(&self) -> CpuMode {
+        self.vcpu.mode()
+    }
+
+    fn alignment_check(&self) -> bool {
+        let hw = &self.vcpu.hw;
+        hw.cpl() == 3 && hw.cr0().contains(Cr0::AM) && hw.rflags().contains(Rflags::AC)
+    }
+
+    fn read(
+        &mut self,
+        linear: u64,
+        buffer: &mut [u8],
+        kind: AccessKind,
+    ) -> Result<(), Fault<VmError>> {
+        let access = match kind {
+            AccessKind::Read => Access::Read,
+            AccessKind::ReadForWrite => Access::Write,
+        };
+        let (first, second) = self.translate_range(linear, buffer.len(), access)?;
+        let part = Self::first_part(linear, buffer.len());
+        let (head, tail) = buffer.split_at_mut(part);
+        self.physical_read(first, head).map_err(Fault::Host)?;
+        match second {
+            Some(second) => self.physical_read(second, tail).map_err(Fault::Host),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&mut self, linear: u64, data: &[u8]) -> Result<(), Fault<VmError>> {
+        let (first, second) = self.translate_range(linear, data.len(), Access::Write)?;
+        let (head, tail) = data.split_at(Self::first_part(linear, data.len()));
+        self.physical_write(first, head).map_err(Fault::Host)?;
+        match second {
+            Some(second) => self.physical_write(second, tail).map_err(Fault::Host),
+            None => Ok(()),
+        }
+    }
+
+    fn probe_write(&mut self, linear: u64, len: usize) -> Result<(), Fault<VmError>> {
+        self.translate_range(linear, len, Access::Write).map(|_| ())
+    }
+
+    fn compare_exchange(
+        &mut self,
+        linear: u64,
+        width: Width,
+        current: u64,
+        new: u64,
+    ) -> Result<u64, Fault<VmError>> {
+        let len = width.bytes();
+        let (first, second) = self.translate_range(linear, len, Access::Write)?;
+        if second.is_none() && self.vm.memory.is_ram(first) && first.is_aligned(len as u64) {
+            return self
+                .vm
+                .memory
+                .compare_exchange(first, width, current, new)
+                .map_err(|error| Fault::Host(error.into()));
+        }
+        // A device, or an operand that no single access covers.
+        let mut bytes = [0; 8];
+        if let Some(old) = bytes.get_mut(..len) {
+            self.read(linear, old, AccessKind::ReadForWrite)?;
+        }
+        let old = u64::from_le_bytes(bytes);
+        if old == width.truncate(current) {
+            let new = new.to_le_bytes();
+            self.write(linear, new.get(..len).unwrap_or(&new))?;
+        }
+        Ok(old)
+    }
+
+    fn compare_exchange16(
+        &mut self,
+        linear: u64,
+        current: u128,
+        new: u128,
+    ) -> Result<u128, Fault<VmError>> {
+        let mut bytes = [0; 16];
+        self.read(linear, &mut bytes, AccessKind::ReadForWrite)?;
+        let old = u128::from_le_bytes(bytes);
+        if old == current {
+            self.write(linear, &new.to_le_bytes())?;
+        }
+        Ok(old)
+    }
+
+    fn fetch(&mut self, linear: u64, buffer: &mut [u8]) -> Result<usize, Fault<VmError>> {
+        let gpa = self.translate(linear, Access::Fetch)?;
+        let part = Self::first_part(linear, buffer.len());
+        let (head, tail) = buffer.split_at_mut(part);
+        self.vm.memory.read(gpa, head).map_err(|error| Fault::Host(error.into()))?;
+        if tail.is_empty() {
+            return Ok(part);
+        }
+        let next = linear.wrapping_add(part as u64);
+        let next = if self.mode() == CpuMode::Long64 { next } else { next & 0xffff_ffff };
+        match self.translate(next, Access::Fetch) {
+            Ok(gpa) if self.vm.memory.read(gpa, tail).is_ok() => Ok(buffer.len()),
+            _ => Ok(part),
+        }
+    }
+}
+

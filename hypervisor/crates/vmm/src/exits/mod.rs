@@ -1,0 +1,306 @@
+//! What to do about each exit: one arm for each kind, one call for each arm.
+
+mod mmio;
+mod msrs;
+mod ports;
+mod registers;
+
+use crate::emulate::Emulated;
+use crate::hw::Backend;
+use crate::hypercall::{Caller, HypercallHost, Outcome, dispatch};
+use crate::memory::{GuestMemory, GuestRam};
+use crate::vcpu::{Activity, Vcpu};
+use crate::vm::{EndReason, Host, Vm, VmError};
+use devices::lapic::{Effect, Lint, LintEvent};
+use hvabi::{Registers, kvm};
+use x86defs::bits::Low;
+use x86defs::exit::{CacheControl, ExceptionExit};
+use x86defs::{Event, Exception, Gpr, VmExit};
+use x86emu::{Fault, GuestException, SkipError, SystemInstruction};
+
+/// What serving an exit comes to: nothing, the end of the guest, or its failure.
+pub(crate) type Served = Result<Option<EndReason>, VmError>;
+
+/// Serves one exit.
+pub(crate) fn serve<B: Backend, M: GuestRam>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &mut impl Host,
+    exit: VmExit,
+) -> Served {
+    match exit {
+        VmExit::HostInterrupt | VmExit::Nmi | VmExit::NmiWindow | VmExit::TimesliceExpired => {
+            Ok(None)
+        }
+        VmExit::InterruptWindow => interrupt_window(vcpu, vm, host),
+        VmExit::PortIo(io) => ports::serve(vcpu, vm, host, io),
+        VmExit::NestedFault(fault) => mmio::serve(vcpu, vm, host, fault),
+        VmExit::Cpuid => instruction(vcpu, vm, host, exit, |vcpu, _, _| {
+            let (leaf, subleaf) = (vcpu.gpr(Gpr::Rax).low32(), vcpu.gpr(Gpr::Rcx).low32());
+            let result = vcpu.core.cpuid.lookup(leaf, subleaf, &vcpu.core.view(vcpu.hw.cr4()));
+            vcpu.set_gpr(Gpr::Rax, result.eax.into());
+            vcpu.set_gpr(Gpr::Rbx, result.ebx.into());
+            vcpu.set_gpr(Gpr::Rcx, result.ecx.into());
+            vcpu.set_gpr(Gpr::Rdx, result.edx.into());
+            Ok(Done::Complete)
+        }),
+        VmExit::ReadMsr => instruction(vcpu, vm, host, exit, msrs::read),
+        VmExit::WriteMsr => instruction(vcpu, vm, host, exit, msrs::write),
+        VmExit::Hypercall => instruction(vcpu, vm, host, exit, hypercall),
+        VmExit::CrAccess(access) => registers::control(vcpu, vm, host, access),
+        VmExit::DrAccess(access) => registers::debug(vcpu, vm, host, access),
+        VmExit::Xsetbv => instruction(vcpu, vm, host, exit, registers::xsetbv),
+        VmExit::Halt => instruction(vcpu, vm, host, exit, |vcpu, _, _| {
+            vcpu.activity = Activity::Halted;
+            Ok(Done::Complete)
+        }),
+        // Caches are the machine's: a guest must not make others pay for them,
+        // and its memory is coherent without it.
+        VmExit::CacheControl(CacheControl::Invd | CacheControl::Wbinvd) | VmExit::Pause => {
+            instruction(vcpu, vm, host, exit, |_, _, _| Ok(Done::Complete))
+        }
+        // CPUID offers none of these.
+        VmExit::Monitor(_) | VmExit::VirtualizationInstruction => {
+            vcpu.raise(Event::ud());
+            Ok(None)
+        }
+        // CPUID offers no counters.
+        VmExit::Rdpmc => {
+            vcpu.raise(Event::gp0());
+            Ok(None)
+        }
+        VmExit::Exception(exception) => {
+            reflect(vcpu, exception);
+            Ok(None)
+        }
+        VmExit::TripleFault => Ok(Some(EndReason::TripleFault)),
+        VmExit::Init => Ok(None),
+        VmExit::MachineCheck => Err(VmError::MachineCheck),
+        VmExit::TaskSwitch(_) => Err(VmError::NotOffered("a hardware task switch")),
+        VmExit::InvalidState(raw) => Err(VmError::InvalidState(raw)),
+        VmExit::Unhandled(raw) => Err(VmError::UnknownExit(raw)),
+        VmExit::Rdtsc
+        | VmExit::CacheControl(_)
+        | VmExit::DescriptorTable(_)
+        | VmExit::ApicAccess(_)
+        | VmExit::ApicWrite(_)
+        | VmExit::VirtualEoi(_)
+        | VmExit::DirtyLogFull
+        | VmExit::StartupIpi(_) => Err(VmError::Internal("an exit that nobody asked for")),
+    }
+}
+
+/// What an instruction's handler came to.
+pub(crate) enum Done {
+    /// The instruction is done.
+    Complete,
+    /// It is done, and the guest with it.
+    End(EndReason),
+    /// It faults instead.
+    Fault(Event),
+}
+
+/// An emulation context at this moment.
+pub(crate) fn emulated<'a, B: Backend, M: GuestRam>(
+    vcpu: &'a mut Vcpu<B>,
+    vm: &'a Vm<M>,
+    host: &impl Host,
+) -> Emulated<'a, B, M> {
+    let tsc = host.time().tsc;
+    Emulated::new(vcpu, vm, vm.now(tsc), vm.ticks(tsc))
+}
+
+/// Serves an exit caused by an instruction: finds where it ends, calls `serve`
+/// and goes on behind it.
+pub(crate) fn instruction<B: Backend, M: GuestRam, H: Host>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &mut H,
+    exit: VmExit,
+    serve: impl FnOnce(&mut Vcpu<B>, &Vm<M>, &mut H) -> Result<Done, VmError>,
+) -> Served {
+    let next_rip = match vcpu.hw.next_rip() {
+        Some(next_rip) => next_rip,
+        None => match decode(vcpu, vm, host, exit)? {
+            Some(found) => behind(vcpu, &found),
+            None => return Ok(None),
+        },
+    };
+    match serve(vcpu, vm, host)? {
+        Done::Complete => {
+            vcpu.complete(next_rip);
+            Ok(None)
+        }
+        Done::End(reason) => Ok(Some(reason)),
+        Done::Fault(event) => {
+            vcpu.raise(event);
+            Ok(None)
+        }
+    }
+}
+
+/// RIP behind `found`.
+pub(crate) fn behind<B: Backend>(vcpu: &Vcpu<B>, found: &SystemInstruction) -> u64 {
+    let next = vcpu.hw.rip().wrapping_add(found.length.into());
+    match vcpu.mode().bits() {
+        64 => next,
+        32 => next & 0xffff_ffff,
+        _ => next & 0xffff,
+    }
+}
+
+/// The instruction that caused `exit`; `None` where the guest has to run it
+/// again, or got an exception.
+pub(crate) fn decode<B: Backend, M: GuestRam>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &impl Host,
+    exit: VmExit,
+) -> Result<Option<SystemInstruction>, VmError> {
+    match x86emu::skip(&mut emulated(vcpu, vm, host), &exit) {
+        Ok(found) => Ok(Some(found)),
+        Err(SkipError::Mismatch) => Ok(None),
+        Err(SkipError::Fault(Fault::Exception(exception))) => {
+            raise(vcpu, exception);
+            Ok(None)
+        }
+        Err(SkipError::Fault(Fault::Host(error))) => Err(error),
+    }
+}
+
+/// Raises an exception of an emulated instruction.
+pub(crate) fn raise<B: Backend>(vcpu: &mut Vcpu<B>, exception: GuestException) {
+    if let (Exception::PF, Some(address)) = (exception.exception, exception.address) {
+        vcpu.hw.set_cr2(address);
+    }
+    vcpu.raise(exception.event());
+}
+
+/// Gives back an exception that was intercepted only to be seen.
+fn reflect<B: Backend>(vcpu: &mut Vcpu<B>, exit: ExceptionExit) {
+    if let Some(address) = exit.address {
+        vcpu.hw.set_cr2(address);
+    }
+    vcpu.raise(match exit.error_code {
+        Some(code) => Event::exception_with_code(exit.exception, code),
+        None => Event::exception(exit.exception),
+    });
+}
+
+/// The guest can take an interrupt.
+fn interrupt_window<B: Backend, M: GuestRam>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &mut impl Host,
+) -> Served {
+    if cfg!(planted = "window-interrupt-lost")
+        && let Some(vector) = vcpu.core.lapic.deliverable()
+    {
+        vcpu.core.lapic.acknowledge(vector);
+        let _ = vcpu.core.lapic.eoi();
+    }
+    if vcpu.window_ignored_shadow() {
+        // STI; HLT: the interrupt belongs behind the HLT, or it is lost.
+        let found = decode(vcpu, vm, host, VmExit::Halt)?;
+        if let Some(found) = found {
+            let next = behind(vcpu, &found);
+            vcpu.activity = Activity::Halted;
+            vcpu.complete(next);
+        }
+    }
+    Ok(None)
+}
+
+/// Does what a write to the local APIC asks for.
+pub(crate) fn apic_effect<B: Backend, M: GuestRam>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    effect: Effect,
+) {
+    match effect {
+        Effect::None | Effect::Pending | Effect::TimerChanged => {}
+        Effect::Eoi { vector, broadcast } => {
+            if broadcast {
+                vm.chipset.end_of_interrupt(vector, |message| vm.deliver(message));
+            }
+        }
+        Effect::Ipi(command) => vm.deliver_ipi(vcpu.index, &command),
+        Effect::IdentityChanged => {
+            vm.routes.publish(vcpu.index, vcpu.core.lapic.identity());
+        }
+    }
+}
+
+/// Sets a pin of the local APIC; whether that makes an NMI.
+pub(crate) fn lint_event<B: Backend>(vcpu: &mut Vcpu<B>, pin: Lint, asserted: bool) -> bool {
+    vcpu.core.lapic.set_lint(pin, asserted) == LintEvent::Nmi
+}
+
+/// Serves hypercalls.
+struct CallHost<'a, M, H> {
+    vm: &'a Vm<M>,
+    host: &'a mut H,
+    pairing: kvm::ClockPairing,
+    since_start: u64,
+    wall_clock: u64,
+}
+
+impl<M: GuestRam, H: Host> HypercallHost for CallHost<'_, M, H> {
+    fn memory(&self) -> &impl GuestMemory {
+        &self.vm.memory
+    }
+
+    fn console_write(&mut self, bytes: &[u8]) -> usize {
+        self.host.console_write(bytes)
+    }
+
+    fn since_start(&self) -> u64 {
+        self.since_start
+    }
+
+    fn wall_clock(&self) -> u64 {
+        self.wall_clock
+    }
+
+    fn clock_pairing(&self) -> kvm::ClockPairing {
+        self.pairing
+    }
+}
+
+fn hypercall<B: Backend, M: GuestRam, H: Host>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &mut H,
+) -> Result<Done, VmError> {
+    let registers = Registers {
+        rax: vcpu.gpr(Gpr::Rax),
+        rbx: vcpu.gpr(Gpr::Rbx),
+        rcx: vcpu.gpr(Gpr::Rcx),
+        rdx: vcpu.gpr(Gpr::Rdx),
+        rsi: vcpu.gpr(Gpr::Rsi),
+    };
+    let caller = Caller { cpl: vcpu.hw.cpl(), mode: vcpu.mode() };
+    let time = host.time();
+    let clock = vm.clock.read();
+    let mut call_host = CallHost {
+        vm,
+        pairing: clock.clock_pairing(&vcpu.core.clock, time),
+        since_start: clock.now(time.tsc).0,
+        wall_clock: clock.wall(time.tsc),
+        host,
+    };
+    let (after, _yielded) = match dispatch(registers, caller, &mut call_host) {
+        Outcome::Return(after) => (after, false),
+        // Nobody else waits for this CPU.
+        Outcome::Yield(after) => (after, true),
+        Outcome::ShutDown { kind, status } => {
+            return Ok(Done::End(EndReason::ShutDown { kind, status }));
+        }
+    };
+    vcpu.set_gpr(Gpr::Rax, after.rax);
+    vcpu.set_gpr(Gpr::Rbx, after.rbx);
+    vcpu.set_gpr(Gpr::Rcx, after.rcx);
+    vcpu.set_gpr(Gpr::Rdx, after.rdx);
+    vcpu.set_gpr(Gpr::Rsi, after.rsi);
+    Ok(Done::Complete)
+}

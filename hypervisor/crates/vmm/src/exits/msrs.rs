@@ -1,0 +1,147 @@
+//! RDMSR and WRMSR.
+
+use super::{Done, apic_effect};
+use crate::clock::TscAgreement;
+use crate::hw::Backend;
+use crate::memory::GuestRam;
+use crate::msr::{Gp, HardwareMsr, MsrRead, MsrWrite, SpecialMsr, validate};
+use crate::vcpu::Vcpu;
+use crate::vm::{Host, Vm, VmError};
+use x86defs::bits::{Low, high32, join};
+use x86defs::{Event, Gpr, Msr};
+
+pub(super) fn read<B: Backend, M: GuestRam, H: Host>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &mut H,
+) -> Result<Done, VmError> {
+    let msr = Msr(vcpu.gpr(Gpr::Rcx).low32());
+    match value(vcpu, vm, host, msr) {
+        Ok(value) => {
+            vcpu.set_gpr(Gpr::Rax, value.low32().into());
+            vcpu.set_gpr(Gpr::Rdx, high32(value).into());
+            Ok(Done::Complete)
+        }
+        Err(Gp) => Ok(Done::Fault(Event::gp0())),
+    }
+}
+
+fn value<B: Backend, M: GuestRam, H: Host>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &H,
+    msr: Msr,
+) -> Result<u64, Gp> {
+    let tsc = host.time().tsc;
+    match vcpu.core.msrs.read(&vcpu.core.msr_table, msr)? {
+        MsrRead::Value(value) => Ok(value),
+        MsrRead::Hardware(HardwareMsr::TscAux) => Ok(vcpu.core.tsc_aux),
+        MsrRead::Hardware(_) => vcpu.hw.msr(msr).ok_or(Gp),
+        MsrRead::Special(special) => match special {
+            SpecialMsr::Tsc => Ok(vm.clock.read().tsc(&vcpu.core.clock, tsc)),
+            SpecialMsr::TscAdjust => Ok(vcpu.core.clock.tsc_adjust()),
+            SpecialMsr::Efer => Ok(vcpu.hw.efer().bits()),
+            SpecialMsr::ApicBase | SpecialMsr::TscDeadline | SpecialMsr::X2Apic(_) => {
+                vcpu.core.lapic.msr_read(msr, vm.ticks(tsc)).map_err(|_| Gp)
+            }
+            SpecialMsr::Mtrr(register) => Ok(vm.mtrrs.lock().read(register)),
+            SpecialMsr::KvmSystemTime => Ok(vcpu.core.clock.system_time()),
+            SpecialMsr::KvmWallClock => Ok(vcpu.core.clock.wall_clock()),
+        },
+    }
+}
+
+pub(super) fn write<B: Backend, M: GuestRam, H: Host>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &mut H,
+) -> Result<Done, VmError> {
+    let msr = Msr(vcpu.gpr(Gpr::Rcx).low32());
+    let value = join(vcpu.gpr(Gpr::Rdx).low32(), vcpu.gpr(Gpr::Rax).low32());
+    match set(vcpu, vm, host, msr, value) {
+        Ok(()) => Ok(Done::Complete),
+        Err(Gp) => Ok(Done::Fault(Event::gp0())),
+    }
+}
+
+fn set<B: Backend, M: GuestRam, H: Host>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &H,
+    msr: Msr,
+    value: u64,
+) -> Result<(), Gp> {
+    let time = host.time();
+    let ticks = vm.ticks(time.tsc);
+    let core = &mut vcpu.core;
+    match core.msrs.write(&core.msr_table, msr, value)? {
+        MsrWrite::Done => Ok(()),
+        MsrWrite::Hardware(HardwareMsr::TscAux) => {
+            core.tsc_aux = value;
+            vcpu.hw.set_tsc_aux(value);
+            Ok(())
+        }
+        MsrWrite::Hardware(_) => {
+            if vcpu.hw.set_msr(msr, value) {
+                Ok(())
+            } else {
+                Err(Gp)
+            }
+        }
+        MsrWrite::Special(special) => match special {
+            SpecialMsr::Tsc => {
+                let changed = vm.clock.read().write_tsc(&mut core.clock, time.tsc, value);
+                tsc_changed(vcpu, vm, changed.offset, ticks);
+                Ok(())
+            }
+            SpecialMsr::TscAdjust => {
+                let changed = vm.clock.read().write_tsc_adjust(&mut core.clock, value);
+                tsc_changed(vcpu, vm, changed.offset, ticks);
+                Ok(())
+            }
+            SpecialMsr::Efer => {
+                let allowed = core.cpuid.efer_allowed();
+                let efer = validate::efer(vcpu.hw.efer(), value, allowed, vcpu.hw.cr0())?;
+                vcpu.hw.set_efer(efer);
+                Ok(())
+            }
+            SpecialMsr::ApicBase | SpecialMsr::TscDeadline | SpecialMsr::X2Apic(_) => {
+                let effect = core.lapic.msr_write(msr, value, ticks).map_err(|_| Gp)?;
+                apic_effect(vcpu, vm, effect);
+                Ok(())
+            }
+            SpecialMsr::Mtrr(register) => vm.mtrrs.lock().write(register, value),
+            SpecialMsr::KvmSystemTime => vm.clock.read().write_system_time(
+                &mut core.clock,
+                value,
+                &vm.memory,
+                TscAgreement::Matched,
+            ),
+            SpecialMsr::KvmWallClock => {
+                vm.clock.read().write_wall_clock(&mut core.clock, value, &vm.memory, time)
+            }
+        },
+    }
+}
+
+/// After a change of the guest's TSC: the hardware's offset, the local APIC's
+/// deadline, kvmclock, in this order.
+pub(crate) fn tsc_changed<B: Backend, M: GuestRam>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    offset: u64,
+    ticks: devices::lapic::Ticks,
+) {
+    let offset =
+        if cfg!(planted = "tsc-offset-sign") { offset.wrapping_neg() } else { offset };
+    vcpu.hw.set_tsc_offset(offset);
+    vcpu.core.lapic.set_tsc_offset(vcpu.core.clock.tsc_adjust(), ticks);
+    // The page was writable when it was registered; if the guest has put
+    // something else there since, its clock is what it loses.
+    let _ = vm.clock.read().publish(
+        &mut vcpu.core.clock,
+        &vm.memory,
+        TscAgreement::Matched,
+        crate::clock::Interruption::None,
+    );
+}

@@ -1,0 +1,107 @@
+//! IN, OUT, INS and OUTS.
+
+use super::{Served, behind, decode, emulated, raise};
+use crate::emulate::Emulated;
+use crate::hw::Backend;
+use crate::memory::GuestRam;
+use crate::vcpu::Vcpu;
+use crate::vm::{EndReason, Host, Vm, VmError};
+use devices::Nanos;
+use x86defs::bits::Low;
+use x86defs::exit::{Direction, PortIo};
+use x86defs::{Gpr, VmExit, Width};
+use x86emu::{Ports, Step, Stop};
+
+pub(super) fn serve<B: Backend, M: GuestRam>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &mut impl Host,
+    io: PortIo,
+) -> Served {
+    let now = vm.now(host.time().tsc);
+    if io.string.is_some() {
+        return string(vcpu, vm, host, now);
+    }
+    let next_rip = match vcpu.hw.next_rip() {
+        Some(next_rip) => next_rip,
+        None => match decode(vcpu, vm, host, VmExit::PortIo(io))? {
+            Some(found) => behind(vcpu, &found),
+            None => return Ok(None),
+        },
+    };
+    let mut bus = Bus { vm, now, end: None, console: false };
+    let rax = vcpu.gpr(Gpr::Rax);
+    match io.direction {
+        Direction::In => {
+            let value = bus.port_in(io.port, io.width)?;
+            vcpu.set_gpr(Gpr::Rax, io.width.merge(rax, value.into()));
+        }
+        Direction::Out => bus.port_out(io.port, io.width, rax.low32())?,
+    }
+    let end = bus.finish(host);
+    vcpu.complete(next_rip);
+    Ok(end)
+}
+
+fn string<B: Backend, M: GuestRam>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &mut impl Host,
+    now: Nanos,
+) -> Served {
+    let mut bus = Bus { vm, now, end: None, console: false };
+    let mut cpu: Emulated<'_, B, M> = emulated(vcpu, vm, host);
+    let result = x86emu::string_io(&mut cpu, &mut bus);
+    let end = bus.finish(host);
+    match result {
+        Ok(Step::Done) => vcpu.end_instruction(),
+        Ok(Step::Again) => {}
+        Err(Stop::Exception(exception)) => raise(vcpu, exception),
+        Err(Stop::Unsupported(what)) => {
+            return Err(VmError::Instruction(alloc::format!("{what}")));
+        }
+        Err(Stop::Host(error)) => return Err(error),
+    }
+    Ok(end)
+}
+
+/// The guest's port bus during one instruction.
+struct Bus<'a, M> {
+    vm: &'a Vm<M>,
+    now: Nanos,
+    end: Option<EndReason>,
+    console: bool,
+}
+
+impl<M: GuestRam> Bus<'_, M> {
+    /// Fetches console output, and says whether the guest is to end.
+    fn finish(self, host: &mut impl Host) -> Option<EndReason> {
+        if self.console {
+            let room = host.console_room();
+            self.vm.flush_console(|bytes| host.console_write(bytes), room);
+        }
+        self.end
+    }
+}
+
+impl<M: GuestRam> Ports for Bus<'_, M> {
+    type Error = VmError;
+
+    fn port_in(&mut self, port: u16, width: Width) -> Result<u32, VmError> {
+        let vm = self.vm;
+        Ok(vm.chipset.port_read(port, width, self.now, &mut |message| vm.deliver(message)))
+    }
+
+    fn port_out(&mut self, port: u16, width: Width, value: u32) -> Result<(), VmError> {
+        let vm = self.vm;
+        let value = width.truncate(value.into()).low32();
+        let outcome = vm
+            .chipset
+            .port_write(port, width, value, self.now, &mut |message| vm.deliver(message));
+        self.console |= outcome.console;
+        if self.end.is_none() {
+            self.end = outcome.end;
+        }
+        Ok(())
+    }
+}

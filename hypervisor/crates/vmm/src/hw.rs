@@ -1,0 +1,172 @@
+//! What a vendor's backend offers: the registers of a stopped vCPU, events to
+//! inject, and a way in. Nothing here says VMX or SVM.
+//!
+//! A backend's assembly saves the general registers into [`HotState`] and
+//! calls [`crate::fast::fast_exit`], statically dispatched, which serves the
+//! hot exits and goes straight back in; only what that declines becomes an
+//! [`ExitWithEvent`] for the general code (see [`crate::exits`]).
+
+use crate::vcpu::VcpuCore;
+use core::fmt;
+use x86defs::exit::ExitWithEvent;
+use x86defs::{Cr0, Cr4, DescriptorTable, Efer, Event, Msr, Rflags, Segment, SegmentRegister};
+
+/// The registers that an exit's assembly saves. Its layout is known there.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct HotState {
+    /// General registers by number. RSP's place is unused: the hardware keeps
+    /// it elsewhere.
+    pub gpr: [u64; 16],
+}
+
+/// What the hot handler may ask of a backend.
+pub trait ExitRegs {
+    /// RIP behind the instruction that caused the exit, where the hardware
+    /// tells it cheaply.
+    fn next_rip(&self) -> Option<u64>;
+
+    /// Completes that instruction: RIP, interrupt shadow. Declines (`false`,
+    /// nothing done) where a trap is due after it (RFLAGS.TF).
+    fn advance(&mut self, next_rip: u64) -> bool;
+
+    /// The current privilege level.
+    fn cpl(&self) -> u8;
+
+    /// The guest's CR4, for CPUID's dynamic bits.
+    fn cr4(&self) -> Cr4;
+}
+
+/// Reasons that the hot handler knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HotReason {
+    /// CPUID.
+    Cpuid,
+    /// RDMSR.
+    ReadMsr,
+    /// WRMSR.
+    WriteMsr,
+    /// VMCALL or VMMCALL.
+    Hypercall,
+}
+
+/// What became of an exit in the hot handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handled {
+    /// Done: go straight back in.
+    Reenter,
+    /// Done, but something else waits (an interrupt to inject, a request).
+    Recheck,
+    /// Not for the hot handler.
+    Cold,
+}
+
+/// A vCPU of the hardware.
+pub trait Backend {
+    /// RIP.
+    fn rip(&self) -> u64;
+    /// Sets RIP.
+    fn set_rip(&mut self, value: u64);
+    /// RSP.
+    fn rsp(&self) -> u64;
+    /// Sets RSP.
+    fn set_rsp(&mut self, value: u64);
+    /// RFLAGS.
+    fn rflags(&self) -> Rflags;
+    /// Sets RFLAGS.
+    fn set_rflags(&mut self, value: Rflags);
+    /// CR0, as the guest sees it.
+    fn cr0(&self) -> Cr0;
+    /// Sets CR0.
+    fn set_cr0(&mut self, value: Cr0);
+    /// CR2.
+    fn cr2(&self) -> u64;
+    /// Sets CR2.
+    fn set_cr2(&mut self, value: u64);
+    /// CR3.
+    fn cr3(&self) -> u64;
+    /// Sets CR3.
+    fn set_cr3(&mut self, value: u64);
+    /// CR4, as the guest sees it.
+    fn cr4(&self) -> Cr4;
+    /// Sets CR4 and forgets cached translations of the guest.
+    fn set_cr4(&mut self, value: Cr4);
+    /// CR8, 0 to 15.
+    fn cr8(&self) -> u8;
+    /// Sets CR8.
+    fn set_cr8(&mut self, value: u8);
+    /// Asks for an exit when the guest writes CR8, unless `threshold` is 0: an
+    /// interrupt of that class waits for the task priority to fall.
+    fn set_cr8_threshold(&mut self, threshold: u8);
+    /// EFER, as the guest sees it.
+    fn efer(&self) -> Efer;
+    /// Sets EFER.
+    fn set_efer(&mut self, value: Efer);
+    /// PKRU, as the guest has it in the CPU; 0 without protection keys.
+    fn pkru(&self) -> u32;
+    /// XCR0.
+    fn xcr0(&self) -> u64;
+    /// Sets XCR0, to a value that the CPU supports.
+    fn set_xcr0(&mut self, value: u64);
+    /// Debug register 0, 1, 2, 3, 6 or 7.
+    fn dr(&self, number: u8) -> u64;
+    /// Sets debug register 0, 1, 2, 3, 6 or 7.
+    fn set_dr(&mut self, number: u8, value: u64);
+    /// A segment register.
+    fn segment(&self, register: SegmentRegister) -> Segment;
+    /// Sets a segment register.
+    fn set_segment(&mut self, register: SegmentRegister, value: Segment);
+    /// GDTR.
+    fn gdtr(&self) -> DescriptorTable;
+    /// Sets GDTR.
+    fn set_gdtr(&mut self, value: DescriptorTable);
+    /// IDTR.
+    fn idtr(&self) -> DescriptorTable;
+    /// Sets IDTR.
+    fn set_idtr(&mut self, value: DescriptorTable);
+    /// The current privilege level.
+    fn cpl(&self) -> u8;
+    /// An MSR that the hardware switches with the guest (SYSCALL, SYSENTER,
+    /// segment bases, PAT); `None` for any other.
+    fn msr(&self, msr: Msr) -> Option<u64>;
+    /// Sets such an MSR to a value that was checked; `false` for any other.
+    fn set_msr(&mut self, msr: Msr, value: u64) -> bool;
+
+    /// Sets TSC_AUX, which RDTSCP and RDPID read in the CPU.
+    fn set_tsc_aux(&mut self, value: u64);
+
+    /// Whether interrupts are held off for one instruction (after STI, MOV SS).
+    fn interrupt_shadow(&self) -> bool;
+    /// Sets or clears that shadow.
+    fn set_interrupt_shadow(&mut self, shadow: bool);
+    /// Has `event` delivered at the next entry.
+    fn inject(&mut self, event: Event);
+    /// The event that will be delivered at the next entry.
+    fn injection(&self) -> Option<Event>;
+    /// Asks for (or no longer for) an exit once the guest can take an interrupt.
+    fn set_interrupt_window(&mut self, wanted: bool);
+    /// Whether NMIs are blocked until the guest's next IRET.
+    fn nmi_blocked(&self) -> bool;
+    /// Blocks or unblocks NMIs.
+    fn set_nmi_blocked(&mut self, blocked: bool);
+    /// Asks for an exit once the guest can take an NMI.
+    fn request_nmi_window(&mut self);
+
+    /// RIP behind the instruction that caused the last exit, where the
+    /// hardware tells.
+    fn next_rip(&self) -> Option<u64>;
+    /// Sets what is added to the host's TSC.
+    fn set_tsc_offset(&mut self, offset: u64);
+    /// Forgets all cached translations of the guest.
+    fn flush_translations(&mut self);
+    /// Whether re-entry with an interrupt shadow is known to lose the shadow.
+    fn loses_shadow(&self) -> bool;
+
+    /// Runs the guest until an exit that the hot handler declines.
+    fn run(&mut self, core: &mut VcpuCore) -> ExitWithEvent;
+    /// Writes down everything, for a crash report.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result;
+}

@@ -1,0 +1,107 @@
+//! The loop of one vCPU: what is due, what to inject, in, and what came of it.
+
+use crate::exits;
+use crate::hw::Backend;
+use crate::irq::Requests;
+use crate::memory::GuestRam;
+use crate::vcpu::{Activity, Vcpu};
+use crate::vm::{EndReason, Host, Vm};
+use devices::lapic::Lint;
+use x86defs::exit::ExitWithEvent;
+
+/// What the caller does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Look after the machine (its interrupts), then call again.
+    Continue,
+    /// Nothing to run until an interrupt, or until this TSC of the host.
+    Idle(Option<u64>),
+    /// The guest has ended.
+    End(EndReason),
+}
+
+/// Runs `vcpu` once: up to an exit that the general code has to serve.
+pub fn turn<B: Backend, M: GuestRam>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &mut impl Host,
+) -> Next {
+    let tsc = host.time().tsc;
+    vm.advance(vm.now(tsc));
+    vcpu.core.lapic.advance(vm.ticks(tsc));
+    if let Some(end) = take_requests(vcpu, vm) {
+        return Next::End(end);
+    }
+    let pic = pic_asks(vcpu, vm);
+    let deadline = next_deadline(vcpu, vm, tsc);
+    match vcpu.activity {
+        Activity::Running => {}
+        Activity::Halted if vcpu.has_wake_up(pic) => vcpu.activity = Activity::Running,
+        Activity::Halted | Activity::WaitForStartup => return Next::Idle(deadline),
+    }
+    host.arm_timer(deadline);
+    vcpu.prepare_injection(pic, || vm.chipset.pic_acknowledge());
+    let ExitWithEvent { exit, interrupted } = vcpu.hw.run(&mut vcpu.core);
+    let class = vcpu.hw.cr8();
+    if class != vcpu.core.lapic.cr8() {
+        vcpu.core.lapic.set_cr8(class);
+    }
+    if let Some(event) = interrupted {
+        vcpu.deliver_again(event);
+    }
+    if let Some(vector) = vcpu.core.ended_level.take() {
+        vm.chipset.end_of_interrupt(vector, |message| vm.deliver(message));
+    }
+    vcpu.core.counts.count(&exit);
+    let served = exits::serve(vcpu, vm, host, exit);
+    if vcpu.shutdown {
+        return Next::End(EndReason::TripleFault);
+    }
+    match served {
+        Ok(None) => Next::Continue,
+        Ok(Some(end)) => Next::End(end),
+        Err(error) => Next::End(EndReason::Failed(error)),
+    }
+}
+
+/// Whether the 8259s ask for an interrupt and this vCPU takes it.
+fn pic_asks<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, vm: &Vm<M>) -> bool {
+    vcpu.index == 0 && vcpu.core.lapic.accepts_pic() && vm.chipset.pic_output()
+}
+
+/// Takes what others asked of the vCPU.
+fn take_requests<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) -> Option<EndReason> {
+    // LINT0 may be programmed to take the 8259s' output as a vector of its own.
+    if vcpu.index == 0 {
+        let asserted = vm.chipset.pic_output();
+        if exits::lint_event(vcpu, Lint::Lint0, asserted) {
+            vcpu.post_nmi();
+        }
+    }
+    if vcpu.core.shared.is_quiet() {
+        return None;
+    }
+    let taken = vcpu.core.shared.take_requests();
+    if taken.requests.contains(Requests::INIT) {
+        // INIT of the only vCPU restarts it at the reset vector, where there
+        // is no firmware: the machine is reset.
+        return Some(EndReason::Reset);
+    }
+    if taken.requests.contains(Requests::NMI) {
+        vcpu.post_nmi();
+    }
+    let (pending, level) = vcpu.core.shared.take();
+    vcpu.core.lapic.merge(&pending, &level);
+    None
+}
+
+/// The TSC of the host at which something of this guest is due.
+fn next_deadline<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, vm: &Vm<M>, tsc: u64) -> Option<u64> {
+    let apic = vcpu.core.lapic.deadline().map(|ticks| vm.host_tsc_of(ticks, tsc));
+    let devices = vm.chipset.deadline();
+    let devices = (devices.0 != u64::MAX).then(|| vm.clock.read().host_tsc_at(devices)).flatten();
+    match (apic, devices) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

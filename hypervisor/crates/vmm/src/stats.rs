@@ -1,0 +1,76 @@
+//! Counts of exits, for the operator.
+
+use x86defs::VmExit;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident: $pattern:pat => ();)*) => {
+        /// Exits by kind.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct ExitCounts {
+            /// Served by the hot handler.
+            pub hot: u64,
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl ExitCounts {
+            /// Counts one exit.
+            #[inline]
+            pub fn count(&mut self, exit: &VmExit) {
+                match exit {
+                    $($pattern => self.$name += 1,)*
+                }
+            }
+
+            /// Names and counts, in the order of the fields.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [("hot", self.hot), $((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+kinds! {
+    /// IN and OUT.
+    port_io: VmExit::PortIo(_) => ();
+    /// Accesses to device memory, and first touches of RAM.
+    nested_fault: VmExit::NestedFault(_) => ();
+    /// CPUID.
+    cpuid: VmExit::Cpuid => ();
+    /// RDMSR.
+    read_msr: VmExit::ReadMsr => ();
+    /// WRMSR.
+    write_msr: VmExit::WriteMsr => ();
+    /// VMCALL and VMMCALL.
+    hypercall: VmExit::Hypercall => ();
+    /// Control and debug registers.
+    registers: VmExit::CrAccess(_) | VmExit::DrAccess(_) | VmExit::Xsetbv => ();
+    /// HLT.
+    halt: VmExit::Halt => ();
+    /// PAUSE.
+    pause: VmExit::Pause => ();
+    /// Exceptions.
+    exception: VmExit::Exception(_) => ();
+    /// Interrupts and NMIs of the machine.
+    host: VmExit::HostInterrupt | VmExit::Nmi | VmExit::MachineCheck => ();
+    /// Windows for interrupts and NMIs.
+    window: VmExit::InterruptWindow | VmExit::NmiWindow => ();
+    /// The end of a slice.
+    slice: VmExit::TimesliceExpired => ();
+    /// Whatever else.
+    other: VmExit::Monitor(_)
+        | VmExit::CacheControl(_)
+        | VmExit::DescriptorTable(_)
+        | VmExit::TaskSwitch(_)
+        | VmExit::VirtualizationInstruction
+        | VmExit::Rdpmc
+        | VmExit::Rdtsc
+        | VmExit::ApicAccess(_)
+        | VmExit::ApicWrite(_)
+        | VmExit::VirtualEoi(_)
+        | VmExit::DirtyLogFull
+        | VmExit::Init
+        | VmExit::StartupIpi(_)
+        | VmExit::TripleFault
+        | VmExit::InvalidState(_)
+        | VmExit::Unhandled(_) => ();
+}

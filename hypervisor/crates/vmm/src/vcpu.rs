@@ -1,0 +1,361 @@
+//! A vCPU: the part that policy owns ([`VcpuCore`]) and the hardware's
+//! ([`Backend`]), and what is common to all exits: completing an instruction,
+//! raising exceptions, deciding what to inject.
+
+use crate::clock::VcpuClock;
+use crate::cpuid::{CpuidTable, VcpuView};
+use crate::hw::{Backend, HotState};
+use crate::irq::Posted;
+use crate::load::EntryState;
+use crate::msr::{MsrFile, MsrTable};
+use crate::stats::ExitCounts;
+use alloc::sync::Arc;
+use devices::lapic::Lapic;
+use x86defs::control::{CpuMode, DR6_RESET, DR7_RESET};
+use x86defs::{
+    Cr0, Event, EventKind, Exception, Gpr, Rflags, Segment, SegmentRegister, Vector,
+};
+
+/// What policy keeps of a vCPU. The hot handler gets nothing else.
+#[derive(Debug)]
+#[repr(C)]
+pub struct VcpuCore {
+    /// General registers; must stand first, assembly knows.
+    pub hot: HotState,
+    /// The hot handler served the exit that [`Backend::run`] is about to report.
+    pub served: bool,
+    /// A level-triggered interrupt that the hot handler ended: the I/O APIC is
+    /// still to be told.
+    pub ended_level: Option<Vector>,
+    /// The local APIC.
+    pub lapic: Lapic,
+    /// TSC_ADJUST and kvmclock.
+    pub clock: VcpuClock,
+    /// MSRs that are no more than storage.
+    pub msrs: MsrFile,
+    /// TSC_AUX.
+    pub tsc_aux: u64,
+    /// CPUID's answers.
+    pub cpuid: Arc<CpuidTable>,
+    /// MSR policy.
+    pub msr_table: Arc<MsrTable>,
+    /// What other CPUs and devices may touch.
+    pub shared: Arc<Posted>,
+    /// XCR0, for CPUID's dynamic fields.
+    pub xcr0: u64,
+    /// Exits by kind.
+    pub counts: ExitCounts,
+}
+
+impl VcpuCore {
+    /// What CPUID depends on.
+    #[inline]
+    #[must_use]
+    pub fn view(&self, cr4: x86defs::Cr4) -> VcpuView {
+        VcpuView {
+            cr4,
+            xcr0: x86defs::Xcr0::from_bits_retain(self.xcr0),
+            apic_base: self.lapic.apic_base(),
+            apic_id: self.lapic.id(),
+        }
+    }
+
+    /// General register `gpr`, but for RSP.
+    #[inline]
+    #[must_use]
+    pub fn gpr(&self, gpr: Gpr) -> u64 {
+        self.hot.gpr.get(usize::from(gpr.number())).copied().unwrap_or(0)
+    }
+
+    /// Sets general register `gpr`, but for RSP.
+    #[inline]
+    pub fn set_gpr(&mut self, gpr: Gpr, value: u64) {
+        if let Some(slot) = self.hot.gpr.get_mut(usize::from(gpr.number())) {
+            *slot = value;
+        }
+    }
+}
+
+/// What a vCPU is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// It executes instructions.
+    Running,
+    /// HLT: until an interrupt.
+    Halted,
+    /// INIT: until a start-up IPI.
+    WaitForStartup,
+}
+
+/// A vCPU.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Vcpu<B> {
+    /// Policy's part.
+    pub core: VcpuCore,
+    /// The hardware's part.
+    pub hw: B,
+    /// Its place among the guest's vCPUs.
+    pub index: usize,
+    /// What it is doing.
+    pub activity: Activity,
+    /// An exception or interrupted event to inject next.
+    event: Option<Event>,
+    /// An NMI waits.
+    nmi_pending: bool,
+    /// A fault on the way to the double-fault handler: the CPU shuts down.
+    pub(crate) shutdown: bool,
+    /// RIP at which the last entry was made with an interrupt shadow.
+    shadow_rip: Option<u64>,
+}
+
+impl<B: Backend> Vcpu<B> {
+    /// A vCPU around its parts, in the state after reset.
+    #[must_use]
+    pub fn new(index: usize, core: VcpuCore, hw: B) -> Self {
+        Self {
+            core,
+            hw,
+            index,
+            activity: Activity::Running,
+            event: None,
+            nmi_pending: false,
+            shutdown: false,
+            shadow_rip: None,
+        }
+    }
+
+    /// Writes the vCPU's state, for a crash report.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn dump(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        for (number, line) in self.core.hot.gpr.chunks(4).enumerate() {
+            write!(out, "  ")?;
+            for (n, value) in line.iter().enumerate() {
+                let gpr = Gpr::from_number(u8::try_from(number * 4 + n).unwrap_or(0));
+                let value = if gpr == Gpr::Rsp { self.hw.rsp() } else { *value };
+                write!(out, "{gpr:?} {value:#018x} ")?;
+            }
+            writeln!(out)?;
+        }
+        writeln!(out, "  {:?}, {:?}, event {:?}", self.mode(), self.activity, self.event)?;
+        self.hw.dump(out)
+    }
+
+    /// Puts the registers of `state` in place.
+    pub fn start_at(&mut self, state: &EntryState) {
+        let hw = &mut self.hw;
+        hw.set_cr0(state.cr0);
+        hw.set_cr3(state.cr3);
+        hw.set_cr4(state.cr4);
+        hw.set_efer(state.efer);
+        hw.set_gdtr(state.gdtr);
+        hw.set_idtr(state.idtr);
+        hw.set_rflags(state.rflags);
+        hw.set_rip(state.rip);
+        hw.set_dr(6, DR6_RESET);
+        hw.set_dr(7, DR7_RESET);
+        for register in SegmentRegister::ALL {
+            hw.set_segment(register, state.segment(register));
+        }
+        for gpr in Gpr::ALL {
+            self.set_gpr(gpr, state.gpr(gpr));
+        }
+    }
+
+    /// A general register.
+    #[inline]
+    pub fn gpr(&self, gpr: Gpr) -> u64 {
+        if gpr == Gpr::Rsp { self.hw.rsp() } else { self.core.gpr(gpr) }
+    }
+
+    /// Sets a general register, all 64 bits.
+    #[inline]
+    pub fn set_gpr(&mut self, gpr: Gpr, value: u64) {
+        if gpr == Gpr::Rsp { self.hw.set_rsp(value) } else { self.core.set_gpr(gpr, value) }
+    }
+
+    /// The mode of operation.
+    pub fn mode(&self) -> CpuMode {
+        let cs = self.hw.segment(SegmentRegister::Cs).attributes;
+        CpuMode::of(self.hw.cr0(), self.hw.efer(), self.hw.rflags(), cs.long(), cs.big())
+    }
+
+    /// The linear address of `offset` in `segment`, unchecked.
+    pub fn linear(&self, segment: SegmentRegister, offset: u64) -> u64 {
+        let Segment { base, .. } = self.hw.segment(segment);
+        if self.mode() == CpuMode::Long64 {
+            match segment {
+                SegmentRegister::Fs | SegmentRegister::Gs => base.wrapping_add(offset),
+                _ => offset,
+            }
+        } else {
+            base.wrapping_add(offset) & 0xffff_ffff
+        }
+    }
+
+    /// The instruction at which the guest stopped is done; it goes on at `next_rip`.
+    pub fn complete(&mut self, next_rip: u64) {
+        if !cfg!(planted = "rip-not-advanced") {
+            self.hw.set_rip(next_rip);
+        }
+        self.end_instruction();
+    }
+
+    /// What the end of any instruction does: the interrupt shadow ends, RF is
+    /// cleared, and a single-step trap is due if TF was set
+    /// (SDM: "Single-Step Exception Condition").
+    pub fn end_instruction(&mut self) {
+        if !cfg!(planted = "shadow-not-cleared") {
+            self.hw.set_interrupt_shadow(false);
+        }
+        let flags = self.hw.rflags();
+        if flags.contains(Rflags::RF) {
+            self.hw.set_rflags(flags - Rflags::RF);
+        }
+        if flags.contains(Rflags::TF) {
+            let dr6 = self.hw.dr(6) | DR6_SINGLE_STEP;
+            self.hw.set_dr(6, dr6);
+            self.raise(Event::exception(Exception::DB));
+        }
+    }
+
+    /// Raises an exception, which joins one whose delivery was interrupted
+    /// (SDM: "Interrupt 8—Double Fault Exception").
+    pub fn raise(&mut self, event: Event) {
+        // In real mode no error code is pushed.
+        let event = if self.hw.cr0().contains(Cr0::PE) {
+            event
+        } else {
+            Event { error_code: None, ..event }
+        };
+        self.event = match self.event {
+            Some(first) => match combine(first, event) {
+                Combined::Deliver(event) => Some(event),
+                Combined::Shutdown => {
+                    self.shutdown = true;
+                    None
+                }
+            },
+            None => Some(event),
+        };
+    }
+
+    /// An event whose delivery an exit interrupted, to be delivered again.
+    pub fn deliver_again(&mut self, event: Event) {
+        if !cfg!(planted = "reinjection-dropped") {
+            self.event = Some(event);
+        }
+    }
+
+    /// An NMI arrives. At most one waits.
+    pub fn post_nmi(&mut self) {
+        self.nmi_pending = true;
+    }
+
+    /// Whether something waits that ends HLT.
+    pub fn has_wake_up(&self, pic: bool) -> bool {
+        let open = self.hw.rflags().contains(Rflags::IF);
+        self.event.is_some()
+            || self.nmi_pending && !self.hw.nmi_blocked()
+            || open && (self.core.lapic.deliverable().is_some() || pic)
+    }
+
+    /// Decides what the next entry injects. `pic` says whether the 8259s ask
+    /// for an interrupt that this vCPU takes, and `acknowledge` gets its vector.
+    pub fn prepare_injection(&mut self, pic: bool, acknowledge: impl FnOnce() -> Vector) {
+        let shadow = self.hw.interrupt_shadow();
+        let open = self.hw.rflags().contains(Rflags::IF) && !shadow;
+        let mut pic = pic;
+        if let Some(event) = self.event.take() {
+            self.hw.inject(event);
+        } else if self.nmi_pending && !self.hw.nmi_blocked() && !shadow {
+            self.nmi_pending = false;
+            self.hw.inject(Event::nmi());
+        } else if open && pic {
+            pic = false;
+            self.hw.inject(Event::interrupt(acknowledge()));
+        } else if open && let Some(vector) = self.core.lapic.deliverable() {
+            self.core.lapic.acknowledge(vector);
+            self.hw.inject(Event::interrupt(vector));
+        }
+        let waits = pic || self.core.lapic.deliverable().is_some();
+        self.hw.set_interrupt_window(waits);
+        if self.nmi_pending {
+            self.hw.request_nmi_window();
+        }
+        self.hw.set_cr8(self.core.lapic.cr8());
+        self.hw.set_cr8_threshold(self.core.lapic.cr8_threshold());
+        self.shadow_rip = shadow.then(|| self.hw.rip());
+    }
+
+    /// At an interrupt window: whether the CPU opened it inside an interrupt
+    /// shadow that the entry asked for, which one emulator does. `STI; HLT`
+    /// would then lose its wake-up.
+    pub fn window_ignored_shadow(&self) -> bool {
+        self.hw.loses_shadow() && self.shadow_rip == Some(self.hw.rip())
+    }
+}
+
+/// DR6.BS.
+const DR6_SINGLE_STEP: u64 = 1 << 14;
+
+/// What two events in a row come to.
+enum Combined {
+    Deliver(Event),
+    Shutdown,
+}
+
+/// `second` happens during the delivery of `first`.
+fn combine(first: Event, second: Event) -> Combined {
+    let EventKind::Exception = first.kind else {
+        // An interrupt or NMI is lost to the exception only as on hardware:
+        // it was already acknowledged and its delivery starts over afterwards.
+        return Combined::Deliver(second);
+    };
+    let (a, b) = (Exception(first.vector), Exception(second.vector));
+    let double = if a == Exception::PF {
+        b == Exception::PF || b.is_contributory()
+    } else {
+        a.is_contributory() && b.is_contributory()
+    };
+    if a == Exception::DF && (b == Exception::PF || b.is_contributory()) {
+        Combined::Shutdown
+    } else if double {
+        Combined::Deliver(Event::exception_with_code(Exception::DF, 0))
+    } else {
+        Combined::Deliver(second)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pf() -> Event {
+        Event::exception_with_code(Exception::PF, 0)
+    }
+
+    #[test]
+    fn double_and_triple_faults() {
+        let df = Event::exception_with_code(Exception::DF, 0);
+        let cases = [
+            (pf(), pf(), Some(df)),
+            (pf(), Event::gp0(), Some(df)),
+            (Event::gp0(), pf(), Some(pf())),
+            (Event::gp0(), Event::gp0(), Some(df)),
+            (Event::ud(), pf(), Some(pf())),
+            (Event::interrupt(0x20), pf(), Some(pf())),
+            (df, pf(), None),
+            (df, Event::gp0(), None),
+        ];
+        for (first, second, wanted) in cases {
+            let got = match combine(first, second) {
+                Combined::Deliver(event) => Some(event),
+                Combined::Shutdown => None,
+            };
+            assert_eq!(got, wanted, "{first:?} then {second:?}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A virtual machine: memory, clock, devices and what its vCPUs share.
+
+use crate::chipset::Chipset;
+use crate::clock::{HostTime, VmClock};
+use crate::irq::{Posted, Routes, VcpuSet, send};
+use crate::memory::GuestRam;
+use crate::mtrr::Mtrrs;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use devices::Nanos;
+use devices::lapic::{InterruptMessage, IpiCommand, Ticks};
+use hvabi::ShutDownKind;
+use spin::{Mutex, RwLock};
+use x86defs::exit::RawExit;
+
+/// Bytes fetched from the guest's console at a time: its whole FIFO.
+const CONSOLE_CHUNK: usize = 16;
+
+/// What the machine does for a guest.
+pub trait Host {
+    /// The machine's clocks, read at one moment.
+    fn time(&self) -> HostTime;
+
+    /// Takes bytes for the guest's console; returns how many, from the start,
+    /// it had room for.
+    fn console_write(&mut self, bytes: &[u8]) -> usize;
+
+    /// How many bytes [`console_write`](Self::console_write) would take.
+    fn console_room(&self) -> usize;
+
+    /// Arms this CPU's timer for when its TSC reaches `deadline`; `None` disarms it.
+    fn arm_timer(&mut self, deadline: Option<u64>);
+}
+
+/// Why a guest ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// It switched itself off.
+    PowerOff,
+    /// It asked for a reset.
+    Reset,
+    /// It wrote this to the debug-exit port.
+    DebugExit(u32),
+    /// It asked by hypercall.
+    ShutDown {
+        /// For what.
+        kind: ShutDownKind,
+        /// With this status.
+        status: u8,
+    },
+    /// It said through pvpanic that its kernel has panicked.
+    Panicked,
+    /// Its CPU shut down: a triple fault.
+    TripleFault,
+    /// It can't go on.
+    Failed(VmError),
+}
+
+/// Why a guest can't go on. Others are not touched by it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VmError {
+    /// The hardware refused its state.
+    #[error("the CPU refused to enter the guest: {0:x?}")]
+    InvalidState(RawExit),
+    /// An exit that nothing here knows.
+    #[error("unknown exit: {0:x?}")]
+    UnknownExit(RawExit),
+    /// An instruction on device memory that is not emulated.
+    #[error("an access to device memory by an instruction that is not emulated: {0}")]
+    Instruction(String),
+    /// Something else that is not offered.
+    #[error("{0}")]
+    NotOffered(&'static str),
+    /// Memory that should be there is not.
+    #[error(transparent)]
+    Memory(#[from] crate::memory::MemoryError),
+    /// The machine reported an error of its hardware.
+    #[error("machine check")]
+    MachineCheck,
+    /// A bug of ours.
+    #[error("internal error: {0}")]
+    Internal(&'static str),
+}
+
+/// A virtual machine.
+#[derive(Debug)]
+pub struct Vm<M> {
+    /// Its name.
+    pub name: String,
+    /// Its RAM.
+    pub memory: M,
+    /// Its clock.
+    pub clock: RwLock<VmClock>,
+    /// Its devices.
+    pub chipset: Chipset,
+    /// Its memory-type ranges.
+    pub mtrrs: Mutex<Mtrrs>,
+    /// Its vCPUs, as others may touch them, by index.
+    pub vcpus: Vec<Arc<Posted>>,
+    /// What their local APICs answer to.
+    pub routes: Routes,
+}
+
+impl<M: GuestRam> Vm<M> {
+    /// The guest's time when the host's TSC is `tsc`.
+    pub fn now(&self, tsc: u64) -> Nanos {
+        self.clock.read().now(tsc)
+    }
+
+    /// The guest's ticks when the host's TSC is `tsc`.
+    pub fn ticks(&self, tsc: u64) -> Ticks {
+        Ticks(self.clock.read().ticks(tsc))
+    }
+
+    /// The host's TSC when the guest's ticks reach `ticks`.
+    pub fn host_tsc_of(&self, ticks: Ticks, tsc: u64) -> u64 {
+        let left = ticks.0.saturating_sub(self.ticks(tsc).0);
+        tsc.saturating_add(left)
+    }
+
+    /// Sends an interrupt to the vCPUs that it is for.
+    pub fn deliver(&self, message: InterruptMessage) {
+        let targets = self.routes.route(&message);
+        self.send(&message, targets);
+    }
+
+    /// Sends the IPI that vCPU `sender` commanded.
+    pub fn deliver_ipi(&self, sender: usize, command: &IpiCommand) {
+        let targets = self.routes.route_ipi(sender, command);
+        self.send(&command.message, targets);
+    }
+
+    fn send(&self, message: &InterruptMessage, targets: VcpuSet) {
+        // Every vCPU runs on the CPU that this runs on, and looks at its
+        // mailbox before it next enters: nobody has to be kicked.
+        send(message, targets, |index| self.vcpus.get(index).map(|vcpu| &**vcpu), |_| ());
+    }
+
+    /// Devices whose time has come act.
+    pub fn advance(&self, now: Nanos) {
+        if self.chipset.deadline() <= now {
+            self.chipset.advance(now, |message| self.deliver(message));
+        }
+    }
+
+    /// Bytes typed at the guest's console; returns how many were taken.
+    pub fn console_input(&self, bytes: &[u8], now: Nanos) -> usize {
+        self.chipset.console_input(bytes, now, |message| self.deliver(message))
+    }
+
+    /// Moves what the guest sent to its console to `write`, which has `room`;
+    /// the rest waits in the guest's serial port.
+    pub fn flush_console(&self, mut write: impl FnMut(&[u8]) -> usize, room: usize) {
+        let mut buffer = [0; CONSOLE_CHUNK];
+        let part = buffer.get_mut(..room.min(CONSOLE_CHUNK)).unwrap_or_default();
+        let count = self.chipset.console_output(part, |message| self.deliver(message));
+        if count != 0 {
+            write(part.get(..count).unwrap_or_default());
+        }
+    }
+
+    /// Presses the power button.
+    pub fn press_power_button(&self) {
+        self.chipset.press_power_button(|message| self.deliver(message));
+    }
+
+}

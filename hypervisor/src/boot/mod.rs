@@ -1,0 +1,146 @@
+//! The boot, stage by stage: each is a function whose result the next one
+//! needs, so that no other order compiles. Each says one line.
+
+use crate::cpu::tables::TrapStacks;
+use crate::cpu::{self, apic, tables, tsc};
+use crate::drivers::{framebuffer, rtc, serial};
+use crate::error::HostError;
+use crate::hw::{self, Extension, svm};
+use crate::machine::{self, Machine};
+use crate::mm::{self, Handover, layout};
+use crate::monitor;
+use alloc::string::ToString;
+use bootloader_api::BootInfo;
+use bootloader_api::config::{BootloaderConfig, Mapping};
+use vmm::bundle::Bundle;
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
+
+/// What is asked of the bootloader: where to put things.
+pub static CONFIG: BootloaderConfig = {
+    let mut config = BootloaderConfig::new_default();
+    config.kernel_stack_size = 128 << 10;
+    config.mappings.kernel_base = Mapping::FixedAddress(layout::IMAGE);
+    config.mappings.kernel_stack = Mapping::FixedAddress(layout::BOOT_STACK);
+    config.mappings.boot_info = Mapping::FixedAddress(layout::BOOT_INFO);
+    config.mappings.framebuffer = Mapping::FixedAddress(layout::FRAMEBUFFER);
+    config.mappings.ramdisk_memory = Mapping::FixedAddress(layout::RAMDISK);
+    config.mappings.physical_memory = Some(Mapping::FixedAddress(layout::BOOT_WINDOW));
+    config
+};
+
+/// Boots the machine and runs its guests. Never returns.
+pub fn start(info: &'static mut BootInfo) -> ! {
+    monitor::init();
+    let serial = serial::init();
+    if let Some(screen) = info.framebuffer.take() {
+        framebuffer::init(screen);
+    }
+    monitor::stage(
+        "Steward",
+        format_args!(
+            "version {}, {}",
+            env!("CARGO_PKG_VERSION"),
+            if serial { "console on COM1" } else { "no serial port found" }
+        ),
+    );
+    match bring_up(info) {
+        Ok((machine, bundle)) => machine::run(machine, &bundle),
+        Err(error) => monitor::refuse(&error),
+    }
+}
+
+fn bring_up(info: &'static mut BootInfo) -> Result<(Machine, Bundle<'static>), HostError> {
+    let handover = memory(info)?;
+    let bundle = bundle(&handover)?;
+    let extension = processor()?;
+    let khz = clocks()?;
+    Ok((virtualization(extension, khz)?, bundle))
+}
+
+fn memory(info: &'static mut BootInfo) -> Result<Handover, HostError> {
+    let handover = mm::init(info)?;
+    let (free, total) = mm::frame_counts();
+    monitor::stage(
+        "memory",
+        format_args!("{} MiB, {} MiB free for guests", total / 256, free / 256),
+    );
+    Ok(handover)
+}
+
+fn bundle(handover: &Handover) -> Result<Bundle<'static>, HostError> {
+    let bundle = Bundle::open(handover.ramdisk)?;
+    let manifest = bundle.manifest();
+    monitor::set_exit(manifest.host.exit);
+    if let Ok(level) = manifest.host.log.as_str().parse() {
+        monitor::set_level(level);
+    }
+    monitor::stage(
+        "bundle",
+        format_args!(
+            "{} guest(s), {} file(s), {} KiB",
+            manifest.guests.len(),
+            manifest.files.len(),
+            handover.ramdisk.len() / 1024
+        ),
+    );
+    Ok(bundle)
+}
+
+fn processor() -> Result<Extension, HostError> {
+    let stacks = TrapStacks {
+        double_fault: mm::map_stack(4)?,
+        nmi: mm::map_stack(4)?,
+        machine_check: mm::map_stack(4)?,
+    };
+    tables::install(stacks);
+    // Guests' extended state passes through the CPU: XSETBV must work here.
+    if cpu::cpuid(1, 0).ecx & 1 << 26 != 0 {
+        // SAFETY: CPUID offers XSAVE; nothing here uses the state it manages.
+        unsafe { Cr4::write(Cr4::read() | Cr4Flags::OSXSAVE) };
+    }
+    let cr0 = (Cr0::read() | Cr0Flags::WRITE_PROTECT | Cr0Flags::NUMERIC_ERROR)
+        - Cr0Flags::CACHE_DISABLE
+        - Cr0Flags::NOT_WRITE_THROUGH;
+    // SAFETY: protection and paging stay as they are; write protection is on
+    // as it was in the bootloader.
+    unsafe { Cr0::write(cr0) };
+    let extension = hw::detect()?;
+    monitor::stage("processor", format_args!("{}", brand()));
+    Ok(extension)
+}
+
+fn clocks() -> Result<u64, HostError> {
+    let khz = tsc::calibrate()?;
+    apic::init()?;
+    serial::enable_interrupts();
+    monitor::stage("clocks", format_args!("TSC at {}.{:03} MHz", khz / 1000, khz % 1000));
+    Ok(khz)
+}
+
+fn virtualization(extension: Extension, khz: u64) -> Result<Machine, HostError> {
+    if !x86emu::warm_up() {
+        log::warn!("the instruction decoder failed its own check");
+    }
+    match extension {
+        Extension::Svm => {
+            let cpu = svm::Cpu::enable()?;
+            monitor::stage("virtualization", format_args!("{}", cpu.caps().to_string()));
+            Ok(Machine::new(cpu, khz, rtc::unix_seconds().unwrap_or(0)))
+        }
+    }
+}
+
+/// The CPU's name from CPUID (SDM: "The Processor Brand String Method").
+fn brand() -> alloc::string::String {
+    let mut bytes = [0u8; 48];
+    if cpu::cpuid(0x8000_0000, 0).eax >= 0x8000_0004 {
+        for (leaf, chunk) in (0x8000_0002..).zip(bytes.chunks_exact_mut(16)) {
+            let r = cpu::cpuid(leaf, 0);
+            for (word, place) in [r.eax, r.ebx, r.ecx, r.edx].iter().zip(chunk.chunks_exact_mut(4))
+            {
+                place.copy_from_slice(&word.to_le_bytes());
+            }
+        }
+    }
+    alloc::string::String::from_utf8_lossy(&bytes).trim_matches(['\0', ' ']).to_string()
+}

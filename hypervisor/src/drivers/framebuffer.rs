@@ -1,0 +1,102 @@
+//! The screen: text for the operator where there is no serial port.
+
+use bootloader_api::info::{FrameBuffer, FrameBufferInfo, PixelFormat};
+use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
+use spin::Mutex;
+
+const HEIGHT: RasterHeight = RasterHeight::Size16;
+const WEIGHT: FontWeight = FontWeight::Regular;
+const LINE: usize = 18;
+
+struct Screen {
+    pixels: &'static mut [u8],
+    info: FrameBufferInfo,
+    x: usize,
+    y: usize,
+}
+
+static SCREEN: Mutex<Option<Screen>> = Mutex::new(None);
+
+impl Screen {
+    /// Pixels are never read: that is slow on real machines. At the bottom,
+    /// text goes on at the top, one cleared line ahead.
+    fn new_line(&mut self) {
+        self.x = 0;
+        self.y += LINE;
+        if self.y + LINE > self.info.height {
+            self.y = 0;
+        }
+        self.clear_line(self.y);
+        if self.y + 2 * LINE <= self.info.height {
+            self.clear_line(self.y + LINE);
+        }
+    }
+
+    fn clear_line(&mut self, top: usize) {
+        let bytes = self.info.stride * self.info.bytes_per_pixel;
+        let start = top * bytes;
+        if let Some(line) = self.pixels.get_mut(start..start + LINE * bytes) {
+            line.fill(0);
+        }
+    }
+
+    fn put(&mut self, character: char) {
+        let width = get_raster_width(WEIGHT, HEIGHT);
+        match character {
+            '\n' => return self.new_line(),
+            '\r' => return,
+            _ => {}
+        }
+        if self.x + width > self.info.width {
+            self.new_line();
+        }
+        let raster = get_raster(character, WEIGHT, HEIGHT)
+            .or_else(|| get_raster('?', WEIGHT, HEIGHT));
+        let Some(raster) = raster else { return };
+        for (row, line) in raster.raster().iter().enumerate() {
+            for (column, intensity) in line.iter().enumerate() {
+                self.pixel(self.x + column, self.y + row, *intensity);
+            }
+        }
+        self.x += width;
+    }
+
+    fn pixel(&mut self, x: usize, y: usize, intensity: u8) {
+        let bytes = self.info.bytes_per_pixel;
+        let start = (y * self.info.stride + x) * bytes;
+        let Some(pixel) = self.pixels.get_mut(start..start + bytes) else { return };
+        match self.info.pixel_format {
+            // Grey is the same in either order of colours.
+            PixelFormat::Rgb | PixelFormat::Bgr => {
+                for colour in pixel.iter_mut().take(3) {
+                    *colour = intensity;
+                }
+            }
+            _ => pixel.fill(intensity),
+        }
+    }
+}
+
+/// Takes the screen.
+pub fn init(framebuffer: FrameBuffer) {
+    let info = framebuffer.info();
+    let pixels = framebuffer.into_buffer();
+    pixels.fill(0);
+    *SCREEN.lock() = Some(Screen { pixels, info, x: 0, y: 0 });
+}
+
+/// Writes text, if there is a screen.
+pub fn write(text: &str) {
+    if let Some(screen) = SCREEN.lock().as_mut() {
+        text.chars().for_each(|c| screen.put(c));
+    }
+}
+
+/// Whatever the state of the lock, write this: for a panic.
+pub fn write_in_panic(text: &str) {
+    if SCREEN.is_locked() {
+        // SAFETY: the CPU that held the lock is this one and will never go on.
+        unsafe { SCREEN.force_unlock() };
+    }
+    write(text);
+}

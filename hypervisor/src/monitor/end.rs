@@ -1,0 +1,72 @@
+//! How the machine's run ends: one line that a program can read, then the way
+//! out that the bundle's settings name.
+
+use super::log::Out;
+use crate::cpu::asm::{outb, outl, stop};
+use crate::drivers::serial;
+use crate::error::HostError;
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU8, Ordering};
+use vmm::bundle::HostExit;
+
+/// The status of a run, 0 to 255.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status(pub u8);
+
+impl Status {
+    /// All guests switched themselves off.
+    pub const OK: Self = Self(0);
+    /// The machine or the bundle was refused.
+    pub const REFUSED: Self = Self(2);
+    /// A guest crashed.
+    pub const CRASHED: Self = Self(3);
+    /// The hypervisor failed.
+    pub const INTERNAL: Self = Self(4);
+}
+
+/// The way out, as a number; 0 is to halt.
+static EXIT: AtomicU8 = AtomicU8::new(0);
+
+/// Sets the way out.
+pub fn set_exit(exit: HostExit) {
+    let number = match exit {
+        HostExit::Halt => 0,
+        HostExit::IsaDebugExit => 1,
+        HostExit::Bochs => 2,
+    };
+    EXIT.store(number, Ordering::Relaxed);
+}
+
+/// Ends the run.
+pub fn end(status: Status, reason: fmt::Arguments<'_>) -> ! {
+    leave(&mut Out, status, reason)
+}
+
+/// Ends the run because of the machine or the bundle.
+pub fn refuse(error: &HostError) -> ! {
+    // Neither output fails.
+    let _ = writeln!(Out, "steward: refused: {error}");
+    end(Status::REFUSED, format_args!("refused"))
+}
+
+pub(super) fn leave(out: &mut dyn Write, status: Status, reason: fmt::Arguments<'_>) -> ! {
+    // Neither output fails. A guest may have left its line unfinished.
+    let _ = writeln!(out, "\nsteward: end: status={} reason={reason}", status.0);
+    serial::flush();
+    match EXIT.load(Ordering::Relaxed) {
+        1 => {
+            // SAFETY: the bundle says that the machine has this device, which
+            // ends the emulator.
+            unsafe { outl(0xf4, status.0.into()) };
+        }
+        2 => {
+            for byte in *b"Shutdown" {
+                // SAFETY: the bundle says that the machine is Bochs, whose
+                // port this is.
+                unsafe { outb(0x8900, byte) };
+            }
+        }
+        _ => {}
+    }
+    stop()
+}

@@ -1,0 +1,93 @@
+//! Lines for the operator, on the serial port and on the screen.
+
+use super::end::{self, Status};
+use crate::drivers::{framebuffer, serial};
+use core::fmt::{self, Write};
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, Ordering};
+use log::{LevelFilter, Log, Metadata, Record};
+
+struct Logger;
+
+static LOGGER: Logger = Logger;
+/// A panic is under way.
+static PANICKED: AtomicBool = AtomicBool::new(false);
+
+/// Both outputs.
+pub(super) struct Out;
+
+impl Write for Out {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for line in text.split_inclusive('\n') {
+            let (body, ends) = match line.strip_suffix('\n') {
+                Some(body) => (body, true),
+                None => (line, false),
+            };
+            serial::write(body.as_bytes());
+            if ends {
+                serial::write(b"\r\n");
+            }
+        }
+        framebuffer::write(text);
+        Ok(())
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            // Neither output fails.
+            let _ = writeln!(Out, "steward: {}: {}", record.level(), record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Starts logging. It needs no memory.
+pub fn init() {
+    // It fails only where a logger is set already, and then there is one.
+    let _ = log::set_logger(&LOGGER);
+    log::set_max_level(LevelFilter::Info);
+}
+
+/// Sets how much is logged.
+pub fn set_level(level: LevelFilter) {
+    log::set_max_level(level);
+}
+
+/// Says that a stage of the boot is done. Always shown.
+pub fn stage(name: &str, what: fmt::Arguments<'_>) {
+    // Neither output fails.
+    let _ = writeln!(Out, "steward: {name}: {what}");
+    serial::flush();
+}
+
+struct PanicOut;
+
+impl Write for PanicOut {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for line in text.split_inclusive('\n') {
+            serial::write_in_panic(line.trim_end_matches('\n').as_bytes());
+            if line.ends_with('\n') {
+                serial::write_in_panic(b"\r\n");
+            }
+        }
+        framebuffer::write_in_panic(text);
+        Ok(())
+    }
+}
+
+/// The panic handler's work: says what happened and ends the machine's run.
+pub fn panicked(info: &PanicInfo<'_>) -> ! {
+    if PANICKED.swap(true, Ordering::Relaxed) {
+        crate::cpu::asm::stop();
+    }
+    // Neither output fails.
+    let _ = writeln!(PanicOut, "\nsteward: internal error: {info}");
+    end::leave(&mut PanicOut, Status::INTERNAL, format_args!("internal-error"))
+}
