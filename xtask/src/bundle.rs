@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use vmm::bundle::{self, GuestSettings, HostExit, HostSettings, LogLevel, ModuleSettings};
+use vmm::bundle::{self, GuestSettings, HostExit, HostSettings, LogLevel, ModuleSettings, OnReset};
 
 use crate::machine::Machine;
 
@@ -27,6 +27,8 @@ pub struct Guest {
     pub cmdline: String,
     /// Whether it has the debug-exit port.
     pub debug_exit: bool,
+    /// What happens when it resets its machine.
+    pub on_reset: OnReset,
 }
 
 /// How the hypervisor leaves `machine`.
@@ -62,6 +64,7 @@ pub fn build(machine: Machine, log: LogLevel, guests: &[Guest]) -> Result<Vec<u8
             modules,
             cmdline: guest.cmdline.clone(),
             debug_exit: guest.debug_exit,
+            on_reset: guest.on_reset,
         });
     }
     let host = HostSettings { exit: host_exit(machine), log };
@@ -118,6 +121,7 @@ mod tests {
             modules: Vec::new(),
             cmdline: String::new(),
             debug_exit: true,
+            on_reset: OnReset::End,
         }
     }
 

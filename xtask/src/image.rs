@@ -103,7 +103,7 @@ fn fat_volume(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
     let mut volume = Cursor::new(vec![0_u8; total]);
     let options = fatfs::FormatVolumeOptions::new()
         .bytes_per_sector(sector)
-        .bytes_per_cluster(CLUSTER as u32)
+        .bytes_per_cluster(u32::try_from(CLUSTER)?)
         .total_sectors(u32::try_from(sectors)?)
         .max_root_dir_entries(ROOT_ENTRIES)
         .fats(2)
@@ -192,7 +192,7 @@ mod tests {
             assert_eq!(usize::from(sector) * usize::from(volume[13]), CLUSTER, "cluster at {size}");
             assert_ne!(le16(&volume, 19), 0, "16-bit sector count at {size}");
             assert!(le16(&volume, 17) <= 512);
-            assert_eq!(sector == 512, size < 31 << 20, "sector size at {size}");
+            assert_eq!(sector == 512, size < 32 << 20, "sector size at {size}");
             let fs = fatfs::FileSystem::new(Cursor::new(volume), fatfs::FsOptions::new()).unwrap();
             let mut back = Vec::new();
             fs.root_dir().open_file("ramdisk").unwrap().read_to_end(&mut back).unwrap();

@@ -7,7 +7,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::run::RunOptions;
 use xtask::setup::{self, Need};
-use xtask::{run, ui};
+use xtask::test::{self, TestOptions};
+use xtask::{lint, run, ui};
 
 /// Sets up, builds, runs and tests Steward.
 #[derive(Parser)]
@@ -33,6 +34,12 @@ enum Task {
     Run(Box<RunOptions>),
     /// Make the disk image, print where it is and its size
     Image(Box<RunOptions>),
+    /// Run the tests: on this computer, then on emulated machines
+    ///
+    /// Each machine's serial log stays in target/test-logs. The last line counts.
+    Test(TestOptions),
+    /// Count lines of Rust and unsafe blocks; fails on `unsafe` where none may be
+    Lint,
 }
 
 fn main() -> ExitCode {
@@ -55,5 +62,7 @@ fn perform(task: Task) -> Result<u8> {
         }
         Task::Run(options) => run::run(&options),
         Task::Image(options) => run::image(&options),
+        Task::Test(options) => test::test(&options),
+        Task::Lint => lint::lint(),
     }
 }

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use vmm::bundle::LogLevel;
+use vmm::bundle::{LogLevel, OnReset};
 
 use crate::bundle::{self, Guest};
 use crate::console;
@@ -57,6 +57,9 @@ pub struct RunOptions {
     /// Give the guest port 0xf4: a write of V ends it, and the run's status is (V << 1) | 1
     #[arg(long)]
     pub debug_exit: bool,
+    /// End the run when the guest resets its machine, instead of starting it again
+    #[arg(long)]
+    pub reset_ends: bool,
     /// Run COMMAND in the default guest, print what it prints, end with its status; `-` reads it from standard input
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["kernel", "initrd", "modules", "cmdline", "debug_exit"])]
     pub exec: Option<String>,
@@ -119,9 +122,13 @@ impl RunOptions {
                 modules: Vec::new(),
                 cmdline: "console=ttyS0".to_owned(),
                 debug_exit: self.debug_exit,
+                on_reset: OnReset::Restart,
             },
             None => guest::default_guest(self.memory, self.vcpus, self.debug_exit)?,
         };
+        if self.reset_ends || self.exec.is_some() {
+            guest.on_reset = OnReset::End;
+        }
         for module in &self.modules {
             let (file, cmdline) = module.split_once('=').unwrap_or((module, ""));
             guest.modules.push((file.into(), cmdline.to_owned()));
@@ -239,21 +246,26 @@ pub fn write_image(
     verbosity: LogLevel,
     profile: &Profile,
     memory: Option<u64>,
-    path: &std::path::Path,
+    path: &Path,
 ) -> Result<u64> {
     let stages = Stages::ensure()?;
     let elf = kernel::hypervisor(profile)?;
     let bundle = bundle::build(machine, verbosity, guests)?;
     let memory = memory.unwrap_or_else(|| bundle::machine_memory(guests, bundle.len() as u64));
     let elf = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
-    let bytes = image::build(&stages, &elf, &bundle, memory)?;
+    write_disk(machine, &image::build(&stages, &elf, &bundle, memory)?, path)?;
+    Ok(memory)
+}
+
+/// Writes an image's bytes to the file that `machine` boots.
+pub fn write_disk(machine: Machine, bytes: &[u8], path: &Path) -> Result<()> {
     fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
     if machine.is_bochs() {
         // Its disk takes 5 ms from one end to the other, in proportion: what we
         // read is nearer together on a large disk. The rest of the file is a hole.
         fs::OpenOptions::new().write(true).open(path)?.set_len(BOCHS_DISK)?;
     }
-    Ok(memory)
+    Ok(())
 }
 
 /// `image`: makes the image with the default guest, prints where it is and its size.

@@ -180,7 +180,7 @@ impl Session {
                 && self.launch.machine.is_bochs()
             {
                 // A socket may stay open a little longer than the process.
-                while let Ok(bytes) = self.output.recv_timeout(Duration::from_millis(200)) {
+                if let Ok(bytes) = self.output.recv_timeout(Duration::from_millis(200)) {
                     self.log.write_all(&bytes)?;
                     self.scanner.feed(&bytes);
                     return Ok(Event::Output(bytes));

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use vmm::bundle::OnReset;
+
 use crate::bundle::Guest;
 use crate::kernel;
 use crate::lock::Lock;
@@ -86,6 +88,7 @@ pub fn default_guest(memory: u64, vcpus: u32, debug_exit: bool) -> Result<Guest>
             modules: Vec::new(),
             cmdline: CMDLINE.to_owned(),
             debug_exit,
+            on_reset: OnReset::Restart,
         }),
         Err(error) => {
             ui::say(format!(
@@ -111,5 +114,6 @@ fn built_in(memory: u64, vcpus: u32) -> Result<Guest> {
         modules: Vec::new(),
         cmdline: String::new(),
         debug_exit: true,
+        on_reset: OnReset::Restart,
     })
 }

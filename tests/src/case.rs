@@ -1,0 +1,119 @@
+//! What a case is.
+
+use anyhow::Result;
+use vmm::bundle::OnReset;
+use xtask::machine::{Firmware, Machine};
+
+use crate::drive::Drive;
+
+/// When a case runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// Each time.
+    Usual,
+    /// With `--full`.
+    Full,
+}
+
+/// What runs as the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kernel {
+    /// Debian's cloud kernel with xtask's initial ramdisk.
+    Debian,
+    /// One of the tiny guests of `tests/guests`.
+    Tiny(String),
+    /// Debian's memtest86+.
+    Memtest,
+    /// A file with something wrong in it.
+    Garbage,
+}
+
+/// What is damaged in the bundle before it goes into the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damage {
+    /// Nothing.
+    None,
+    /// One bit of the guest's kernel, in the bundle.
+    File,
+    /// One bit of the manifest.
+    Manifest,
+    /// The end is missing.
+    Truncated,
+}
+
+/// A script that talks to the machine; an error fails the case.
+pub type Script = fn(&mut Drive) -> Result<()>;
+
+/// One test on one emulated machine.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// Its name: the log's, and what a filter looks at.
+    pub name: String,
+    /// When it runs.
+    pub tier: Tier,
+    /// On what.
+    pub machine: Machine,
+    /// Booted by what.
+    pub firmware: Firmware,
+    /// The emulated CPU model, if not the usual one.
+    pub cpu: Option<&'static str>,
+    /// The guest's memory in MiB.
+    pub memory: u64,
+    /// The machine's memory in MiB, if not what xtask computes.
+    pub machine_memory: Option<u64>,
+    /// The guest.
+    pub kernel: Kernel,
+    /// Modules: their contents and command lines.
+    pub modules: Vec<(&'static str, &'static str)>,
+    /// Its command line; nothing: the guest's usual one.
+    pub cmdline: Option<&'static str>,
+    /// What is damaged.
+    pub damage: Damage,
+    /// Whether the guest may write to port 0xf4.
+    pub debug_exit: bool,
+    /// What happens when the guest resets its machine.
+    pub on_reset: OnReset,
+    /// How long it may take, in seconds.
+    pub seconds: u64,
+    /// What happens.
+    pub script: Script,
+}
+
+impl Case {
+    /// A tiny guest on QEMU's AMD-V, booted by the BIOS (it is quicker), that must
+    /// report that all its cases passed.
+    pub fn tiny(guest: &str) -> Case {
+        Case {
+            name: format!("tiny-{guest}"),
+            tier: Tier::Usual,
+            machine: Machine::QemuSvm,
+            firmware: Firmware::Bios,
+            cpu: None,
+            memory: 64,
+            machine_memory: None,
+            kernel: Kernel::Tiny(guest.to_owned()),
+            modules: Vec::new(),
+            cmdline: None,
+            damage: Damage::None,
+            debug_exit: true,
+            on_reset: OnReset::End,
+            seconds: 240,
+            script: crate::cases::tiny_passes,
+        }
+    }
+
+    /// Debian on QEMU's AMD-V.
+    pub fn debian(name: &str, firmware: Firmware, script: Script) -> Case {
+        Case {
+            name: name.to_owned(),
+            firmware,
+            memory: 512,
+            kernel: Kernel::Debian,
+            debug_exit: false,
+            on_reset: OnReset::Restart,
+            seconds: 600,
+            script,
+            ..Case::tiny("")
+        }
+    }
+}

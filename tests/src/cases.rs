@@ -1,0 +1,304 @@
+//! The cases.
+
+use anyhow::{Context, Result, bail, ensure};
+use regex_lite::Regex;
+use xtask::machine::{Firmware, Machine};
+
+use crate::case::{Case, Damage, Kernel, Tier};
+use crate::drive::Drive;
+
+/// The prompt of the default guest's shell.
+const PROMPT: &str = "root@steward:";
+/// What a debug exit with the value 0, a tiny guest's "all passed", comes out as.
+const TINY_PASSED: u8 = 1;
+/// The hypervisor refused.
+const REFUSED: u8 = 2;
+/// The guest crashed.
+const CRASHED: u8 = 3;
+
+/// All cases; `tiny` names the tiny guests that there are.
+pub fn all(tiny: &[String]) -> Vec<Case> {
+    let mut cases: Vec<Case> = tiny.iter().flat_map(|name| tiny_cases(name)).collect();
+    cases.extend(debian());
+    cases.extend(refusals());
+    cases.push(Case {
+        kernel: Kernel::Memtest,
+        tier: Tier::Full,
+        seconds: 1500,
+        ..Case::debian("memtest", Firmware::Bios, memtest)
+    });
+    cases
+}
+
+fn tiny_cases(guest: &str) -> Vec<Case> {
+    let case = Case::tiny(guest);
+    let named = |name: &str| Case { name: name.to_owned(), ..case.clone() };
+    match guest {
+        // The built-in guest ends like a machine that is switched off.
+        "hello" => vec![
+            Case { cmdline: Some("once"), script: hello_once, ..named("tiny-hello") },
+            Case { cmdline: Some("reboot"), script: hello_reboot, ..named("tiny-hello-reboot") },
+            Case { script: hello_console, ..named("tiny-hello-console") },
+            Case {
+                cmdline: Some("once"),
+                script: hello_once,
+                machine: Machine::BochsSvm,
+                ..named("tiny-hello-bochs")
+            },
+        ],
+        "crash" => vec![Case { script: crashes, ..named("tiny-crash") }],
+        "multiboot" => vec![Case {
+            cmdline: Some("first second"),
+            modules: vec![("one", "alpha"), ("two", "beta gamma")],
+            ..named("tiny-multiboot")
+        }],
+        _ => vec![case],
+    }
+}
+
+fn debian() -> Vec<Case> {
+    vec![
+        Case::debian("debian-uefi", Firmware::Uefi, debian_shell),
+        Case::debian("debian-bios", Firmware::Bios, debian_shell),
+        Case::debian("debian-reboot", Firmware::Bios, debian_reboot),
+        Case {
+            memory: 128,
+            tier: Tier::Full,
+            ..Case::debian("debian-128M", Firmware::Bios, debian_memory::<128>)
+        },
+        Case {
+            memory: 6144,
+            tier: Tier::Full,
+            ..Case::debian("debian-6G", Firmware::Uefi, debian_memory::<6144>)
+        },
+    ]
+}
+
+fn refusals() -> Vec<Case> {
+    let hello = |name: &str, script| Case {
+        name: name.to_owned(),
+        script,
+        seconds: 120,
+        ..Case::tiny("hello")
+    };
+    vec![
+        Case {
+            cpu: Some("EPYC,-svm"),
+            ..hello("refuse-no-svm", |drive| refused(drive, &["svm", "AMD-V"]))
+        },
+        Case {
+            damage: Damage::File,
+            ..hello("refuse-damaged-file", |drive| refused(drive, &["crc", "checksum"]))
+        },
+        Case {
+            damage: Damage::Manifest,
+            ..hello("refuse-damaged-manifest", |drive| refused(drive, &["manifest"]))
+        },
+        Case {
+            damage: Damage::Truncated,
+            ..hello("refuse-truncated-bundle", |drive| {
+                refused(drive, &["bundle", "tar", "archive"])
+            })
+        },
+        Case {
+            kernel: Kernel::Garbage,
+            ..hello("refuse-bad-kernel", |drive| refused(drive, &["kernel"]))
+        },
+        Case {
+            memory: 512,
+            machine_memory: Some(256),
+            ..hello("refuse-little-memory", |drive| refused(drive, &["memory"]))
+        },
+    ]
+}
+
+/// A tiny guest reports that all its cases passed.
+pub(crate) fn tiny_passes(drive: &mut Drive) -> Result<()> {
+    let ended = drive.ends(TINY_PASSED);
+    let failures: Vec<&str> =
+        drive.text().lines().filter(|line| line.contains("FAILED ")).take(5).collect();
+    if !failures.is_empty() {
+        bail!("{}", failures.join("; "));
+    }
+    ended?;
+    ensure!(drive.text().contains(" passed, 0 failed"), "the guest printed no summary");
+    Ok(())
+}
+
+fn hello_once(drive: &mut Drive) -> Result<()> {
+    drive.expect("Hello from a guest.", 120)?;
+    drive.expect("Good-bye.", 30)?;
+    drive.ends(0).map(|_| ())
+}
+
+fn hello_reboot(drive: &mut Drive) -> Result<()> {
+    drive.expect("Resetting.", 120)?;
+    let reason = drive.ends(0)?;
+    ensure!(reason.contains("reset"), "a reset ends the run as: {reason}");
+    Ok(())
+}
+
+fn hello_console(drive: &mut Drive) -> Result<()> {
+    drive.expect("guest> ", 120)?;
+    // More than the UART's buffer holds, in one go.
+    drive.send("abcdefghijklmnopqrstuvwxyz0123456789\r");
+    drive.expect("abcdefghijklmnopqrstuvwxyz0123456789: no such command", 30)?;
+    drive.expect("guest> ", 30)?;
+    drive.send("poweroff\r");
+    drive.expect("Good-bye.", 30)?;
+    drive.ends(0).map(|_| ())
+}
+
+/// A guest that breaks itself is reported, and the hypervisor lives on to say so.
+fn crashes(drive: &mut Drive) -> Result<()> {
+    drive.ends(CRASHED).map(|_| ())
+}
+
+fn debian_shell(drive: &mut Drive) -> Result<()> {
+    drive.expect(PROMPT, 400)?;
+    let answer = drive.shell("echo $((6*7))", 60)?;
+    ensure!(answer.trim() == "42", "the shell answered {answer:?}");
+    let uname = drive.shell("uname -a", 60)?;
+    ensure!(uname.contains("Debian"), "uname says {uname:?}");
+    let cpuinfo = drive.shell("grep -c ^processor /proc/cpuinfo", 60)?;
+    ensure!(cpuinfo.trim() == "1", "/proc/cpuinfo lists {cpuinfo:?} CPUs");
+    check_memory(drive, 512)?;
+    check_dmesg(drive)?;
+    // Ctrl-C reaches the guest and ends what runs in the foreground.
+    drive.send("sleep 1000\n");
+    drive.expect("sleep 1000", 30)?;
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    drive.send("\x03");
+    drive.expect(PROMPT, 30)?;
+    drive.send("poweroff\n");
+    drive.ends(0).map(|_| ())
+}
+
+fn debian_reboot(drive: &mut Drive) -> Result<()> {
+    drive.expect(PROMPT, 400)?;
+    drive.send("reboot\n");
+    drive.expect("Linux version", 120)?;
+    drive.expect(PROMPT, 400)?;
+    drive.send("poweroff\n");
+    drive.ends(0).map(|_| ())
+}
+
+fn debian_memory<const MIB: u64>(drive: &mut Drive) -> Result<()> {
+    drive.expect(PROMPT, 500)?;
+    check_memory(drive, MIB)?;
+    check_dmesg(drive)?;
+    drive.send("poweroff\n");
+    drive.ends(0).map(|_| ())
+}
+
+/// System RAM in /proc/iomem is the guest's size less the legacy holes.
+fn check_memory(drive: &mut Drive, mib: u64) -> Result<()> {
+    let iomem = drive.shell("grep 'System RAM' /proc/iomem", 60)?;
+    let ram = system_ram(&iomem)?;
+    let size = mib << 20;
+    // The hole from 640 KiB to 1 MiB with what stands at its edges, and the first page.
+    let holes = size.saturating_sub(ram);
+    ensure!(
+        ram <= size && holes <= 0x8_0000,
+        "System RAM is {ram:#x} of {size:#x} bytes:\n{iomem}"
+    );
+    Ok(())
+}
+
+fn system_ram(iomem: &str) -> Result<u64> {
+    let mut total = 0;
+    for line in iomem.lines().filter(|line| line.contains("System RAM")) {
+        let (range, _) = line.trim().split_once(' ').context("no range")?;
+        let (from, to) = range.split_once('-').with_context(|| format!("no range in {line:?}"))?;
+        let from = u64::from_str_radix(from, 16)?;
+        total += (u64::from_str_radix(to, 16)? + 1).saturating_sub(from);
+    }
+    Ok(total)
+}
+
+/// The kernel's log has the good lines and none of the bad ones.
+fn check_dmesg(drive: &mut Drive) -> Result<()> {
+    let log = drive.shell("dmesg", 120)?;
+    for wanted in ["kvm-clock: Using msrs", "ACPI: Interpreter enabled"] {
+        ensure!(log.contains(wanted), "dmesg lacks {wanted:?}");
+    }
+    let path = xtask::paths::root().join("docs/dmesg-forbidden.txt");
+    let list = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let bad = forbidden(&log, &list)?;
+    ensure!(bad.is_empty(), "dmesg has forbidden lines:\n{}", bad.join("\n"));
+    Ok(())
+}
+
+/// Lines of `log` that an expression of `list` matches: one a line, `#` at a line's
+/// beginning makes a comment.
+fn forbidden<'a>(log: &'a str, list: &str) -> Result<Vec<&'a str>> {
+    let expressions = list
+        .lines()
+        .filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
+        .map(|line| Regex::new(line).with_context(|| format!("bad expression {line:?}")))
+        .collect::<Result<Vec<Regex>>>()?;
+    Ok(log.lines().filter(|line| expressions.iter().any(|one| one.is_match(line))).collect())
+}
+
+fn refused(drive: &mut Drive, words: &[&str]) -> Result<()> {
+    let reason = drive.ends(REFUSED)?;
+    let lower = reason.to_lowercase();
+    ensure!(
+        words.iter().any(|word| lower.contains(&word.to_lowercase())),
+        "refused, but for this reason: {reason}"
+    );
+    Ok(())
+}
+
+/// memtest86+ draws its screen and its first pass advances without an error.
+fn memtest(drive: &mut Drive) -> Result<()> {
+    drive.expect("Memtest86+", 300)?;
+    drive.expect("Pass", 120)?;
+    // The test's number is redrawn as the pass advances.
+    drive.expect("Test #2", 900).or_else(|_| drive.expect("#2", 300))?;
+    let errors =
+        drive.text().lines().any(|line| line.contains("Errors:") && !line.contains("Errors: 0"));
+    ensure!(!errors, "memtest86+ reports errors");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let tiny: Vec<String> =
+            ["hello", "exits", "crash", "multiboot"].map(str::to_owned).to_vec();
+        let mut names: Vec<String> = all(&tiny).into_iter().map(|case| case.name).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn forbidden_lines_are_found() {
+        let list = "# comment\nunchecked MSR access\nirq .*: nobody cared\n\nDisabling IRQ #\n";
+        let log = "[0.1] fine # comment\n[0.2] unchecked MSR access error\n[0.3] irq 9: nobody cared (try)\n";
+        assert_eq!(forbidden(log, list).unwrap(), log.lines().skip(1).collect::<Vec<_>>());
+        assert!(forbidden("irq 9 is fine\n", list).unwrap().is_empty());
+        assert!(forbidden("", "(").is_err());
+    }
+
+    #[test]
+    fn the_list_of_forbidden_lines_can_be_read() {
+        let path = xtask::paths::root().join("docs/dmesg-forbidden.txt");
+        let list = std::fs::read_to_string(path).unwrap();
+        let log = "[    1.0] unchecked MSR access error: RDMSR from 0x1\n[    1.1] ACPI: Interpreter enabled\n";
+        assert_eq!(forbidden(log, &list).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn system_ram_is_added_up() {
+        let text = "00001000-0009fbff : System RAM\n00100000-1fffffff : System RAM\n";
+        assert_eq!(system_ram(text).unwrap(), 0x9ec00 + 0x1ff0_0000);
+        assert!(system_ram("junk : System RAM\n").is_err());
+    }
+}

@@ -1,0 +1,102 @@
+//! A case's hold on its machine: wait for text, type, look at how it ended.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use xtask::session::{Ending, Event, Session};
+
+/// A machine under test.
+pub struct Drive {
+    session: Session,
+    /// Everything it has printed, with what is not UTF-8 replaced.
+    text: String,
+    /// Where in `text` the last expected text ended.
+    seen: usize,
+    ending: Option<Ending>,
+    /// Bytes that may be the beginning of a character.
+    pending: Vec<u8>,
+}
+
+impl Drive {
+    /// Takes a session over.
+    pub fn new(session: Session) -> Drive {
+        Drive { session, text: String::new(), seen: 0, ending: None, pending: Vec::new() }
+    }
+
+    /// Everything that was printed so far.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Types `text`.
+    pub fn send(&self, text: &str) {
+        self.session.send(text.as_bytes());
+    }
+
+    /// Waits until `wanted` is printed after what was last waited for.
+    pub fn expect(&mut self, wanted: &str, seconds: u64) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            let rest = self.text.get(self.seen..).unwrap_or_default();
+            if let Some(at) = rest.find(wanted) {
+                self.seen += at + wanted.len();
+                return Ok(());
+            }
+            if let Some(ending) = &self.ending {
+                bail!("waited for {wanted:?}, and {}", ending.describe());
+            }
+            if Instant::now() >= deadline {
+                bail!("waited {seconds} s for {wanted:?}");
+            }
+            self.step()?;
+        }
+    }
+
+    /// Runs `command` at a shell and returns what it printed.
+    pub fn shell(&mut self, command: &str, seconds: u64) -> Result<String> {
+        // The mark is typed in two pieces, so that the echo is not taken for it.
+        self.send(&format!("{command}; echo DONE'-'MARK\n"));
+        self.expect("DONE'-'MARK\r\n", seconds)?;
+        let from = self.seen;
+        self.expect("DONE-MARK", seconds)?;
+        let to = self.seen.saturating_sub("DONE-MARK".len());
+        Ok(self.text.get(from..to).unwrap_or_default().replace('\r', ""))
+    }
+
+    /// Waits for the run's end, which must have this status.
+    pub fn ends(&mut self, status: u8) -> Result<String> {
+        loop {
+            if let Some(ending) = &self.ending {
+                if ending.status() != status {
+                    bail!(
+                        "ended with status {} instead of {status}: {}",
+                        ending.status(),
+                        ending.describe()
+                    );
+                }
+                return Ok(match ending {
+                    Ending::Steward { reason, .. } => reason.clone(),
+                    other => other.describe(),
+                });
+            }
+            self.step()?;
+        }
+    }
+
+    fn step(&mut self) -> Result<()> {
+        match self.session.next(Duration::from_millis(100))? {
+            Event::Output(bytes) => {
+                self.pending.extend(bytes);
+                let whole = match std::str::from_utf8(&self.pending) {
+                    Err(error) if error.error_len().is_none() => error.valid_up_to(),
+                    _ => self.pending.len(),
+                };
+                let bytes: Vec<u8> = self.pending.drain(..whole).collect();
+                self.text.push_str(&String::from_utf8_lossy(&bytes));
+            }
+            Event::Quiet => {}
+            Event::Ended(ending) => self.ending = Some(ending),
+        }
+        Ok(())
+    }
+}

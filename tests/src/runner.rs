@@ -1,0 +1,255 @@
+//! Runs cases, two at a time, and counts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use vmm::bundle::LogLevel;
+use xtask::bundle::{self, Guest};
+use xtask::emulator::{Boot, Launch};
+use xtask::guest::{self, Debian};
+use xtask::kernel::{self, Profile};
+use xtask::session::Session;
+use xtask::setup::{self, Need};
+use xtask::stages::Stages;
+use xtask::{image, paths, run};
+
+use crate::case::{Case, Damage, Kernel, Tier};
+use crate::cases;
+use crate::drive::Drive;
+use crate::planted::PLANTED;
+
+/// What to run.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The cases of [`Tier::Full`] too.
+    pub full: bool,
+    /// The planted faults instead of the cases.
+    pub planted: bool,
+    /// Only names that contain this.
+    pub filter: Option<String>,
+}
+
+/// How many passed and failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Passed.
+    pub passed: usize,
+    /// Failed.
+    pub failed: usize,
+}
+
+/// What every case needs.
+struct Parts {
+    stages: Stages,
+    debian: Option<Debian>,
+    tiny: Vec<(String, PathBuf)>,
+}
+
+/// Runs what the options ask for.
+///
+/// # Errors
+/// Where the cases cannot even be started.
+pub fn run(options: &Options) -> Result<Counts> {
+    let tiny = kernel::guests()?;
+    let names: Vec<String> = tiny.iter().map(|(name, _)| name.clone()).collect();
+    let all = cases::all(&names);
+    let chosen: Vec<&Case> = all
+        .iter()
+        .filter(|case| options.planted || options.full || case.tier == Tier::Usual)
+        .filter(|case| {
+            options.planted || options.filter.as_ref().is_none_or(|text| case.name.contains(text))
+        })
+        .collect();
+    let mut needs = vec![Need::Qemu];
+    if chosen.iter().any(|case| case.firmware == xtask::machine::Firmware::Uefi) {
+        needs.push(Need::Ovmf);
+    }
+    if chosen.iter().any(|case| case.machine.is_bochs()) {
+        needs.push(Need::Bochs);
+    }
+    setup::ensure(&needs)?;
+    let wants_debian = !options.planted && chosen.iter().any(|case| case.kernel == Kernel::Debian);
+    let parts = Parts {
+        stages: Stages::ensure()?,
+        debian: if wants_debian { Some(Debian::ensure()?) } else { None },
+        tiny,
+    };
+    if options.planted { run_planted(options, &parts, &all) } else { run_cases(&chosen, &parts) }
+}
+
+fn run_cases(chosen: &[&Case], parts: &Parts) -> Result<Counts> {
+    let elf = kernel::hypervisor(&Profile::default())?;
+    let logs = paths::root().join("target/test-logs");
+    let next = AtomicUsize::new(0);
+    let counts = Mutex::new(Counts::default());
+    println!("running {} cases on emulated machines", chosen.len());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(case) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let start = Instant::now();
+                    let log = logs.join(format!("{}.log", case.name));
+                    let result = run_case(case, parts, &elf, &log);
+                    let seconds = start.elapsed().as_secs_f32();
+                    // One thread's line at a time; a poisoned lock still counts.
+                    let mut counts =
+                        counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    match result {
+                        Ok(()) => {
+                            counts.passed += 1;
+                            println!("ok     {} ({seconds:.1} s)", case.name);
+                        }
+                        Err(error) => {
+                            counts.failed += 1;
+                            println!(
+                                "FAILED {} ({seconds:.1} s): {error:#}\n       log: {}",
+                                case.name,
+                                log.display()
+                            );
+                        }
+                    }
+                }
+            });
+        }
+    });
+    Ok(counts.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+}
+
+fn run_planted(options: &Options, parts: &Parts, all: &[Case]) -> Result<Counts> {
+    let logs = paths::root().join("target/test-logs/planted");
+    let mut counts = Counts::default();
+    for planted in PLANTED {
+        if options.filter.as_ref().is_some_and(|text| !planted.fault.contains(text)) {
+            continue;
+        }
+        let caught = all
+            .iter()
+            .find(|case| case.name == planted.case)
+            .context("there is no such case")
+            .and_then(|case| {
+                let profile =
+                    Profile { planted: Some(planted.fault.to_owned()), ..Profile::default() };
+                let elf = kernel::hypervisor(&profile)?;
+                // A fault may hang the guest: that is caught too, and need not take long.
+                let case = Case { seconds: case.seconds.min(180), ..case.clone() };
+                match run_case(&case, parts, &elf, &logs.join(format!("{}.log", planted.fault))) {
+                    Ok(()) => bail!("the case {} stayed green", planted.case),
+                    Err(error) => Ok(error),
+                }
+            });
+        match caught {
+            Ok(error) => {
+                counts.passed += 1;
+                println!(
+                    "caught     {} by {}: {}",
+                    planted.fault,
+                    planted.case,
+                    first_line(&format!("{error:#}"))
+                );
+            }
+            Err(error) => {
+                counts.failed += 1;
+                println!("NOT CAUGHT {}: {error:#}", planted.fault);
+            }
+        }
+    }
+    Ok(counts)
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+fn run_case(case: &Case, parts: &Parts, elf: &Path, log: &Path) -> Result<()> {
+    let dir = paths::run_dir().join(&case.name);
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir)?;
+    let result = start(case, parts, elf, log, &dir)
+        .and_then(|session| (case.script)(&mut Drive::new(session)));
+    // Only space; a failed removal changes nothing about the case.
+    let _ = fs::remove_dir_all(&dir);
+    result
+}
+
+fn start(case: &Case, parts: &Parts, elf: &Path, log: &Path, dir: &Path) -> Result<Session> {
+    let guests = [guest(case, parts, dir)?];
+    let mut bundle = bundle::build(case.machine, LogLevel::Info, &guests)?;
+    damage(&mut bundle, case.damage)?;
+    let memory = match case.machine_memory {
+        Some(mib) => mib << 20,
+        None => bundle::machine_memory(&guests, bundle.len() as u64),
+    };
+    let elf = fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
+    let path = dir.join("steward.img");
+    run::write_disk(case.machine, &image::build(&parts.stages, &elf, &bundle, memory)?, &path)?;
+    let launch = Launch {
+        machine: case.machine,
+        firmware: case.firmware,
+        cpus: 1,
+        memory,
+        cpu_model: case.cpu.map(str::to_owned),
+        display: false,
+        boot: Boot::Image(path),
+        dir: dir.to_path_buf(),
+    };
+    Session::start(&launch, log, Some(Duration::from_secs(case.seconds)))
+}
+
+fn guest(case: &Case, parts: &Parts, dir: &Path) -> Result<Guest> {
+    let (kernel, initrd, cmdline) = match &case.kernel {
+        Kernel::Debian => {
+            let debian = parts.debian.as_ref().context("Debian was not fetched")?;
+            (debian.kernel.clone(), Some(debian.initrd.clone()), guest::CMDLINE)
+        }
+        Kernel::Memtest => (
+            guest::package_file("memtest86+", "boot/memtest86+x64.bin")?,
+            None,
+            "console=ttyS0,115200",
+        ),
+        Kernel::Tiny(name) => {
+            let tiny = parts.tiny.iter().find(|(known, _)| known == name);
+            (tiny.with_context(|| format!("there is no tiny guest {name}"))?.1.clone(), None, "")
+        }
+        Kernel::Garbage => {
+            let path = dir.join("garbage");
+            fs::write(&path, vec![0xc3; 64 * 1024])?;
+            (path, None, "")
+        }
+    };
+    let mut modules = Vec::new();
+    for (index, (contents, cmdline)) in case.modules.iter().enumerate() {
+        let path = dir.join(format!("module{index}"));
+        fs::write(&path, contents)?;
+        modules.push((path, (*cmdline).to_owned()));
+    }
+    Ok(Guest {
+        name: "guest".to_owned(),
+        memory: case.memory << 20,
+        vcpus: 1,
+        kernel,
+        initrd,
+        modules,
+        cmdline: case.cmdline.unwrap_or(cmdline).to_owned(),
+        debug_exit: case.debug_exit,
+        on_reset: case.on_reset,
+    })
+}
+
+fn damage(bundle: &mut Vec<u8>, damage: Damage) -> Result<()> {
+    match damage {
+        Damage::None => {}
+        Damage::Truncated => bundle.truncate(bundle.len() / 2),
+        // Behind the manifest, its checksum and their headers; the kernel is the largest member.
+        Damage::File => {
+            let at = bundle.len() / 2;
+            *bundle.get_mut(at).context("an empty bundle")? ^= 0x10;
+        }
+        // Inside the JSON text, behind the first header.
+        Damage::Manifest => *bundle.get_mut(512 + 20).context("an empty bundle")? ^= 0x01,
+    }
+    Ok(())
+}

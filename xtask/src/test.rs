@@ -1,0 +1,180 @@
+//! `test`: the tests on this computer, then those on emulated machines, and one
+//! summary of both.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::setup::{self, Need};
+use crate::ui::Step;
+use crate::{cmd, paths, ui};
+
+/// Options of `test`.
+#[derive(Debug, Clone, Args)]
+pub struct TestOptions {
+    /// The slow cases too: large and small guests, memtest86+
+    #[arg(long)]
+    pub full: bool,
+    /// Instead: build each planted fault in, and see that its test turns red
+    #[arg(long)]
+    pub planted: bool,
+    /// Only machine cases whose name contains this, and no tests on this computer
+    pub filter: Option<String>,
+}
+
+/// Passed and failed.
+type Counts = (usize, usize);
+
+/// Runs the tests; the status to exit with.
+pub fn test(options: &TestOptions) -> Result<u8> {
+    setup::ensure(&[Need::Qemu, Need::Ovmf, Need::Bochs, Need::Iasl])?;
+    let mut parts: Vec<(&str, Result<Counts>)> = Vec::new();
+    if options.filter.is_none() && !options.planted {
+        parts.push(("on this computer", host()));
+    }
+    parts.push((
+        if options.planted { "planted faults" } else { "on emulated machines" },
+        machines(options),
+    ));
+    println!();
+    let (mut passed, mut failed) = (0, 0);
+    for (name, result) in &parts {
+        match result {
+            Ok((good, bad)) => {
+                println!("{name}: {good} passed, {bad} failed");
+                passed += good;
+                failed += bad;
+            }
+            Err(error) => {
+                println!("{name}: could not be run: {error:#}");
+                failed += 1;
+            }
+        }
+    }
+    println!("{passed} passed, {failed} failed");
+    Ok(u8::from(failed > 0))
+}
+
+/// The unit and property tests of the pure crates and the tools.
+fn host() -> Result<Counts> {
+    let logs = paths::root().join("target/test-logs");
+    fs::create_dir_all(&logs)?;
+    let log = logs.join("host.log");
+    let step = Step::new("running the tests on this computer");
+    let mut command = cmd::cargo();
+    command.current_dir(paths::root()).args(["test", "--no-fail-fast"]);
+    // Both streams in one file: a failed compilation explains itself there.
+    let file = fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if let Some(line) = fs::read_to_string(&log).unwrap_or_default().lines().last() {
+            step.detail(line);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    };
+    step.done();
+    let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+    let (passed, mut failed) = count(&text);
+    if !status.success() {
+        for line in
+            text.lines().filter(|line| line.ends_with("... FAILED") || line.starts_with("error"))
+        {
+            println!("FAILED on this computer: {line}");
+        }
+        ui::say(format!("the log is {}; it ends with:\n{}", log.display(), cmd::tail(&text, 30)));
+        // A test program that does not compile, or dies, fails without counting itself.
+        failed = failed.max(1);
+    }
+    Ok((passed, failed))
+}
+
+/// Adds up the summaries of `cargo test`.
+fn count(text: &str) -> Counts {
+    let mut counts = (0, 0);
+    for line in text.lines().filter_map(|line| line.strip_prefix("test result: ")) {
+        let number = |word: &str| {
+            line.split(&[';', '.'][..])
+                .filter_map(|part| part.trim().strip_suffix(word))
+                .find_map(|number| number.trim().parse::<usize>().ok())
+                .unwrap_or(0)
+        };
+        counts.0 += number("passed");
+        counts.1 += number("failed");
+    }
+    counts
+}
+
+/// The cases on emulated machines, which are a program of their own: it depends on
+/// this one.
+fn machines(options: &TestOptions) -> Result<Counts> {
+    let mut command = cmd::cargo();
+    command.current_dir(paths::root()).args([
+        "run",
+        "--quiet",
+        "--package",
+        "tests",
+        "--bin",
+        "machines",
+        "--",
+    ]);
+    if options.full {
+        command.arg("--full");
+    }
+    if options.planted {
+        command.arg("--planted");
+    }
+    command.args(&options.filter);
+    relay(&mut command)
+}
+
+fn relay(command: &mut Command) -> Result<Counts> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start the machine tests")?;
+    let stdout = child.stdout.take().context("no output of the machine tests")?;
+    let mut counts = None;
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        match summary(&line) {
+            Some(found) => counts = Some(found),
+            None => println!("{line}"),
+        }
+    }
+    let status = child.wait()?;
+    match counts {
+        Some(counts) => Ok(counts),
+        None => bail!("the machine tests ended without a summary ({status})"),
+    }
+}
+
+fn summary(line: &str) -> Option<Counts> {
+    let (passed, failed) = line.strip_suffix(" failed")?.split_once(" passed, ")?;
+    Some((passed.parse().ok()?, failed.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_of_cargo_add_up() {
+        let text = "running 2 tests\ntest result: ok. 2 passed; 0 failed; 0 ignored; 0 measured\n\
+                    test result: FAILED. 3 passed; 4 failed; 0 ignored; finished in 0.1s\n";
+        assert_eq!(count(text), (5, 4));
+        assert_eq!(count(""), (0, 0));
+    }
+
+    #[test]
+    fn the_machines_summary_is_recognised() {
+        assert_eq!(summary("12 passed, 0 failed"), Some((12, 0)));
+        assert_eq!(summary("ok     x (1.0 s)"), None);
+    }
+}
