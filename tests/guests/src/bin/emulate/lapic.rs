@@ -48,7 +48,8 @@ fn arithmetic() -> Outcome {
     step!("add dword ptr [{a}], 3", 0x30);
     step!("sub dword ptr [{a}], {v:e}", 0x20, v = in(reg) 0x10u32);
     step!("inc dword ptr [{a}]", 0x21);
-    step!("not dword ptr [{a}]", 0xde);
+    step!("not dword ptr [{a}]", 0xffff_ffde);
+    step!("and dword ptr [{a}], 0xff", 0xde);
     step!("btr dword ptr [{a}], 7", 0x5e);
     step!("bts dword ptr [{a}], 0", 0x5f);
     let (zero, carry): (u8, u8);
@@ -67,7 +68,8 @@ fn arithmetic() -> Outcome {
 fn exchange() -> Outcome {
     step!("mov dword ptr [{a}], 0x10", 0x10);
     let old: u32;
-    let caught = catch_asm!(["xchg [{a}], {v:e}"], a = in(reg) COUNT, v = inout(reg) 0x25u32 => old);
+    let caught =
+        catch_asm!(["xchg [{a}], {v:e}"], a = in(reg) COUNT, v = inout(reg) 0x25u32 => old);
     check!(caught.is_none(), "XCHG raised {caught:x?}");
     check_eq!((old, read()), (0x10, 0x25), "XCHG");
     let (eax, zero): (u32, u8);
