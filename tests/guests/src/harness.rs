@@ -72,13 +72,31 @@ impl fmt::Display for Text {
     }
 }
 
-/// Why a case did not pass.
+/// Why a case did not pass; what to say about it waits until it is reported.
 #[derive(Clone, Copy)]
 pub enum Stop {
     /// It failed.
-    Failed(Text),
+    Failed,
     /// It can't be tried on this machine.
-    Skipped(Text),
+    Skipped,
+}
+
+static WHY: Shared<Text> = Shared::new(Text { bytes: [0; 200], length: 0 });
+
+impl Stop {
+    /// The case failed.
+    #[must_use]
+    pub fn failed(why: fmt::Arguments<'_>) -> Self {
+        WHY.set(Text::new(why));
+        Self::Failed
+    }
+
+    /// The case can't be tried.
+    #[must_use]
+    pub fn skipped(why: fmt::Arguments<'_>) -> Self {
+        WHY.set(Text::new(why));
+        Self::Skipped
+    }
 }
 
 /// What a case returns.
@@ -89,8 +107,7 @@ pub type Outcome = Result<(), Stop>;
 macro_rules! check {
     ($condition:expr, $($message:tt)+) => {
         if !$condition {
-            return Err($crate::harness::Stop::Failed(
-                $crate::harness::Text::new(format_args!($($message)+))));
+            return Err($crate::harness::Stop::failed(format_args!($($message)+)));
         }
     };
 }
@@ -108,8 +125,7 @@ macro_rules! check_eq {
 #[macro_export]
 macro_rules! skip {
     ($($message:tt)+) => {
-        return Err($crate::harness::Stop::Skipped(
-            $crate::harness::Text::new(format_args!($($message)+))))
+        return Err($crate::harness::Stop::skipped(format_args!($($message)+)))
     };
 }
 
@@ -149,10 +165,10 @@ impl Tests {
                 self.passed += 1;
                 println!("ok {name}");
             }
-            Err(Stop::Skipped(why)) => println!("skip {name}: {why}"),
-            Err(Stop::Failed(why)) => {
+            Err(Stop::Skipped) => println!("skip {name}: {}", WHY.get()),
+            Err(Stop::Failed) => {
                 self.failed += 1;
-                println!("FAILED {name}: {why}");
+                println!("FAILED {name}: {}", WHY.get());
             }
         }
         CURRENT.set("between cases");

@@ -80,14 +80,6 @@ pub struct Frame {
     pub ss: u64,
 }
 
-impl Frame {
-    /// RAX of the interrupted code.
-    #[must_use]
-    pub fn rax(&self) -> u64 {
-        self.gprs[14]
-    }
-}
-
 /// An exception that was caught.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Trap {
@@ -99,8 +91,14 @@ pub struct Trap {
     pub cr2: u64,
     /// The frame's instruction pointer.
     pub rip: u64,
-    /// Everything else.
-    pub frame: Frame,
+    /// The interrupted code's RAX.
+    pub rax: u64,
+    /// Its stack pointer.
+    pub rsp: u64,
+    /// Its code selector.
+    pub cs: u64,
+    /// Its stack selector.
+    pub ss: u64,
 }
 
 /// A handler. It runs with interrupts off on the interrupted stack (or the
@@ -302,10 +300,12 @@ pub fn load_task_register() {
     let base = TSS.address().addr() as u64;
     let low = 103 | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
     let table = (&raw mut gdt).cast::<u64>();
-    // SAFETY: entries 6 and 7 of the eleven belong to the task state segment.
-    unsafe { table.add(6).write_volatile(low) };
-    // SAFETY: likewise.
-    unsafe { table.add(7).write_volatile(base >> 32) };
+    for (entry, value) in [(6, low), (7, base >> 32)] {
+        // SAFETY: the table has eleven entries.
+        let slot = unsafe { table.add(entry) };
+        // SAFETY: entries 6 and 7 belong to the task state segment.
+        unsafe { slot.write_volatile(value) };
+    }
     // SAFETY: the descriptor was just made, not busy.
     unsafe { asm!("ltr {0:x}", in(reg) selector::TSS, options(nostack)) };
 }
@@ -373,7 +373,10 @@ fn recover(frame: &mut Frame) {
         error: crate::cpu::low32(frame.error),
         cr2: crate::cpu::cr2(),
         rip: frame.rip,
-        frame: *frame,
+        rax: frame.gprs[14],
+        rsp: frame.rsp,
+        cs: frame.cs,
+        ss: frame.ss,
     }));
     frame.rip = RECOVER_RIP.get();
     frame.rsp = RECOVER_RSP.get();

@@ -199,7 +199,7 @@ fn now() -> Option<u64> {
         } else {
             delta >> page.shift.unsigned_abs()
         };
-        let product = u128::from(scaled) * u128::from(page.multiplier) >> 32;
+        let product = (u128::from(scaled) * u128::from(page.multiplier)) >> 32;
         if PAGE.get().version == page.version {
             return page.time.checked_add(u64::try_from(product).ok()?);
         }

@@ -229,7 +229,7 @@ fn user_mode() -> Outcome {
     for rax in [hvabi::STEWARD_BASE, hvabi::STEWARD_BASE + 4, 5, 0x1234] {
         let trap = user::run(&code, [rax, 0, 0, 0]);
         check_eq!(trap.vector, vector::USER_RETURN, "how ring 3 ended");
-        check_eq!(trap.frame.rax(), Status::NotPermitted.to_rax(), "call {rax:#x}");
+        check_eq!(trap.rax, Status::NotPermitted.to_rax(), "call {rax:#x}");
     }
     Ok(())
 }

@@ -87,7 +87,7 @@ fn ring3_allowed() -> Outcome {
     let code = [0x89, 0x08, 0x8b, 0x18, 0x89, 0xd8, 0xcd, 0x80];
     let trap = user::run(&code, [TPR, 0, 0x40, 0]);
     io::mmio_write32(DEVICE + 0x80, 0);
-    check_eq!((trap.vector, trap.frame.rax()), (0x80, 0x40), "write and read in ring 3");
+    check_eq!((trap.vector, trap.rax), (0x80, 0x40), "write and read in ring 3");
     Ok(())
 }
 

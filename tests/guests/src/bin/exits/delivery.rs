@@ -97,7 +97,7 @@ fn interrupt_in_ring3() -> Outcome {
     trap::on(IPI, None);
     check_eq!(trap.vector, 0x80, "how ring 3 ended");
     check_eq!(COUNT.get(), 1, "interrupts");
-    check_eq!(trap.frame.rax(), 9, "RAX");
+    check_eq!(trap.rax, 9, "RAX");
     Ok(())
 }
 

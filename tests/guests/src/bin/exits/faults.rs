@@ -205,7 +205,7 @@ fn gate_privilege() -> Outcome {
 fn double_fault_stack() -> Outcome {
     let caught = catch_asm!(["mov rsp, {bad}", "push rax"], bad = in(reg) NOWHERE + 0x1000);
     check_eq!(caught.map(|t| (t.vector, t.error)), Some((vector::DF, 0)), "push on no stack");
-    check_eq!(caught.map(|t| t.frame.rsp), Some(NOWHERE + 0x1000), "RSP in the frame");
+    check_eq!(caught.map(|t| t.rsp), Some(NOWHERE + 0x1000), "RSP in the frame");
     Ok(())
 }
 
@@ -228,14 +228,10 @@ fn ring3_stack_switch() -> Outcome {
     let trap = user::run(&[0x0f, 0x0b], [7, 0, 0, 0]);
     trap::set_ring0_stack(old);
     check_eq!(trap.vector, vector::UD, "exception");
-    check_eq!(
-        (trap.frame.rsp, trap.frame.ss, trap.frame.cs),
-        (user::STACK_TOP, 0x23, 0x2b),
-        "RSP, SS, CS"
-    );
+    check_eq!((trap.rsp, trap.ss, trap.cs), (user::STACK_TOP, 0x23, 0x2b), "RSP, SS, CS");
     // Five words by the CPU, error code and vector by the stub, then RAX.
     let pushed: u64 = guests::info::peek(top - 8 * 8);
     check_eq!(pushed, 7, "RAX on the ring-0 stack");
-    check!(trap.frame.rax() == 7, "RAX was lost");
+    check!(trap.rax == 7, "RAX was lost");
     Ok(())
 }

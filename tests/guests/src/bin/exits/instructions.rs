@@ -103,7 +103,7 @@ fn cpuid_from_ring3() -> Outcome {
     // xor eax, eax; xor ecx, ecx; cpuid; int 0x80
     let trap = user::run(&[0x31, 0xc0, 0x31, 0xc9, 0x0f, 0xa2, 0xcd, 0x80], [1; 4]);
     check_eq!(trap.vector, vector::USER_RETURN, "how it came back");
-    check_eq!(trap.frame.rax(), u64::from(cpuid(0, 0).eax), "highest leaf");
+    check_eq!(trap.rax, u64::from(cpuid(0, 0).eax), "highest leaf");
     Ok(())
 }
 
@@ -385,7 +385,7 @@ fn hypercall_ring3() -> Outcome {
     for code in [[0x0f, 0x01, 0xd9, 0xcd, 0x80], [0x0f, 0x01, 0xc1, 0xcd, 0x80]] {
         let trap = user::run(&code, [0x1234, 0, 0, 0]);
         match trap.vector {
-            vector::USER_RETURN => check_eq!(trap.frame.rax(), u64::MAX, "{code:x?}: not -EPERM"),
+            vector::USER_RETURN => check_eq!(trap.rax, u64::MAX, "{code:x?}: not -EPERM"),
             other => check_eq!(other, vector::UD, "{code:x?}"),
         }
     }

@@ -275,7 +275,7 @@ fn port_ring3() -> Outcome {
     outb(SCRATCH, 0x3c);
     let trap = user::run_at(user::BASE, selector::USER_CODE, user::STACK_TOP, 2 | 3 << 12, [0; 4]);
     check_eq!(trap.vector, vector::USER_RETURN, "IN with IOPL 3");
-    check_eq!(trap.frame.rax() & 0xff, 0x3c, "what it read");
+    check_eq!(trap.rax & 0xff, 0x3c, "what it read");
     user::place(user::BASE, &[0x6c]); // insb
     let trap = user::run_at(user::BASE, selector::USER_CODE, user::STACK_TOP, 2, [0; 4]);
     check_eq!(trap.vector, vector::GP, "INS with IOPL 0");
