@@ -20,12 +20,16 @@ pub struct Range {
     pub kind: u32,
 }
 
-/// Reads a `T` at a physical address below 4 GiB.
+/// Reads a `T` at a linear address (up to 4 GiB the same as the physical one).
 #[must_use]
 pub fn peek<T: Copy>(address: u64) -> T {
+    let at = core::hint::black_box(ptr::with_exposed_provenance(cast(address)));
     // SAFETY: the first 4 GiB are mapped one to one, and callers pass addresses
-    // of the loader's or the firmware's tables.
-    unsafe { ptr::read_unaligned(ptr::with_exposed_provenance(cast(address))) }
+    // of the loader's or the firmware's tables, or of memory that they mapped.
+    let value = unsafe { ptr::read_unaligned(at) };
+    // The read happens even if nobody looks at the value.
+    core::hint::black_box(value)
+}
 }
 
 fn cast(address: u64) -> usize {
