@@ -30,7 +30,6 @@ pub fn peek<T: Copy>(address: u64) -> T {
     // The read happens even if nobody looks at the value.
     core::hint::black_box(value)
 }
-}
 
 fn cast(address: u64) -> usize {
     usize::try_from(address).unwrap_or(0)
