@@ -43,7 +43,7 @@ pub(super) unsafe fn copy(source: u64, target: u64, len: usize) -> usize {
         asm!(
             "2: rep movsb",
             "3:",
-            ".pushsection extable, \"a\"",
+            ".pushsection extable, \"aR\"",
             ".long 2b - .",
             ".long 3b - .",
             ".popsection",
@@ -69,7 +69,7 @@ pub(super) unsafe fn zero(target: u64, len: usize) -> usize {
         asm!(
             "2: rep stosq",
             "3:",
-            ".pushsection extable, \"a\"",
+            ".pushsection extable, \"aR\"",
             ".long 2b - .",
             ".long 3b - .",
             ".popsection",
@@ -105,7 +105,7 @@ pub(super) unsafe fn compare_exchange(
                     "jmp 4f",
                     "3: mov {failed:e}, 1",
                     "4:",
-                    ".pushsection extable, \"a\"",
+                    ".pushsection extable, \"aR\"",
                     ".long 2b - .",
                     ".long 3b - .",
                     ".popsection",
