@@ -152,7 +152,7 @@ pub fn attach(session: &mut Session) -> Result<Ending> {
     };
     drop(raw);
     if carriage.last != b'\n' && carriage.last != 0 {
-        ui::say("");
+        eprintln!();
     }
     Ok(ending)
 }

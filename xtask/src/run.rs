@@ -138,7 +138,7 @@ impl RunOptions {
         }
         if self.kernel.is_none()
             && std::io::stdin().is_terminal()
-            && let Ok((columns, lines)) = crossterm::terminal::size()
+            && let Ok((columns @ 1.., lines @ 1..)) = crossterm::terminal::size()
         {
             // Linux hands what it does not know to `init` as environment.
             guest.cmdline.push_str(&format!(" LINES={lines} COLUMNS={columns}"));
