@@ -10,7 +10,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::session::{Ending, Event, Session};
-use crate::ui;
 
 /// How the run can be ended, for the line at the start.
 pub const ESCAPE_HELP: &str = "Ctrl-] then q ends the run";
