@@ -46,6 +46,7 @@ pub fn turn<B: Backend, M: GuestRam>(
     if class != vcpu.core.lapic.cr8() {
         vcpu.core.lapic.set_cr8(class);
     }
+    vcpu.core.xcr0 = vcpu.hw.xcr0();
     if let Some(event) = interrupted {
         vcpu.deliver_again(event);
     }

@@ -103,6 +103,8 @@ pub struct Vcpu<B> {
     event: Option<Event>,
     /// An NMI waits.
     nmi_pending: bool,
+    /// Where an exit's instruction was last not what the exit was about.
+    pub(crate) mismatch_rip: Option<u64>,
     /// A fault on the way to the double-fault handler: the CPU shuts down.
     pub(crate) shutdown: bool,
     /// RIP at which the last entry was made with an interrupt shadow.
@@ -120,6 +122,7 @@ impl<B: Backend> Vcpu<B> {
             activity: Activity::Running,
             event: None,
             nmi_pending: false,
+            mismatch_rip: None,
             shutdown: false,
             shadow_rip: None,
         }
@@ -214,7 +217,13 @@ impl<B: Backend> Vcpu<B> {
         if flags.contains(Rflags::RF) {
             self.hw.set_rflags(flags - Rflags::RF);
         }
-        if flags.contains(Rflags::TF) {
+        self.trap_single_step();
+    }
+
+    /// A single-step trap is due if TF is set: after an instruction, and after
+    /// each iteration of a repeated one, whose RIP stays.
+    pub fn trap_single_step(&mut self) {
+        if self.hw.rflags().contains(Rflags::TF) {
             let dr6 = self.hw.dr(6) | DR6_SINGLE_STEP;
             self.hw.set_dr(6, dr6);
             self.raise(Event::exception(Exception::DB));

@@ -20,8 +20,8 @@ pub enum Direction {
 pub struct StringIo {
     /// A REP prefix stands before it.
     pub rep: bool,
-    /// The address size.
-    pub address_width: Width,
+    /// The address size, where the CPU tells.
+    pub address_width: Option<Width>,
     /// The segment of the memory operand, where the CPU tells.
     pub segment: Option<SegmentRegister>,
 }

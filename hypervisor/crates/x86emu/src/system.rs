@@ -155,7 +155,8 @@ impl SystemOp {
             | (VmExit::Monitor(MonitorWait::Monitor), Self::Monitor)
             | (VmExit::Monitor(MonitorWait::Mwait), Self::Mwait)
             | (VmExit::CacheControl(CacheControl::Invd), Self::Invd)
-            | (VmExit::CacheControl(CacheControl::Wbinvd), Self::Wbinvd)
+            // One emulator reports INVD as WBINVD.
+            | (VmExit::CacheControl(CacheControl::Wbinvd), Self::Wbinvd | Self::Invd)
             | (VmExit::CacheControl(CacheControl::Invlpg(_)), Self::Invlpg(_))
             | (VmExit::CacheControl(CacheControl::Invpcid), Self::Invpcid(..))
             | (VmExit::CrAccess(CrAccess::Clts), Self::Clts)

@@ -110,7 +110,7 @@ fn ports() {
     assert_eq!(skipped(CpuMode::Long64, &[0xec], port(Out, Width::B1)), None);
     assert_eq!(skipped(CpuMode::Long64, &[0xec], port(In, Width::B4)), None);
     let string = |direction, width| {
-        let string = StringIo { rep: true, address_width: Width::B8, segment: None };
+        let string = StringIo { rep: true, address_width: Some(Width::B8), segment: None };
         VmExit::PortIo(PortIo { port: 1, width, direction, string: Some(string) })
     };
     assert_eq!(

@@ -95,8 +95,8 @@ impl SvmVcpu {
             nmi: NmiState::Open,
             nmi_window: false,
         };
+        let (caps, cr_writes) = (vcpu.caps, vcpu.cr_writes());
         let control = &mut vcpu.vmcb_mut().control;
-        control.intercept_cr_write = 1 << 4;
         control.intercept_exceptions = EXCEPTIONS;
         control.intercepts3 = Intercepts3::INTR
             | Intercepts3::NMI
@@ -121,6 +121,10 @@ impl SvmVcpu {
             | Intercepts4::MWAIT
             | Intercepts4::XSETBV
             | Intercepts4::RDPRU;
+        if caps.features.contains(SvmFeatures::NEXT_RIP) {
+            control.intercepts3 |= Intercepts3::CR0_SELECTIVE;
+        }
+        control.intercept_cr_write = cr_writes;
         control.iopm_base = maps.io.as_u64();
         control.msrpm_base = maps.msr.as_u64();
         control.virtual_interrupt = VirtualInterrupt::new().with_masking(true);
@@ -130,6 +134,14 @@ impl SvmVcpu {
         save.g_pat = PAT_RESET;
         save.efer = Efer::SVME.bits();
         Ok(vcpu)
+    }
+
+    /// Writes of control registers that always exit: of CR4, whose bits CPUID
+    /// may not offer. Of CR0 those that change more than TS and MP do, by
+    /// another intercept; the emulator that compares only half of the register
+    /// there is told by its lack of next-RIP save.
+    fn cr_writes(&self) -> u16 {
+        if self.caps.features.contains(SvmFeatures::NEXT_RIP) { 1 << 4 } else { 1 << 4 | 1 << 0 }
     }
 
     fn vmcb(&self) -> &Vmcb {
@@ -186,6 +198,8 @@ impl SvmVcpu {
     fn unload_extra_state(&mut self, host_xcr0: u64) {
         self.debug = read_debug();
         write_debug([0; 4]);
+        // One emulator lets XSETBV through.
+        self.xcr0 = xgetbv_if_enabled().unwrap_or(self.xcr0);
         if host_xcr0 != self.xcr0 {
             // SAFETY: the value was read from the register before.
             unsafe { asm::xsetbv(host_xcr0) };
@@ -367,7 +381,7 @@ impl Backend for SvmVcpu {
     }
 
     fn set_cr8_threshold(&mut self, threshold: u8) {
-        let writes = 1 << 4 | if threshold == 0 { 0 } else { 1 << 8 };
+        let writes = self.cr_writes() | if threshold == 0 { 0 } else { 1 << 8 };
         if self.vmcb().control.intercept_cr_write != writes {
             self.change(Clean::INTERCEPTS).control.intercept_cr_write = writes;
         }

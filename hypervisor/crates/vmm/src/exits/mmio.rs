@@ -31,7 +31,7 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
     }
     match x86emu::step(&mut emulated(vcpu, vm, host)) {
         Ok(Step::Done) => vcpu.end_instruction(),
-        Ok(Step::Again) => {}
+        Ok(Step::Again) => vcpu.trap_single_step(),
         Err(Stop::Exception(exception)) => raise(vcpu, exception),
         Err(Stop::Unsupported(what)) => {
             return Err(VmError::Instruction(alloc::format!("{what}")));

@@ -159,7 +159,17 @@ pub(crate) fn decode<B: Backend, M: GuestRam>(
 ) -> Result<Option<SystemInstruction>, VmError> {
     match x86emu::skip(&mut emulated(vcpu, vm, host), &exit) {
         Ok(found) => Ok(Some(found)),
-        Err(SkipError::Mismatch) => Ok(None),
+        Err(SkipError::Mismatch) => {
+            // Another vCPU may have rewritten the code: the guest runs it
+            // again. If that ends here once more, the encoding is one that the
+            // CPU should have refused (LOCK CPUID on one emulator).
+            let rip = vcpu.hw.rip();
+            if vcpu.mismatch_rip.replace(rip) == Some(rip) {
+                vcpu.mismatch_rip = None;
+                vcpu.raise(Event::ud());
+            }
+            Ok(None)
+        }
         Err(SkipError::Fault(Fault::Exception(exception))) => {
             raise(vcpu, exception);
             Ok(None)

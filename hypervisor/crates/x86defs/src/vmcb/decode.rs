@@ -114,11 +114,12 @@ fn port_io(info1: u64) -> Option<PortIo> {
     let string = if info1 & 1 << 2 != 0 {
         Some(StringIo {
             rep: info1 & 1 << 3 != 0,
+            // One emulator leaves it out.
             address_width: match info1 >> 7 & 7 {
-                1 => Width::B2,
-                2 => Width::B4,
-                4 => Width::B8,
-                _ => return None,
+                1 => Some(Width::B2),
+                2 => Some(Width::B4),
+                4 => Some(Width::B8),
+                _ => None,
             },
             // The segment is reported with decode assists only, and zero is
             // ES as well as "unknown": the instruction is decoded instead.
@@ -286,7 +287,7 @@ mod tests {
                 port: 0x1f0,
                 width: Width::B4,
                 direction: Direction::In,
-                string: Some(StringIo { rep: true, address_width: Width::B4, segment: None })
+                string: Some(StringIo { rep: true, address_width: Some(Width::B4), segment: None })
             })
         );
         // No size at all is nothing that we know.

@@ -9,7 +9,8 @@ use crate::instruction::{
 };
 use x86defs::{Gpr, Low, Rflags, Width};
 
-/// Iterations of a repeated instruction that one call does at most.
+/// Iterations of a repeated instruction that one call does at most, unless the
+/// guest single-steps: then one.
 const ITERATIONS: u32 = 256;
 
 const RAX: Register = Register { gpr: Gpr::Rax, high: false };
@@ -92,7 +93,9 @@ fn repeat<C: Cpu>(
     let rip = cpu.rip();
     let compares = matches!(instruction.op, Op::String(StringOp::Scas | StringOp::Cmps));
     let count_width = count_width(instruction);
-    for _ in 0..ITERATIONS {
+    // A single-step trap is due after each iteration.
+    let limit = if cpu.rflags().contains(Rflags::TF) { 1 } else { ITERATIONS };
+    for _ in 0..limit {
         if instruction.repeat == Repeat::Once {
             once(cpu)?;
             retire(cpu, rip, instruction.length);
