@@ -25,6 +25,7 @@ use vmm::irq::{Posted, Routes};
 use vmm::load::{self, LoadSettings, Module, TablesConfig};
 use vmm::msr::{MsrConfig, MsrFile, MsrTable};
 use vmm::mtrr::Mtrrs;
+use vmm::recorder::Recorder;
 use vmm::run::{Next, turn};
 use vmm::stats::ExitCounts;
 use vmm::vcpu::{Vcpu, VcpuCore};
@@ -328,6 +329,7 @@ fn build(
         msr_table,
         shared: Arc::clone(&shared),
         xcr0: 1,
+        recent: Recorder::default(),
         counts: ExitCounts::default(),
     };
     let mut vcpu = Vcpu::new(0, core, hw);

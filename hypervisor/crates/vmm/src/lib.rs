@@ -33,6 +33,7 @@ mod emulate;
 mod exits;
 pub mod fast;
 pub mod hw;
+pub mod recorder;
 pub mod run;
 pub mod stats;
 pub mod vcpu;

@@ -54,6 +54,7 @@ pub fn turn<B: Backend, M: GuestRam>(
         vm.chipset.end_of_interrupt(vector, |message| vm.deliver(message));
     }
     vcpu.core.counts.count(&exit);
+    vcpu.core.recent.note(vcpu.hw.rip(), exit);
     let served = exits::serve(vcpu, vm, host, exit);
     if vcpu.shutdown {
         return Next::End(EndReason::TripleFault);

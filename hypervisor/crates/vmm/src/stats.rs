@@ -56,6 +56,8 @@ kinds! {
     window: VmExit::InterruptWindow | VmExit::NmiWindow => ();
     /// The end of a slice.
     slice: VmExit::TimesliceExpired => ();
+    /// The task priority fell.
+    task_priority: VmExit::TaskPriorityLowered => ();
     /// Whatever else.
     other: VmExit::Monitor(_)
         | VmExit::CacheControl(_)

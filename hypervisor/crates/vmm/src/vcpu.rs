@@ -8,6 +8,7 @@ use crate::hw::{Backend, HotState};
 use crate::irq::Posted;
 use crate::load::EntryState;
 use crate::msr::{MsrFile, MsrTable};
+use crate::recorder::Recorder;
 use crate::stats::ExitCounts;
 use alloc::sync::Arc;
 use devices::lapic::Lapic;
@@ -43,6 +44,8 @@ pub struct VcpuCore {
     pub shared: Arc<Posted>,
     /// XCR0, for CPUID's dynamic fields.
     pub xcr0: u64,
+    /// The last exits that the general code served.
+    pub recent: Recorder,
     /// Exits by kind.
     pub counts: ExitCounts,
 }
@@ -143,6 +146,7 @@ impl<B: Backend> Vcpu<B> {
             writeln!(out)?;
         }
         writeln!(out, "  {:?}, {:?}, event {:?}", self.mode(), self.activity, self.event)?;
+        self.core.recent.dump(out)?;
         self.hw.dump(out)
     }
 

@@ -212,6 +212,8 @@ pub enum VmExit {
     NmiWindow,
     /// The preemption timer ran out.
     TimesliceExpired,
+    /// The guest lowered its task priority below the threshold.
+    TaskPriorityLowered,
     /// An access to the APIC page that must be emulated.
     ApicAccess(GuestPhysAddr),
     /// A completed write to the virtual APIC page at this offset.

@@ -29,6 +29,7 @@ pub mod pte;
 pub mod reg;
 pub mod segment;
 pub mod vmcb;
+pub mod vmcs;
 
 pub use addr::{GuestPhysAddr, GuestVirtAddr, HostPhysAddr};
 pub use bits::{Low, Width};

@@ -94,6 +94,30 @@ msrs! {
     X2APIC_SELF_IPI = 0x83f;
     /// Last of the range that x2APIC reserves.
     X2APIC_LAST = 0x8ff;
+    /// VT-x: revision, sizes.
+    VMX_BASIC = 0x480;
+    /// VT-x: miscellaneous.
+    VMX_MISC = 0x485;
+    /// VT-x: bits of CR0 that must be 1.
+    VMX_CR0_FIXED0 = 0x486;
+    /// VT-x: bits of CR0 that may be 1.
+    VMX_CR0_FIXED1 = 0x487;
+    /// VT-x: bits of CR4 that must be 1.
+    VMX_CR4_FIXED0 = 0x488;
+    /// VT-x: bits of CR4 that may be 1.
+    VMX_CR4_FIXED1 = 0x489;
+    /// VT-x: secondary processor-based controls.
+    VMX_PROCBASED_CTLS2 = 0x48b;
+    /// VT-x: EPT and VPID.
+    VMX_EPT_VPID_CAP = 0x48c;
+    /// VT-x: pin-based controls.
+    VMX_TRUE_PINBASED_CTLS = 0x48d;
+    /// VT-x: primary processor-based controls.
+    VMX_TRUE_PROCBASED_CTLS = 0x48e;
+    /// VT-x: exit controls.
+    VMX_TRUE_EXIT_CTLS = 0x48f;
+    /// VT-x: entry controls.
+    VMX_TRUE_ENTRY_CTLS = 0x490;
     /// TSC deadline of the local APIC's timer.
     TSC_DEADLINE = 0x6e0;
     /// Extended supervisor state.

@@ -29,9 +29,11 @@ pub(crate) fn serve<B: Backend, M: GuestRam>(
     exit: VmExit,
 ) -> Served {
     match exit {
-        VmExit::HostInterrupt | VmExit::Nmi | VmExit::NmiWindow | VmExit::TimesliceExpired => {
-            Ok(None)
-        }
+        VmExit::HostInterrupt
+        | VmExit::Nmi
+        | VmExit::NmiWindow
+        | VmExit::TimesliceExpired
+        | VmExit::TaskPriorityLowered => Ok(None),
         VmExit::InterruptWindow => interrupt_window(vcpu, vm, host),
         VmExit::PortIo(io) => ports::serve(vcpu, vm, host, io),
         VmExit::NestedFault(fault) => mmio::serve(vcpu, vm, host, fault),
@@ -210,9 +212,10 @@ fn interrupt_window<B: Backend, M: GuestRam>(
         let _ = vcpu.core.lapic.eoi();
     }
     if vcpu.window_ignored_shadow() {
-        // STI; HLT: the interrupt belongs behind the HLT, or it is lost.
-        let found = decode(vcpu, vm, host, VmExit::Halt)?;
-        if let Some(found) = found {
+        // STI; HLT: the interrupt belongs behind the HLT, or it is lost. Before
+        // any other instruction it does no harm.
+        let found = x86emu::skip(&mut emulated(vcpu, vm, host), &VmExit::Halt);
+        if let Ok(found) = found {
             let next = behind(vcpu, &found);
             vcpu.activity = Activity::Halted;
             vcpu.complete(next);

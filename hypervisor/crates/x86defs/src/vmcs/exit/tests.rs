@@ -1,0 +1,208 @@
+use super::*;
+
+fn exit(reason: u32, qualification: u64) -> VmExit {
+    decode(&ExitInformation { reason, qualification, ..ExitInformation::default() })
+}
+
+#[test]
+fn plain_reasons() {
+    for (reason, wanted) in [
+        (1, VmExit::HostInterrupt),
+        (2, VmExit::TripleFault),
+        (3, VmExit::Init),
+        (7, VmExit::InterruptWindow),
+        (8, VmExit::NmiWindow),
+        (10, VmExit::Cpuid),
+        (11, VmExit::VirtualizationInstruction),
+        (12, VmExit::Halt),
+        (13, VmExit::CacheControl(CacheControl::Invd)),
+        (15, VmExit::Rdpmc),
+        (16, VmExit::Rdtsc),
+        (18, VmExit::Hypercall),
+        (19, VmExit::VirtualizationInstruction),
+        (27, VmExit::VirtualizationInstruction),
+        (31, VmExit::ReadMsr),
+        (32, VmExit::WriteMsr),
+        (36, VmExit::Monitor(MonitorWait::Mwait)),
+        (39, VmExit::Monitor(MonitorWait::Monitor)),
+        (40, VmExit::Pause),
+        (43, VmExit::TaskPriorityLowered),
+        (46, VmExit::DescriptorTable(DescriptorTableAccess::GdtrIdtr)),
+        (47, VmExit::DescriptorTable(DescriptorTableAccess::LdtrTr)),
+        (50, VmExit::VirtualizationInstruction),
+        (51, VmExit::Rdtsc),
+        (52, VmExit::TimesliceExpired),
+        (53, VmExit::VirtualizationInstruction),
+        (54, VmExit::CacheControl(CacheControl::Wbinvd)),
+        (55, VmExit::Xsetbv),
+        (58, VmExit::CacheControl(CacheControl::Invpcid)),
+        (59, VmExit::VirtualizationInstruction),
+        (62, VmExit::DirtyLogFull),
+    ] {
+        assert_eq!(exit(reason, 0), wanted, "{reason}");
+    }
+    for reason in [5, 17, 35, 37, 49, 57, 63, 200] {
+        assert!(matches!(exit(reason, 0), VmExit::Unhandled(_)), "{reason}");
+    }
+}
+
+#[test]
+fn failed_entries() {
+    assert!(matches!(exit(0x8000_0021, 0), VmExit::InvalidState(_)));
+    assert!(matches!(exit(0x8000_0022, 1), VmExit::InvalidState(_)));
+    assert_eq!(exit(0x8000_0029, 0), VmExit::MachineCheck);
+}
+
+#[test]
+fn qualifications_with_a_number() {
+    assert_eq!(exit(4, 0x99), VmExit::StartupIpi(0x99));
+    assert_eq!(exit(9, 0x4000_0028), VmExit::TaskSwitch(TaskSwitch { selector: 0x28 }));
+    assert_eq!(exit(45, 0x31), VmExit::VirtualEoi(0x31));
+    assert_eq!(exit(56, 0x300), VmExit::ApicWrite(0x300));
+    assert_eq!(
+        exit(14, 0x7000),
+        VmExit::CacheControl(CacheControl::Invlpg(Some(GuestVirtAddr::new(0x7000))))
+    );
+}
+
+#[test]
+fn control_registers() {
+    let gpr = Some(Gpr::R9);
+    for (qualification, wanted) in [
+        (0x900, CrAccess::Write { cr: 0, gpr }),
+        (0x913, CrAccess::Read { cr: 3, gpr }),
+        (0x908, CrAccess::Write { cr: 8, gpr }),
+        (0x20, CrAccess::Clts),
+        (0xfff1_0030, CrAccess::Lmsw(Some(0xfff1))),
+        (0x0001_0070, CrAccess::Lmsw(Some(1))),
+    ] {
+        assert_eq!(exit(28, qualification), VmExit::CrAccess(wanted), "{qualification:#x}");
+    }
+}
+
+#[test]
+fn debug_registers() {
+    let gpr = Some(Gpr::Rbx);
+    assert_eq!(exit(29, 0x307), VmExit::DrAccess(DrAccess { dr: 7, write: true, gpr }));
+    assert_eq!(exit(29, 0x316), VmExit::DrAccess(DrAccess { dr: 6, write: false, gpr }));
+}
+
+#[test]
+fn ports() {
+    let plain =
+        |port, width, direction| VmExit::PortIo(PortIo { port, width, direction, string: None });
+    assert_eq!(exit(30, 0x03f8_0000), plain(0x3f8, Width::B1, Direction::Out));
+    assert_eq!(exit(30, 0x0cfc_000b), plain(0xcfc, Width::B4, Direction::In));
+    assert_eq!(exit(30, 0x0060_0049), plain(0x60, Width::B2, Direction::In));
+    assert!(matches!(exit(30, 2), VmExit::Unhandled(_)));
+    let string = |qualification, instruction| {
+        decode(&ExitInformation {
+            reason: 30,
+            qualification,
+            instruction,
+            ..ExitInformation::default()
+        })
+    };
+    assert_eq!(
+        string(0x01f0_0039, 0x100),
+        VmExit::PortIo(PortIo {
+            port: 0x1f0,
+            width: Width::B2,
+            direction: Direction::In,
+            string: Some(StringIo {
+                rep: true,
+                address_width: Some(Width::B8),
+                segment: Some(SegmentRegister::Es)
+            })
+        })
+    );
+    assert_eq!(
+        string(0x0402_0010, 0x2_0080),
+        VmExit::PortIo(PortIo {
+            port: 0x402,
+            width: Width::B1,
+            direction: Direction::Out,
+            string: Some(StringIo {
+                rep: false,
+                address_width: Some(Width::B4),
+                segment: Some(SegmentRegister::Fs)
+            })
+        })
+    );
+}
+
+#[test]
+fn ept_violations() {
+    let fault = |qualification| match decode(&ExitInformation {
+        reason: 48,
+        qualification,
+        guest_physical: 0xfee0_00b0,
+        guest_linear: 0xffff_8000_0000_00b0,
+        ..ExitInformation::default()
+    }) {
+        VmExit::NestedFault(fault) => fault,
+        other => panic!("{other:?}"),
+    };
+    let write = fault(0x182);
+    assert_eq!(write.gpa, GuestPhysAddr::new(0xfee0_00b0));
+    assert_eq!(write.access, NestedAccess::WRITE);
+    assert_eq!(write.gva, Some(GuestVirtAddr::new(0xffff_8000_0000_00b0)));
+    assert_eq!(fault(0x184).access, NestedAccess::FETCH);
+    assert_eq!(fault(0x181).access, NestedAccess::empty());
+    // A page that may be read, written to.
+    assert_eq!(fault(0x18a).access, NestedAccess::WRITE | NestedAccess::PRESENT);
+    // The CPU walking the guest's tables.
+    assert_eq!(fault(0x083).access, NestedAccess::WRITE | NestedAccess::WALK);
+    // MOV to CR3 with PAE paging.
+    let pointers = fault(0x001);
+    assert_eq!((pointers.access, pointers.gva), (NestedAccess::WALK, None));
+}
+
+#[test]
+fn exceptions() {
+    let with = |interruption, qualification| {
+        decode(&ExitInformation {
+            interruption,
+            interruption_error: 0x15,
+            qualification,
+            ..ExitInformation::default()
+        })
+    };
+    assert_eq!(with(0x8000_0202, 0), VmExit::Nmi);
+    assert_eq!(with(0x8000_0312, 0), VmExit::MachineCheck);
+    let caught = |exception, error_code, address| {
+        VmExit::Exception(ExceptionExit { exception, error_code, address })
+    };
+    assert_eq!(with(0x8000_0301, 0x4000), caught(Exception::DB, None, None));
+    assert_eq!(with(0x8000_0501, 0), caught(Exception::DB, None, None));
+    assert_eq!(with(0x8000_0b0e, 0x1234), caught(Exception::PF, Some(0x15), Some(0x1234)));
+    assert_eq!(with(0x8000_0b11, 0), caught(Exception::AC, Some(0x15), None));
+    assert!(matches!(with(0x0000_0301, 0), VmExit::Unhandled(_)));
+}
+
+#[test]
+fn nmi_unblocking() {
+    let violation =
+        ExitInformation { reason: 48, qualification: 0x1181, ..ExitInformation::default() };
+    assert!(unblocks_nmi(&violation, false));
+    assert!(!unblocks_nmi(&violation, true));
+    let fault = |interruption| ExitInformation { interruption, ..ExitInformation::default() };
+    assert!(unblocks_nmi(&fault(0x8000_1b0e), false));
+    assert!(!unblocks_nmi(&fault(0x8000_0b0e), false));
+    // Undefined for a double fault.
+    assert!(!unblocks_nmi(&fault(0x8000_1b08), false));
+    let cpuid = ExitInformation { reason: 10, qualification: 0x1000, ..ExitInformation::default() };
+    assert!(!unblocks_nmi(&cpuid, false));
+}
+
+/// The list of the manual, and nothing else.
+#[test]
+fn instruction_lengths() {
+    let defined = [
+        10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32,
+        36, 39, 40, 46, 47, 50, 51, 53, 54, 55, 57, 58, 59, 60, 61, 63, 64, 67, 68,
+    ];
+    for reason in 0..0x100 {
+        assert_eq!(ExitReason(reason).length_is_defined(), defined.contains(&reason), "{reason}");
+    }
+}
