@@ -1,5 +1,6 @@
 //! Hardware virtualization: what the CPU offers, and the backends that use it.
 
+mod extra;
 pub mod svm;
 
 use crate::cpu;

@@ -3,13 +3,12 @@
 use super::asid::{Asid, Flush};
 use super::caps::SvmFeatures;
 use super::{Caps, Cpu, dump, entry, maps};
-use crate::cpu::{asm, msr};
+use crate::cpu::asm;
 use crate::error::HostError;
+use crate::hw::extra::{load_tsc_aux, read_debug, write_debug, xgetbv_if_enabled};
 use crate::mm;
-use core::arch::asm;
 use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering};
 use vmm::hw::Backend;
 use vmm::vcpu::VcpuCore;
 use x86defs::exit::{ExceptionExit, ExitWithEvent};
@@ -263,51 +262,6 @@ impl SvmVcpu {
 
 /// DR6.BS.
 const DR6_SINGLE_STEP: u64 = 1 << 14;
-
-/// XCR0, if the hypervisor has CR4.OSXSAVE set.
-fn xgetbv_if_enabled() -> Option<u64> {
-    use x86_64::registers::control::{Cr4 as HostCr4, Cr4Flags};
-    if !HostCr4::read().contains(Cr4Flags::OSXSAVE) {
-        return None;
-    }
-    let (low, high): (u32, u32);
-    // SAFETY: CR4.OSXSAVE is set, so the instruction exists.
-    unsafe {
-        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high,
-             options(nomem, nostack, preserves_flags));
-    }
-    Some(x86defs::bits::join(high, low))
-}
-
-/// What TSC_AUX holds; the hypervisor itself does not use it.
-static TSC_AUX: AtomicU64 = AtomicU64::new(u64::MAX);
-
-fn load_tsc_aux(value: u64) {
-    if TSC_AUX.swap(value, Ordering::Relaxed) != value {
-        // SAFETY: the register is the guests' own. Where it does not exist,
-        // guests are not offered what reads it.
-        let _ = unsafe { msr::try_write(Msr::TSC_AUX, value) };
-    }
-}
-
-fn read_debug() -> [u64; 4] {
-    let (d0, d1, d2, d3): (u64, u64, u64, u64);
-    // SAFETY: reading debug registers has no effect; DR7.GD is clear in the hypervisor.
-    unsafe {
-        asm!("mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3",
-             out(reg) d0, out(reg) d1, out(reg) d2, out(reg) d3, options(nomem, nostack));
-    }
-    [d0, d1, d2, d3]
-}
-
-fn write_debug(values: [u64; 4]) {
-    let [d0, d1, d2, d3] = values;
-    // SAFETY: DR7 has no breakpoint enabled while the hypervisor runs.
-    unsafe {
-        asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}",
-             in(reg) d0, in(reg) d1, in(reg) d2, in(reg) d3, options(nomem, nostack));
-    }
-}
 
 impl Backend for SvmVcpu {
     fn rip(&self) -> u64 {
