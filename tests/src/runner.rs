@@ -78,7 +78,14 @@ pub fn run(options: &Options) -> Result<Counts> {
         debian: if wants_debian { Some(Debian::ensure()?) } else { None },
         tiny,
     };
-    if options.planted { run_planted(options, &parts, &all) } else { run_cases(&chosen, &parts) }
+    let counts = if options.planted {
+        run_planted(options, &parts, &all)
+    } else {
+        run_cases(&chosen, &parts)
+    };
+    // What stays behind is only space.
+    let _ = fs::remove_dir_all(paths::run_dir());
+    counts
 }
 
 fn run_cases(chosen: &[&Case], parts: &Parts) -> Result<Counts> {
