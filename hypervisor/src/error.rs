@@ -32,9 +32,17 @@ pub enum HostError {
         /// The register.
         feature_control: u64,
     },
-    /// VT-x is usable, but this version drives AMD-V only.
-    #[error("this CPU has Intel VT-x, which this version does not drive yet; AMD-V works")]
-    VmxNotYet,
+    /// VT-x lacks controls that are needed.
+    #[error(
+        "this CPU's VT-x lacks {word} controls that Steward needs: {names}. \
+         Cure: a CPU of the last fifteen years"
+    )]
+    MissingControls {
+        /// The control word.
+        word: &'static str,
+        /// What is missing in it.
+        names: String,
+    },
     /// A needed feature is missing.
     #[error("this CPU lacks {feature}, which Steward needs. Cure: {cure}")]
     MissingFeature {

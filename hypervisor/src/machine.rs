@@ -4,8 +4,8 @@
 use crate::cpu::{self, apic, asm, traps};
 use crate::drivers::serial;
 use crate::error::HostError;
-use crate::hw::svm::{self, SvmVcpu};
-use crate::mm::guest::{GuestSpace, NestedFormat};
+use crate::hw::VendorCpu;
+use crate::mm::guest::GuestSpace;
 use crate::mm::{self};
 use crate::monitor::{self, Status};
 use alloc::string::{String, ToString};
@@ -38,17 +38,17 @@ const POLL_HZ: u64 = 100;
 
 /// The machine with virtualization switched on.
 #[derive(Debug)]
-pub struct Machine {
-    cpu: svm::Cpu,
+pub struct Machine<C> {
+    cpu: C,
     khz: u64,
     /// The wall clock at boot, and the TSC then.
     boot: HostTime,
 }
 
-impl Machine {
+impl<C: VendorCpu> Machine<C> {
     /// A machine whose TSC counts `khz` in a millisecond, at this wall time.
     #[must_use]
-    pub fn new(cpu: svm::Cpu, khz: u64, unix_seconds: u64) -> Self {
+    pub fn new(cpu: C, khz: u64, unix_seconds: u64) -> Self {
         let boot = HostTime { tsc: asm::rdtsc(), wall: unix_seconds * NANOS_PER_SECOND };
         Self { cpu, khz, boot }
     }
@@ -63,15 +63,15 @@ impl Machine {
 }
 
 /// This CPU, as the guest's loop sees it.
-struct ThisCpu<'a> {
-    machine: &'a Machine,
+struct ThisCpu<'a, C> {
+    machine: &'a Machine<C>,
     /// The deadline that the timer is armed for.
     armed: Option<u64>,
     /// When to look at the serial port again.
     next_poll: u64,
 }
 
-impl Host for ThisCpu<'_> {
+impl<C: VendorCpu> Host for ThisCpu<'_, C> {
     fn time(&self) -> HostTime {
         self.machine.time()
     }
@@ -98,7 +98,7 @@ impl Host for ThisCpu<'_> {
     }
 }
 
-impl ThisCpu<'_> {
+impl<C: VendorCpu> ThisCpu<'_, C> {
     /// Looks after the machine's interrupts and serial port.
     fn look_after_machine(&mut self, vm: &Vm<GuestSpace>) {
         asm::take_pending_interrupts();
@@ -130,7 +130,7 @@ impl ThisCpu<'_> {
 }
 
 /// Runs the bundle's guests until all have ended, then ends the machine's run.
-pub fn run(machine: Machine, bundle: &Bundle<'static>) -> ! {
+pub fn run<C: VendorCpu>(machine: Machine<C>, bundle: &Bundle<'static>) -> ! {
     let guests = &bundle.manifest().guests;
     let [settings] = guests.as_slice() else {
         monitor::refuse(&HostError::Guest {
@@ -172,8 +172,8 @@ fn verdict(reason: &EndReason) -> (Status, String) {
     }
 }
 
-fn run_guest(
-    machine: &Machine,
+fn run_guest<C: VendorCpu>(
+    machine: &Machine<C>,
     bundle: &Bundle<'static>,
     settings: &GuestSettings,
 ) -> Result<EndReason, HostError> {
@@ -202,7 +202,7 @@ fn run_guest(
 }
 
 /// What the operator should know of a guest's end.
-fn report(vm: &Vm<GuestSpace>, vcpu: &Vcpu<SvmVcpu>, reason: &EndReason) {
+fn report<B: Backend>(vm: &Vm<GuestSpace>, vcpu: &Vcpu<B>, reason: &EndReason) {
     let crash =
         matches!(reason, EndReason::TripleFault | EndReason::Failed(_) | EndReason::Panicked);
     if crash {
@@ -240,11 +240,11 @@ fn uuid(name: &str) -> [u8; 16] {
 }
 
 /// Makes a guest: its memory, devices and vCPU, its kernel loaded.
-fn build(
-    machine: &Machine,
+fn build<C: VendorCpu>(
+    machine: &Machine<C>,
     bundle: &Bundle<'static>,
     settings: &GuestSettings,
-) -> Result<(Vm<GuestSpace>, Vcpu<SvmVcpu>), HostError> {
+) -> Result<(Vm<GuestSpace>, Vcpu<C::Vcpu>), HostError> {
     let fail = |why: String| HostError::Guest { guest: settings.name.clone(), why };
     if settings.vcpus != 1 {
         return Err(fail(alloc::format!(
@@ -264,7 +264,7 @@ fn build(
         .collect::<Result<Vec<_>, HostError>>()?;
 
     let regions = e820::ram_regions(settings.memory).into_iter().collect();
-    let space = GuestSpace::new(&settings.name, 0, regions, NestedFormat::Npt)?;
+    let space = GuestSpace::new(&settings.name, 0, regions, C::NESTED)?;
     let (tables, state) = mm::with_root(space.root(), || {
         let config =
             TablesConfig { memory: settings.memory, vcpus: settings.vcpus, uuid: uuid(&settings.name) };
@@ -283,6 +283,8 @@ fn build(
     log::debug!("tables of \"{}\" at {:?}", settings.name, tables);
 
     let frequency = TscFrequency::from_khz(machine.khz).ok_or(HostError::NoClock)?;
+    let mut withheld = machine.cpu.withheld().to_vec();
+    withheld.push(FeatureBit::PKU);
     let cpuid = Arc::new(CpuidTable::new(
         &cpu::cpuid,
         &CpuidConfig {
@@ -292,7 +294,7 @@ fn build(
             apic_timer_hz: 1_000_000_000,
             physical_address_bits: 39,
             xcr0: Xcr0::X87 | Xcr0::SSE | Xcr0::AVX,
-            withheld: &[FeatureBit::PKU],
+            withheld: &withheld,
         },
     ));
     let msr_table = Arc::new(MsrTable::new(
@@ -315,7 +317,7 @@ fn build(
     clock
         .resume(time, &mut [&mut vcpu_clock], &space, Interruption::None)
         .map_err(|(_, error)| fail(error.to_string()))?;
-    let mut hw = SvmVcpu::new(&machine.cpu, space.nested_root())?;
+    let mut hw = machine.cpu.vcpu(space.nested_root())?;
     hw.set_tsc_offset(clock.tsc_offset(&vcpu_clock));
     let core = VcpuCore {
         hot: HotState::default(),

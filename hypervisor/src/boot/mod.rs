@@ -5,7 +5,7 @@ use crate::cpu::tables::TrapStacks;
 use crate::cpu::{self, apic, tables, tsc};
 use crate::drivers::{framebuffer, rtc, serial};
 use crate::error::HostError;
-use crate::hw::{self, Extension, svm};
+use crate::hw::{self, Extension, VendorCpu, svm, vmx};
 use crate::machine::{self, Machine};
 use crate::mm::{self, Handover, layout};
 use crate::monitor;
@@ -44,12 +44,19 @@ pub fn start(info: &'static mut BootInfo) -> ! {
         ),
     );
     match bring_up(info) {
-        Ok((machine, bundle)) => machine::run(machine, &bundle),
+        Ok((Booted::Svm(machine), bundle)) => machine::run(machine, &bundle),
+        Ok((Booted::Vmx(machine), bundle)) => machine::run(machine, &bundle),
         Err(error) => monitor::refuse(&error),
     }
 }
 
-fn bring_up(info: &'static mut BootInfo) -> Result<(Machine, Bundle<'static>), HostError> {
+/// The machine, ready to run guests, by its vendor's extension.
+enum Booted {
+    Svm(Machine<svm::Cpu>),
+    Vmx(Machine<vmx::Cpu>),
+}
+
+fn bring_up(info: &'static mut BootInfo) -> Result<(Booted, Bundle<'static>), HostError> {
     let handover = memory(info)?;
     let bundle = bundle(&handover)?;
     let extension = processor()?;
@@ -117,7 +124,7 @@ fn clocks() -> Result<u64, HostError> {
     Ok(khz)
 }
 
-fn virtualization(extension: Extension, khz: u64) -> Result<Machine, HostError> {
+fn virtualization(extension: Extension, khz: u64) -> Result<Booted, HostError> {
     if !x86emu::warm_up() {
         log::warn!("the instruction decoder failed its own check");
     }
@@ -125,9 +132,18 @@ fn virtualization(extension: Extension, khz: u64) -> Result<Machine, HostError> 
         Extension::Svm => {
             let cpu = svm::Cpu::enable()?;
             monitor::stage("virtualization", format_args!("{}", cpu.caps().to_string()));
-            Ok(Machine::new(cpu, khz, rtc::unix_seconds().unwrap_or(0)))
+            Ok(Booted::Svm(machine(cpu, khz)))
+        }
+        Extension::Vmx => {
+            let cpu = vmx::Cpu::enable()?;
+            monitor::stage("virtualization", format_args!("{}", cpu.caps().to_string()));
+            Ok(Booted::Vmx(machine(cpu, khz)))
         }
     }
+}
+
+fn machine<C: VendorCpu>(cpu: C, khz: u64) -> Machine<C> {
+    Machine::new(cpu, khz, rtc::unix_seconds().unwrap_or(0))
 }
 
 /// The CPU's name from CPUID (SDM: "The Processor Brand String Method").

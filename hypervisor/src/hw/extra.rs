@@ -50,3 +50,18 @@ pub(super) fn write_debug(values: [u64; 4]) {
              in(reg) d0, in(reg) d1, in(reg) d2, in(reg) d3, options(nomem, nostack));
     }
 }
+
+/// DR6, which VT-x leaves to the hypervisor.
+pub(super) fn read_dr6() -> u64 {
+    let value: u64;
+    // SAFETY: reading a debug register has no effect; DR7.GD is clear in the hypervisor.
+    unsafe { asm!("mov {}, dr6", out(reg) value, options(nomem, nostack)) };
+    value
+}
+
+/// Sets DR6.
+pub(super) fn write_dr6(value: u64) {
+    // SAFETY: the register only reports; its upper half is zero in every value
+    // that a guest can set.
+    unsafe { asm!("mov dr6, {}", in(reg) value, options(nomem, nostack)) };
+}

@@ -2,9 +2,15 @@
 
 mod extra;
 pub mod svm;
+pub mod vmx;
 
 use crate::cpu;
 use crate::error::HostError;
+use crate::mm::guest::NestedFormat;
+use core::fmt::Debug;
+use vmm::cpuid::FeatureBit;
+use vmm::hw::Backend;
+use x86defs::HostPhysAddr;
 use x86defs::cpuid::{LEAF1_ECX_VMX, LEAF8000_0001_ECX_SVM};
 
 /// The CPU's virtualization extension.
@@ -12,6 +18,27 @@ use x86defs::cpuid::{LEAF1_ECX_VMX, LEAF8000_0001_ECX_SVM};
 pub enum Extension {
     /// AMD-V.
     Svm,
+    /// VT-x.
+    Vmx,
+}
+
+/// A CPU with its vendor's extension switched on: it makes vCPUs. Chosen once
+/// at boot; all that runs guests is compiled for each vendor.
+pub trait VendorCpu: Debug {
+    /// A vCPU of this vendor.
+    type Vcpu: Backend + Debug;
+
+    /// The format of its nested tables.
+    const NESTED: NestedFormat;
+
+    /// A vCPU in its reset state, on the nested tables at `nested_root`.
+    ///
+    /// # Errors
+    /// [`HostError::OutOfMemory`].
+    fn vcpu(&self, nested_root: HostPhysAddr) -> Result<Self::Vcpu, HostError>;
+
+    /// What the CPU has but can't give to guests.
+    fn withheld(&self) -> &'static [FeatureBit];
 }
 
 /// Which extension this CPU has, and whether it may be used.
@@ -24,20 +51,8 @@ pub fn detect() -> Result<Extension, HostError> {
         return Ok(Extension::Svm);
     }
     if cpu::cpuid(1, 0).ecx & LEAF1_ECX_VMX != 0 {
-        return Err(vmx_refusal());
+        vmx::unlock()?;
+        return Ok(Extension::Vmx);
     }
     Err(HostError::NoVirtualization)
-}
-
-fn vmx_refusal() -> HostError {
-    use x86defs::Msr;
-    use x86defs::msr::{FEATURE_CONTROL_LOCK, FEATURE_CONTROL_VMX};
-    match cpu::msr::try_read(Msr::FEATURE_CONTROL) {
-        Some(value)
-            if value & FEATURE_CONTROL_LOCK != 0 && value & FEATURE_CONTROL_VMX == 0 =>
-        {
-            HostError::VmxLocked { feature_control: value }
-        }
-        _ => HostError::VmxNotYet,
-    }
 }

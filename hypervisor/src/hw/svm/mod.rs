@@ -16,7 +16,10 @@ pub use vcpu::SvmVcpu;
 
 use crate::cpu::msr;
 use crate::error::HostError;
+use crate::hw::VendorCpu;
 use crate::mm;
+use crate::mm::guest::NestedFormat;
+use vmm::cpuid::FeatureBit;
 use x86defs::{Efer, HostPhysAddr, Msr};
 
 /// AMD-V, switched on, on this CPU.
@@ -54,5 +57,19 @@ impl Cpu {
     #[must_use]
     pub const fn caps(&self) -> &Caps {
         &self.caps
+    }
+}
+
+impl VendorCpu for Cpu {
+    type Vcpu = SvmVcpu;
+
+    const NESTED: NestedFormat = NestedFormat::Npt;
+
+    fn vcpu(&self, nested_root: HostPhysAddr) -> Result<SvmVcpu, HostError> {
+        SvmVcpu::new(self, nested_root)
+    }
+
+    fn withheld(&self) -> &'static [FeatureBit] {
+        &[]
     }
 }

@@ -1,0 +1,214 @@
+//! What this CPU's VT-x can do, and the control words that follow from it
+//! (SDM: "VMX Capability Reporting Facility").
+
+use crate::cpu::msr;
+use crate::error::HostError;
+use alloc::string::String;
+use bitflags::Flags;
+use core::fmt;
+use vmm::cpuid::FeatureBit;
+use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
+use x86defs::Msr;
+use x86defs::vmcs::{
+    ControlCapability, EntryControls, EptVpidCapabilities, ExitControls, PinControls,
+    PrimaryControls, SecondaryControls, VmxBasic,
+};
+
+/// VT-x's abilities and the control words made of them, computed once.
+#[derive(Clone, Copy, Debug)]
+pub struct Caps {
+    /// Revision, sizes.
+    pub basic: VmxBasic,
+    /// Pin-based controls.
+    pub pin: PinControls,
+    /// Primary processor-based controls, without any window.
+    pub primary: PrimaryControls,
+    /// Secondary ones.
+    pub secondary: SecondaryControls,
+    /// Exit controls.
+    pub exit: ExitControls,
+    /// Entry controls, for a guest outside long mode.
+    pub entry: EntryControls,
+    /// EPT and VPID.
+    pub ept_vpid: EptVpidCapabilities,
+}
+
+const PIN: PinControls = PinControls::EXTERNAL_INTERRUPT_EXITING
+    .union(PinControls::NMI_EXITING)
+    .union(PinControls::VIRTUAL_NMIS);
+
+const PRIMARY: PrimaryControls = PrimaryControls::TSC_OFFSETTING
+    .union(PrimaryControls::HLT_EXITING)
+    .union(PrimaryControls::MWAIT_EXITING)
+    .union(PrimaryControls::MONITOR_EXITING)
+    .union(PrimaryControls::RDPMC_EXITING)
+    .union(PrimaryControls::IO_BITMAPS)
+    .union(PrimaryControls::MSR_BITMAP)
+    .union(PrimaryControls::SECONDARY);
+/// Must be possible, but are set only while an event waits.
+const WINDOWS: PrimaryControls =
+    PrimaryControls::INTERRUPT_WINDOW.union(PrimaryControls::NMI_WINDOW);
+/// Without the TPR shadow.
+const CR8_EXITING: PrimaryControls =
+    PrimaryControls::CR8_LOAD_EXITING.union(PrimaryControls::CR8_STORE_EXITING);
+
+const SECONDARY: SecondaryControls = SecondaryControls::EPT
+    .union(SecondaryControls::UNRESTRICTED_GUEST)
+    .union(SecondaryControls::WBINVD_EXITING);
+const SECONDARY_OPTIONAL: SecondaryControls =
+    SecondaryControls::RDTSCP.union(SecondaryControls::INVPCID);
+
+const EXIT: ExitControls = ExitControls::SAVE_DEBUG
+    .union(ExitControls::HOST_64_BIT)
+    .union(ExitControls::LOAD_PAT)
+    .union(ExitControls::LOAD_EFER);
+
+const ENTRY: EntryControls =
+    EntryControls::LOAD_DEBUG.union(EntryControls::LOAD_PAT).union(EntryControls::LOAD_EFER);
+
+const EPT: EptVpidCapabilities = EptVpidCapabilities::FOUR_LEVELS
+    .union(EptVpidCapabilities::WRITE_BACK)
+    .union(EptVpidCapabilities::PAGES_2M)
+    .union(EptVpidCapabilities::INVEPT)
+    .union(EptVpidCapabilities::INVEPT_SINGLE);
+
+/// What VPIDs need.
+const VPID: EptVpidCapabilities = EptVpidCapabilities::INVVPID
+    .union(EptVpidCapabilities::INVVPID_SINGLE)
+    .union(EptVpidCapabilities::INVVPID_ALL);
+
+fn read(msr: Msr) -> Result<u64, HostError> {
+    msr::try_read(msr).ok_or(HostError::MissingFeature {
+        feature: "VT-x's capability registers",
+        cure: "a CPU of the last fifteen years",
+    })
+}
+
+fn names<F: Flags>(missing: &F) -> String {
+    let mut text = String::new();
+    for (name, _) in missing.iter_names() {
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        text.push_str(&name.to_ascii_lowercase().replace('_', " "));
+    }
+    text
+}
+
+/// A control word: all of `required`, what there is of `optional`, and what
+/// the CPU insists on.
+fn settle<F: Flags<Bits = u32>>(
+    msr: Msr,
+    word: &'static str,
+    required: F,
+    optional: F,
+) -> Result<F, HostError> {
+    let capability = ControlCapability::from_msr(read(msr)?);
+    match capability.settle(required.bits(), optional.bits()) {
+        Ok(value) => Ok(F::from_bits_retain(value)),
+        Err(missing) => Err(HostError::MissingControls {
+            word,
+            names: names(&F::from_bits_retain(missing.0)),
+        }),
+    }
+}
+
+impl Caps {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// [`HostError::MissingControls`] or [`HostError::MissingFeature`] names
+    /// what is missing.
+    pub fn read() -> Result<Self, HostError> {
+        let basic = VmxBasic::from_bits(read(Msr::VMX_BASIC)?);
+        let feature = |feature| HostError::MissingFeature {
+            feature,
+            cure: "a CPU of the last fifteen years",
+        };
+        if !basic.true_controls() {
+            return Err(feature("VT-x's TRUE capability registers"));
+        }
+        let pin = settle(Msr::VMX_TRUE_PINBASED_CTLS, "pin-based", PIN, PinControls::empty())?;
+        let primary = |optional| {
+            settle(Msr::VMX_TRUE_PROCBASED_CTLS, "processor-based", PRIMARY | WINDOWS, optional)
+        };
+        let mut primary = primary(PrimaryControls::TPR_SHADOW)? - WINDOWS;
+        if !primary.contains(PrimaryControls::TPR_SHADOW) {
+            primary |= CR8_EXITING;
+        }
+        let ept_vpid = EptVpidCapabilities::from_bits_truncate(read(Msr::VMX_EPT_VPID_CAP)?);
+        let missing = EPT - ept_vpid;
+        if !missing.is_empty() {
+            return Err(HostError::MissingControls { word: "EPT", names: names(&missing) });
+        }
+        let mut optional = SECONDARY_OPTIONAL;
+        optional.set(SecondaryControls::VPID, ept_vpid.contains(VPID));
+        let secondary =
+            settle(Msr::VMX_PROCBASED_CTLS2, "secondary processor-based", SECONDARY, optional)?;
+        let exit = settle(Msr::VMX_TRUE_EXIT_CTLS, "exit", EXIT, ExitControls::empty())?;
+        let long = EntryControls::IA32E_GUEST;
+        let entry =
+            settle(Msr::VMX_TRUE_ENTRY_CTLS, "entry", ENTRY | long, EntryControls::empty())? - long;
+        let caps = Self { basic, pin, primary, secondary, exit, entry, ept_vpid };
+        caps.check_control_registers()?;
+        Ok(caps)
+    }
+
+    /// VMXON and every exit want certain bits of CR0 and CR4
+    /// (SDM: "VMX-Fixed Bits in CR0", "VMX-Fixed Bits in CR4").
+    fn check_control_registers(&self) -> Result<(), HostError> {
+        let cr0 = Cr0::read_raw();
+        let cr4 = Cr4::read_raw() | Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS.bits();
+        let fits = |value: u64, must: Msr, may: Msr| -> Result<bool, HostError> {
+            let (must, may) = (read(must)?, read(may)?);
+            Ok(value & must == must && value & !may == 0)
+        };
+        if fits(cr0, Msr::VMX_CR0_FIXED0, Msr::VMX_CR0_FIXED1)?
+            && fits(cr4, Msr::VMX_CR4_FIXED0, Msr::VMX_CR4_FIXED1)?
+        {
+            return Ok(());
+        }
+        Err(HostError::MissingFeature {
+            feature: "a VT-x that works with our control registers",
+            cure: "tell us the CPU's model",
+        })
+    }
+
+    /// Whether VPIDs are used.
+    #[must_use]
+    pub const fn has_vpid(&self) -> bool {
+        self.secondary.contains(SecondaryControls::VPID)
+    }
+
+    /// Whether CR8 is in the virtual-APIC page.
+    #[must_use]
+    pub const fn has_tpr_shadow(&self) -> bool {
+        self.primary.contains(PrimaryControls::TPR_SHADOW)
+    }
+
+    /// Instructions that the CPU has but can't give to guests.
+    #[must_use]
+    pub const fn withheld(&self) -> &'static [FeatureBit] {
+        let rdtscp = self.secondary.contains(SecondaryControls::RDTSCP);
+        let invpcid = self.secondary.contains(SecondaryControls::INVPCID);
+        match (rdtscp, invpcid) {
+            (true, true) => &[],
+            (true, false) => &[FeatureBit::INVPCID],
+            (false, true) => &[FeatureBit::RDTSCP, FeatureBit::RDPID],
+            (false, false) => &[FeatureBit::RDTSCP, FeatureBit::RDPID, FeatureBit::INVPCID],
+        }
+    }
+}
+
+impl fmt::Display for Caps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VT-x revision {:#x}, EPT, unrestricted guest", self.basic.revision())?;
+        if self.has_vpid() {
+            f.write_str(", VPID")?;
+        }
+        if self.has_tpr_shadow() {
+            f.write_str(", TPR shadow")?;
+        }
+        Ok(())
+    }
+}

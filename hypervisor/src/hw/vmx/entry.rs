@@ -1,0 +1,196 @@
+//! The way into a guest and back (SDM: "VM Entries", "VM Exits").
+//!
+//! Interrupts are off from before the entry until after the exit; one that
+//! arrives meanwhile ends the guest's turn and stays pending in the local APIC.
+
+use super::vmcs::Current;
+use core::arch::naked_asm;
+use core::mem::offset_of;
+use vmm::hw::{ExitRegs, Handled, HotReason, HotState};
+use vmm::vcpu::VcpuCore;
+use x86defs::bits::Low;
+use x86defs::vmcs::{ExitReason, Field32, FieldNatural, Interruptibility};
+use x86defs::{Cr4, Rflags};
+
+const _: () = assert!(offset_of!(VcpuCore, hot) == 0);
+const _: () = assert!(offset_of!(HotState, gpr) == 0);
+
+/// [`enter`] came back from the guest.
+pub(super) const EXITED: u64 = 0;
+/// The entry failed, and no VMCS was current.
+pub(super) const FAILED_INVALID: u64 = 1;
+
+/// Enters the guest, and comes back with [`EXITED`] when the hot handler
+/// declines an exit, or with another number when the CPU refuses the entry.
+/// `launched` is 0 for a VMCS that was not entered since it was cleared.
+/// `host_rsp` remembers what HOST_RSP holds; 0 where it is not known.
+///
+/// # Safety
+/// The vCPU's VMCS must be current and describe a guest that can't reach
+/// anything of the host's, and a host state that is this CPU's own but for RSP
+/// and RIP; interrupts are off.
+#[unsafe(naked)]
+pub(super) unsafe extern "C" fn enter(
+    core: *mut VcpuCore,
+    launched: u64,
+    host_rsp: *mut u64,
+) -> u64 {
+    naked_asm!(
+        "push rbp",
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "push rdi",
+        "cmp rsp, [rdx]",
+        "je 2f",
+        "mov [rdx], rsp",
+        "mov eax, {host_rsp}",
+        "vmwrite rax, rsp",
+        "lea rcx, [rip + 5f]",
+        "mov eax, {host_rip}",
+        "vmwrite rax, rcx",
+        "2:",
+        "test rsi, rsi",
+        // From here to the entry no flag changes: zero means VMLAUNCH.
+        "3:",
+        "mov rax, [rdi]",
+        "mov rcx, [rdi + 1 * 8]",
+        "mov rdx, [rdi + 2 * 8]",
+        "mov rbx, [rdi + 3 * 8]",
+        "mov rbp, [rdi + 5 * 8]",
+        "mov rsi, [rdi + 6 * 8]",
+        "mov r8, [rdi + 8 * 8]",
+        "mov r9, [rdi + 9 * 8]",
+        "mov r10, [rdi + 10 * 8]",
+        "mov r11, [rdi + 11 * 8]",
+        "mov r12, [rdi + 12 * 8]",
+        "mov r13, [rdi + 13 * 8]",
+        "mov r14, [rdi + 14 * 8]",
+        "mov r15, [rdi + 15 * 8]",
+        "mov rdi, [rdi + 7 * 8]",
+        "jz 4f",
+        "vmresume",
+        "jmp 6f",
+        "4:",
+        "vmlaunch",
+        "jmp 6f",
+        // HOST_RIP. RSP is as it was when HOST_RSP was written: at `core`.
+        "5:",
+        "push rdi",
+        "mov rdi, [rsp + 8]",
+        "mov [rdi], rax",
+        "mov [rdi + 1 * 8], rcx",
+        "pop rcx",
+        "mov [rdi + 2 * 8], rdx",
+        "mov [rdi + 3 * 8], rbx",
+        "mov [rdi + 5 * 8], rbp",
+        "mov [rdi + 6 * 8], rsi",
+        "mov [rdi + 7 * 8], rcx",
+        "mov [rdi + 8 * 8], r8",
+        "mov [rdi + 9 * 8], r9",
+        "mov [rdi + 10 * 8], r10",
+        "mov [rdi + 11 * 8], r11",
+        "mov [rdi + 12 * 8], r12",
+        "mov [rdi + 13 * 8], r13",
+        "mov [rdi + 14 * 8], r14",
+        "mov [rdi + 15 * 8], r15",
+        "mov rbx, rdi",
+        "call {hot}",
+        "mov rdi, rbx",
+        "test al, al",
+        "jnz 3b",
+        "xor eax, eax",
+        "jmp 7f",
+        // The entry failed: carry means that no VMCS was current.
+        "6:",
+        "mov eax, 1",
+        "jc 7f",
+        "mov eax, 2",
+        "7:",
+        "add rsp, 8",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+        host_rsp = const FieldNatural::HOST_RSP.0,
+        host_rip = const FieldNatural::HOST_RIP.0,
+        hot = sym hot_exit,
+    )
+}
+
+/// The hot handler's view of the current VMCS.
+struct Regs<'a> {
+    vmcs: Current<'a>,
+}
+
+impl ExitRegs for Regs<'_> {
+    #[inline(always)]
+    fn next_rip(&self) -> Option<u64> {
+        // Every reason that comes this far has a length.
+        let length = self.vmcs.read(Field32::EXIT_INSTRUCTION_LENGTH);
+        let rip = self.vmcs.read(FieldNatural::GUEST_RIP);
+        let next = rip.wrapping_add(length.into());
+        // Where RIP may wrap at 16 or 32 bits, the general code knows more.
+        ((rip ^ next) & !0xffff == 0).then_some(next)
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, next_rip: u64) -> bool {
+        let rflags = Rflags::from_bits_retain(self.vmcs.read(FieldNatural::GUEST_RFLAGS));
+        if rflags.intersects(Rflags::TF.union(Rflags::RF)) {
+            return false;
+        }
+        self.vmcs.write(FieldNatural::GUEST_RIP, next_rip);
+        let blocked =
+            Interruptibility::from_bits_retain(self.vmcs.read(Field32::GUEST_INTERRUPTIBILITY));
+        if blocked.intersects(Interruptibility::SHADOW) {
+            let open = blocked - Interruptibility::SHADOW;
+            self.vmcs.write(Field32::GUEST_INTERRUPTIBILITY, open.bits());
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn cpl(&self) -> u8 {
+        (self.vmcs.read(Field32::GUEST_SS_RIGHTS) >> 5).low8() & 3
+    }
+
+    #[inline(always)]
+    fn cr4(&self) -> Cr4 {
+        // OSXSAVE and PKE, which CPUID shows, are the guest's own in its CR4.
+        Cr4::from_bits_retain(self.vmcs.read(FieldNatural::GUEST_CR4))
+    }
+}
+
+/// Called for every exit, with the guest's registers saved. Non-zero: go back in.
+extern "C" fn hot_exit(core: &mut VcpuCore) -> u64 {
+    // SAFETY: the exit left this vCPU's VMCS current.
+    let vmcs = unsafe { Current::assume() };
+    // A failed entry has bit 31 set and is none of these.
+    let code = vmcs.read(Field32::EXIT_REASON);
+    let is = |reason: ExitReason| code == u32::from(reason.0);
+    let reason = if is(ExitReason::CPUID) {
+        HotReason::Cpuid
+    } else if is(ExitReason::RDMSR) {
+        HotReason::ReadMsr
+    } else if is(ExitReason::WRMSR) {
+        HotReason::WriteMsr
+    } else if is(ExitReason::VMCALL) {
+        HotReason::Hypercall
+    } else {
+        return 0;
+    };
+    match vmm::fast::fast_exit(core, &mut Regs { vmcs }, reason) {
+        Handled::Reenter => 1,
+        Handled::Recheck => {
+            core.served = true;
+            0
+        }
+        Handled::Cold => 0,
+    }
+}

@@ -1,0 +1,77 @@
+//! Bitmaps: which ports and MSRs a guest may touch by itself. Every port and
+//! MSR exits but those that the VMCS switches with the guest, and the base
+//! that SWAPGS swaps, which [`super::syscall`] switches
+//! (SDM: "I/O-Bitmap Addresses", "MSR-Bitmap Address").
+
+use crate::error::HostError;
+use crate::mm;
+use spin::Once;
+use x86defs::vmcs::BITMAP_SIZE;
+use x86defs::{HostPhysAddr, Msr};
+
+/// May be read and written.
+const PASSED_THROUGH: [Msr; 6] = [
+    Msr::FS_BASE,
+    Msr::GS_BASE,
+    Msr::KERNEL_GS_BASE,
+    Msr::SYSENTER_CS,
+    Msr::SYSENTER_ESP,
+    Msr::SYSENTER_EIP,
+];
+
+/// May be read: a write is rare, and noting it spares four reads at every exit.
+const READABLE: [Msr; 4] = [Msr::STAR, Msr::LSTAR, Msr::CSTAR, Msr::SFMASK];
+
+/// Where the half for writes begins.
+const WRITES: usize = 0x800;
+
+/// The bitmaps that all guests share.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Maps {
+    pub(super) io_a: HostPhysAddr,
+    pub(super) io_b: HostPhysAddr,
+    pub(super) msr: HostPhysAddr,
+}
+
+static MAPS: Once<Maps> = Once::new();
+
+/// Byte and bit of `msr` in the half for reads.
+const fn position(msr: Msr) -> Option<(usize, u32)> {
+    let (base, first) = match msr.0 {
+        0..=0x1fff => (0, 0),
+        0xc000_0000..=0xc000_1fff => (0x400, 0xc000_0000),
+        _ => return None,
+    };
+    let bit = msr.0 - first;
+    Some((base + (bit / 8) as usize, bit % 8))
+}
+
+fn full_page() -> Result<HostPhysAddr, HostError> {
+    let page = mm::allocate_page().ok_or(HostError::OutOfMemory("VT-x's bitmaps"))?;
+    bytes(page).fill(0xff);
+    Ok(page)
+}
+
+fn bytes(page: HostPhysAddr) -> &'static mut [u8] {
+    let pointer = mm::direct(page) as *mut u8;
+    // SAFETY: the page is ours for good, mapped at its direct address, and
+    // nobody else has it until the maps are published.
+    unsafe { core::slice::from_raw_parts_mut(pointer, BITMAP_SIZE) }
+}
+
+/// The bitmaps, built at the first call.
+pub(super) fn get() -> Result<Maps, HostError> {
+    if let Some(maps) = MAPS.get() {
+        return Ok(*maps);
+    }
+    let maps = Maps { io_a: full_page()?, io_b: full_page()?, msr: full_page()? };
+    let map = bytes(maps.msr);
+    for (byte, bit) in PASSED_THROUGH.iter().filter_map(|msr| position(*msr)) {
+        map[byte] &= !(1 << bit);
+        map[WRITES + byte] &= !(1 << bit);
+    }
+    for (byte, bit) in READABLE.iter().filter_map(|msr| position(*msr)) {
+        map[byte] &= !(1 << bit);
+    }
+    Ok(*MAPS.call_once(|| maps))
+}

@@ -1,0 +1,107 @@
+//! VT-x: VMCS, extended page tables, virtual-processor identifiers
+//! (SDM volume 3: "Virtual-Machine Extensions").
+//!
+//! Required are extended page tables, unrestricted guest and virtual NMIs;
+//! TPR shadow, VPID, RDTSCP and INVPCID are used where the capability MSRs
+//! offer them.
+
+mod backend;
+pub mod caps;
+mod dump;
+mod entry;
+mod host;
+mod maps;
+mod syscall;
+mod vcpu;
+mod vmcs;
+mod vpid;
+
+pub use caps::Caps;
+pub use vcpu::VmxVcpu;
+
+use crate::cpu::msr;
+use crate::error::HostError;
+use crate::hw::VendorCpu;
+use crate::mm;
+use crate::mm::guest::NestedFormat;
+use vmm::cpuid::FeatureBit;
+use x86_64::registers::control::{Cr4, Cr4Flags};
+use x86defs::msr::{FEATURE_CONTROL_LOCK, FEATURE_CONTROL_VMX};
+use x86defs::{HostPhysAddr, Msr};
+
+/// VT-x, switched on, on this CPU.
+#[derive(Debug)]
+pub struct Cpu {
+    caps: Caps,
+}
+
+impl Cpu {
+    /// Switches VT-x on.
+    ///
+    /// # Errors
+    /// [`HostError`] when a feature that Steward needs is missing, firmware
+    /// locked VT-x off, or memory is short.
+    pub fn enable() -> Result<Self, HostError> {
+        unlock()?;
+        let caps = Caps::read()?;
+        let region = mm::allocate_page().ok_or(HostError::OutOfMemory("VT-x's own region"))?;
+        vmcs::set_revision(region, caps.basic.revision());
+        // SAFETY: CPUID offers VT-x; the bit changes nothing but the
+        // availability of its instructions.
+        unsafe { Cr4::write(Cr4::read() | Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS) };
+        // SAFETY: CR4.VMXE is set, firmware allows VMXON, `Caps::read` checked
+        // CR0 and CR4, and the region is the CPU's for good.
+        if !unsafe { vmcs::vmxon(region) } {
+            return Err(HostError::MissingFeature {
+                feature: "a VMXON that succeeds",
+                cure: "turn off what else uses VT-x on this machine",
+            });
+        }
+        if caps.has_vpid() {
+            vpid::init();
+        }
+        Ok(Self { caps })
+    }
+
+    /// What this CPU can do.
+    #[must_use]
+    pub const fn caps(&self) -> &Caps {
+        &self.caps
+    }
+}
+
+impl VendorCpu for Cpu {
+    type Vcpu = VmxVcpu;
+
+    const NESTED: NestedFormat = NestedFormat::Ept;
+
+    fn vcpu(&self, nested_root: HostPhysAddr) -> Result<VmxVcpu, HostError> {
+        VmxVcpu::new(self, nested_root)
+    }
+
+    fn withheld(&self) -> &'static [FeatureBit] {
+        self.caps.withheld()
+    }
+}
+
+/// Sees to it that firmware's lock allows VMXON
+/// (SDM: "Enabling and Entering VMX Operation").
+///
+/// # Errors
+/// [`HostError::VmxLocked`].
+pub fn unlock() -> Result<(), HostError> {
+    // Where the register is missing, nothing locks.
+    let Some(feature_control) = msr::try_read(Msr::FEATURE_CONTROL) else { return Ok(()) };
+    let locked = feature_control & FEATURE_CONTROL_LOCK != 0;
+    match (locked, feature_control & FEATURE_CONTROL_VMX != 0) {
+        (true, true) => Ok(()),
+        (true, false) => Err(HostError::VmxLocked { feature_control }),
+        (false, _) => {
+            let value = feature_control | FEATURE_CONTROL_VMX | FEATURE_CONTROL_LOCK;
+            // SAFETY: the register is there and not locked; the bits allow
+            // VMXON and change nothing else.
+            unsafe { msr::write(Msr::FEATURE_CONTROL, value) };
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! A vCPU of VT-x: its VMCS, and what goes around it.
+
+use super::syscall::SyscallMsrs;
+use super::vmcs::{Current, Invvpid, Vmcs, invalidate_ept, invalidate_vpid};
+use super::vpid::{Flush, Vpid};
+use super::{Caps, Cpu, entry, host, maps};
+use crate::cpu::asm;
+use crate::error::HostError;
+use crate::hw::extra::{
+    load_tsc_aux, read_debug, read_dr6, write_debug, write_dr6, xgetbv_if_enabled,
+};
+use crate::mm;
+use core::arch::asm;
+use core::fmt;
+use vmm::vcpu::VcpuCore;
+use x86defs::bits::Low;
+use x86defs::control::DR6_RESET;
+use x86defs::exit::{ExceptionExit, ExitWithEvent, RawExit};
+use x86defs::vmcs::{
+    EntryControls, ExitInformation, ExitReason, Field16, Field32, Field64, FieldNatural,
+    Interruptibility, InterruptionInfo, InterruptionKind, PENDING_DEBUG_BS, PrimaryControls,
+    VIRTUAL_APIC_TPR, decode, ept_pointer, interrupted_event, unblocks_nmi,
+};
+use x86defs::{Cr0, Cr4, Efer, Event, EventKind, Exception, HostPhysAddr, Rflags, VmExit};
+
+/// Exceptions that exit: #DB and #AC because a guest can make their delivery
+/// loop for ever, #MC because it is the machine's.
+const EXCEPTIONS: u32 = 1 << Exception::DB.0 | 1 << Exception::AC.0 | 1 << Exception::MC.0;
+
+/// PAT after reset.
+const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+
+/// Bits of CR0 that the guest changes by itself. The mode of operation, the
+/// caches (which are the machine's) and what VT-x insists on exit.
+pub(super) const GUEST_CR0: Cr0 =
+    Cr0::MP.union(Cr0::EM).union(Cr0::TS).union(Cr0::WP).union(Cr0::AM);
+/// Bits of CR4 that the guest changes by itself: to flush its global pages.
+pub(super) const GUEST_CR4: Cr4 = Cr4::PGE;
+
+/// DR6: breakpoints, general detect, single step, as an exit's qualification
+/// has them (SDM: "Exit Qualification for Debug Exceptions").
+const DR6_CAUSES: u64 = 0xf | 1 << 13 | 1 << 14;
+/// DR7.GD: general detect.
+const DR7_GENERAL_DETECT: u64 = 1 << 13;
+
+/// A page of the vCPU's own.
+#[derive(Debug)]
+pub(super) struct Page(HostPhysAddr);
+
+impl Page {
+    fn new(what: &'static str) -> Result<Self, HostError> {
+        Ok(Self(mm::allocate_page().ok_or(HostError::OutOfMemory(what))?))
+    }
+
+    /// The task priority in a virtual-APIC page.
+    fn tpr(&self) -> *mut u8 {
+        (mm::direct(self.0) as *mut u8).wrapping_add(VIRTUAL_APIC_TPR)
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        mm::free_page(self.0);
+    }
+}
+
+/// A vCPU.
+pub struct VmxVcpu {
+    pub(super) vmcs: Vmcs,
+    virtual_apic: Page,
+    ept_pointer: u64,
+    caps: Caps,
+    /// What stands in the control words.
+    primary: PrimaryControls,
+    entry: EntryControls,
+    launched: bool,
+    host_rsp: u64,
+    host_cr3: u64,
+    vpid: Vpid,
+    /// The guest's own translations must go.
+    pub(super) flush: bool,
+    /// Those of the nested tables too.
+    pub(super) flush_nested: bool,
+    /// What the guest sees of the bits of CR0 and CR4 that are ours.
+    pub(super) cr0_shadow: Cr0,
+    pub(super) cr4_shadow: Cr4,
+    pub(super) efer: Efer,
+    pub(super) cr2: u64,
+    /// CR8 where there is no TPR shadow.
+    cr8: u8,
+    pub(super) xcr0: u64,
+    pub(super) tsc_aux: u64,
+    /// DR0 to DR3 and DR6, while they are not in the CPU.
+    pub(super) debug: [u64; 4],
+    pub(super) dr6: u64,
+    pub(super) syscall: SyscallMsrs,
+    pub(super) injection: Option<Event>,
+    /// RIP behind the instruction that exited, where the manual defines it.
+    pub(super) length: Option<u8>,
+}
+
+impl fmt::Debug for VmxVcpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VmxVcpu").field("vmcs", &self.vmcs).finish_non_exhaustive()
+    }
+}
+
+impl VmxVcpu {
+    /// A vCPU in its reset state, on the nested tables at `nested_root`.
+    ///
+    /// # Errors
+    /// [`HostError::OutOfMemory`].
+    pub fn new(cpu: &Cpu, nested_root: HostPhysAddr) -> Result<Self, HostError> {
+        let caps = *cpu.caps();
+        let vcpu = Self {
+            vmcs: Vmcs::new(caps.basic.revision())?,
+            virtual_apic: Page::new("a virtual-APIC page")?,
+            ept_pointer: ept_pointer(nested_root),
+            caps,
+            primary: caps.primary,
+            entry: caps.entry,
+            launched: false,
+            host_rsp: 0,
+            host_cr3: host::cr3(),
+            vpid: Vpid::default(),
+            flush: true,
+            flush_nested: true,
+            cr0_shadow: Cr0::empty(),
+            cr4_shadow: Cr4::empty(),
+            efer: Efer::empty(),
+            cr2: 0,
+            cr8: 0,
+            xcr0: 1,
+            tsc_aux: 0,
+            debug: [0; 4],
+            dr6: DR6_RESET,
+            syscall: SyscallMsrs::new(),
+            injection: None,
+            length: None,
+        };
+        vcpu.write_controls(&maps::get()?);
+        host::write(vcpu.current());
+        Ok(vcpu)
+    }
+
+    /// What does not change while the vCPU exists, and what of the guest's
+    /// state nobody else sets.
+    fn write_controls(&self, maps: &maps::Maps) {
+        let v = self.current();
+        v.write(Field32::PIN_CONTROLS, self.caps.pin.bits());
+        v.write(Field32::PRIMARY_CONTROLS, self.primary.bits());
+        v.write(Field32::SECONDARY_CONTROLS, self.caps.secondary.bits());
+        v.write(Field32::EXIT_CONTROLS, self.caps.exit.bits());
+        v.write(Field32::ENTRY_CONTROLS, self.entry.bits());
+        v.write(Field32::EXCEPTION_BITMAP, EXCEPTIONS);
+        // Page faults exit if (error code & mask) == match says so and their
+        // bit in the bitmap agrees: never.
+        for zero in [
+            Field32::PAGE_FAULT_MASK,
+            Field32::PAGE_FAULT_MATCH,
+            Field32::CR3_TARGET_COUNT,
+            Field32::EXIT_MSR_STORE_COUNT,
+            Field32::EXIT_MSR_LOAD_COUNT,
+            Field32::ENTRY_MSR_LOAD_COUNT,
+            Field32::ENTRY_INTERRUPTION_INFO,
+            Field32::GUEST_INTERRUPTIBILITY,
+            Field32::GUEST_ACTIVITY,
+            Field32::GUEST_SYSENTER_CS,
+        ] {
+            v.write(zero, 0);
+        }
+        v.write(Field64::IO_BITMAP_A, maps.io_a.as_u64());
+        v.write(Field64::IO_BITMAP_B, maps.io_b.as_u64());
+        v.write(Field64::MSR_BITMAP, maps.msr.as_u64());
+        v.write(Field64::EPT_POINTER, self.ept_pointer);
+        v.write(Field64::TSC_OFFSET, 0);
+        if self.caps.has_tpr_shadow() {
+            v.write(Field64::VIRTUAL_APIC, self.virtual_apic.0.as_u64());
+            v.write(Field32::TPR_THRESHOLD, 0);
+        }
+        v.write(FieldNatural::CR0_MASK, !GUEST_CR0.bits());
+        v.write(FieldNatural::CR4_MASK, !GUEST_CR4.bits());
+        v.write(Field64::GUEST_VMCS_LINK, u64::MAX);
+        v.write(Field64::GUEST_DEBUGCTL, 0);
+        v.write(Field64::GUEST_PAT, PAT_RESET);
+        v.write(Field64::GUEST_EFER, 0);
+        v.write(FieldNatural::GUEST_PENDING_DEBUG, 0);
+        v.write(FieldNatural::GUEST_SYSENTER_ESP, 0);
+        v.write(FieldNatural::GUEST_SYSENTER_EIP, 0);
+    }
+
+    /// The VMCS's fields.
+    #[inline]
+    pub(super) fn current(&self) -> Current<'_> {
+        self.vmcs.current()
+    }
+
+    /// Sets or clears one of the primary controls.
+    pub(super) fn set_primary(&mut self, control: PrimaryControls, on: bool) {
+        if self.primary.contains(control) != on {
+            self.primary.set(control, on);
+            self.current().write(Field32::PRIMARY_CONTROLS, self.primary.bits());
+        }
+    }
+
+    /// Tells the entry whether the guest is in long mode.
+    pub(super) fn set_long_mode(&mut self, on: bool) {
+        if self.entry.contains(EntryControls::IA32E_GUEST) != on {
+            self.entry.set(EntryControls::IA32E_GUEST, on);
+            self.current().write(Field32::ENTRY_CONTROLS, self.entry.bits());
+        }
+    }
+
+    /// CR8.
+    pub(super) fn task_priority(&self) -> u8 {
+        if !self.caps.has_tpr_shadow() {
+            return self.cr8;
+        }
+        // SAFETY: the page is this vCPU's, mapped at its direct address; the
+        // CPU writes to it only while the guest runs.
+        unsafe { self.virtual_apic.tpr().read_volatile() >> 4 }
+    }
+
+    /// Sets CR8.
+    pub(super) fn set_task_priority(&mut self, class: u8) {
+        self.cr8 = class & 0xf;
+        // SAFETY: as above.
+        unsafe { self.virtual_apic.tpr().write_volatile(class << 4) };
+    }
+
+    /// Asks for an exit once the task priority falls below `class`. Without
+    /// the TPR shadow every access to CR8 exits.
+    pub(super) fn set_threshold(&self, class: u8) {
+        if self.caps.has_tpr_shadow() {
+            // More than the priority itself is refused, and would be no wait.
+            let threshold = class.min(self.task_priority());
+            self.current().write(Field32::TPR_THRESHOLD, threshold.into());
+        }
+    }
+
+    /// What blocks interrupts.
+    pub(super) fn blocked(&self) -> Interruptibility {
+        Interruptibility::from_bits_retain(self.current().read(Field32::GUEST_INTERRUPTIBILITY))
+    }
+
+    /// Changes what blocks interrupts.
+    pub(super) fn set_blocked(&mut self, which: Interruptibility, on: bool) {
+        let old = self.blocked();
+        let mut new = old;
+        new.set(which, on);
+        if new != old {
+            self.current().write(Field32::GUEST_INTERRUPTIBILITY, new.bits());
+        }
+    }
+
+    /// Takes a VPID if the old one is spent, and forgets what must be forgotten.
+    fn prepare_translations(&mut self) {
+        if self.caps.has_vpid() && !self.vpid.is_current() {
+            let (vpid, flush) = Vpid::take();
+            self.vpid = vpid;
+            self.current().write(Field16::VPID, vpid.value);
+            if flush == Flush::All {
+                invalidate_vpid(Invvpid::All, 0);
+            }
+            // Some vCPU before may have had the number in this generation's
+            // forerunner.
+            self.flush = true;
+        }
+        if self.flush_nested {
+            invalidate_ept(self.ept_pointer);
+            self.flush_nested = false;
+        }
+        if self.flush && self.caps.has_vpid() && !cfg!(planted = "asid-not-bumped") {
+            invalidate_vpid(Invvpid::Single, self.vpid.value);
+        }
+        self.flush = false;
+    }
+
+    /// What follows the code that enters, and what the entry would refuse.
+    fn prepare_entry(&mut self) {
+        self.prepare_translations();
+        let cr3 = host::cr3();
+        if self.host_cr3 != cr3 {
+            self.host_cr3 = cr3;
+            self.current().write(FieldNatural::HOST_CR3, cr3);
+        }
+        // In a shadow, single-stepping must be pending exactly if TF is set
+        // (SDM: "Checks on Guest Non-Register State").
+        if self.blocked().intersects(Interruptibility::SHADOW) {
+            let v = self.current();
+            let flags = Rflags::from_bits_retain(v.read(FieldNatural::GUEST_RFLAGS));
+            let pending = v.read(FieldNatural::GUEST_PENDING_DEBUG);
+            let step = if flags.contains(Rflags::TF) { PENDING_DEBUG_BS } else { 0 };
+            v.write(FieldNatural::GUEST_PENDING_DEBUG, pending & !PENDING_DEBUG_BS | step);
+        }
+    }
+
+    /// Puts into the CPU what an entry does not switch.
+    fn load_extra_state(&self) -> u64 {
+        let host = xgetbv_if_enabled();
+        if let Some(host) = host
+            && host != self.xcr0
+            && !cfg!(planted = "xcr0-leaked")
+        {
+            // SAFETY: the value was checked against what the CPU offers.
+            unsafe { asm::xsetbv(self.xcr0) };
+        }
+        write_debug(self.debug);
+        write_dr6(self.dr6);
+        load_tsc_aux(self.tsc_aux);
+        self.syscall.load();
+        host.unwrap_or(self.xcr0)
+    }
+
+    /// Puts the hypervisor's own values back.
+    fn unload_extra_state(&mut self, host_xcr0: u64) {
+        self.syscall.note();
+        self.dr6 = read_dr6();
+        self.debug = read_debug();
+        write_debug([0; 4]);
+        if host_xcr0 != self.xcr0 {
+            // SAFETY: the value was read from the register before.
+            unsafe { asm::xsetbv(host_xcr0) };
+        }
+    }
+
+    /// Runs the guest until an exit that the hot handler declines.
+    pub(super) fn run_until_cold(&mut self, core: &mut VcpuCore) -> ExitWithEvent {
+        let host_xcr0 = self.load_extra_state();
+        let result = loop {
+            self.prepare_entry();
+            core.served = false;
+            write_cr2(self.cr2);
+            // SAFETY: the VMCS is current: `prepare_entry` used it. It makes
+            // everything exit that the guest may not do by itself, its nested
+            // tables map nothing but its RAM, its host state was read from
+            // this CPU; interrupts are off.
+            let outcome =
+                unsafe { entry::enter(core, self.launched.into(), &raw mut self.host_rsp) };
+            self.cr2 = read_cr2();
+            self.injection = None;
+            if outcome != entry::EXITED {
+                break self.refused(outcome);
+            }
+            self.launched = true;
+            if core.served {
+                // The hot handler dealt with the exit but wants the general
+                // code to look at what is pending.
+                self.length = None;
+                break ExitWithEvent { exit: VmExit::TimesliceExpired, interrupted: None };
+            }
+            if let Some(exit) = self.after_exit() {
+                break exit;
+            }
+        };
+        self.unload_extra_state(host_xcr0);
+        result
+    }
+
+    /// The CPU refused VMLAUNCH or VMRESUME.
+    fn refused(&self, outcome: u64) -> ExitWithEvent {
+        let error = self.current().error();
+        if outcome == entry::FAILED_INVALID {
+            log::error!("entry refused: no VMCS is current");
+        } else {
+            log::error!("entry refused: VM-instruction error {error}");
+        }
+        let raw = RawExit { reason: u64::MAX, info1: error.0.into(), info2: outcome };
+        ExitWithEvent { exit: VmExit::InvalidState(raw), interrupted: None }
+    }
+
+    /// Reads what the exit left, as far as its reason defines it.
+    fn information(&self) -> ExitInformation {
+        let v = self.current();
+        let mut information = ExitInformation {
+            reason: v.read(Field32::EXIT_REASON),
+            qualification: v.read(FieldNatural::EXIT_QUALIFICATION),
+            ..ExitInformation::default()
+        };
+        match information.basic() {
+            ExitReason::EXCEPTION_OR_NMI => {
+                information.interruption = v.read(Field32::EXIT_INTERRUPTION_INFO);
+                information.interruption_error = v.read(Field32::EXIT_INTERRUPTION_ERROR);
+            }
+            ExitReason::EPT_VIOLATION | ExitReason::EPT_MISCONFIGURATION => {
+                information.guest_physical = v.read(Field64::GUEST_PHYSICAL_ADDRESS);
+                information.guest_linear = v.read(FieldNatural::GUEST_LINEAR_ADDRESS);
+            }
+            ExitReason::IO => information.instruction = v.read(Field32::EXIT_INSTRUCTION_INFO),
+            _ => {}
+        }
+        information
+    }
+
+    /// The event whose delivery the exit interrupted.
+    fn vectoring(&self) -> Option<Event> {
+        let v = self.current();
+        let info = InterruptionInfo::from_bits(v.read(Field32::IDT_VECTORING_INFO));
+        if !info.valid() {
+            return None;
+        }
+        let software = matches!(
+            info.kind(),
+            InterruptionKind::SOFTWARE_INTERRUPT | InterruptionKind::SOFTWARE_EXCEPTION
+        );
+        let length =
+            if software { v.read(Field32::EXIT_INSTRUCTION_LENGTH).low8() } else { 0 };
+        interrupted_event(info, v.read(Field32::IDT_VECTORING_ERROR), length)
+    }
+
+    /// What happened, and whether the general code has to know.
+    fn after_exit(&mut self) -> Option<ExitWithEvent> {
+        let information = self.information();
+        let exit = decode(&information);
+        let interrupted = self.vectoring();
+        self.length = information
+            .basic()
+            .length_is_defined()
+            .then(|| self.current().read(Field32::EXIT_INSTRUCTION_LENGTH).low8());
+        if let Some(Event { kind: EventKind::Nmi, .. }) = interrupted {
+            // Its delivery did not happen: it will be injected again.
+            self.set_blocked(Interruptibility::NMI, false);
+        }
+        if unblocks_nmi(&information, interrupted.is_some()) {
+            self.set_blocked(Interruptibility::NMI, true);
+        }
+        match exit {
+            VmExit::NmiWindow => self.set_primary(PrimaryControls::NMI_WINDOW, false),
+            VmExit::Nmi => raise_host_nmi(),
+            VmExit::Exception(ExceptionExit { exception: Exception::DB, .. }) => {
+                let info = InterruptionInfo::from_bits(information.interruption);
+                if info.kind() == InterruptionKind::PRIVILEGED_SOFTWARE_EXCEPTION {
+                    self.deliver_int1(info);
+                    return None;
+                }
+                self.note_debug_exception(information.qualification);
+            }
+            _ => {}
+        }
+        Some(ExitWithEvent { exit, interrupted })
+    }
+
+    /// Neither the exit nor an injection changes DR6 and DR7 as the exception
+    /// would have (SDM: "Debug Exceptions").
+    fn note_debug_exception(&mut self, qualification: u64) {
+        write_dr6(read_dr6() & !DR6_CAUSES | qualification & DR6_CAUSES);
+        let v = self.current();
+        let dr7 = v.read(FieldNatural::GUEST_DR7);
+        v.write(FieldNatural::GUEST_DR7, dr7 & !DR7_GENERAL_DETECT);
+    }
+
+    /// INT1 is delivered as what it is, with its length.
+    fn deliver_int1(&self, info: InterruptionInfo) {
+        let v = self.current();
+        let word = InterruptionInfo::new()
+            .with_vector(info.vector())
+            .with_kind_number(info.kind_number())
+            .with_valid(true);
+        let length = v.read(Field32::EXIT_INSTRUCTION_LENGTH);
+        v.write(Field32::ENTRY_INTERRUPTION_INFO, word.into_bits());
+        v.write(Field32::ENTRY_INSTRUCTION_LENGTH, length);
+    }
+}
+
+fn read_cr2() -> u64 {
+    let value: u64;
+    // SAFETY: reading CR2 has no effect.
+    unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+fn write_cr2(value: u64) {
+    // SAFETY: CR2 holds the address of the last page fault; the hypervisor
+    // reads it in its own handler only, where it was set anew.
+    unsafe { asm!("mov cr2, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
+}
+
+/// An NMI that exited is the machine's: its handler runs, and its IRET
+/// unblocks NMIs (SDM: "Effect of NMI Unblocking").
+fn raise_host_nmi() {
+    // SAFETY: the handler of vector 2 saves all registers, has its own stack,
+    // and only notes that it ran.
+    unsafe { asm!("int 2", options(nostack)) };
+}
