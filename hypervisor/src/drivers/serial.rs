@@ -1,18 +1,20 @@
 //! The machine's first serial port: a ring that its interrupts drain.
 //! Nothing ever waits for it but the very end.
 
-use crate::cpu::legacy;
+use crate::cpu::{asm, legacy, tsc};
 use spin::Mutex;
 use uart_16550::backend::PioBackend;
-use uart_16550::spec::registers::IER;
-use uart_16550::{Config, Uart16550};
+use uart_16550::spec::registers::{IER, LSR};
+use uart_16550::{BaudRate, Config, Uart16550};
 
 const COM1: u16 = 0x3f8;
 const IRQ: u8 = 4;
 /// Bytes that can wait: a power of two.
 const RING: usize = 1 << 16;
-/// How often the transmitter is polled for room before output is given up.
-const PATIENCE: u32 = 10_000_000;
+/// How long the transmitter may stand still before output is given up.
+const PATIENCE_MS: u64 = 1000;
+/// What a machine is taken for whose TSC was not measured yet: 5 GHz.
+const FAST_KHZ: u64 = 5_000_000;
 
 struct Port {
     uart: Uart16550<PioBackend>,
@@ -52,7 +54,8 @@ pub fn init() -> bool {
     // SAFETY: on a PC nothing else answers at COM1's ports, and this is the
     // only driver for them.
     let Ok(mut uart) = (unsafe { Uart16550::new_port(COM1) }) else { return false };
-    if !uart.check_present() || uart.init(Config::default()).is_err() {
+    let config = Config { baud_rate: BaudRate::Baud115200, ..Config::default() };
+    if !uart.check_present() || uart.init(config).is_err() {
         return false;
     }
     *PORT.lock() = Some(Port { uart, ring: [0; RING], head: 0, tail: 0 });
@@ -62,7 +65,7 @@ pub fn init() -> bool {
 /// Lets the port interrupt.
 pub fn enable_interrupts() {
     if let Some(port) = PORT.lock().as_mut() {
-        port.uart.enable_interrupts(IER::DATA_READY);
+        port.uart.enable_interrupts(IER::DATA_READY | IER::THR_EMPTY);
         legacy::unmask(IRQ);
     }
 }
@@ -87,7 +90,12 @@ pub fn room() -> usize {
 
 /// Sends what the transmitter takes; whether anything is left.
 pub fn drain() -> bool {
-    PORT.lock().as_mut().is_some_and(Port::drain)
+    PORT.lock().as_mut().is_some_and(|port| {
+        // Reading what interrupts ends the transmitter's request, so that the
+        // next one is an edge again.
+        let _ = port.uart.isr();
+        port.drain()
+    })
 }
 
 /// Fetches bytes that were typed; how many.
@@ -97,10 +105,21 @@ pub fn read(buffer: &mut [u8]) -> usize {
 
 /// Sends everything, waiting for the transmitter: for the boot and the end.
 pub fn flush() {
-    if let Some(port) = PORT.lock().as_mut() {
-        let mut patience = PATIENCE;
-        while port.drain() && patience > 0 {
-            patience -= 1;
+    let mut guard = PORT.lock();
+    let Some(port) = guard.as_mut() else { return };
+    let khz = match tsc::khz() {
+        0 => FAST_KHZ,
+        khz => khz,
+    };
+    let mut tail = port.tail;
+    let mut moved = asm::rdtsc();
+    // The last bytes are gone when the transmitter itself is empty.
+    while port.drain() || !port.uart.lsr().contains(LSR::TRANSMITTER_EMPTY) {
+        let now = asm::rdtsc();
+        if port.tail != tail {
+            (tail, moved) = (port.tail, now);
+        } else if now.wrapping_sub(moved) > khz * PATIENCE_MS {
+            return;
         }
     }
 }
