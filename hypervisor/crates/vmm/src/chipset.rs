@@ -212,8 +212,8 @@ impl Chipset {
     }
 
     /// The vector of the interrupt that the 8259s ask for.
-    pub fn pic_acknowledge(&self) -> Vector {
-        self.irq.lock().pic_acknowledge()
+    pub fn pic_acknowledge(&self, mut deliver: impl FnMut(InterruptMessage)) -> Vector {
+        self.irq.lock().pic_acknowledge(&mut deliver)
     }
 
     /// A local APIC ended level-triggered `vector`.

@@ -40,7 +40,7 @@ pub fn turn<B: Backend, M: GuestRam>(
         Activity::Halted | Activity::WaitForStartup => return Next::Idle(deadline),
     }
     host.arm_timer(deadline);
-    vcpu.prepare_injection(pic, || vm.chipset.pic_acknowledge());
+    vcpu.prepare_injection(pic, || vm.chipset.pic_acknowledge(|message| vm.deliver(message)));
     let ExitWithEvent { exit, interrupted } = vcpu.hw.run(&mut vcpu.core);
     let class = vcpu.hw.cr8();
     if class != vcpu.core.lapic.cr8() {
@@ -68,7 +68,8 @@ pub fn turn<B: Backend, M: GuestRam>(
 
 /// Whether the 8259s ask for an interrupt and this vCPU takes it.
 fn pic_asks<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, vm: &Vm<M>) -> bool {
-    vcpu.index == 0 && vcpu.core.lapic.accepts_pic() && vm.chipset.pic_output()
+    let wired = vcpu.index == 0 && vcpu.core.lapic.accepts_pic();
+    (wired || vcpu.extint) && vm.chipset.pic_output()
 }
 
 /// Takes what others asked of the vCPU.
@@ -92,6 +93,8 @@ fn take_requests<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) -> Opt
     if taken.requests.contains(Requests::NMI) {
         vcpu.post_nmi();
     }
+    // An I/O APIC passes the 8259s' request on.
+    vcpu.extint |= taken.requests.contains(Requests::PIC);
     let (pending, level) = vcpu.core.shared.take();
     vcpu.core.lapic.merge(&pending, &level);
     None

@@ -106,6 +106,8 @@ pub struct Vcpu<B> {
     event: Option<Event>,
     /// An NMI waits.
     nmi_pending: bool,
+    /// An I/O APIC passed a request of the 8259s on to this vCPU.
+    pub(crate) extint: bool,
     /// Where an exit's instruction was last not what the exit was about.
     pub(crate) mismatch_rip: Option<u64>,
     /// A fault on the way to the double-fault handler: the CPU shuts down.
@@ -125,6 +127,7 @@ impl<B: Backend> Vcpu<B> {
             activity: Activity::Running,
             event: None,
             nmi_pending: false,
+            extint: false,
             mismatch_rip: None,
             shutdown: false,
             shadow_rip: None,
@@ -288,6 +291,7 @@ impl<B: Backend> Vcpu<B> {
             self.hw.inject(Event::nmi());
         } else if open && pic {
             pic = false;
+            self.extint = false;
             self.hw.inject(Event::interrupt(acknowledge()));
         } else if open && let Some(vector) = self.core.lapic.deliverable() {
             self.core.lapic.acknowledge(vector);

@@ -7,8 +7,9 @@ use x86defs::{Cr0, Cr4, Efer, GuestPhysAddr, GuestVirtAddr, Width};
 
 /// Bits 62:52, which PAE paging reserves and longer modes ignore.
 const PAE_HIGH_RESERVED: u64 = 0x7ff0_0000_0000_0000;
-/// What the top entries of PAE paging reserve below the address.
-const PDPTE_RESERVED: u64 = 0x1e6;
+/// What the top entries of PAE paging reserve below the address, but for bit 5:
+/// one emulator sets it, as if the entry had an accessed bit.
+const PDPTE_RESERVED: u64 = 0x1c6;
 /// Bits of a physical address that PSE-36 can name.
 const PSE36_BITS: u8 = 40;
 

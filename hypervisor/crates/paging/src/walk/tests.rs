@@ -140,7 +140,7 @@ fn pae_levels() {
     // 2 MiB.
     mem.entries.insert(0x2008, 0x8000_0087);
     assert_eq!(gpa(&config, &mut mem, 0xc034_5678), 0x8014_5678);
-    for reserved in [0x2003u64, 0x2005, 0x2021, 0x2101, 1 << 63 | 0x2001, 1 << 40 | 0x2001] {
+    for reserved in [0x2003u64, 0x2005, 0x2041, 0x2101, 1 << 63 | 0x2001, 1 << 40 | 0x2001] {
         mem.entries.insert(0x1038, reserved);
         assert_eq!(code(&config, &mut mem, 0xc034_5678, Access::Read), 0b1001, "{reserved:#x}");
     }

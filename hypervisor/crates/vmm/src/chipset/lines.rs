@@ -13,6 +13,9 @@ pub(super) struct IrqChip {
     ioapic: IoApic,
 }
 
+/// The I/O APIC's input that the 8259 pair is wired to.
+const PIC_PIN: u8 = 0;
+
 /// The I/O APIC's pin for ISA interrupt `line`.
 const fn pin(line: u8) -> u8 {
     if line == 0 { IOAPIC_PIT_PIN } else { line }
@@ -26,6 +29,7 @@ impl IrqChip {
     /// Sets ISA interrupt `line` to `level`.
     pub(super) fn set(&mut self, line: u8, level: bool, deliver: &mut impl FnMut(InterruptMessage)) {
         self.pic.set_irq(line, level);
+        self.forward_pic(deliver);
         if let Some(message) = self.ioapic.set_line(pin(line), level) {
             deliver(message);
         }
@@ -34,7 +38,16 @@ impl IrqChip {
     /// One edge on ISA interrupt `line`.
     pub(super) fn pulse(&mut self, line: u8, deliver: &mut impl FnMut(InterruptMessage)) {
         self.pic.pulse_irq(line);
+        self.forward_pic(deliver);
         if let Some(message) = self.ioapic.pulse(pin(line)) {
+            deliver(message);
+        }
+    }
+
+    /// The pair's output is also input 0 of the I/O APIC, for guests that let
+    /// it through there (mode ExtINT).
+    pub(super) fn forward_pic(&mut self, deliver: &mut impl FnMut(InterruptMessage)) {
+        if let Some(message) = self.ioapic.set_line(PIC_PIN, self.pic.output()) {
             deliver(message);
         }
     }
@@ -51,8 +64,13 @@ impl IrqChip {
         self.pic.output()
     }
 
-    pub(super) fn pic_acknowledge(&mut self) -> Vector {
-        self.pic.acknowledge()
+    pub(super) fn pic_acknowledge(
+        &mut self,
+        deliver: &mut impl FnMut(InterruptMessage),
+    ) -> Vector {
+        let vector = self.pic.acknowledge();
+        self.forward_pic(deliver);
+        vector
     }
 
     pub(super) fn end_of_interrupt(

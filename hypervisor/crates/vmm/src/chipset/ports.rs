@@ -123,7 +123,13 @@ impl Chipset {
         let (target, offset) = lookup(port);
         match target {
             Target::Nobody => Err(AccessError::NoRegister),
-            Target::Pic => self.irq.lock().pic().port_read(offset, width, now),
+            Target::Pic => {
+                let mut irq = self.irq.lock();
+                // Polling acknowledges.
+                let value = irq.pic().port_read(offset, width, now);
+                irq.forward_pic(deliver);
+                value
+            }
             Target::Pit => {
                 let mut pit = self.pit.lock();
                 let value = pit.port_read(offset, width, now);
@@ -198,7 +204,12 @@ impl Chipset {
         let (target, offset) = lookup(port);
         match target {
             Target::Nobody => Err(AccessError::NoRegister),
-            Target::Pic => self.irq.lock().pic().port_write(offset, width, value, now),
+            Target::Pic => {
+                let mut irq = self.irq.lock();
+                let result = irq.pic().port_write(offset, width, value, now);
+                irq.forward_pic(deliver);
+                result
+            }
             Target::Pit => {
                 let mut pit = self.pit.lock();
                 let result = pit.port_write(offset, width, value, now);
