@@ -10,7 +10,7 @@ use clap::Args;
 
 use crate::setup::{self, Need};
 use crate::ui::Step;
-use crate::{cmd, paths, ui};
+use crate::{cmd, paths};
 
 /// Options of `test`.
 #[derive(Debug, Clone, Args)]
@@ -87,7 +87,10 @@ fn host() -> Result<Counts> {
         {
             println!("FAILED on this computer: {line}");
         }
-        ui::say(format!("the log is {}; it ends with:\n{}", log.display(), cmd::tail(&text, 30)));
+        println!("       log: {}", log.display());
+        if failed == 0 {
+            println!("{}", cmd::tail(&text, 30));
+        }
         // A test program that does not compile, or dies, fails without counting itself.
         failed = failed.max(1);
     }
