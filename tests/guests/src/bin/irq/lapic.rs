@@ -296,9 +296,9 @@ fn timer_one_shot() -> Outcome {
         check_eq!(ARRIVED.get(), round, "interrupts");
     }
     // Zero stops it.
-    apic.write(reg::TIMER_INITIAL, 1_000_000);
+    apic.write(reg::TIMER_INITIAL, 100_000_000);
     apic.write(reg::TIMER_INITIAL, 0);
-    time::delay(5000);
+    time::delay(150_000);
     cpu::interrupt_window();
     check_eq!(ARRIVED.get(), 3, "interrupts after it was stopped");
     Ok(())
@@ -375,7 +375,7 @@ fn timer_tsc_deadline() -> Outcome {
     const DEADLINE: u32 = 0x6e0;
     apic.write(reg::LVT_TIMER, bits::TSC_DEADLINE | u32::from(LOW));
     for round in 1..=5 {
-        let deadline = cpu::rdtsc() + time::micros(2000);
+        let deadline = cpu::rdtsc() + time::micros(50_000);
         check!(cpu::wrmsr(DEADLINE, deadline).is_ok(), "can't be written");
         check_eq!(cpu::rdmsr(DEADLINE).ok(), Some(deadline), "reads back while armed");
         check!(wait(round), "interrupt {round} never came");
@@ -384,9 +384,9 @@ fn timer_tsc_deadline() -> Outcome {
     }
     let _ = cpu::wrmsr(DEADLINE, 1);
     check!(wait(6), "a deadline in the past never fired");
-    let _ = cpu::wrmsr(DEADLINE, cpu::rdtsc() + time::micros(5000));
+    let _ = cpu::wrmsr(DEADLINE, cpu::rdtsc() + time::micros(100_000));
     let _ = cpu::wrmsr(DEADLINE, 0);
-    time::delay(10_000);
+    time::delay(150_000);
     cpu::interrupt_window();
     check_eq!(ARRIVED.get(), 6, "interrupts after it was disarmed");
     apic.write(reg::TIMER_INITIAL, 1000);
