@@ -69,9 +69,10 @@ fn write_msr(core: &mut VcpuCore, regs: &mut impl ExitRegs, next_rip: u64) -> Ha
     }
     core.counts.hot += 1;
     // A level-triggered interrupt has to be told to the I/O APIC, and an
-    // interrupt that waited has to be injected: both are the general code's.
+    // interrupt that waited has to be injected, or waits for the task priority
+    // alone now: all are the general code's.
     core.ended_level = core.lapic.eoi();
-    if core.ended_level.is_some() || core.lapic.deliverable().is_some() {
+    if core.ended_level.is_some() || core.lapic.highest_pending().is_some() {
         return Handled::Recheck;
     }
     Handled::Reenter

@@ -91,6 +91,9 @@ pub trait Backend {
     fn cr4(&self) -> Cr4;
     /// Sets CR4 and forgets cached translations of the guest.
     fn set_cr4(&mut self, value: Cr4);
+    /// Sets the page-directory pointers of PAE paging, which were checked, where
+    /// the hardware keeps them apart from memory.
+    fn set_page_directory_pointers(&mut self, entries: [u64; 4]);
     /// CR8, 0 to 15.
     fn cr8(&self) -> u8;
     /// Sets CR8.

@@ -323,6 +323,10 @@ impl Backend for SvmVcpu {
         self.flush = true;
     }
 
+    fn set_page_directory_pointers(&mut self, _: [u64; 4]) {
+        // They are read from memory as all other entries are (APM: "Legacy PAE Mode").
+    }
+
     fn cr8(&self) -> u8 {
         self.vmcb().control.virtual_interrupt.tpr() & 0xf
     }

@@ -91,6 +91,19 @@ impl Backend for VmxVcpu {
         self.flush = true;
     }
 
+    fn set_page_directory_pointers(&mut self, entries: [u64; 4]) {
+        let v = self.current();
+        let fields = [
+            Field64::GUEST_PDPTE0,
+            Field64::GUEST_PDPTE1,
+            Field64::GUEST_PDPTE2,
+            Field64::GUEST_PDPTE3,
+        ];
+        for (field, entry) in fields.into_iter().zip(entries) {
+            v.write(field, entry);
+        }
+    }
+
     fn cr8(&self) -> u8 {
         self.task_priority()
     }

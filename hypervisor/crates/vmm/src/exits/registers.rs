@@ -8,7 +8,7 @@ use crate::vm::{Host, Vm, VmError};
 use x86defs::bits::{Low, join};
 use x86defs::control::CR8_MASK;
 use x86defs::exit::{CrAccess, DrAccess};
-use x86defs::{Cr0, Cr4, Efer, Event, Exception, Gpr, VmExit};
+use x86defs::{Cr0, Cr4, Efer, Event, Exception, Gpr, GuestPhysAddr, VmExit};
 use x86emu::{Fault, SystemOp};
 
 /// DR7.GD: general detect.
@@ -42,7 +42,7 @@ pub(super) fn control<B: Backend, M: GuestRam>(
         }
         SystemOp::WriteCr(number, gpr) => {
             let value = full(vcpu, gpr);
-            write_cr(vcpu, number, value)
+            write_cr(vcpu, vm, number, value)
         }
         SystemOp::Clts => {
             let cr0 = vcpu.hw.cr0() - Cr0::TS;
@@ -103,18 +103,25 @@ fn read_cr<B: Backend>(vcpu: &Vcpu<B>, number: u8) -> Option<u64> {
     })
 }
 
-fn write_cr<B: Backend>(vcpu: &mut Vcpu<B>, number: u8, value: u64) -> Result<(), Event> {
+fn write_cr<B: Backend, M: GuestRam>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    number: u8,
+    value: u64,
+) -> Result<(), Event> {
     match number {
-        0 => write_cr0(vcpu, value),
+        0 => write_cr0(vcpu, vm, value),
         2 => {
             vcpu.hw.set_cr2(value);
             Ok(())
         }
         3 => {
+            let pointers = directory_pointers(vcpu, vm, vcpu.hw.cr0(), vcpu.hw.cr4(), value)?;
             vcpu.hw.set_cr3(value);
+            set_directory_pointers(vcpu, pointers);
             Ok(())
         }
-        4 => write_cr4(vcpu, value),
+        4 => write_cr4(vcpu, vm, value),
         8 => {
             if value & !CR8_MASK != 0 {
                 return Err(Event::gp0());
@@ -128,7 +135,11 @@ fn write_cr<B: Backend>(vcpu: &mut Vcpu<B>, number: u8, value: u64) -> Result<()
 }
 
 /// MOV to CR0 (SDM: "MOV—Move to/from Control Registers").
-fn write_cr0<B: Backend>(vcpu: &mut Vcpu<B>, value: u64) -> Result<(), Event> {
+fn write_cr0<B: Backend, M: GuestRam>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    value: u64,
+) -> Result<(), Event> {
     let new = Cr0::from_bits_truncate(value) | Cr0::ET;
     let old = vcpu.hw.cr0();
     let efer = vcpu.hw.efer();
@@ -146,6 +157,12 @@ fn write_cr0<B: Backend>(vcpu: &mut Vcpu<B>, value: u64) -> Result<(), Event> {
         }
         vcpu.hw.set_efer(efer | Efer::LMA);
     }
+    let loads = Cr0::CD | Cr0::NW | Cr0::PG;
+    let pointers = if (new ^ old).intersects(loads) && !efer.contains(Efer::LME) {
+        directory_pointers(vcpu, vm, new, vcpu.hw.cr4(), vcpu.hw.cr3())?
+    } else {
+        None
+    };
     if leaves && efer.contains(Efer::LMA) {
         if vcpu.mode().bits() == 64 || vcpu.hw.cr4().contains(Cr4::PCIDE) {
             return Err(Event::gp0());
@@ -153,11 +170,54 @@ fn write_cr0<B: Backend>(vcpu: &mut Vcpu<B>, value: u64) -> Result<(), Event> {
         vcpu.hw.set_efer(efer - Efer::LMA);
     }
     vcpu.hw.set_cr0(new);
+    set_directory_pointers(vcpu, pointers);
     Ok(())
 }
 
+/// Bits that must be 0 in a present page-directory pointer of PAE paging.
+const POINTER_RESERVED: u64 = 0x1e6;
+
+/// The page-directory pointers that a write to a control register loads: none
+/// unless PAE paging is in force after it; #GP where one is malformed
+/// (SDM: "PDPTE Registers").
+fn directory_pointers<B: Backend, M: GuestRam>(
+    vcpu: &Vcpu<B>,
+    vm: &Vm<M>,
+    cr0: Cr0,
+    cr4: Cr4,
+    cr3: u64,
+) -> Result<Option<[u64; 4]>, Event> {
+    let long = vcpu.hw.efer().contains(Efer::LMA);
+    if long || !cr0.contains(Cr0::PG) || !cr4.contains(Cr4::PAE) {
+        return Ok(None);
+    }
+    let mut bytes = [0xff; 32];
+    // Where there is no RAM, all ones are read.
+    let _ = vm.memory.read(GuestPhysAddr::new(cr3 & 0xffff_ffe0), &mut bytes);
+    let (words, _) = bytes.as_chunks::<8>();
+    let mut pointers = [0; 4];
+    for (pointer, word) in pointers.iter_mut().zip(words) {
+        *pointer = u64::from_le_bytes(*word);
+    }
+    let too_high = u64::MAX << vcpu.core.cpuid.physical_address_bits();
+    if pointers.iter().any(|p| p & 1 != 0 && p & (POINTER_RESERVED | too_high) != 0) {
+        return Err(Event::gp0());
+    }
+    Ok(Some(pointers))
+}
+
+fn set_directory_pointers<B: Backend>(vcpu: &mut Vcpu<B>, pointers: Option<[u64; 4]>) {
+    if let Some(pointers) = pointers {
+        vcpu.hw.set_page_directory_pointers(pointers);
+    }
+}
+
 /// MOV to CR4: bits that CPUID does not offer are reserved.
-fn write_cr4<B: Backend>(vcpu: &mut Vcpu<B>, value: u64) -> Result<(), Event> {
+fn write_cr4<B: Backend, M: GuestRam>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    value: u64,
+) -> Result<(), Event> {
     let allowed = vcpu.core.cpuid.cr4_allowed();
     let new = Cr4::from_bits_truncate(value);
     let old = vcpu.hw.cr4();
@@ -169,7 +229,14 @@ fn write_cr4<B: Backend>(vcpu: &mut Vcpu<B>, value: u64) -> Result<(), Event> {
     if bad {
         return Err(Event::gp0());
     }
+    let loads = Cr4::PAE | Cr4::PGE | Cr4::PSE | Cr4::SMEP;
+    let pointers = if (new ^ old).intersects(loads) {
+        directory_pointers(vcpu, vm, vcpu.hw.cr0(), new, vcpu.hw.cr3())?
+    } else {
+        None
+    };
     vcpu.hw.set_cr4(new);
+    set_directory_pointers(vcpu, pointers);
     Ok(())
 }
 
