@@ -16,6 +16,7 @@ use paging::stage2::{
     Attributes, Ept, Format, HostTable, Mapper, Npt, PageSize, Permissions, TableMemory,
 };
 use spin::Mutex;
+use vmm::layout::{LEGACY_HOLE_END, ROM_START};
 use vmm::memory::{GuestMemory, GuestRam, MemoryError};
 use x86defs::addr::PAGE_SIZE;
 use x86defs::{GuestPhysAddr, HostPhysAddr, Width};
@@ -44,11 +45,11 @@ pub enum NestedFormat {
 }
 
 impl Nested {
-    fn map(&mut self, at: u64, hpa: HostPhysAddr, len: u64) -> bool {
-        let rwx = Attributes::ram(Permissions::RWX);
+    fn map(&mut self, at: u64, hpa: HostPhysAddr, len: u64, permissions: Permissions) -> bool {
+        let attributes = Attributes::ram(permissions);
         match self {
-            Self::Npt(m) => m.map(&mut Tables, at, hpa, len, rwx).is_ok(),
-            Self::Ept(m) => m.map(&mut Tables, at, hpa, len, rwx).is_ok(),
+            Self::Npt(m) => m.map(&mut Tables, at, hpa, len, attributes).is_ok(),
+            Self::Ept(m) => m.map(&mut Tables, at, hpa, len, attributes).is_ok(),
         }
     }
 
@@ -200,7 +201,13 @@ impl GuestSpace {
             // SAFETY: the range lies in this guest's window, which is active.
             unsafe { copy::zero(at, len as usize) }
         });
-        if left != 0 || !inner.nested.map(gpa.as_u64(), hpa, len) {
+        // A large page never covers the ROM: the range of video memory before
+        // it is not RAM.
+        let mut permissions = Permissions::RWX;
+        if self.is_rom(gpa) && !cfg!(planted = "nested-page-writable") {
+            permissions.remove(Permissions::WRITE);
+        }
+        if left != 0 || !inner.nested.map(gpa.as_u64(), hpa, len, permissions) {
             let _ = inner.window.unmap(&mut Tables, at, len, |_, _| ());
             give_back();
             return false;
@@ -282,6 +289,10 @@ impl GuestMemory for GuestSpace {
 impl GuestRam for GuestSpace {
     fn is_ram(&self, gpa: GuestPhysAddr) -> bool {
         self.region(gpa).is_some()
+    }
+
+    fn is_rom(&self, gpa: GuestPhysAddr) -> bool {
+        (ROM_START..LEGACY_HOLE_END).contains(&gpa.as_u64())
     }
 
     fn populate(&self, gpa: GuestPhysAddr) -> Result<(), MemoryError> {

@@ -161,6 +161,9 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
     }
 
     fn physical_write(&mut self, gpa: GuestPhysAddr, data: &[u8]) -> Result<(), VmError> {
+        if self.vm.memory.is_rom(gpa) {
+            return Ok(());
+        }
         if self.vm.memory.is_ram(gpa) {
             return Ok(self.vm.memory.write(gpa, data)?);
         }
@@ -327,7 +330,8 @@ impl<B: Backend, M: GuestRam> Cpu for Emulated<'_, B, M> {
     ) -> Result<u64, Fault<VmError>> {
         let len = width.bytes();
         let (first, second) = self.translate_range(linear, len, Access::Write)?;
-        if second.is_none() && self.vm.memory.is_ram(first) && first.is_aligned(len as u64) {
+        let ram = self.vm.memory.is_ram(first) && !self.vm.memory.is_rom(first);
+        if second.is_none() && ram && first.is_aligned(len as u64) {
             return self
                 .vm
                 .memory

@@ -10,6 +10,9 @@ pub const LEGACY_HOLE_END: u64 = 0x10_0000;
 /// SMBIOS and ACPI tables are written from here to 1 MiB; the guest sees the
 /// range as reserved RAM.
 pub const TABLES_START: u64 = 0xe_0000;
+/// The upper part of that range is read-only for the guest, as firmware's ROM
+/// is: what it writes there is lost.
+pub const ROM_START: u64 = 0xf_0000;
 /// RAM below 4 GiB ends here at the latest; what is left goes above 4 GiB.
 pub const LOW_RAM_LIMIT: u64 = 0xc000_0000;
 /// PCI memory window below 4 GiB.

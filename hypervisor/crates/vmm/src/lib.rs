@@ -36,5 +36,6 @@ pub mod hw;
 pub mod recorder;
 pub mod run;
 pub mod stats;
+pub mod tags;
 pub mod vcpu;
 pub mod vm;

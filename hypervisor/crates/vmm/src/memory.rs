@@ -51,6 +51,9 @@ pub trait GuestRam: GuestMemory {
     /// Whether `gpa` is RAM, backed or not.
     fn is_ram(&self, gpa: GuestPhysAddr) -> bool;
 
+    /// Whether the guest itself can't write there: the firmware's ROM.
+    fn is_rom(&self, gpa: GuestPhysAddr) -> bool;
+
     /// Backs the page at `gpa`, if it is RAM that is not backed yet.
     ///
     /// # Errors

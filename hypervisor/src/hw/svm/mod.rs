@@ -18,6 +18,7 @@ use crate::cpu::msr;
 use crate::error::HostError;
 use crate::hw::VendorCpu;
 use crate::mm;
+use vmm::tags::FlushOne;
 use crate::mm::guest::NestedFormat;
 use vmm::cpuid::FeatureBit;
 use x86defs::{Efer, HostPhysAddr, Msr};
@@ -49,7 +50,12 @@ impl Cpu {
         unsafe { msr::write(Msr::VM_HSAVE_PA, save_area.as_u64()) };
         // SAFETY: SVM is on; the page is a frame of our own, used for nothing else.
         unsafe { entry::save_host(host_vmcb) };
-        asid::init(caps.asids);
+        let one = if caps.features.contains(caps::SvmFeatures::FLUSH_BY_ASID) {
+            FlushOne::Offered
+        } else {
+            FlushOne::Missing
+        };
+        asid::init(caps.asids, one);
         Ok(Self { caps, host_vmcb })
     }
 

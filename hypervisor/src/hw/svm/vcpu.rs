@@ -1,8 +1,7 @@
 //! A vCPU of AMD-V: its VMCB, and what goes around it.
 
-use super::asid::{Asid, Flush};
 use super::caps::SvmFeatures;
-use super::{Caps, Cpu, dump, entry, maps};
+use super::{Caps, Cpu, asid, dump, entry, maps};
 use crate::cpu::asm;
 use crate::error::HostError;
 use crate::hw::extra::{load_tsc_aux, read_debug, write_debug, xgetbv_if_enabled};
@@ -10,6 +9,7 @@ use crate::mm;
 use core::fmt;
 use core::ptr::NonNull;
 use vmm::hw::Backend;
+use vmm::tags::{Flush, Tag};
 use vmm::vcpu::VcpuCore;
 use x86defs::exit::{ExceptionExit, ExitWithEvent};
 use x86defs::vmcb::{
@@ -45,7 +45,7 @@ pub struct SvmVcpu {
     vmcb_phys: HostPhysAddr,
     host_vmcb: HostPhysAddr,
     caps: Caps,
-    asid: Asid,
+    asid: Tag,
     flush: bool,
     xcr0: u64,
     tsc_aux: u64,
@@ -86,7 +86,7 @@ impl SvmVcpu {
             vmcb_phys: page,
             host_vmcb: cpu.host_vmcb,
             caps: *cpu.caps(),
-            asid: Asid::default(),
+            asid: Tag::default(),
             flush: true,
             xcr0: 1,
             tsc_aux: 0,
@@ -163,19 +163,19 @@ impl SvmVcpu {
 
     /// Takes an ASID if the old one is spent or stale.
     fn prepare_translations(&mut self) {
-        let by_asid = self.caps.features.contains(SvmFeatures::FLUSH_BY_ASID);
-        if self.asid.is_current() && self.flush && by_asid {
-            self.vmcb_mut().control.tlb_control = TlbControl::ThisAsid as u8;
-        } else if !self.asid.is_current() || (self.flush && !cfg!(planted = "asid-not-bumped")) {
-            let (asid, flush) = Asid::take();
-            self.asid = asid;
-            let control = &mut self.change(Clean::ASID).control;
-            control.asid = asid.value;
-            if flush == Flush::All {
-                control.tlb_control = TlbControl::All as u8;
-            }
+        let before = self.asid.value;
+        let stale = core::mem::take(&mut self.flush);
+        let flush = asid::assign(&mut self.asid, stale);
+        if self.asid.value != before {
+            let value = self.asid.value;
+            self.change(Clean::ASID).control.asid = value;
         }
-        self.flush = false;
+        // The hot handler has cleared the field after the last entry.
+        self.vmcb_mut().control.tlb_control = match flush {
+            Flush::Nothing => return,
+            Flush::ThisTag => TlbControl::ThisAsid,
+            Flush::All => TlbControl::All,
+        } as u8;
     }
 
     /// Puts into the CPU what VMRUN does not switch.

@@ -15,10 +15,8 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
     host: &mut impl Host,
     fault: NestedFault,
 ) -> Served {
-    if vm.memory.is_ram(fault.gpa) {
-        if fault.access.contains(NestedAccess::PRESENT) {
-            return Err(MemoryError::ReadOnly(fault.gpa).into());
-        }
+    let rom = fault.access.contains(NestedAccess::WRITE) && vm.memory.is_rom(fault.gpa);
+    if vm.memory.is_ram(fault.gpa) && !rom {
         vm.memory.populate(fault.gpa)?;
         return Ok(None);
     }

@@ -2,7 +2,7 @@
 
 use guests::cpu::{self, rdmsr, wrmsr};
 use guests::harness::{Outcome, Tests};
-use guests::io::{inb, mmio_read32, outb};
+use guests::io::{inb, mmio_read32, mmio_write32, outb};
 use guests::paging::{self as tables, bits};
 use guests::trap::vector;
 use guests::{boot, check, check_eq, info, skip};
@@ -12,6 +12,7 @@ pub(crate) fn run(tests: &mut Tests) {
     tests.case("every_page_distinct", every_page_distinct);
     tests.case("holes_read_ones", holes_read_ones);
     tests.case("bios_area_is_memory", bios_area);
+    tests.case("rom_keeps", rom_keeps);
     tests.case("a20", a20);
     tests.case("mtrr", mtrr);
     tests.case("pat", pat);
@@ -111,6 +112,26 @@ fn bios_area() -> Outcome {
     // Tables live there: it must read the same twice, whatever it is.
     for address in (0xf_0000u64..0x10_0000).step_by(0x100) {
         check_eq!(mmio_read32(address), mmio_read32(address), "address {address:#x}");
+    }
+    Ok(())
+}
+
+/// Writes to the firmware's ROM are lost, whatever their form.
+fn rom_keeps() -> Outcome {
+    if cpu::on_bare_tcg() {
+        skip!("this machine shadows its ROM with RAM");
+    }
+    for address in [0xf_0000u64, 0xf_1234, 0xf_fffc] {
+        let before = mmio_read32(address);
+        mmio_write32(address, !before);
+        check_eq!(mmio_read32(address), before, "address {address:#x}");
+        let sum: u32;
+        // SAFETY: the ROM is nobody's memory; a read-modify-write of it is lost.
+        unsafe {
+            core::arch::asm!("lock xadd [{a}], {v:e}", a = in(reg) address, v = inout(reg) 1u32 => sum);
+        }
+        check_eq!(sum, before, "LOCK XADD at {address:#x}");
+        check_eq!(mmio_read32(address), before, "address {address:#x} after LOCK XADD");
     }
     Ok(())
 }
