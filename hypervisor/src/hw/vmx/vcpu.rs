@@ -17,11 +17,11 @@ use x86defs::bits::Low;
 use x86defs::control::DR6_RESET;
 use x86defs::exit::{ExceptionExit, ExitWithEvent, RawExit};
 use x86defs::vmcs::{
-    EntryControls, ExitInformation, ExitReason, Field16, Field32, Field64, FieldNatural,
+    ACCESS_RIGHTS_UNUSABLE, EntryControls, ExitInformation, ExitReason, Field16, Field32, Field64, FieldNatural,
     Interruptibility, InterruptionInfo, InterruptionKind, PENDING_DEBUG_BS, PrimaryControls,
     VIRTUAL_APIC_TPR, decode, ept_pointer, interrupted_event, unblocks_nmi,
 };
-use x86defs::{Cr0, Cr4, Efer, Event, EventKind, Exception, HostPhysAddr, Rflags, VmExit};
+use x86defs::{Cr0, Cr4, Efer, Event, EventKind, Exception, HostPhysAddr, Rflags, SegmentRegister, VmExit};
 
 /// Exceptions that exit: #DB and #AC because a guest can make their delivery
 /// loop for ever, #MC because it is the machine's.
@@ -284,6 +284,9 @@ impl VmxVcpu {
             self.host_cr3 = cr3;
             self.current().write(FieldNatural::HOST_CR3, cr3);
         }
+        if !self.cr0_shadow.contains(Cr0::PE) {
+            self.mark_accessed();
+        }
         // In a shadow, single-stepping must be pending exactly if TF is set
         // (SDM: "Checks on Guest Non-Register State").
         if self.blocked().intersects(Interruptibility::SHADOW) {
@@ -292,6 +295,27 @@ impl VmxVcpu {
             let pending = v.read(FieldNatural::GUEST_PENDING_DEBUG);
             let step = if flags.contains(Rflags::TF) { PENDING_DEBUG_BS } else { 0 };
             v.write(FieldNatural::GUEST_PENDING_DEBUG, pending & !PENDING_DEBUG_BS | step);
+        }
+    }
+
+    /// Loading a register in real mode may leave it usable with a descriptor
+    /// that was never accessed, which an entry refuses
+    /// (SDM: "Checks on Guest Segment Registers").
+    fn mark_accessed(&self) {
+        const ACCESSED: u32 = 1;
+        let v = self.current();
+        for register in [
+            SegmentRegister::Es,
+            SegmentRegister::Ss,
+            SegmentRegister::Ds,
+            SegmentRegister::Fs,
+            SegmentRegister::Gs,
+        ] {
+            let field = Field32::guest_rights(register);
+            let rights = v.read(field);
+            if rights & (ACCESS_RIGHTS_UNUSABLE | ACCESSED) == 0 {
+                v.write(field, rights | ACCESSED);
+            }
         }
     }
 

@@ -140,6 +140,8 @@ real_start:                     # copied to 0x8000; 16-bit protected mode
     movw %ax, %ds
     movw %ax, %es
     movw %ax, %ss
+    movw %ax, %fs               # real mode keeps the limits
+    movw %ax, %gs
     movl %cr0, %eax
     andl $~1, %eax
     movl %eax, %cr0
