@@ -125,7 +125,7 @@ impl<C: VendorCpu> ThisCpu<'_, C> {
         if count != 0 {
             vm.console_input(&buffer[..count], vm.now(tsc));
         }
-        vm.flush_console(|bytes| serial::write(bytes), serial::room());
+        vm.flush_console(serial::write, serial::room());
     }
 }
 
@@ -196,7 +196,7 @@ fn run_guest<C: VendorCpu>(
             }
         }
     });
-    vm.flush_console(|bytes| serial::write(bytes), serial::room());
+    vm.flush_console(serial::write, serial::room());
     report(&vm, &vcpu, &reason);
     Ok(reason)
 }

@@ -131,12 +131,12 @@ fn virtualization(extension: Extension, khz: u64) -> Result<Booted, HostError> {
     match extension {
         Extension::Svm => {
             let cpu = svm::Cpu::enable()?;
-            monitor::stage("virtualization", format_args!("{}", cpu.caps().to_string()));
+            monitor::stage("virtualization", format_args!("{}", cpu.caps()));
             Ok(Booted::Svm(machine(cpu, khz)))
         }
         Extension::Vmx => {
             let cpu = vmx::Cpu::enable()?;
-            monitor::stage("virtualization", format_args!("{}", cpu.caps().to_string()));
+            monitor::stage("virtualization", format_args!("{}", cpu.caps()));
             Ok(Booted::Vmx(machine(cpu, khz)))
         }
     }

@@ -97,12 +97,18 @@ fn fill(idt: &mut InterruptDescriptorTable) {
         virtualization = 20,
         cp_protection_exception = 21
     );
-    // SAFETY: the stub is of the right kind, and the stack slot is filled in.
-    unsafe { idt.double_fault.set_handler_addr(at(8)).set_stack_index(IST_DOUBLE_FAULT) };
-    // SAFETY: as above.
-    unsafe { idt.non_maskable_interrupt.set_handler_addr(at(2)).set_stack_index(IST_NMI) };
-    // SAFETY: as above.
-    unsafe { idt.machine_check.set_handler_addr(at(18)).set_stack_index(IST_MACHINE_CHECK) };
+    // SAFETY: the stub of this vector saves every register and returns with IRETQ.
+    let double_fault = unsafe { idt.double_fault.set_handler_addr(at(8)) };
+    // SAFETY: the slot holds the top of a stack that is used for nothing else.
+    unsafe { double_fault.set_stack_index(IST_DOUBLE_FAULT) };
+    // SAFETY: as for double faults.
+    let nmi = unsafe { idt.non_maskable_interrupt.set_handler_addr(at(2)) };
+    // SAFETY: as for double faults.
+    unsafe { nmi.set_stack_index(IST_NMI) };
+    // SAFETY: as for double faults.
+    let machine_check = unsafe { idt.machine_check.set_handler_addr(at(18)) };
+    // SAFETY: as for double faults.
+    unsafe { machine_check.set_stack_index(IST_MACHINE_CHECK) };
     for vector in 32..=255u8 {
         // SAFETY: the stub of this vector saves every register and returns with IRETQ.
         unsafe { idt[vector].set_handler_addr(at(usize::from(vector))) };

@@ -199,7 +199,7 @@ impl GuestSpace {
         }
         let left = host::with_root(self.root, || {
             // SAFETY: the range lies in this guest's window, which is active.
-            unsafe { copy::zero(at, len as usize) }
+            unsafe { copy::zero(at, 4096 << order) }
         });
         // A large page never covers the ROM: the range of video memory before
         // it is not RAM.

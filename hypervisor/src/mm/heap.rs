@@ -11,14 +11,14 @@ use spin::Mutex;
 use x86defs::HostPhysAddr;
 
 /// What the heap grows by: one large page.
-const STEP: u64 = 2 << 20;
+const STEP: usize = 2 << 20;
 /// What it may grow to.
-const LIMIT: u64 = 1 << 30;
+const LIMIT: usize = 1 << 30;
 
 struct State {
     heap: Heap,
     root: HostPhysAddr,
-    size: u64,
+    size: usize,
 }
 
 struct Global(Mutex<Option<State>>);
@@ -36,9 +36,9 @@ impl State {
         let Some((first, _)) = taken else { return false };
         let mapped = Mapper::<HostTable>::from_root(self.root, PageSize::Size2M).map(
             &mut Tables,
-            layout::HEAP + self.size,
+            layout::HEAP + self.size as u64,
             first.base(),
-            STEP,
+            STEP as u64,
             Attributes::ram(Permissions::RW | Permissions::GLOBAL),
         );
         if mapped.is_err() {
@@ -59,7 +59,7 @@ pub(super) fn start(root: HostPhysAddr) -> bool {
         return false;
     }
     // SAFETY: the range was just mapped, writable, for the heap alone, for good.
-    unsafe { state.heap.init(layout::HEAP as *mut u8, STEP as usize) };
+    unsafe { state.heap.init(layout::HEAP as *mut u8, STEP) };
     *HEAP.0.lock() = Some(state);
     true
 }
@@ -67,7 +67,7 @@ pub(super) fn start(root: HostPhysAddr) -> bool {
 /// Bytes in use, and bytes in all.
 #[must_use]
 pub fn usage() -> (u64, u64) {
-    HEAP.0.lock().as_ref().map_or((0, 0), |s| (s.heap.used() as u64, s.size))
+    HEAP.0.lock().as_ref().map_or((0, 0), |s| (s.heap.used() as u64, s.size as u64))
 }
 
 // SAFETY: the allocator behind the lock hands out blocks that do not overlap
@@ -84,7 +84,7 @@ unsafe impl GlobalAlloc for Global {
                 return core::ptr::null_mut();
             }
             // SAFETY: `grow` mapped this much more, right behind the heap's end.
-            unsafe { state.heap.extend(STEP as usize) };
+            unsafe { state.heap.extend(STEP) };
         }
     }
 

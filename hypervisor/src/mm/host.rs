@@ -6,6 +6,7 @@ use crate::cpu::{self, msr};
 use crate::error::HostError;
 use bootloader_api::BootInfo;
 use bootloader_api::info::MemoryRegionKind;
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU64, Ordering};
 use paging::frames::{Frame, FrameAllocator};
 use paging::stage2::{
@@ -74,14 +75,15 @@ pub fn init(info: &'static mut BootInfo) -> Result<Handover, HostError> {
 
     let entries = (end / PAGE_SIZE) as usize;
     // SAFETY: the range was mapped for the table alone, writable, for good;
-    // any bit pattern would do, and `FrameAllocator::new` overwrites it all.
+    // what it holds counts as uninitialized until it is filled.
     let table = unsafe {
-        let first = layout::FRAME_TABLE as *mut Frame;
-        for n in 0..entries {
-            first.add(n).write(Frame::ABSENT);
-        }
-        core::slice::from_raw_parts_mut(first, entries)
+        core::slice::from_raw_parts_mut(layout::FRAME_TABLE as *mut MaybeUninit<Frame>, entries)
     };
+    for slot in table.iter_mut() {
+        slot.write(Frame::ABSENT);
+    }
+    // SAFETY: every entry was just written.
+    let table = unsafe { table.assume_init_mut() };
     let mut frames = FrameAllocator::new(table);
     for (from, to) in usable(info) {
         for (from, to) in [(from, to.min(start)), (from.max(start + taken_bytes), to)] {

@@ -13,6 +13,8 @@ use x86defs::addr::{Hfn, PAGE_SIZE};
 
 /// Frames in a block.
 const BLOCK_FRAMES: u64 = 512;
+/// Bytes in a page.
+const PAGE_BYTES: usize = 4096;
 /// Blocks at the most: 2 GiB of page tables.
 const BLOCKS: usize = 1024;
 /// The pool grows when it has fewer frames than this left: mapping a new block
@@ -122,7 +124,7 @@ fn zero(base: HostPhysAddr) {
     let page = direct(base) as *mut u8;
     // SAFETY: the frame belongs to the pool, is mapped at its direct address,
     // and nobody else has it.
-    unsafe { page.write_bytes(0, PAGE_SIZE as usize) };
+    unsafe { page.write_bytes(0, PAGE_BYTES) };
 }
 
 /// Gives the pool its first block, which must be mapped at its direct address
@@ -247,5 +249,5 @@ impl TableMemory for Inner<'_> {
 pub(super) fn direct_slots(end: HostPhysAddr) -> impl Iterator<Item = usize> {
     let count = end.as_u64().div_ceil(layout::SLOT_SIZE).clamp(1, layout::DIRECT_SLOTS);
     let first = layout::slot(layout::DIRECT);
-    (0..count).map(move |n| first + n as usize)
+    (first..).zip(0..count).map(|(slot, _)| slot)
 }

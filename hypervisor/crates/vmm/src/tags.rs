@@ -78,7 +78,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
-    use std::vec;
 
     proptest! {
         /// A cache that remembers, for each tag, whose translations of which
@@ -91,8 +90,8 @@ mod tests {
         ) {
             let one = if one { FlushOne::Offered } else { FlushOne::Missing };
             let mut pool = TagPool::new(count, one);
-            let mut tags = vec![Tag::default(); 8];
-            let mut ages = vec![0u32; 8];
+            let mut tags = [Tag::default(); 8];
+            let mut ages = [0u32; 8];
             let mut cache: BTreeMap<u32, (usize, u32)> = BTreeMap::new();
             for (vcpu, stale) in steps {
                 if stale {

@@ -37,10 +37,7 @@ low!(u32, u64, usize, u128);
 #[inline(always)]
 #[must_use]
 pub const fn high32(value: u64) -> u32 {
-    #[expect(clippy::cast_possible_truncation, reason = "the shift leaves 32 bits")]
-    {
-        (value >> 32) as u32
-    }
+    (value >> 32) as u32
 }
 
 /// `high:low` as one 64-bit value, as in EDX:EAX.
