@@ -1,5 +1,6 @@
 //! Runs cases, two at a time, and counts.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -20,7 +21,7 @@ use xtask::{image, paths, run};
 use crate::case::{Case, Damage, Kernel, Tier};
 use crate::cases;
 use crate::drive::Drive;
-use crate::planted::PLANTED;
+use crate::planted::{PLANTED, Planted};
 
 /// What to run.
 #[derive(Debug, Clone, Default)]
@@ -127,44 +128,65 @@ fn run_cases(chosen: &[&Case], parts: &Parts) -> Result<Counts> {
 }
 
 fn run_planted(options: &Options, parts: &Parts, all: &[Case]) -> Result<Counts> {
-    let logs = paths::root().join("target/test-logs/planted");
+    let mut healthy =
+        Healthy { elf: kernel::hypervisor(&Profile::default())?, known: BTreeMap::new() };
     let mut counts = Counts::default();
-    for planted in PLANTED {
-        if options.filter.as_ref().is_some_and(|text| !planted.fault.contains(text)) {
-            continue;
-        }
-        let caught = all
-            .iter()
-            .find(|case| case.name == planted.case)
+    let wanted = |fault: &str| options.filter.as_ref().is_none_or(|text| fault.contains(text));
+    for planted in PLANTED.iter().filter(|planted| wanted(planted.fault)) {
+        let case = all.iter().find(|case| case.name == planted.case);
+        let caught = case
             .context("there is no such case")
-            .and_then(|case| {
-                let profile =
-                    Profile { planted: Some(planted.fault.to_owned()), ..Profile::default() };
-                let elf = kernel::hypervisor(&profile)?;
-                // A fault may hang the guest: that is caught too, and need not take long.
-                let case = Case { seconds: case.seconds.min(180), ..case.clone() };
-                match run_case(&case, parts, &elf, &logs.join(format!("{}.log", planted.fault))) {
-                    Ok(()) => bail!("the case {} stayed green", planted.case),
-                    Err(error) => Ok(error),
-                }
-            });
+            .and_then(|case| healthy.check(case, parts).map(|()| case))
+            .and_then(|case| catch(planted, case, parts));
         match caught {
             Ok(error) => {
                 counts.passed += 1;
-                println!(
-                    "caught     {} by {}: {}",
-                    planted.fault,
-                    planted.case,
-                    first_line(&format!("{error:#}"))
-                );
+                let why = format!("{error:#}");
+                println!("caught     {} by {}: {}", planted.fault, planted.case, first_line(&why));
             }
             Err(error) => {
                 counts.failed += 1;
-                println!("NOT CAUGHT {}: {error:#}", planted.fault);
+                println!("NOT CAUGHT {} by {}: {error:#}", planted.fault, planted.case);
             }
         }
     }
     Ok(counts)
+}
+
+/// Which cases are green without a fault: a case that is red anyway catches nothing.
+struct Healthy {
+    elf: PathBuf,
+    known: BTreeMap<String, Option<String>>,
+}
+
+impl Healthy {
+    fn check(&mut self, case: &Case, parts: &Parts) -> Result<()> {
+        let elf = &self.elf;
+        let outcome = self.known.entry(case.name.clone()).or_insert_with(|| {
+            let log = planted_log(&format!("{}-healthy", case.name));
+            run_case(case, parts, elf, &log).err().map(|error| format!("{error:#}"))
+        });
+        match outcome {
+            None => Ok(()),
+            Some(error) => bail!("the case is red without the fault too: {}", first_line(error)),
+        }
+    }
+}
+
+/// Runs the case with the fault built in, and returns how it failed.
+fn catch(planted: &Planted, case: &Case, parts: &Parts) -> Result<anyhow::Error> {
+    let profile = Profile { planted: Some(planted.fault.to_owned()), ..Profile::default() };
+    let elf = kernel::hypervisor(&profile)?;
+    // A fault may hang the guest: that is caught too, and need not take long.
+    let case = Case { seconds: case.seconds.min(180), ..case.clone() };
+    match run_case(&case, parts, &elf, &planted_log(planted.fault)) {
+        Ok(()) => bail!("the case stayed green"),
+        Err(error) => Ok(error),
+    }
+}
+
+fn planted_log(name: &str) -> PathBuf {
+    paths::root().join("target/test-logs/planted").join(format!("{name}.log"))
 }
 
 fn first_line(text: &str) -> &str {

@@ -1,12 +1,14 @@
 //! Builds what runs on the bare machine: the hypervisor and the tiny guests.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::ui::Step;
-use crate::{cmd, paths};
+use crate::{cmd, paths, setup};
 
 /// The bare target.
 pub const TARGET: &str = "x86_64-unknown-none";
@@ -28,11 +30,24 @@ pub fn hypervisor(profile: &Profile) -> Result<PathBuf> {
         return Ok(elf.clone());
     }
     let built = build("hypervisor", &["--bin", "steward"], profile)?;
-    built
+    let (_, elf) = built
         .into_iter()
         .find(|(name, _)| name == "steward")
-        .map(|(_, path)| path)
-        .context("the build of `hypervisor` made no program called `steward`")
+        .context("the build of `hypervisor` made no program called `steward`")?;
+    strip(&elf)
+}
+
+/// Copies the ELF file without its debugging information, most of it, which the boot
+/// loader would load at every start.
+fn strip(elf: &Path) -> Result<PathBuf> {
+    let Some(objcopy) = setup::objcopy()? else { return Ok(elf.to_path_buf()) };
+    let stripped = elf.with_extension("stripped");
+    // Another xtask may be reading the last one.
+    let partial = elf.with_extension(format!("partial-{}", std::process::id()));
+    cmd::output(Command::new(objcopy).arg("--strip-all").arg(elf).arg(&partial))?;
+    fs::rename(&partial, &stripped)
+        .with_context(|| format!("cannot write {}", stripped.display()))?;
+    Ok(stripped)
 }
 
 /// Builds the tiny guests and returns their names and ELF files.

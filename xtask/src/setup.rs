@@ -92,9 +92,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
 /// The toolchain's target and components. Looked up as files: asking rustup takes
 /// longer than a run's other checks together.
 fn rust() -> Result<()> {
-    let sysroot =
-        cmd::output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(paths::root()))?;
-    let lib = PathBuf::from(String::from_utf8_lossy(&sysroot).trim()).join("lib/rustlib");
+    let lib = rustlib()?;
     let mut missing = Vec::new();
     if !lib.join(TARGET).join("lib").is_dir() {
         missing.push(["target", "add", TARGET]);
@@ -102,10 +100,7 @@ fn rust() -> Result<()> {
     if !lib.join("src/rust/library/core/src/lib.rs").is_file() {
         missing.push(["component", "add", "rust-src"]);
     }
-    let tools = std::fs::read_dir(&lib)
-        .with_context(|| format!("cannot read {}", lib.display()))?
-        .flatten()
-        .any(|dir| dir.path().join("bin/llvm-objcopy").is_file());
+    let tools = objcopy()?.is_some();
     if !tools {
         missing.push(["component", "add", "llvm-tools"]);
     }
@@ -124,6 +119,20 @@ fn rust() -> Result<()> {
         step.done();
     }
     Ok(())
+}
+
+/// The toolchain's folder of targets and tools.
+fn rustlib() -> Result<PathBuf> {
+    let mut rustc = Command::new("rustc");
+    let sysroot = cmd::output(rustc.args(["--print", "sysroot"]).current_dir(paths::root()))?;
+    Ok(PathBuf::from(String::from_utf8_lossy(&sysroot).trim()).join("lib/rustlib"))
+}
+
+/// The `llvm-objcopy` of rustup's component `llvm-tools`.
+pub(crate) fn objcopy() -> Result<Option<PathBuf>> {
+    let lib = rustlib()?;
+    let dirs = std::fs::read_dir(&lib).with_context(|| format!("cannot read {}", lib.display()))?;
+    Ok(dirs.flatten().map(|dir| dir.path().join("bin/llvm-objcopy")).find(|path| path.is_file()))
 }
 
 /// Installs Debian packages, or says how.
