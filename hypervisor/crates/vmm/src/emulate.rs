@@ -7,12 +7,13 @@ use crate::vcpu::Vcpu;
 use crate::vm::{Vm, VmError};
 use devices::Nanos;
 use devices::lapic::Ticks;
-use paging::walk::{Access, GuestPageTables, Translation, WalkConfig, WalkError, WalkFeatures, walk};
+use paging::walk::{
+    Access, GuestPageTables, Translation, WalkConfig, WalkError, WalkFeatures, walk,
+};
 use x86defs::addr::PAGE_SIZE;
 use x86defs::control::CpuMode;
 use x86defs::{
-    Cr0, Exception, Gpr, GuestPhysAddr, GuestVirtAddr, Low, Rflags, Segment, SegmentRegister,
-    Width,
+    Cr0, Exception, Gpr, GuestPhysAddr, GuestVirtAddr, Low, Rflags, Segment, SegmentRegister, Width,
 };
 use x86emu::{AccessKind, Cpu, Fault, GuestException};
 
@@ -102,8 +103,7 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
         match walk(&config, tables, GuestVirtAddr::new(linear), access) {
             Ok(Translation { gpa, .. }) => {
                 if access != Access::Fetch {
-                    let rights =
-                        if access == Access::Write { Rights::Write } else { Rights::Read };
+                    let rights = if access == Access::Write { Rights::Write } else { Rights::Read };
                     self.cached = Some((page, gpa.align_down(PAGE_SIZE), rights));
                 }
                 Ok(gpa)
@@ -224,19 +224,15 @@ fn device_lengths(gpa: GuestPhysAddr, len: usize) -> impl Iterator<Item = usize>
     let mut at = gpa.as_u64();
     let mut left = len;
     core::iter::from_fn(move || {
-        let len = [8usize, 4, 2, 1]
-            .into_iter()
-            .find(|n| *n <= left && at.is_multiple_of(*n as u64))?;
+        let len =
+            [8usize, 4, 2, 1].into_iter().find(|n| *n <= left && at.is_multiple_of(*n as u64))?;
         at = at.wrapping_add(len as u64);
         left -= len;
         Some(len)
     })
 }
 
-fn device_chunks_mut(
-    gpa: GuestPhysAddr,
-    buffer: &mut [u8],
-) -> impl Iterator<Item = &mut [u8]> {
+fn device_chunks_mut(gpa: GuestPhysAddr, buffer: &mut [u8]) -> impl Iterator<Item = &mut [u8]> {
     let mut lengths = device_lengths(gpa, buffer.len());
     let mut rest = buffer;
     core::iter::from_fn(move || {
@@ -382,4 +378,3 @@ impl<B: Backend, M: GuestRam> Cpu for Emulated<'_, B, M> {
         }
     }
 }
-

@@ -21,11 +21,7 @@ pub enum Next {
 }
 
 /// Runs `vcpu` once: up to an exit that the general code has to serve.
-pub fn turn<B: Backend, M: GuestRam>(
-    vcpu: &mut Vcpu<B>,
-    vm: &Vm<M>,
-    host: &mut impl Host,
-) -> Next {
+pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut impl Host) -> Next {
     let tsc = host.time().tsc;
     vm.advance(vm.now(tsc));
     vcpu.core.lapic.advance(vm.ticks(tsc));

@@ -13,9 +13,7 @@ use crate::stats::ExitCounts;
 use alloc::sync::Arc;
 use devices::lapic::Lapic;
 use x86defs::control::{CpuMode, DR6_RESET, DR7_RESET};
-use x86defs::{
-    Cr0, Event, EventKind, Exception, Gpr, Rflags, Segment, SegmentRegister, Vector,
-};
+use x86defs::{Cr0, Event, EventKind, Exception, Gpr, Rflags, Segment, SegmentRegister, Vector};
 
 /// What policy keeps of a vCPU. The hot handler gets nothing else.
 #[derive(Debug)]

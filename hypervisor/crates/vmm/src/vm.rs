@@ -164,5 +164,4 @@ impl<M: GuestRam> Vm<M> {
     pub fn press_power_button(&self) {
         self.chipset.press_power_button(|message| self.deliver(message));
     }
-
 }

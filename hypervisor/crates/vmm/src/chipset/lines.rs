@@ -27,7 +27,12 @@ impl IrqChip {
     }
 
     /// Sets ISA interrupt `line` to `level`.
-    pub(super) fn set(&mut self, line: u8, level: bool, deliver: &mut impl FnMut(InterruptMessage)) {
+    pub(super) fn set(
+        &mut self,
+        line: u8,
+        level: bool,
+        deliver: &mut impl FnMut(InterruptMessage),
+    ) {
         self.pic.set_irq(line, level);
         self.forward_pic(deliver);
         if let Some(message) = self.ioapic.set_line(pin(line), level) {
@@ -64,10 +69,7 @@ impl IrqChip {
         self.pic.output()
     }
 
-    pub(super) fn pic_acknowledge(
-        &mut self,
-        deliver: &mut impl FnMut(InterruptMessage),
-    ) -> Vector {
+    pub(super) fn pic_acknowledge(&mut self, deliver: &mut impl FnMut(InterruptMessage)) -> Vector {
         let vector = self.pic.acknowledge();
         self.forward_pic(deliver);
         vector

@@ -225,11 +225,7 @@ fn interrupt_window<B: Backend, M: GuestRam>(
 }
 
 /// Does what a write to the local APIC asks for.
-pub(crate) fn apic_effect<B: Backend, M: GuestRam>(
-    vcpu: &mut Vcpu<B>,
-    vm: &Vm<M>,
-    effect: Effect,
-) {
+pub(crate) fn apic_effect<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, effect: Effect) {
     match effect {
         Effect::None | Effect::Pending | Effect::TimerChanged => {}
         Effect::Eoi { vector, broadcast } => {

@@ -132,8 +132,7 @@ pub(crate) fn tsc_changed<B: Backend, M: GuestRam>(
     offset: u64,
     ticks: devices::lapic::Ticks,
 ) {
-    let offset =
-        if cfg!(planted = "tsc-offset-sign") { offset.wrapping_neg() } else { offset };
+    let offset = if cfg!(planted = "tsc-offset-sign") { offset.wrapping_neg() } else { offset };
     vcpu.hw.set_tsc_offset(offset);
     vcpu.core.lapic.set_tsc_offset(vcpu.core.clock.tsc_adjust(), ticks);
     // The page was writable when it was registered; if the guest has put

@@ -95,9 +95,8 @@ impl<M: GuestRam> Ports for Bus<'_, M> {
     fn port_out(&mut self, port: u16, width: Width, value: u32) -> Result<(), VmError> {
         let vm = self.vm;
         let value = width.truncate(value.into()).low32();
-        let outcome = vm
-            .chipset
-            .port_write(port, width, value, self.now, &mut |message| vm.deliver(message));
+        let outcome =
+            vm.chipset.port_write(port, width, value, self.now, &mut |message| vm.deliver(message));
         self.console |= outcome.console;
         if self.end.is_none() {
             self.end = outcome.end;

@@ -31,15 +31,13 @@ pub(super) fn control<B: Backend, M: GuestRam>(
     let Some(found) = decode(vcpu, vm, host, VmExit::CrAccess(access))? else { return Ok(None) };
     let next_rip = behind(vcpu, &found);
     let result = match found.op {
-        SystemOp::ReadCr(number, gpr) => {
-            match read_cr(vcpu, number) {
-                Some(value) => {
-                    set_full(vcpu, gpr, value);
-                    Ok(())
-                }
-                None => Err(Event::ud()),
+        SystemOp::ReadCr(number, gpr) => match read_cr(vcpu, number) {
+            Some(value) => {
+                set_full(vcpu, gpr, value);
+                Ok(())
             }
-        }
+            None => Err(Event::ud()),
+        },
         SystemOp::WriteCr(number, gpr) => {
             let value = full(vcpu, gpr);
             write_cr(vcpu, vm, number, value)
@@ -50,7 +48,8 @@ pub(super) fn control<B: Backend, M: GuestRam>(
             Ok(())
         }
         SystemOp::Lmsw(operand) => {
-            let read = x86emu::read_operand(&mut emulated(vcpu, vm, host), &operand, x86defs::Width::B2);
+            let read =
+                x86emu::read_operand(&mut emulated(vcpu, vm, host), &operand, x86defs::Width::B2);
             match read {
                 Ok(value) => {
                     // LMSW changes PE, MP, EM and TS, and can't clear PE.

@@ -1,0 +1,375 @@
+//! A vCPU that plays a script instead of running a guest: what the loop makes
+//! of each exit, without hardware.
+
+extern crate std;
+
+mod tests;
+
+use crate::chipset::{Chipset, DebugPorts};
+use crate::clock::{HostTime, Interruption, TscFrequency, VcpuClock, VmClock};
+use crate::cpuid::{CpuidConfig, CpuidTable};
+use crate::hw::{Backend, HotState};
+use crate::irq::{Posted, Routes};
+use crate::memory::{GuestMemory, GuestRam, MemoryError};
+use crate::msr::{MsrConfig, MsrFile, MsrTable};
+use crate::mtrr::Mtrrs;
+use crate::recorder::Recorder;
+use crate::run::{Next, turn};
+use crate::stats::ExitCounts;
+use crate::vcpu::{Vcpu, VcpuCore};
+use crate::vm::{Host, Vm};
+use devices::lapic::{Lapic, Role, TickRatio};
+use spin::{Mutex, RwLock};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::vec;
+use std::vec::Vec;
+use x86defs::cpuid::CpuidResult;
+use x86defs::exit::ExitWithEvent;
+use x86defs::{
+    Cr0, Cr4, DescriptorTable, Efer, Event, EventKind, GuestPhysAddr, Msr, Rflags, Segment,
+    SegmentRegister, VmExit, Width, Xcr0,
+};
+
+const KHZ: u64 = 1_000_000;
+const RAM: usize = 2 << 20;
+
+/// RAM of 2 MiB at 0.
+pub(super) struct Ram(RefCell<Vec<u8>>);
+
+impl Ram {
+    fn range(
+        &self,
+        gpa: GuestPhysAddr,
+        len: usize,
+    ) -> Result<core::ops::Range<usize>, MemoryError> {
+        let start = usize::try_from(gpa.as_u64()).unwrap();
+        if start + len <= RAM { Ok(start..start + len) } else { Err(MemoryError::NotRam(gpa)) }
+    }
+}
+
+impl GuestMemory for Ram {
+    fn read(&self, gpa: GuestPhysAddr, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        let range = self.range(gpa, buffer.len())?;
+        buffer.copy_from_slice(&self.0.borrow()[range]);
+        Ok(())
+    }
+
+    fn write(&self, gpa: GuestPhysAddr, data: &[u8]) -> Result<(), MemoryError> {
+        let range = self.range(gpa, data.len())?;
+        self.0.borrow_mut()[range].copy_from_slice(data);
+        Ok(())
+    }
+
+    fn compare_exchange(
+        &self,
+        gpa: GuestPhysAddr,
+        width: Width,
+        current: u64,
+        new: u64,
+    ) -> Result<u64, MemoryError> {
+        let mut bytes = [0; 8];
+        self.read(gpa, &mut bytes[..width.bytes()])?;
+        let old = u64::from_le_bytes(bytes);
+        if old == current {
+            self.write(gpa, &new.to_le_bytes()[..width.bytes()])?;
+        }
+        Ok(old)
+    }
+}
+
+impl GuestRam for Ram {
+    fn is_ram(&self, gpa: GuestPhysAddr) -> bool {
+        gpa.as_u64() < RAM as u64
+    }
+
+    fn is_rom(&self, _: GuestPhysAddr) -> bool {
+        false
+    }
+
+    fn populate(&self, gpa: GuestPhysAddr) -> Result<(), MemoryError> {
+        self.range(gpa, 1).map(|_| ())
+    }
+}
+
+/// The hardware's part: registers, and the exits to come.
+#[derive(Default)]
+pub(super) struct Script {
+    pub(super) exits: VecDeque<ExitWithEvent>,
+    /// What each entry injected.
+    pub(super) injected: Vec<Option<Event>>,
+    pub(super) window: bool,
+    pub(super) next_rip: Option<u64>,
+    pub(super) rip: u64,
+    pub(super) rflags: u64,
+    pub(super) cr4: u64,
+    pub(super) shadow: bool,
+    pub(super) dr6: u64,
+    pub(super) tsc_offset: u64,
+    rsp: u64,
+    cr0: u64,
+    cr2: u64,
+    cr8: u8,
+    efer: u64,
+    injection: Option<Event>,
+    nmi_blocked: bool,
+}
+
+impl Backend for Script {
+    fn rip(&self) -> u64 {
+        self.rip
+    }
+    fn set_rip(&mut self, value: u64) {
+        self.rip = value;
+    }
+    fn rsp(&self) -> u64 {
+        self.rsp
+    }
+    fn set_rsp(&mut self, value: u64) {
+        self.rsp = value;
+    }
+    fn rflags(&self) -> Rflags {
+        Rflags::from_bits_retain(self.rflags)
+    }
+    fn set_rflags(&mut self, value: Rflags) {
+        self.rflags = value.bits();
+    }
+    fn cr0(&self) -> Cr0 {
+        Cr0::from_bits_retain(self.cr0)
+    }
+    fn set_cr0(&mut self, value: Cr0) {
+        self.cr0 = value.bits();
+    }
+    fn cr2(&self) -> u64 {
+        self.cr2
+    }
+    fn set_cr2(&mut self, value: u64) {
+        self.cr2 = value;
+    }
+    fn cr3(&self) -> u64 {
+        0
+    }
+    fn set_cr3(&mut self, _: u64) {}
+    fn cr4(&self) -> Cr4 {
+        Cr4::from_bits_retain(self.cr4)
+    }
+    fn set_cr4(&mut self, value: Cr4) {
+        self.cr4 = value.bits();
+    }
+    fn set_page_directory_pointers(&mut self, _: [u64; 4]) {}
+    fn cr8(&self) -> u8 {
+        self.cr8
+    }
+    fn set_cr8(&mut self, value: u8) {
+        self.cr8 = value;
+    }
+    fn set_cr8_threshold(&mut self, _: u8) {}
+    fn efer(&self) -> Efer {
+        Efer::from_bits_retain(self.efer)
+    }
+    fn set_efer(&mut self, value: Efer) {
+        self.efer = value.bits();
+    }
+    fn pkru(&self) -> u32 {
+        0
+    }
+    fn xcr0(&self) -> u64 {
+        1
+    }
+    fn set_xcr0(&mut self, _: u64) {}
+    fn dr(&self, number: u8) -> u64 {
+        if number == 6 { self.dr6 } else { 0 }
+    }
+    fn set_dr(&mut self, number: u8, value: u64) {
+        if number == 6 {
+            self.dr6 = value;
+        }
+    }
+    fn segment(&self, register: SegmentRegister) -> Segment {
+        match register {
+            SegmentRegister::Cs => Segment::code32(8),
+            _ => Segment::data32(16),
+        }
+    }
+    fn set_segment(&mut self, _: SegmentRegister, _: Segment) {}
+    fn gdtr(&self) -> DescriptorTable {
+        DescriptorTable::default()
+    }
+    fn set_gdtr(&mut self, _: DescriptorTable) {}
+    fn idtr(&self) -> DescriptorTable {
+        DescriptorTable::default()
+    }
+    fn set_idtr(&mut self, _: DescriptorTable) {}
+    fn cpl(&self) -> u8 {
+        0
+    }
+    fn msr(&self, _: Msr) -> Option<u64> {
+        None
+    }
+    fn set_msr(&mut self, _: Msr, _: u64) -> bool {
+        false
+    }
+    fn set_tsc_aux(&mut self, _: u64) {}
+    fn interrupt_shadow(&self) -> bool {
+        self.shadow
+    }
+    fn set_interrupt_shadow(&mut self, shadow: bool) {
+        self.shadow = shadow;
+    }
+    fn inject(&mut self, event: Event) {
+        self.injection = Some(event);
+        self.nmi_blocked |= event.kind == EventKind::Nmi;
+    }
+    fn injection(&self) -> Option<Event> {
+        self.injection
+    }
+    fn set_interrupt_window(&mut self, wanted: bool) {
+        self.window = wanted;
+    }
+    fn nmi_blocked(&self) -> bool {
+        self.nmi_blocked
+    }
+    fn set_nmi_blocked(&mut self, blocked: bool) {
+        self.nmi_blocked = blocked;
+    }
+    fn request_nmi_window(&mut self) {}
+    fn next_rip(&self) -> Option<u64> {
+        self.next_rip
+    }
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.tsc_offset = offset;
+    }
+    fn flush_translations(&mut self) {}
+    fn loses_shadow(&self) -> bool {
+        false
+    }
+    fn run(&mut self, _: &mut VcpuCore) -> ExitWithEvent {
+        self.injected.push(self.injection.take());
+        self.exits.pop_front().expect("an exit in the script")
+    }
+    fn dump(&self, _: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        Ok(())
+    }
+}
+
+/// The machine: a clock that stands where the test puts it, and the console.
+pub(super) struct Stage {
+    pub(super) tsc: u64,
+    pub(super) console: Vec<u8>,
+    pub(super) room: usize,
+    pub(super) armed: Option<u64>,
+}
+
+impl Host for Stage {
+    fn time(&self) -> HostTime {
+        HostTime { tsc: self.tsc, wall: 1_700_000_000_000_000_000 + self.tsc }
+    }
+
+    fn console_write(&mut self, bytes: &[u8]) -> usize {
+        self.console.extend_from_slice(bytes);
+        bytes.len()
+    }
+
+    fn console_room(&self) -> usize {
+        self.room
+    }
+
+    fn arm_timer(&mut self, deadline: Option<u64>) {
+        self.armed = deadline;
+    }
+}
+
+/// A guest with one scripted vCPU.
+pub(super) struct Play {
+    pub(super) vm: Vm<Ram>,
+    pub(super) vcpu: Vcpu<Script>,
+    pub(super) stage: Stage,
+}
+
+impl Play {
+    pub(super) fn new() -> Self {
+        let host = |leaf: u32, _: u32| match leaf {
+            0 => CpuidResult { eax: 0xd, ebx: 0x6874_7541, ecx: 0x444d_4163, edx: 0x6974_6e65 },
+            0x8000_0000 => CpuidResult { eax: 0x8000_001e, ..CpuidResult::default() },
+            0x8000_0008 => CpuidResult { eax: 0x3030, ..CpuidResult::default() },
+            _ => CpuidResult { eax: 0, ebx: 0, ecx: u32::MAX, edx: u32::MAX },
+        };
+        let frequency = TscFrequency::from_khz(KHZ).unwrap();
+        let config = CpuidConfig {
+            vcpus: 1,
+            max_apic_id: 0,
+            tsc: frequency,
+            apic_timer_hz: 1_000_000_000,
+            physical_address_bits: 39,
+            xcr0: Xcr0::X87 | Xcr0::SSE,
+            withheld: &[],
+        };
+        let cpuid = Arc::new(CpuidTable::new(&host, &config));
+        let msr_config = MsrConfig { microcode: 1, low_ram_end: RAM as u64, high_ram_end: 1 << 32 };
+        let msr_table = Arc::new(MsrTable::new(&cpuid, &msr_config));
+        let memory = Ram(RefCell::new(vec![0x90; RAM]));
+        let mut clock = VmClock::new(frequency);
+        let mut vcpu_clock = VcpuClock::default();
+        let start = HostTime { tsc: 0, wall: 0 };
+        clock.resume(start, &mut [&mut vcpu_clock], &memory, Interruption::None).unwrap();
+        let shared = Arc::new(Posted::new());
+        let mut lapic = Lapic::new(0, TickRatio::from_khz(KHZ), Role::Bootstrap);
+        lapic.set_up_virtual_wire();
+        let routes = Routes::new();
+        routes.publish(0, lapic.identity());
+        let core = VcpuCore {
+            hot: HotState::default(),
+            served: false,
+            ended_level: None,
+            lapic,
+            clock: vcpu_clock,
+            msrs: MsrFile::new(&msr_table),
+            tsc_aux: 0,
+            cpuid: Arc::clone(&cpuid),
+            msr_table,
+            shared: Arc::clone(&shared),
+            xcr0: 1,
+            recent: Recorder::default(),
+            counts: ExitCounts::default(),
+        };
+        let script = Script { rip: 0x1000, rflags: 2, cr0: 0x11, ..Script::default() };
+        let vm = Vm {
+            name: "play".into(),
+            memory,
+            clock: RwLock::new(clock),
+            chipset: Chipset::new(1_700_000_000, DebugPorts::Present),
+            mtrrs: Mutex::new(Mtrrs::new(39)),
+            vcpus: vec![shared],
+            routes,
+        };
+        let stage = Stage { tsc: 0, console: Vec::new(), room: 1 << 16, armed: None };
+        Self { vm, vcpu: Vcpu::new(0, core, script), stage }
+    }
+
+    /// One turn that ends in `exit`.
+    pub(super) fn turn(&mut self, exit: VmExit) -> Next {
+        self.turn_with(exit, None)
+    }
+
+    /// One turn that ends in `exit`, which interrupts the delivery of an event.
+    pub(super) fn turn_with(&mut self, exit: VmExit, interrupted: Option<Event>) -> Next {
+        self.vcpu.hw.exits.push_back(ExitWithEvent { exit, interrupted });
+        turn(&mut self.vcpu, &self.vm, &mut self.stage)
+    }
+
+    /// One turn of a vCPU that must not be entered.
+    pub(super) fn idle(&mut self) -> Next {
+        turn(&mut self.vcpu, &self.vm, &mut self.stage)
+    }
+
+    /// Puts code at RIP.
+    pub(super) fn code(&mut self, bytes: &[u8]) {
+        self.vm.memory.write(GuestPhysAddr::new(self.vcpu.hw.rip), bytes).unwrap();
+    }
+
+    /// What the last entry injected.
+    pub(super) fn injected(&self) -> Option<Event> {
+        *self.vcpu.hw.injected.last().unwrap()
+    }
+}

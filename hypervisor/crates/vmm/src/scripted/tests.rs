@@ -1,0 +1,286 @@
+//! What the loop makes of exits.
+
+use super::Play;
+use crate::memory::{GuestMemory, MemoryError};
+use crate::run::Next;
+use crate::vcpu::Activity;
+use crate::vm::{EndReason, VmError};
+use devices::lapic::Trigger;
+use x86defs::exit::{Direction, NestedAccess, NestedFault, PortIo, RawExit};
+use x86defs::{Event, Exception, Gpr, GuestPhysAddr, Msr, Rflags, VmExit, Width};
+
+const IF: u64 = Rflags::IF.bits() | 2;
+const TF: u64 = Rflags::TF.bits() | 2;
+
+fn out(port: u16) -> VmExit {
+    VmExit::PortIo(PortIo { port, width: Width::B1, direction: Direction::Out, string: None })
+}
+
+fn input(port: u16, width: Width) -> VmExit {
+    VmExit::PortIo(PortIo { port, width, direction: Direction::In, string: None })
+}
+
+fn fault(gpa: u64, access: NestedAccess) -> VmExit {
+    VmExit::NestedFault(NestedFault { gpa: GuestPhysAddr::new(gpa), access, gva: None })
+}
+
+#[test]
+fn cpuid_moves_on_and_ends_the_shadow() {
+    let mut play = Play::new();
+    play.vcpu.set_gpr(Gpr::Rax, 0x4000_0000);
+    play.vcpu.hw.next_rip = Some(0x1002);
+    play.vcpu.hw.shadow = true;
+    assert_eq!(play.turn(VmExit::Cpuid), Next::Continue);
+    assert_eq!(play.vcpu.hw.rip, 0x1002);
+    assert!(!play.vcpu.hw.shadow);
+    assert_eq!(play.vcpu.gpr(Gpr::Rbx), u64::from(u32::from_le_bytes(*b"Stew")));
+}
+
+#[test]
+fn without_next_rip_the_instruction_is_decoded() {
+    let mut play = Play::new();
+    play.code(&[0x66, 0x0f, 0xa2]);
+    assert_eq!(play.turn(VmExit::Cpuid), Next::Continue);
+    assert_eq!(play.vcpu.hw.rip, 0x1003);
+}
+
+#[test]
+fn an_encoding_that_can_not_be_is_refused_the_second_time() {
+    let mut play = Play::new();
+    play.code(&[0xf0, 0x0f, 0xa2]);
+    assert_eq!(play.turn(VmExit::Cpuid), Next::Continue);
+    assert_eq!(play.turn(VmExit::Cpuid), Next::Continue);
+    assert_eq!(play.injected(), None);
+    assert_eq!(play.vcpu.hw.rip, 0x1000);
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!(play.injected(), Some(Event::ud()));
+}
+
+#[test]
+fn single_step_traps_after_an_emulated_instruction() {
+    let mut play = Play::new();
+    play.vcpu.hw.rflags = TF;
+    play.vcpu.hw.next_rip = Some(0x1002);
+    play.turn(VmExit::Cpuid);
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!(play.injected(), Some(Event::exception(Exception::DB)));
+    assert_ne!(play.vcpu.hw.dr6 & 1 << 14, 0);
+}
+
+#[test]
+fn an_interrupted_delivery_is_repeated() {
+    let mut play = Play::new();
+    let event = Event::interrupt(0x31);
+    let touched = fault(0x8000, NestedAccess::WRITE);
+    assert_eq!(play.turn_with(touched, Some(event)), Next::Continue);
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!(play.injected(), Some(event));
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!(play.injected(), None, "once");
+}
+
+#[test]
+fn a_fault_during_the_delivery_of_a_fault_is_a_double_fault() {
+    let mut play = Play::new();
+    let first = Event::exception_with_code(Exception::NP, 8);
+    play.vcpu.set_gpr(Gpr::Rcx, 0xdead_beef);
+    assert_eq!(play.turn_with(VmExit::Rdpmc, Some(first)), Next::Continue);
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!(play.injected(), Some(Event::exception_with_code(Exception::DF, 0)));
+    let double = Event::exception_with_code(Exception::DF, 0);
+    let next = play.turn_with(VmExit::Rdpmc, Some(double));
+    assert_eq!(next, Next::End(EndReason::TripleFault));
+}
+
+#[test]
+fn interrupts_wait_for_the_window() {
+    let mut play = Play::new();
+    play.vm.vcpus[0].post(0x41, Trigger::Edge);
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!(play.injected(), None, "interrupts are off");
+    assert!(play.vcpu.hw.window);
+    play.vcpu.hw.rflags = IF;
+    play.vcpu.hw.shadow = true;
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!(play.injected(), None, "in the shadow");
+    play.vcpu.hw.shadow = false;
+    play.turn(VmExit::InterruptWindow);
+    assert_eq!(play.injected(), Some(Event::interrupt(0x41)));
+    assert!(!play.vcpu.hw.window);
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!(play.injected(), None, "it is in service");
+}
+
+#[test]
+fn priorities_exception_nmi_interrupt() {
+    let mut play = Play::new();
+    play.vcpu.hw.rflags = IF;
+    play.vm.vcpus[0].post(0x41, Trigger::Edge);
+    play.vcpu.post_nmi();
+    play.vcpu.raise(Event::gp0());
+    for wanted in [Event::gp0(), Event::nmi(), Event::interrupt(0x41)] {
+        assert!(play.turn(VmExit::HostInterrupt) == Next::Continue);
+        assert_eq!(play.injected(), Some(wanted));
+    }
+    play.vcpu.post_nmi();
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!(play.injected(), None, "NMIs are blocked until IRET");
+}
+
+#[test]
+fn halt_sleeps_until_the_timer() {
+    let mut play = Play::new();
+    play.vcpu.hw.next_rip = Some(0x1001);
+    play.vcpu.hw.rflags = IF;
+    // TSC-deadline mode, vector 0x50; due at 5000.
+    let lapic = &mut play.vcpu.core.lapic;
+    let _ = lapic.mmio_write(0x320, Width::B4, 0x4_0050, devices::lapic::Ticks(0)).unwrap();
+    lapic.write_tsc_deadline(5000, devices::lapic::Ticks(0));
+    assert_eq!(play.turn(VmExit::Halt), Next::Continue);
+    assert_eq!(play.vcpu.activity, Activity::Halted);
+    assert_eq!(play.idle(), Next::Idle(Some(5000)));
+    play.stage.tsc = 5000;
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!(play.vcpu.activity, Activity::Running);
+    assert_eq!(play.injected(), Some(Event::interrupt(0x50)));
+    assert_eq!(play.vcpu.hw.rip, 0x1001);
+}
+
+#[test]
+fn halt_with_interrupts_off_wakes_for_an_nmi_only() {
+    let mut play = Play::new();
+    play.vcpu.hw.next_rip = Some(0x1001);
+    play.turn(VmExit::Halt);
+    play.vm.vcpus[0].post(0x41, Trigger::Edge);
+    assert_eq!(play.idle(), Next::Idle(None));
+    play.vcpu.post_nmi();
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!(play.injected(), Some(Event::nmi()));
+}
+
+#[test]
+fn msrs_by_policy() {
+    let mut play = Play::new();
+    play.vcpu.hw.next_rip = Some(0x1002);
+    play.vcpu.set_gpr(Gpr::Rcx, 0x1b);
+    play.turn(VmExit::ReadMsr);
+    assert_eq!(play.vcpu.gpr(Gpr::Rax), 0xfee0_0900);
+    play.vcpu.set_gpr(Gpr::Rcx, 0x1234);
+    play.turn(VmExit::ReadMsr);
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!(play.injected(), Some(Event::gp0()), "unknown");
+    assert_eq!(play.vcpu.hw.rip, 0x1002, "a fault does not move on");
+}
+
+#[test]
+fn the_tsc_follows_its_writes() {
+    let mut play = Play::new();
+    play.stage.tsc = 1_000;
+    play.vcpu.hw.next_rip = Some(0x1002);
+    play.vcpu.set_gpr(Gpr::Rcx, Msr::TSC.0.into());
+    play.vcpu.set_gpr(Gpr::Rax, 5_000);
+    play.turn(VmExit::WriteMsr);
+    assert_eq!(play.vcpu.hw.tsc_offset, 4_000);
+    play.vcpu.set_gpr(Gpr::Rcx, Msr::TSC_ADJUST.0.into());
+    play.turn(VmExit::ReadMsr);
+    assert_eq!(play.vcpu.gpr(Gpr::Rax), 4_000);
+}
+
+#[test]
+fn ports_and_console() {
+    let mut play = Play::new();
+    play.vcpu.hw.next_rip = Some(0x1001);
+    // Eight bits a character.
+    play.vcpu.set_gpr(Gpr::Rax, 3);
+    play.turn(out(0x3fb));
+    for byte in *b"ok\n" {
+        play.vcpu.set_gpr(Gpr::Rax, byte.into());
+        play.turn(out(0x3f8));
+    }
+    assert_eq!(play.stage.console, b"ok\n");
+    play.vcpu.set_gpr(Gpr::Rax, 0x1234_5678_9abc_def0);
+    play.turn(input(0x1234, Width::B2));
+    assert_eq!(play.vcpu.gpr(Gpr::Rax), 0x1234_5678_9abc_ffff, "nobody answers");
+    // Without room on the console the bytes wait in the guest's port.
+    play.stage.room = 0;
+    play.vcpu.set_gpr(Gpr::Rax, b'x'.into());
+    play.turn(out(0x3f8));
+    assert_eq!(play.stage.console, b"ok\n");
+    play.turn(input(0x3fd, Width::B1));
+    assert_eq!(play.vcpu.gpr(Gpr::Rax) & 0x20, 0, "the transmitter is not empty");
+    let console = &mut play.stage.console;
+    play.vm.flush_console(
+        |bytes| {
+            console.extend_from_slice(bytes);
+            bytes.len()
+        },
+        100,
+    );
+    assert_eq!(play.stage.console, b"ok\nx");
+}
+
+#[test]
+fn ways_to_end() {
+    for (port, value, reason) in [
+        (0xf4, 3, EndReason::DebugExit(3)),
+        (0xcf9, 6, EndReason::Reset),
+        (0x64, 0xfe, EndReason::Reset),
+        (0x505, 1, EndReason::Panicked),
+    ] {
+        let mut play = Play::new();
+        play.vcpu.hw.next_rip = Some(0x1001);
+        play.vcpu.set_gpr(Gpr::Rax, value);
+        assert_eq!(play.turn(out(port)), Next::End(reason));
+    }
+    let raw = RawExit { reason: 0x403, info1: 0, info2: 0 };
+    assert_eq!(
+        Play::new().turn(VmExit::Unhandled(raw)),
+        Next::End(EndReason::Failed(VmError::UnknownExit(raw)))
+    );
+    assert_eq!(Play::new().turn(VmExit::TripleFault), Next::End(EndReason::TripleFault));
+}
+
+#[test]
+fn device_memory() {
+    let mut play = Play::new();
+    // mov eax, [0xfee00030]: the local APIC's version.
+    play.code(&[0xa1, 0x30, 0x00, 0xe0, 0xfe]);
+    play.turn(fault(0xfee0_0030, NestedAccess::empty()));
+    assert_eq!(play.vcpu.gpr(Gpr::Rax) & 0xff, u64::from(devices::lapic::VERSION & 0xff));
+    assert_eq!(play.vcpu.hw.rip, 0x1005);
+    // mov eax, [0xd0000000]: nobody there.
+    play.code(&[0xa1, 0x00, 0x00, 0x00, 0xd0]);
+    play.turn(fault(0xd000_0000, NestedAccess::empty()));
+    assert_eq!(play.vcpu.gpr(Gpr::Rax), 0xffff_ffff);
+    // An instruction that is not emulated ends the guest and names itself.
+    play.code(&[0x0f, 0x28, 0x05, 0x00, 0x00, 0x00, 0xd0]);
+    match play.turn(fault(0xd000_0000, NestedAccess::empty())) {
+        Next::End(EndReason::Failed(VmError::Instruction(text))) => {
+            assert!(text.contains("0f 28 05"), "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn page_tables_that_are_not_in_ram() {
+    let mut play = Play::new();
+    let gpa = GuestPhysAddr::new(0xd000_0000);
+    assert_eq!(
+        play.turn(fault(0xd000_0000, NestedAccess::WALK)),
+        Next::End(EndReason::Failed(VmError::Memory(MemoryError::NotRam(gpa))))
+    );
+}
+
+#[test]
+fn hypercalls_reach_the_console() {
+    let mut play = Play::new();
+    play.vcpu.hw.next_rip = Some(0x1003);
+    play.vm.memory.write(GuestPhysAddr::new(0x5000), b"hello").unwrap();
+    play.vcpu.set_gpr(Gpr::Rax, 0xd354_0001);
+    play.vcpu.set_gpr(Gpr::Rbx, 0x5000);
+    play.vcpu.set_gpr(Gpr::Rcx, 5);
+    assert_eq!(play.turn(VmExit::Hypercall), Next::Continue);
+    assert_eq!(play.stage.console, b"hello");
+    assert_eq!(play.vcpu.gpr(Gpr::Rax), 0);
+}
