@@ -45,13 +45,13 @@ impl Backend for VmxVcpu {
 
     fn cr0(&self) -> Cr0 {
         let own = Cr0::from_bits_retain(self.current().read(FieldNatural::GUEST_CR0));
-        own & GUEST_CR0 | self.cr0_shadow - GUEST_CR0
+        (own & GUEST_CR0) | (self.cr0_shadow - GUEST_CR0)
     }
 
     fn set_cr0(&mut self, value: Cr0) {
         self.cr0_shadow = value;
         // Caches stay on, and VT-x wants NE.
-        let real = value - Cr0::CD - Cr0::NW | Cr0::NE | Cr0::ET;
+        let real = (value - Cr0::CD - Cr0::NW) | Cr0::NE | Cr0::ET;
         let v = self.current();
         v.write(FieldNatural::GUEST_CR0, real.bits());
         v.write(FieldNatural::CR0_SHADOW, value.bits());
@@ -77,14 +77,17 @@ impl Backend for VmxVcpu {
 
     fn cr4(&self) -> Cr4 {
         let own = Cr4::from_bits_retain(self.current().read(FieldNatural::GUEST_CR4));
-        own & GUEST_CR4 | self.cr4_shadow - GUEST_CR4
+        (own & GUEST_CR4) | (self.cr4_shadow - GUEST_CR4)
     }
 
     fn set_cr4(&mut self, value: Cr4) {
         self.cr4_shadow = value;
         // A machine check must reach the machine, whatever the guest thinks.
-        let machine_check =
-            if HostCr4::read().contains(Cr4Flags::MACHINE_CHECK_EXCEPTION) { Cr4::MCE } else { Cr4::empty() };
+        let machine_check = if HostCr4::read().contains(Cr4Flags::MACHINE_CHECK_EXCEPTION) {
+            Cr4::MCE
+        } else {
+            Cr4::empty()
+        };
         let v = self.current();
         v.write(FieldNatural::GUEST_CR4, (value | Cr4::VMXE | machine_check).bits());
         v.write(FieldNatural::CR4_SHADOW, value.bits());

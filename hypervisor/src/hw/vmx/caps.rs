@@ -106,10 +106,9 @@ fn settle<F: Flags<Bits = u32>>(
     let capability = ControlCapability::from_msr(read(msr)?);
     match capability.settle(required.bits(), optional.bits()) {
         Ok(value) => Ok(F::from_bits_retain(value)),
-        Err(missing) => Err(HostError::MissingControls {
-            word,
-            names: names(&F::from_bits_retain(missing.0)),
-        }),
+        Err(missing) => {
+            Err(HostError::MissingControls { word, names: names(&F::from_bits_retain(missing.0)) })
+        }
     }
 }
 

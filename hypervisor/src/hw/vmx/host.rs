@@ -23,12 +23,10 @@ pub(super) fn cr3() -> u64 {
 /// The base in the descriptor of our task-state segment
 /// (SDM: "TSS Descriptor in 64-bit Mode").
 fn tss_base() -> u64 {
-    let entry = (sgdt().base.as_u64() + u64::from(TSS_SELECTOR)) as *const u64;
+    let entry = (sgdt().base.as_u64() + u64::from(TSS_SELECTOR)) as *const [u64; 2];
     // SAFETY: the selector is one of the table in force, which lives for ever,
     // and its descriptor has two words.
-    let low = unsafe { entry.read() };
-    // SAFETY: as above.
-    let high = unsafe { entry.add(1).read() };
+    let [low, high] = unsafe { entry.read() };
     (low >> 16 & 0xff_ffff) | (low >> 56) << 24 | high << 32
 }
 

@@ -17,11 +17,13 @@ use x86defs::bits::Low;
 use x86defs::control::DR6_RESET;
 use x86defs::exit::{ExceptionExit, ExitWithEvent, RawExit};
 use x86defs::vmcs::{
-    ACCESS_RIGHTS_UNUSABLE, EntryControls, ExitInformation, ExitReason, Field16, Field32, Field64, FieldNatural,
-    Interruptibility, InterruptionInfo, InterruptionKind, PENDING_DEBUG_BS, PrimaryControls,
-    VIRTUAL_APIC_TPR, decode, ept_pointer, interrupted_event, unblocks_nmi,
+    ACCESS_RIGHTS_UNUSABLE, EntryControls, ExitInformation, ExitReason, Field16, Field32, Field64,
+    FieldNatural, Interruptibility, InterruptionInfo, InterruptionKind, PENDING_DEBUG_BS,
+    PrimaryControls, VIRTUAL_APIC_TPR, decode, ept_pointer, interrupted_event, unblocks_nmi,
 };
-use x86defs::{Cr0, Cr4, Efer, Event, EventKind, Exception, HostPhysAddr, Rflags, SegmentRegister, VmExit};
+use x86defs::{
+    Cr0, Cr4, Efer, Event, EventKind, Exception, HostPhysAddr, Rflags, SegmentRegister, VmExit,
+};
 
 /// Exceptions that exit: #DB and #AC because a guest can make their delivery
 /// loop for ever, #MC because it is the machine's.
@@ -427,8 +429,7 @@ impl VmxVcpu {
             info.kind(),
             InterruptionKind::SOFTWARE_INTERRUPT | InterruptionKind::SOFTWARE_EXCEPTION
         );
-        let length =
-            if software { v.read(Field32::EXIT_INSTRUCTION_LENGTH).low8() } else { 0 };
+        let length = if software { v.read(Field32::EXIT_INSTRUCTION_LENGTH).low8() } else { 0 };
         interrupted_event(info, v.read(Field32::IDT_VECTORING_ERROR), length)
     }
 

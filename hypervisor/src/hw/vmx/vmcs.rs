@@ -5,9 +5,9 @@ use crate::mm;
 use core::arch::asm;
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering};
+use x86defs::HostPhysAddr;
 use x86defs::bits::Low;
 use x86defs::vmcs::{Field16, Field32, Field64, FieldNatural, InstructionError};
-use x86defs::HostPhysAddr;
 
 /// A field with the type of its value.
 pub(super) trait Field: Copy {
