@@ -77,6 +77,8 @@ pub struct Case {
     pub seconds: u64,
     /// What happens.
     pub script: Script,
+    /// Whether a tiny guest hears on its command line which emulator it runs in.
+    pub tells_host: bool,
 }
 
 impl Case {
@@ -99,6 +101,7 @@ impl Case {
             on_reset: OnReset::End,
             seconds: 240,
             script: crate::cases::tiny_passes,
+            tells_host: true,
         }
     }
 

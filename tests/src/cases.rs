@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use regex_lite::Regex;
 use xtask::machine::{Firmware, Machine};
 
-use crate::case::{Case, Damage, Kernel, Tier};
+use crate::case::{Case, Damage, Kernel, Script, Tier};
 use crate::drive::Drive;
 
 /// The prompt of the default guest's shell.
@@ -33,7 +33,7 @@ pub fn all(tiny: &[String]) -> Vec<Case> {
 
 fn tiny_cases(guest: &str) -> Vec<Case> {
     let case = Case::tiny(guest);
-    let named = |name: &str| Case { name: name.to_owned(), ..case.clone() };
+    let named = |name: &str| Case { name: name.to_owned(), tells_host: false, ..case.clone() };
     match guest {
         // The built-in guest ends like a machine that is switched off.
         "hello" => vec![
@@ -47,7 +47,27 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
                 ..named("tiny-hello-bochs")
             },
         ],
-        "crash" => vec![Case { script: crashes, ..named("tiny-crash") }],
+        "crash" => {
+            let ends: [(&str, &'static str, Script); 8] = [
+                ("triple-fault", "triple-fault", ends_with::<CRASHED>),
+                ("pvpanic", "pvpanic", ends_with::<CRASHED>),
+                ("jump", "jump", ends_with::<CRASHED>),
+                ("reset", "reset", ends_with::<0>),
+                ("keyboard-reset", "keyboard-reset", ends_with::<0>),
+                ("poweroff", "poweroff", ends_with::<0>),
+                // (5 << 1) | 1.
+                ("debug-exit", "exit=5", ends_with::<11>),
+                // (0x80 << 1) | 1, cut to eight bits.
+                ("debug-exit-cut", "exit=128", ends_with::<1>),
+            ];
+            ends.into_iter()
+                .map(|(name, word, script)| Case {
+                    cmdline: Some(word),
+                    script,
+                    ..named(&format!("tiny-crash-{name}"))
+                })
+                .collect()
+        }
         "multiboot" => vec![Case {
             cmdline: Some("first second"),
             modules: vec![("one", "alpha"), ("two", "beta gamma")],
@@ -149,8 +169,9 @@ fn hello_console(drive: &mut Drive) -> Result<()> {
 }
 
 /// A guest that breaks itself is reported, and the hypervisor lives on to say so.
-fn crashes(drive: &mut Drive) -> Result<()> {
-    drive.ends(CRASHED).map(|_| ())
+/// The run ends with this status.
+fn ends_with<const STATUS: u8>(drive: &mut Drive) -> Result<()> {
+    drive.ends(STATUS).map(|_| ())
 }
 
 fn debian_shell(drive: &mut Drive) -> Result<()> {
