@@ -1,7 +1,7 @@
 //! What this CPU's VT-x can do, and the control words that follow from it
 //! (SDM: "VMX Capability Reporting Facility").
 
-use crate::cpu::msr;
+use crate::cpu::{self, msr};
 use crate::error::HostError;
 use alloc::string::String;
 use bitflags::Flags;
@@ -9,6 +9,7 @@ use core::fmt;
 use vmm::cpuid::FeatureBit;
 use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 use x86defs::Msr;
+use x86defs::vmcs::check::Limits;
 use x86defs::vmcs::{
     ControlCapability, EntryControls, EptVpidCapabilities, ExitControls, PinControls,
     PrimaryControls, SecondaryControls, VmxBasic,
@@ -31,6 +32,8 @@ pub struct Caps {
     pub entry: EntryControls,
     /// EPT and VPID.
     pub ept_vpid: EptVpidCapabilities,
+    /// What an entry is checked against.
+    pub limits: Limits,
 }
 
 const PIN: PinControls = PinControls::EXTERNAL_INTERRUPT_EXITING
@@ -112,6 +115,23 @@ fn settle<F: Flags<Bits = u32>>(
     }
 }
 
+/// What the CPU checks an entry against.
+fn limits(basic: VmxBasic) -> Result<Limits, HostError> {
+    let control = |msr| Ok::<_, HostError>(ControlCapability::from_msr(read(msr)?));
+    let [physical_bits, ..] = cpu::cpuid_checked(0x8000_0008, 0).eax.to_le_bytes();
+    Ok(Limits {
+        pin: control(Msr::VMX_TRUE_PINBASED_CTLS)?,
+        primary: control(Msr::VMX_TRUE_PROCBASED_CTLS)?,
+        secondary: control(Msr::VMX_PROCBASED_CTLS2)?,
+        exit: control(Msr::VMX_TRUE_EXIT_CTLS)?,
+        entry: control(Msr::VMX_TRUE_ENTRY_CTLS)?,
+        cr0: (read(Msr::VMX_CR0_FIXED0)?, read(Msr::VMX_CR0_FIXED1)?),
+        cr4: (read(Msr::VMX_CR4_FIXED0)?, read(Msr::VMX_CR4_FIXED1)?),
+        physical_bits: physical_bits.max(32).into(),
+        any_error_code: basic.any_error_code(),
+    })
+}
+
 impl Caps {
     /// Reads them.
     ///
@@ -148,7 +168,8 @@ impl Caps {
         let long = EntryControls::IA32E_GUEST;
         let entry =
             settle(Msr::VMX_TRUE_ENTRY_CTLS, "entry", ENTRY | long, EntryControls::empty())? - long;
-        let caps = Self { basic, pin, primary, secondary, exit, entry, ept_vpid };
+        let limits = limits(basic)?;
+        let caps = Self { basic, pin, primary, secondary, exit, entry, ept_vpid, limits };
         caps.check_control_registers()?;
         Ok(caps)
     }

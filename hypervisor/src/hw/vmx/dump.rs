@@ -2,6 +2,7 @@
 
 use super::vmcs::{Current, Field};
 use core::fmt::{self, LowerHex, Write};
+use x86defs::vmcs::check::Image;
 use x86defs::vmcs::{Field16, Field32, Field64, FieldNatural};
 
 /// Writes every field that the CPU has.
@@ -11,6 +12,24 @@ pub(super) fn dump(vmcs: Current<'_>, out: &mut dyn Write) -> fmt::Result {
     group(vmcs, out, Field32::ALL)?;
     group(vmcs, out, Field64::ALL)?;
     group(vmcs, out, FieldNatural::ALL)
+}
+
+/// A copy of every field that the CPU has.
+pub(super) fn image(vmcs: Current<'_>) -> Image {
+    let mut image = Image::default();
+    for (_, field) in Field16::ALL {
+        image.set16(*field, vmcs.try_read(*field).unwrap_or(0));
+    }
+    for (_, field) in Field32::ALL {
+        image.set32(*field, vmcs.try_read(*field).unwrap_or(0));
+    }
+    for (_, field) in Field64::ALL {
+        image.set64(*field, vmcs.try_read(*field).unwrap_or(0));
+    }
+    for (_, field) in FieldNatural::ALL {
+        image.set(*field, vmcs.try_read(*field).unwrap_or(0));
+    }
+    image
 }
 
 fn group<F: Field>(

@@ -3,7 +3,7 @@
 use super::syscall::SyscallMsrs;
 use super::vmcs::{Current, Invvpid, Vmcs, invalidate_ept, invalidate_vpid};
 use super::vpid::{Flush, Vpid};
-use super::{Caps, Cpu, entry, host, maps};
+use super::{Caps, Cpu, dump, entry, host, maps};
 use crate::cpu::asm;
 use crate::error::HostError;
 use crate::hw::extra::{
@@ -16,10 +16,12 @@ use vmm::vcpu::VcpuCore;
 use x86defs::bits::Low;
 use x86defs::control::DR6_RESET;
 use x86defs::exit::{ExceptionExit, ExitWithEvent, RawExit};
+use x86defs::vmcs::check::{Stage, Subject};
 use x86defs::vmcs::{
     ACCESS_RIGHTS_UNUSABLE, EntryControls, ExitInformation, ExitReason, Field16, Field32, Field64,
-    FieldNatural, Interruptibility, InterruptionInfo, InterruptionKind, PENDING_DEBUG_BS,
-    PrimaryControls, VIRTUAL_APIC_TPR, decode, ept_pointer, interrupted_event, unblocks_nmi,
+    FieldNatural, InstructionError, Interruptibility, InterruptionInfo, InterruptionKind,
+    PENDING_DEBUG_BS, PrimaryControls, VIRTUAL_APIC_TPR, decode, ept_pointer, interrupted_event,
+    unblocks_nmi,
 };
 use x86defs::{
     Cr0, Cr4, Efer, Event, EventKind, Exception, HostPhysAddr, Rflags, SegmentRegister, VmExit,
@@ -386,6 +388,11 @@ impl VmxVcpu {
     /// The CPU refused VMLAUNCH or VMRESUME.
     fn refused(&self, outcome: u64) -> ExitWithEvent {
         let error = self.current().error();
+        match error {
+            InstructionError::INVALID_CONTROLS => self.explain(Stage::Controls),
+            InstructionError::INVALID_HOST_STATE => self.explain(Stage::Host),
+            _ => {}
+        }
         if outcome == entry::FAILED_INVALID {
             log::error!("entry refused: no VMCS is current");
         } else {
@@ -393,6 +400,25 @@ impl VmxVcpu {
         }
         let raw = RawExit { reason: u64::MAX, info1: error.0.into(), info2: outcome };
         ExitWithEvent { exit: VmExit::InvalidState(raw), interrupted: None }
+    }
+
+    /// Names the rules that the VMCS breaks.
+    fn explain(&self, stage: Stage) {
+        let image = dump::image(self.current());
+        let shadow = self.caps.has_tpr_shadow();
+        let subject = Subject {
+            image: &image,
+            limits: &self.caps.limits,
+            task_priority: shadow.then(|| self.task_priority() << 4),
+        };
+        let mut found = false;
+        for rule in stage.broken(&subject) {
+            log::error!("entry refused: {rule}");
+            found = true;
+        }
+        if !found {
+            log::error!("entry refused, and no rule that is known is broken");
+        }
     }
 
     /// Reads what the exit left, as far as its reason defines it.
@@ -452,6 +478,7 @@ impl VmxVcpu {
         match exit {
             VmExit::NmiWindow => self.set_primary(PrimaryControls::NMI_WINDOW, false),
             VmExit::Nmi => raise_host_nmi(),
+            VmExit::InvalidState(_) => self.explain(Stage::Guest),
             VmExit::Exception(ExceptionExit { exception: Exception::DB, .. }) => {
                 let info = InterruptionInfo::from_bits(information.interruption);
                 if info.kind() == InterruptionKind::PRIVILEGED_SOFTWARE_EXCEPTION {

@@ -3,6 +3,7 @@
 //! which turns an exit reason and its companions into a
 //! [`VmExit`](crate::VmExit).
 
+pub mod check;
 mod controls;
 mod error;
 mod event;
