@@ -58,7 +58,8 @@ impl Cpu {
             });
         }
         if caps.has_vpid() {
-            vpid::init();
+            // Whoever used VT-x before us may have left some.
+            vmcs::invalidate_vpid(vmcs::Invvpid::All, 0);
         }
         Ok(Self { caps })
     }

@@ -2,8 +2,7 @@
 
 use super::syscall::SyscallMsrs;
 use super::vmcs::{Current, Invvpid, Vmcs, invalidate_ept, invalidate_vpid};
-use super::vpid::{Flush, Vpid};
-use super::{Caps, Cpu, dump, entry, host, maps};
+use super::{Caps, Cpu, dump, entry, host, maps, vpid};
 use crate::cpu::asm;
 use crate::error::HostError;
 use crate::hw::extra::{
@@ -12,6 +11,7 @@ use crate::hw::extra::{
 use crate::mm;
 use core::arch::asm;
 use core::fmt;
+use vmm::tags::{Flush, Tag};
 use vmm::vcpu::VcpuCore;
 use x86defs::bits::Low;
 use x86defs::control::DR6_RESET;
@@ -80,7 +80,7 @@ pub struct VmxVcpu {
     launched: bool,
     host_rsp: u64,
     host_cr3: u64,
-    vpid: Vpid,
+    vpid: Tag,
     /// The guest's own translations must go.
     pub(super) flush: bool,
     /// Those of the nested tables too.
@@ -126,7 +126,7 @@ impl VmxVcpu {
             launched: false,
             host_rsp: 0,
             host_cr3: host::cr3(),
-            vpid: Vpid::default(),
+            vpid: Tag::default(),
             flush: true,
             flush_nested: true,
             cr0_shadow: Cr0::empty(),
@@ -259,25 +259,25 @@ impl VmxVcpu {
 
     /// Takes a VPID if the old one is spent, and forgets what must be forgotten.
     fn prepare_translations(&mut self) {
-        if self.caps.has_vpid() && !self.vpid.is_current() {
-            let (vpid, flush) = Vpid::take();
-            self.vpid = vpid;
-            self.current().write(Field16::VPID, vpid.value);
-            if flush == Flush::All {
-                invalidate_vpid(Invvpid::All, 0);
-            }
-            // Some vCPU before may have had the number in this generation's
-            // forerunner.
-            self.flush = true;
-        }
-        if self.flush_nested {
+        if core::mem::take(&mut self.flush_nested) {
             invalidate_ept(self.ept_pointer);
-            self.flush_nested = false;
         }
-        if self.flush && self.caps.has_vpid() && !cfg!(planted = "asid-not-bumped") {
-            invalidate_vpid(Invvpid::Single, self.vpid.value);
+        let stale = core::mem::take(&mut self.flush);
+        if !self.caps.has_vpid() {
+            // Every entry and exit forgets them.
+            return;
         }
-        self.flush = false;
+        let before = self.vpid.value;
+        let flush = vpid::assign(&mut self.vpid, stale);
+        let value = self.vpid.value.low16();
+        if self.vpid.value != before {
+            self.current().write(Field16::VPID, value);
+        }
+        match flush {
+            Flush::Nothing => {}
+            Flush::ThisTag => invalidate_vpid(Invvpid::Single, value),
+            Flush::All => invalidate_vpid(Invvpid::All, 0),
+        }
     }
 
     /// What follows the code that enters, and what the entry would refuse.
