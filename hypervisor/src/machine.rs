@@ -4,6 +4,7 @@
 use crate::cpu::{self, apic, asm, traps};
 use crate::drivers::serial;
 use crate::error::HostError;
+use crate::hw::reset_extended_state;
 use crate::hw::VendorCpu;
 use crate::mm::guest::GuestSpace;
 use crate::mm::{self};
@@ -22,6 +23,7 @@ use vmm::cpuid::{CpuidConfig, CpuidTable, FeatureBit};
 use vmm::e820;
 use vmm::hw::{Backend, HotState};
 use vmm::irq::{Posted, Routes};
+use vmm::keys::{Keys, Typed};
 use vmm::load::{self, LoadSettings, Module, TablesConfig};
 use vmm::msr::{MsrConfig, MsrFile, MsrTable};
 use vmm::mtrr::Mtrrs;
@@ -33,6 +35,8 @@ use vmm::vm::{EndReason, Host, Vm};
 use x86defs::Xcr0;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
+/// The shortest time for which the timer is armed, in microseconds.
+const MIN_SLICE_US: u64 = 20;
 /// Without interrupts of the serial port, how often to look at it: 10 ms.
 const POLL_HZ: u64 = 100;
 
@@ -69,6 +73,8 @@ struct ThisCpu<'a, C> {
     armed: Option<u64>,
     /// When to look at the serial port again.
     next_poll: u64,
+    /// The operator's escape key.
+    keys: Keys,
 }
 
 impl<C: VendorCpu> Host for ThisCpu<'_, C> {
@@ -92,7 +98,12 @@ impl<C: VendorCpu> Host for ThisCpu<'_, C> {
         }
         self.armed = deadline;
         match deadline {
-            Some(at) => apic::arm_timer(at.saturating_sub(asm::rdtsc())),
+            // A deadline that is past or near must leave the guest time to go
+            // on, or a device could ring so fast that it never does.
+            Some(at) => {
+                let least = self.machine.khz / 1000 * MIN_SLICE_US;
+                apic::arm_timer(at.saturating_sub(asm::rdtsc()).max(least));
+            }
             None => apic::disarm_timer(),
         }
     }
@@ -107,6 +118,10 @@ impl<C: VendorCpu> ThisCpu<'_, C> {
         if seen[usize::from(timer / 64)] & 1 << (timer % 64) != 0 {
             self.armed = None;
         }
+        let nmis = traps::take_nmis();
+        if nmis != 0 {
+            log::error!("{nmis} NMI(s) of the machine");
+        }
         let legacy = seen[0] >> traps::LEGACY_VECTOR_BASE & 0xffff;
         let now = asm::rdtsc();
         if legacy != 0 || now >= self.next_poll {
@@ -116,14 +131,20 @@ impl<C: VendorCpu> ThisCpu<'_, C> {
     }
 
     /// Moves bytes between the machine's serial port and the guest's.
-    fn console(&self, vm: &Vm<GuestSpace>) {
+    fn console(&mut self, vm: &Vm<GuestSpace>) {
         serial::drain();
         let tsc = asm::rdtsc();
-        let mut buffer = [0; 16];
-        let space = vm.chipset.console_space().min(buffer.len());
+        // One byte typed can be two for the guest.
+        let mut buffer = [0; 8];
+        let space = (vm.chipset.console_space() / 2).min(buffer.len());
         let count = serial::read(&mut buffer[..space]);
-        if count != 0 {
-            vm.console_input(&buffer[..count], vm.now(tsc));
+        for byte in &buffer[..count] {
+            match self.keys.feed(*byte) {
+                Typed::Guest(bytes) => {
+                    vm.console_input(&bytes, vm.now(tsc));
+                }
+                Typed::PowerButton => vm.press_power_button(),
+            }
         }
         vm.flush_console(serial::write, serial::room());
     }
@@ -182,7 +203,8 @@ fn run_guest<C: VendorCpu>(
         "guest",
         format_args!("\"{}\" starts: {} MiB", settings.name, settings.memory >> 20),
     );
-    let mut host = ThisCpu { machine, armed: None, next_poll: 0 };
+    reset_extended_state();
+    let mut host = ThisCpu { machine, armed: None, next_poll: 0, keys: Keys::default() };
     let reason = mm::with_root(vm.memory.root(), || {
         loop {
             host.look_after_machine(&vm);
@@ -280,6 +302,7 @@ fn build<C: VendorCpu>(
             .map_err(|e| fail(alloc::format!("its kernel {}: {e}", settings.kernel)))?;
         Ok::<_, HostError>((tables, state))
     })?;
+    space.seal_rom();
     log::debug!("tables of \"{}\" at {:?}", settings.name, tables);
 
     let frequency = TscFrequency::from_khz(machine.khz).ok_or(HostError::NoClock)?;

@@ -82,6 +82,7 @@ fn debian() -> Vec<Case> {
         Case::debian("debian-uefi", Firmware::Uefi, debian_shell),
         Case::debian("debian-bios", Firmware::Bios, debian_shell),
         Case::debian("debian-reboot", Firmware::Bios, debian_reboot),
+        Case::debian("debian-power-button", Firmware::Bios, debian_power_button),
         Case {
             memory: 128,
             tier: Tier::Full,
@@ -172,6 +173,14 @@ fn hello_console(drive: &mut Drive) -> Result<()> {
 /// The run ends with this status.
 fn ends_with<const STATUS: u8>(drive: &mut Drive) -> Result<()> {
     drive.ends(STATUS).map(|_| ())
+}
+
+/// The operator presses the power button, and the guest shuts itself down.
+fn debian_power_button(drive: &mut Drive) -> Result<()> {
+    drive.expect(PROMPT, 400)?;
+    drive.send("\x1dp");
+    drive.expect("Power down", 120)?;
+    drive.ends(0).map(|_| ())
 }
 
 fn debian_shell(drive: &mut Drive) -> Result<()> {

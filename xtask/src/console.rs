@@ -1,7 +1,8 @@
 //! The person's terminal as the machine's serial console.
 //!
 //! Every byte typed goes to the machine, Ctrl-C too. Only the escape key is ours:
-//! `Ctrl-]` then `q` ends the run, `Ctrl-]` twice types one.
+//! `Ctrl-]` then `q` ends the run. With any other key it goes to the machine, where
+//! `Ctrl-]` then `p` presses the guest's power button, and `Ctrl-]` twice types one.
 
 use std::io::{IsTerminal, Read, Write};
 use std::sync::mpsc::{self, Receiver};
@@ -12,7 +13,8 @@ use anyhow::{Context, Result};
 use crate::session::{Ending, Event, Session};
 
 /// How the run can be ended, for the line at the start.
-pub const ESCAPE_HELP: &str = "Ctrl-] then q ends the run";
+pub const ESCAPE_HELP: &str =
+    "Ctrl-] then q ends the run, Ctrl-] then p presses the guest's power button";
 
 const ESCAPE: u8 = 0x1d;
 
@@ -42,8 +44,8 @@ impl Keys {
                     }
                     out.push(Typed::Quit);
                 }
-                (true, ESCAPE) => plain.push(ESCAPE),
-                // Another key after the escape key: both were meant for the guest.
+                // The machine knows the key too (`p` presses the guest's power button).
+                (true, ESCAPE) => plain.extend([ESCAPE, ESCAPE]),
                 (true, other) => plain.extend([ESCAPE, other]),
                 (false, other) => plain.push(other),
             }
@@ -209,9 +211,9 @@ mod tests {
     }
 
     #[test]
-    fn the_escape_key_twice_types_one() {
+    fn the_escape_key_goes_on_with_other_keys() {
         let mut keys = Keys::default();
-        assert_eq!(keys.feed(b"\x1d\x1dq"), [bytes(b"\x1dq")]);
+        assert_eq!(keys.feed(b"\x1d\x1dq"), [bytes(b"\x1d\x1dq")]);
         assert_eq!(keys.feed(b"\x1dx"), [bytes(b"\x1dx")]);
     }
 

@@ -100,6 +100,8 @@ fn processor() -> Result<Extension, HostError> {
         machine_check: mm::map_stack(4)?,
     };
     tables::install(stacks);
+    // SAFETY: every 64-bit CPU has machine checks, and they have a handler now.
+    unsafe { Cr4::write(Cr4::read() | Cr4Flags::MACHINE_CHECK_EXCEPTION) };
     // Guests' extended state passes through the CPU: XSETBV must work here.
     if cpu::cpuid(1, 0).ecx & 1 << 26 != 0 {
         // SAFETY: CPUID offers XSAVE; nothing here uses the state it manages.

@@ -84,8 +84,10 @@ fn calibrate() -> Result<(), HostError> {
     // A hundredth of a second is long enough for a part in a thousand, and the
     // timer only ever decides when to look at the real clock again.
     let window = super::tsc::khz() * 10;
-    write(TIMER_INITIAL, u32::MAX);
+    // The span of ticks encloses that of the counts: the timer then rings
+    // early rather than late.
     let start = rdtsc();
+    write(TIMER_INITIAL, u32::MAX);
     while rdtsc().wrapping_sub(start) < window {}
     let counted = u32::MAX - read(TIMER_CURRENT);
     let ticks = rdtsc().wrapping_sub(start);

@@ -18,6 +18,19 @@ pub const SPURIOUS_VECTOR: u8 = 0xff;
 /// First vector of the machine's interrupt controllers of old.
 pub const LEGACY_VECTOR_BASE: u8 = 0x20;
 
+/// Vector of non-maskable interrupts.
+const NMI: u64 = 2;
+/// Exceptions that instructions of the exception table may raise: #GP, #PF, #MC.
+const FORESEEN: [u64; 3] = [13, 14, 18];
+
+/// Non-maskable interrupts seen.
+static NMIS: AtomicU64 = AtomicU64::new(0);
+
+/// How many non-maskable interrupts have come since the last call.
+pub fn take_nmis() -> u64 {
+    if NMIS.load(Ordering::Relaxed) == 0 { 0 } else { NMIS.swap(0, Ordering::Relaxed) }
+}
+
 /// Interrupts seen, by vector, modulo 2^64.
 static SEEN: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
 
@@ -130,10 +143,13 @@ extern "C" fn trap(frame: &mut TrapFrame) {
     let vector = frame.vector;
     if vector >= 32 {
         interrupt(vector);
-    } else if let Some(fixup) = extable::fixup(frame.rip) {
+    } else if vector == NMI {
+        // It may have come while any lock was held: only count.
+        NMIS.fetch_add(1, Ordering::Relaxed);
+    } else if FORESEEN.contains(&vector)
+        && let Some(fixup) = extable::fixup(frame.rip)
+    {
         frame.rip = fixup;
-    } else if vector == 2 {
-        log::error!("NMI of the machine at {:#x}", frame.rip);
     } else {
         fatal(frame);
     }

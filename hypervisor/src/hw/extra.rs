@@ -65,3 +65,48 @@ pub(super) fn write_dr6(value: u64) {
     // that a guest can set.
     unsafe { asm!("mov dr6, {}", in(reg) value, options(nomem, nostack)) };
 }
+
+/// An XSAVE area whose header says "everything in its initial state"
+/// (SDM: "Operation of XRSTOR"). The legacy part holds MXCSR, which is loaded
+/// all the same, and the x87 control word for CPUs that have FXRSTOR only.
+#[repr(C, align(64))]
+struct InitialState([u8; 1024]);
+
+static INITIAL: InitialState = {
+    let mut area = [0; 1024];
+    // FCW = 0x037f, MXCSR = 0x1f80: their values after reset.
+    area[0] = 0x7f;
+    area[1] = 0x03;
+    area[24] = 0x80;
+    area[25] = 0x1f;
+    InitialState(area)
+};
+
+/// Puts all extended state of the CPU (x87, vector registers) in its initial
+/// configuration: a new guest finds nothing of firmware's or of another guest.
+pub(crate) fn reset_extended_state() {
+    use x86_64::registers::control::{Cr4 as HostCr4, Cr4Flags};
+    let area = INITIAL.0.as_ptr();
+    if let Some(before) = xgetbv_if_enabled() {
+        let supported = crate::cpu::cpuid_checked(0xd, 0);
+        let all = x86defs::bits::join(supported.edx, supported.eax);
+        // SAFETY: CPUID offers every bit of the value.
+        unsafe { crate::cpu::asm::xsetbv(all) };
+        // SAFETY: the area is aligned, its header says that no component is
+        // stored in it, and the hypervisor uses none of the registers.
+        unsafe {
+            asm!("xrstor64 [{}]", in(reg) area, in("eax") u32::MAX, in("edx") u32::MAX,
+                 options(nostack));
+        }
+        // SAFETY: the value was read from the register before.
+        unsafe { crate::cpu::asm::xsetbv(before) };
+        return;
+    }
+    let cr4 = HostCr4::read();
+    // SAFETY: every 64-bit CPU has FXSAVE; nothing here uses vector registers.
+    unsafe { HostCr4::write(cr4 | Cr4Flags::OSFXSR) };
+    // SAFETY: the first 512 bytes of the area are a valid FXSAVE image.
+    unsafe { asm!("fxrstor64 [{}]", in(reg) area, options(nostack)) };
+    // SAFETY: the value was read from the register before.
+    unsafe { HostCr4::write(cr4) };
+}

@@ -1,6 +1,7 @@
 //! Hardware virtualization: what the CPU offers, and the backends that use it.
 
 mod extra;
+pub(crate) use extra::reset_extended_state;
 pub mod svm;
 pub mod vmx;
 

@@ -10,7 +10,7 @@ use super::{FRAMES, copy, host, layout};
 use crate::error::HostError;
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use paging::frames::{ORDER_2M, Owner};
 use paging::stage2::{
     Attributes, Ept, Format, HostTable, Mapper, Npt, PageSize, Permissions, TableMemory,
@@ -75,6 +75,8 @@ pub struct GuestSpace {
     owner: Owner,
     /// Frames promised to this guest.
     reserved: u64,
+    /// The ROM is read-only for the hypervisor too.
+    sealed: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -131,6 +133,7 @@ impl GuestSpace {
             regions,
             owner: Owner(Owner::GUESTS.0 + index),
             reserved: frames,
+            sealed: AtomicBool::new(false),
             inner: Mutex::new(Inner { window, nested, populated: 0 }),
         })
     }
@@ -162,6 +165,24 @@ impl GuestSpace {
         self.region(gpa)?.end.checked_offset_from(gpa)
     }
 
+    fn is_backed(&self, gpa: GuestPhysAddr) -> bool {
+        let at = layout::VM_WINDOW + gpa.align_down(PAGE_SIZE).as_u64();
+        self.inner.lock().window.query(&Tables, at).is_some()
+    }
+
+    /// From now on nothing is written to the ROM: it has its contents.
+    pub fn seal_rom(&self) {
+        self.sealed.store(true, Ordering::Relaxed);
+    }
+
+    /// The first byte of a range that lies in the sealed ROM.
+    fn in_sealed_rom(&self, gpa: GuestPhysAddr, len: usize) -> Option<GuestPhysAddr> {
+        let end = gpa.checked_add(len as u64)?;
+        let hits = gpa.as_u64() < LEGACY_HOLE_END && end.as_u64() > ROM_START;
+        (hits && self.sealed.load(Ordering::Relaxed))
+            .then(|| gpa.max(GuestPhysAddr::new(ROM_START)))
+    }
+
     fn try_populate(&self, gpa: GuestPhysAddr) -> Result<(), MemoryError> {
         let region = self.region(gpa).ok_or(MemoryError::NotRam(gpa))?;
         let mut inner = self.inner.lock();
@@ -186,6 +207,8 @@ impl GuestSpace {
         let taken = FRAMES.lock().as_mut().and_then(|f| f.allocate(order, self.owner));
         let Some((frame, _)) = taken else { return false };
         let give_back = || {
+            // What was unmapped may still be cached.
+            x86_64::instructions::tlb::flush_all();
             if let Some(frames) = FRAMES.lock().as_mut() {
                 frames.free(frame, order);
             }
@@ -235,7 +258,12 @@ impl GuestSpace {
             let left = host::with_root(self.root, || copy(window, done, part));
             done += part - left;
             if left != 0 {
-                self.try_populate(GuestPhysAddr::new(gpa.as_u64() + done as u64))?;
+                let stopped = GuestPhysAddr::new(gpa.as_u64() + done as u64);
+                // A page that is there and still faults is broken memory.
+                if self.is_backed(stopped) {
+                    return Err(MemoryError::Broken(stopped));
+                }
+                self.try_populate(stopped)?;
             }
         }
         Ok(())
@@ -253,6 +281,9 @@ impl GuestMemory for GuestSpace {
     }
 
     fn write(&self, gpa: GuestPhysAddr, data: &[u8]) -> Result<(), MemoryError> {
+        if let Some(first) = self.in_sealed_rom(gpa, data.len()) {
+            return Err(MemoryError::ReadOnly(first));
+        }
         let source = data.as_ptr();
         self.transfer(gpa, data.len(), |window, done, part| {
             // SAFETY: the target lies in the active guest's window; the source
@@ -271,6 +302,9 @@ impl GuestMemory for GuestSpace {
         let fits = self.bytes_from(gpa).is_some_and(|room| room >= width.bytes() as u64);
         if !fits || !gpa.is_aligned(width.bytes() as u64) {
             return Err(MemoryError::NotRam(gpa));
+        }
+        if let Some(first) = self.in_sealed_rom(gpa, width.bytes()) {
+            return Err(MemoryError::ReadOnly(first));
         }
         let at = layout::VM_WINDOW + gpa.as_u64();
         let exchange = || {

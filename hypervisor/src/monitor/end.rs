@@ -50,6 +50,8 @@ pub fn refuse(error: &HostError) -> ! {
 }
 
 pub(super) fn leave(out: &mut dyn Write, status: Status, reason: fmt::Arguments<'_>) -> ! {
+    // What waits in the ring must not keep the last line out.
+    serial::flush();
     // Neither output fails. A guest may have left its line unfinished.
     let _ = writeln!(out, "\nsteward: end: status={} reason={reason}", status.0);
     serial::flush();

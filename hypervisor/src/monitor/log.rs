@@ -23,13 +23,22 @@ impl Write for Out {
                 Some(body) => (body, true),
                 None => (line, false),
             };
-            serial::write(body.as_bytes());
+            send(body.as_bytes());
             if ends {
-                serial::write(b"\r\n");
+                send(b"\r\n");
             }
         }
         framebuffer::write(text);
         Ok(())
+    }
+}
+
+/// Queues bytes; where the ring is full, the operator's lines wait for room.
+fn send(bytes: &[u8]) {
+    let sent = serial::write(bytes);
+    if sent < bytes.len() {
+        serial::flush();
+        serial::write(&bytes[sent..]);
     }
 }
 

@@ -164,7 +164,10 @@ fn kvm_call(arguments: Registers, host: &mut impl HypercallHost) -> Result<Serve
 
 const fn fault(error: MemoryError) -> Status {
     match error {
-        MemoryError::NotRam(_) | MemoryError::ReadOnly(_) | MemoryError::NoFrame(_) => {
+        MemoryError::NotRam(_)
+        | MemoryError::ReadOnly(_)
+        | MemoryError::Broken(_)
+        | MemoryError::NoFrame(_) => {
             Status::Fault
         }
     }

@@ -26,6 +26,7 @@ pub mod fast;
 pub mod hw;
 pub mod hypercall;
 pub mod irq;
+pub mod keys;
 pub mod layout;
 pub mod load;
 pub mod memory;

@@ -3,7 +3,7 @@
 //!
 //! Which protocol an image speaks is seen from the image: Linux's 64-bit boot
 //! protocol (`linux`), PVH (`pvh`) or Multiboot 1 (`multiboot`), the last two
-//! for ELF images; a PVH note wins over a Multiboot header. Everything is
+//! for ELF images; a Multiboot header wins over a PVH note, as in other loaders. Everything is
 //! checked before anything is written, and a refusal ([`LoadError`]) names the
 //! field, the segment or the numbers that don't fit.
 //!
@@ -76,10 +76,10 @@ pub fn load(
     let bytes = Bytes(image);
     let (plan, state) = if elf::is_elf(bytes) {
         let elf = elf::Elf::parse(bytes)?;
-        match pvh::find_entry(&elf)? {
-            Some(entry) => pvh::plan(&elf, entry, settings)?,
-            None => match multiboot::find_header(bytes)? {
-                Some(header) => multiboot::plan(bytes, Some(&elf), &header, settings)?,
+        match multiboot::find_header(bytes)? {
+            Some(header) => multiboot::plan(bytes, Some(&elf), &header, settings)?,
+            None => match pvh::find_entry(&elf)? {
+                Some(entry) => pvh::plan(&elf, entry, settings)?,
                 None => return Err(LoadError::ElfWithoutProtocol),
             },
         }

@@ -11,6 +11,10 @@ pub enum MemoryError {
     /// The RAM there may not be written.
     #[error("guest-physical {0} is read-only")]
     ReadOnly(GuestPhysAddr),
+    /// The memory behind the address can't be read or written: the machine's
+    /// hardware has failed.
+    #[error("the memory behind guest-physical {0} is broken")]
+    Broken(GuestPhysAddr),
     /// The machine has no memory left to back the address.
     #[error("no frame left to back guest-physical {0}")]
     NoFrame(GuestPhysAddr),

@@ -5,8 +5,9 @@ use crate::hw::Backend;
 use crate::irq::Requests;
 use crate::memory::GuestRam;
 use crate::vcpu::{Activity, Vcpu};
-use crate::vm::{EndReason, Host, Vm};
+use crate::vm::{EndReason, Host, Vm, VmError};
 use devices::lapic::Lint;
+use x86defs::VmExit;
 use x86defs::exit::ExitWithEvent;
 
 /// What the caller does next.
@@ -35,8 +36,9 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         Activity::Halted if vcpu.has_wake_up(pic) => vcpu.activity = Activity::Running,
         Activity::Halted | Activity::WaitForStartup => return Next::Idle(deadline),
     }
-    host.arm_timer(deadline);
     vcpu.prepare_injection(pic, || vm.chipset.pic_acknowledge(|message| vm.deliver(message)));
+    // Where an NMI must wait without a window to wait for, look again soon.
+    host.arm_timer(if vcpu.nmi_waits() { Some(tsc) } else { deadline });
     let ExitWithEvent { exit, interrupted } = vcpu.hw.run(&mut vcpu.core);
     let class = vcpu.hw.cr8();
     if class != vcpu.core.lapic.cr8() {
@@ -51,6 +53,14 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     }
     vcpu.core.counts.count(&exit);
     vcpu.core.recent.note(vcpu.hw.rip(), exit);
+    if interrupted.is_some()
+        && let VmExit::NestedFault(fault) = exit
+        && (!vm.memory.is_ram(fault.gpa) || vm.memory.is_rom(fault.gpa))
+    {
+        // The instruction at RIP has nothing to do with it.
+        let what = "to deliver an event through memory that is not RAM";
+        return Next::End(EndReason::Failed(VmError::NotOffered(what)));
+    }
     let served = exits::serve(vcpu, vm, host, exit);
     if vcpu.shutdown {
         return Next::End(EndReason::TripleFault);

@@ -268,6 +268,11 @@ impl<B: Backend> Vcpu<B> {
         self.nmi_pending = true;
     }
 
+    /// Whether an NMI still waits after [`prepare_injection`](Self::prepare_injection).
+    pub fn nmi_waits(&self) -> bool {
+        self.nmi_pending
+    }
+
     /// Whether something waits that ends HLT.
     pub fn has_wake_up(&self, pic: bool) -> bool {
         let open = self.hw.rflags().contains(Rflags::IF);
@@ -325,8 +330,8 @@ enum Combined {
 /// `second` happens during the delivery of `first`.
 fn combine(first: Event, second: Event) -> Combined {
     let EventKind::Exception = first.kind else {
-        // An interrupt or NMI is lost to the exception only as on hardware:
-        // it was already acknowledged and its delivery starts over afterwards.
+        // An interrupt or NMI is lost to the exception, as on hardware: it was
+        // acknowledged, and delivering it has faulted.
         return Combined::Deliver(second);
     };
     let (a, b) = (Exception(first.vector), Exception(second.vector));

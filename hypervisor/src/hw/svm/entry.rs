@@ -140,7 +140,8 @@ impl ExitRegs for Regs<'_> {
 
     #[inline(always)]
     fn advance(&mut self, next_rip: u64) -> bool {
-        if self.vmcb.save.rflags & Rflags::TF.bits() != 0 {
+        // A trap is due after it, or RF ends with it: for the general code.
+        if self.vmcb.save.rflags & Rflags::TF.union(Rflags::RF).bits() != 0 {
             return false;
         }
         self.vmcb.save.rip = next_rip;

@@ -35,6 +35,9 @@ enum NmiState {
     Open,
     /// Blocked until the next IRET, which exits.
     Blocked,
+    /// The IRET at this address has been reached and nobody waits: NMIs open
+    /// once the guest is seen behind it.
+    Ending { rip: u64 },
     /// The IRET is being single-stepped; `own` if the guest set TF itself.
     Stepping { own: bool },
 }
@@ -211,6 +214,11 @@ impl SvmVcpu {
         let c = &self.vmcb().control;
         let exit = decode(c.exit_code, c.exit_info1, c.exit_info2, assists);
         let interrupted = interrupted_event(c.exit_int_info);
+        if let NmiState::Ending { rip } = self.nmi
+            && rip != self.rip()
+        {
+            self.nmi = NmiState::Open;
+        }
         if let Some(Event { kind: EventKind::Nmi, .. }) = interrupted {
             // Its delivery did not happen: it will be injected again.
             self.set_nmi_blocked(false);
@@ -218,6 +226,11 @@ impl SvmVcpu {
         match exit {
             // The IRET that ends an NMI's handler: NMIs stay blocked until it
             // has been executed, so it is stepped over.
+            VmExit::NmiWindow if !self.nmi_window => {
+                self.nmi = NmiState::Ending { rip: self.rip() };
+                self.update_iret_intercept();
+                None
+            }
             VmExit::NmiWindow => {
                 let own = self.rflags().contains(Rflags::TF);
                 self.nmi = NmiState::Stepping { own };
@@ -236,6 +249,9 @@ impl SvmVcpu {
                 }
                 let dr6 = self.dr(6) & !DR6_SINGLE_STEP;
                 self.set_dr(6, dr6);
+                if dr6 & DR6_BREAKPOINTS != 0 {
+                    return Some(ExitWithEvent { exit, interrupted });
+                }
                 if core::mem::take(&mut self.nmi_window) {
                     return Some(ExitWithEvent { exit: VmExit::NmiWindow, interrupted });
                 }
@@ -262,6 +278,8 @@ impl SvmVcpu {
 
 /// DR6.BS.
 const DR6_SINGLE_STEP: u64 = 1 << 14;
+/// DR6.B0 to B3.
+const DR6_BREAKPOINTS: u64 = 0xf;
 
 impl Backend for SvmVcpu {
     fn rip(&self) -> u64 {

@@ -14,6 +14,7 @@ use devices::pit::Pit;
 use devices::ports::PortRange;
 
 use devices::reset::ResetControl;
+use devices::pvpanic::PanicEvents;
 use devices::rtc::Rtc;
 use devices::uart::Uart;
 use devices::{AccessError, Nanos, PortDevice};
@@ -259,7 +260,8 @@ impl Chipset {
             Target::PvPanic => {
                 let mut pvpanic = self.pvpanic.lock();
                 let result = pvpanic.port_write(offset, width, value, now);
-                if pvpanic.take_event().is_some() {
+                // A guest that loads its crash kernel goes on.
+                if pvpanic.take_event().is_some_and(|e| e.contains(PanicEvents::PANICKED)) {
                     outcome.end = Some(EndReason::Panicked);
                 }
                 result

@@ -12,7 +12,7 @@ use crate::memory::{GuestMemory, GuestRam};
 use crate::vcpu::{Activity, Vcpu};
 use crate::vm::{EndReason, Host, Vm, VmError};
 use devices::lapic::{Effect, Lint, LintEvent};
-use hvabi::{Registers, kvm};
+use hvabi::{Registers, ShutDownKind, kvm};
 use x86defs::bits::Low;
 use x86defs::exit::{CacheControl, ExceptionExit};
 use x86defs::{Event, Exception, Gpr, VmExit};
@@ -211,7 +211,7 @@ fn interrupt_window<B: Backend, M: GuestRam>(
         vcpu.core.lapic.acknowledge(vector);
         let _ = vcpu.core.lapic.eoi();
     }
-    if vcpu.window_ignored_shadow() {
+    if vcpu.hw.cpl() == 0 && vcpu.window_ignored_shadow() {
         // STI; HLT: the interrupt belongs behind the HLT, or it is lost. Before
         // any other instruction it does no harm.
         let found = x86emu::skip(&mut emulated(vcpu, vm, host), &VmExit::Halt);
@@ -302,6 +302,9 @@ fn hypercall<B: Backend, M: GuestRam, H: Host>(
         Outcome::Return(after) => (after, false),
         // Nobody else waits for this CPU.
         Outcome::Yield(after) => (after, true),
+        Outcome::ShutDown { kind: ShutDownKind::Reset, .. } => {
+            return Ok(Done::End(EndReason::Reset));
+        }
         Outcome::ShutDown { kind, status } => {
             return Ok(Done::End(EndReason::ShutDown { kind, status }));
         }

@@ -8,7 +8,9 @@ use crate::vm::{Host, Vm, VmError};
 use x86defs::bits::{Low, join};
 use x86defs::control::CR8_MASK;
 use x86defs::exit::{CrAccess, DrAccess};
-use x86defs::{Cr0, Cr4, Efer, Event, Exception, Gpr, GuestPhysAddr, VmExit};
+use x86defs::{
+    Cr0, Cr4, Efer, Event, Exception, Gpr, GuestPhysAddr, SegmentRegister, VmExit,
+};
 use x86emu::{Fault, SystemOp};
 
 /// DR7.GD: general detect.
@@ -151,7 +153,8 @@ fn write_cr0<B: Backend, M: GuestRam>(
     let enters = new.contains(Cr0::PG) && !old.contains(Cr0::PG);
     let leaves = !new.contains(Cr0::PG) && old.contains(Cr0::PG);
     if enters && efer.contains(Efer::LME) {
-        if !vcpu.hw.cr4().contains(Cr4::PAE) {
+        let cs = vcpu.hw.segment(SegmentRegister::Cs).attributes;
+        if !vcpu.hw.cr4().contains(Cr4::PAE) || cs.long() {
             return Err(Event::gp0());
         }
         vcpu.hw.set_efer(efer | Efer::LMA);
@@ -174,7 +177,9 @@ fn write_cr0<B: Backend, M: GuestRam>(
 }
 
 /// Bits that must be 0 in a present page-directory pointer of PAE paging.
-const POINTER_RESERVED: u64 = 0x1e6;
+const POINTER_RESERVED: u64 = 0x1c6;
+/// Bit 5: reserved too, but one emulator sets it as an accessed bit.
+const POINTER_ACCESSED: u64 = 1 << 5;
 
 /// The page-directory pointers that a write to a control register loads: none
 /// unless PAE paging is in force after it; #GP where one is malformed
@@ -202,7 +207,7 @@ fn directory_pointers<B: Backend, M: GuestRam>(
     if pointers.iter().any(|p| p & 1 != 0 && p & (POINTER_RESERVED | too_high) != 0) {
         return Err(Event::gp0());
     }
-    Ok(Some(pointers))
+    Ok(Some(pointers.map(|pointer| pointer & !POINTER_ACCESSED)))
 }
 
 fn set_directory_pointers<B: Backend>(vcpu: &mut Vcpu<B>, pointers: Option<[u64; 4]>) {

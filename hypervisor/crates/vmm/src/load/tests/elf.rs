@@ -153,11 +153,14 @@ fn pvh() {
 }
 
 #[test]
-fn a_pvh_note_wins_over_multiboot() {
+fn a_multiboot_header_wins_over_a_pvh_note() {
     let mut data = multiboot_header(0, &[]);
     data.resize(64, 0x90);
     let both = elf32(0x10_0020, &[segment(0x10_0000, &data, 64)], &pvh_note(0x10_0030));
     let state = load(&both, &Ram::new(4 * MIB), &settings(4 * MIB, "")).unwrap();
+    assert_eq!((state.rip, state.gpr(Gpr::Rax)), (0x10_0020, 0x2bad_b002));
+    let note = elf32(0x10_0020, &[segment(0x10_0000, &[0x90; 64], 64)], &pvh_note(0x10_0030));
+    let state = load(&note, &Ram::new(4 * MIB), &settings(4 * MIB, "")).unwrap();
     assert_eq!((state.rip, state.gpr(Gpr::Rax)), (0x10_0030, 0));
     let alone = elf32(0x10_0020, &[segment(0x10_0000, &data, 64)], &[]);
     let state = load(&alone, &Ram::new(4 * MIB), &settings(4 * MIB, "")).unwrap();
