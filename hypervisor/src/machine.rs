@@ -4,8 +4,8 @@
 use crate::cpu::{self, apic, asm, traps};
 use crate::drivers::serial;
 use crate::error::HostError;
-use crate::hw::reset_extended_state;
 use crate::hw::VendorCpu;
+use crate::hw::reset_extended_state;
 use crate::mm::guest::GuestSpace;
 use crate::mm::{self};
 use crate::monitor::{self, Status};
@@ -249,9 +249,8 @@ fn report<B: Backend>(vm: &Vm<GuestSpace>, vcpu: &Vcpu<B>, reason: &EndReason) {
 /// version 8).
 fn uuid(name: &str) -> [u8; 16] {
     let hash = |seed: u64| {
-        name.bytes().fold(seed, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })
+        name.bytes()
+            .fold(seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
     };
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&hash(0xcbf2_9ce4_8422_2325).to_be_bytes());
@@ -288,8 +287,11 @@ fn build<C: VendorCpu>(
     let regions = e820::ram_regions(settings.memory).into_iter().collect();
     let space = GuestSpace::new(&settings.name, 0, regions, C::NESTED)?;
     let (tables, state) = mm::with_root(space.root(), || {
-        let config =
-            TablesConfig { memory: settings.memory, vcpus: settings.vcpus, uuid: uuid(&settings.name) };
+        let config = TablesConfig {
+            memory: settings.memory,
+            vcpus: settings.vcpus,
+            uuid: uuid(&settings.name),
+        };
         let tables = load::write_tables(&space, &config).map_err(|e| fail(e.to_string()))?;
         let load_settings = LoadSettings {
             memory: settings.memory,

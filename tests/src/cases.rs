@@ -46,6 +46,12 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
                 machine: Machine::BochsSvm,
                 ..named("tiny-hello-bochs")
             },
+            Case {
+                cmdline: Some("once"),
+                script: hello_once,
+                machine: Machine::BochsVmx,
+                ..named("tiny-hello-vmx")
+            },
         ],
         "crash" => {
             let ends: [(&str, &'static str, Script); 8] = [
@@ -73,6 +79,18 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
             modules: vec![("one", "alpha"), ("two", "beta gamma")],
             ..named("tiny-multiboot")
         }],
+        // On VT-x as well; the longer ones only in a full run.
+        "exits" | "emulate" | "memory" | "state" | "hypercalls" | "clock" | "devices" | "irq" => {
+            let quick = matches!(guest, "exits" | "hypercalls");
+            let vmx = Case {
+                name: format!("{}-vmx", case.name),
+                machine: Machine::BochsVmx,
+                tier: if quick { Tier::Usual } else { Tier::Full },
+                seconds: 600,
+                ..case.clone()
+            };
+            vec![case, vmx]
+        }
         _ => vec![case],
     }
 }

@@ -50,8 +50,8 @@ impl Screen {
         if self.x + width > self.info.width {
             self.new_line();
         }
-        let raster = get_raster(character, WEIGHT, HEIGHT)
-            .or_else(|| get_raster('?', WEIGHT, HEIGHT));
+        let raster =
+            get_raster(character, WEIGHT, HEIGHT).or_else(|| get_raster('?', WEIGHT, HEIGHT));
         let Some(raster) = raster else { return };
         for (row, line) in raster.raster().iter().enumerate() {
             for (column, intensity) in line.iter().enumerate() {

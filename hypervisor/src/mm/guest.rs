@@ -82,7 +82,10 @@ pub struct GuestSpace {
 
 impl core::fmt::Debug for GuestSpace {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("GuestSpace").field("root", &self.root).field("regions", &self.regions).finish()
+        f.debug_struct("GuestSpace")
+            .field("root", &self.root)
+            .field("regions", &self.regions)
+            .finish()
     }
 }
 
@@ -187,7 +190,8 @@ impl GuestSpace {
         let region = self.region(gpa).ok_or(MemoryError::NotRam(gpa))?;
         let mut inner = self.inner.lock();
         let large = gpa.align_down(LARGE);
-        let fits = large >= region.start && large.checked_add(LARGE).is_some_and(|e| e <= region.end);
+        let fits =
+            large >= region.start && large.checked_add(LARGE).is_some_and(|e| e <= region.end);
         if fits && self.back(&mut inner, large, ORDER_2M) {
             return Ok(());
         }

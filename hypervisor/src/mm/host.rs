@@ -13,9 +13,9 @@ use paging::stage2::{
     Attributes, Format, HOST_PAT, HostTable, Mapper, PageSize, Permissions, TableMemory,
 };
 use spin::Mutex;
+use x86_64::PhysAddr;
 use x86_64::registers::control::{Cr3, Cr3Flags, Cr4, Cr4Flags};
 use x86_64::structures::paging::PhysFrame;
-use x86_64::PhysAddr;
 use x86defs::addr::{Hfn, PAGE_SIZE};
 use x86defs::pte::{MemoryType, Pte};
 use x86defs::{HostPhysAddr, Msr};
@@ -136,9 +136,7 @@ fn build(
         mapper.reserve_slot(mem, slot).map_err(|_| full())?;
     }
     let rw = Attributes::ram(Permissions::RW | Permissions::GLOBAL);
-    mapper
-        .map(mem, layout::DIRECT + block.as_u64(), block, BLOCK, rw)
-        .map_err(|_| full())?;
+    mapper.map(mem, layout::DIRECT + block.as_u64(), block, BLOCK, rw).map_err(|_| full())?;
     mapper.map(mem, layout::FRAME_TABLE, frame_table, table_bytes, rw).map_err(|_| full())?;
 
     let framebuffer = info.framebuffer.as_ref().map(|f| {

@@ -16,10 +16,12 @@ mod pool;
 
 pub use heap::usage as heap_usage;
 pub use host::{Handover, init, kernel_root, map_device, map_stack, with_root};
-pub use pool::{Tables, allocate as allocate_page, allocate_run, free as free_page, used as pool_used};
+pub use pool::{
+    Tables, allocate as allocate_page, allocate_run, free as free_page, used as pool_used,
+};
 
-use paging::frames::{FrameAllocator, FrameFlags, Owner};
 use core::sync::atomic::{AtomicU64, Ordering};
+use paging::frames::{FrameAllocator, FrameFlags, Owner};
 use spin::Mutex;
 use x86defs::HostPhysAddr;
 use x86defs::addr::Hfn;

@@ -167,9 +167,7 @@ const fn fault(error: MemoryError) -> Status {
         MemoryError::NotRam(_)
         | MemoryError::ReadOnly(_)
         | MemoryError::Broken(_)
-        | MemoryError::NoFrame(_) => {
-            Status::Fault
-        }
+        | MemoryError::NoFrame(_) => Status::Fault,
     }
 }
 

@@ -62,19 +62,34 @@ impl Segment {
     /// A flat 64-bit code segment, ring 0.
     #[must_use]
     pub const fn code64(selector: u16) -> Self {
-        Self { selector, attributes: SegmentAttributes::from_bits(0xa09b), limit: u32::MAX, base: 0 }
+        Self {
+            selector,
+            attributes: SegmentAttributes::from_bits(0xa09b),
+            limit: u32::MAX,
+            base: 0,
+        }
     }
 
     /// A flat 32-bit code segment, ring 0.
     #[must_use]
     pub const fn code32(selector: u16) -> Self {
-        Self { selector, attributes: SegmentAttributes::from_bits(0xc09b), limit: u32::MAX, base: 0 }
+        Self {
+            selector,
+            attributes: SegmentAttributes::from_bits(0xc09b),
+            limit: u32::MAX,
+            base: 0,
+        }
     }
 
     /// A flat writable data segment, ring 0.
     #[must_use]
     pub const fn data32(selector: u16) -> Self {
-        Self { selector, attributes: SegmentAttributes::from_bits(0xc093), limit: u32::MAX, base: 0 }
+        Self {
+            selector,
+            attributes: SegmentAttributes::from_bits(0xc093),
+            limit: u32::MAX,
+            base: 0,
+        }
     }
 
     /// A busy 64-bit (or 32-bit, outside long mode) task-state segment.

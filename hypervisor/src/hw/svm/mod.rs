@@ -18,9 +18,9 @@ use crate::cpu::msr;
 use crate::error::HostError;
 use crate::hw::VendorCpu;
 use crate::mm;
-use vmm::tags::FlushOne;
 use crate::mm::guest::NestedFormat;
 use vmm::cpuid::FeatureBit;
+use vmm::tags::FlushOne;
 use x86defs::{Efer, HostPhysAddr, Msr};
 
 /// AMD-V, switched on, on this CPU.

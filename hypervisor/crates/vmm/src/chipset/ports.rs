@@ -13,8 +13,8 @@ use devices::pic::PicPair;
 use devices::pit::Pit;
 use devices::ports::PortRange;
 
-use devices::reset::ResetControl;
 use devices::pvpanic::PanicEvents;
+use devices::reset::ResetControl;
 use devices::rtc::Rtc;
 use devices::uart::Uart;
 use devices::{AccessError, Nanos, PortDevice};

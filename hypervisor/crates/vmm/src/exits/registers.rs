@@ -8,9 +8,7 @@ use crate::vm::{Host, Vm, VmError};
 use x86defs::bits::{Low, join};
 use x86defs::control::CR8_MASK;
 use x86defs::exit::{CrAccess, DrAccess};
-use x86defs::{
-    Cr0, Cr4, Efer, Event, Exception, Gpr, GuestPhysAddr, SegmentRegister, VmExit,
-};
+use x86defs::{Cr0, Cr4, Efer, Event, Exception, Gpr, GuestPhysAddr, SegmentRegister, VmExit};
 use x86emu::{Fault, SystemOp};
 
 /// DR7.GD: general detect.
