@@ -82,7 +82,7 @@ pub fn write(bytes: &[u8]) -> usize {
     count
 }
 
-/// How many bytes [`write`] would take.
+/// How many bytes [`write()`] would take.
 #[must_use]
 pub fn room() -> usize {
     PORT.lock().as_ref().map_or(usize::MAX, Port::room)

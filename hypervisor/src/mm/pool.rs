@@ -1,7 +1,7 @@
 //! Frames of the hypervisor's own: page tables, VMCBs, permission maps.
 //!
 //! They come from blocks of 2 MiB, each mapped at its place in
-//! [`layout::DIRECT`](super::layout::DIRECT) when the pool takes it, so that
+//! [`layout::DIRECT`] when the pool takes it, so that
 //! nothing but the hypervisor's own memory can be reached there.
 
 use super::{FRAMES, direct, layout};
@@ -147,7 +147,7 @@ pub fn allocate() -> Option<HostPhysAddr> {
 /// Frames in a run.
 const RUN: u64 = 8;
 
-/// [`RUN`] frames in a row, zeroed, aligned to their size, for good.
+/// Eight frames in a row, zeroed, aligned to their size, for good.
 #[must_use]
 pub fn allocate_run() -> Option<HostPhysAddr> {
     let mut pool = POOL.lock();

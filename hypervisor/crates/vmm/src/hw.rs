@@ -4,7 +4,7 @@
 //! A backend's assembly saves the general registers into [`HotState`] and
 //! calls [`crate::fast::fast_exit`], statically dispatched, which serves the
 //! hot exits and goes straight back in; only what that declines becomes an
-//! [`ExitWithEvent`] for the general code (see [`crate::exits`]).
+//! [`ExitWithEvent`] for the general code (module `exits`).
 
 use crate::vcpu::VcpuCore;
 use core::fmt;

@@ -1,5 +1,5 @@
 //! The virtual-machine control block of AMD-V
-//! (APM volume 2: "Layout of VMCB"), its bit fields, and [`decode`], which
+//! (APM volume 2: "Layout of VMCB"), its bit fields, and [`decode()`], which
 //! turns EXITCODE and its companions into a [`VmExit`](crate::VmExit).
 
 mod decode;
