@@ -122,6 +122,10 @@ impl<C: VendorCpu> ThisCpu<'_, C> {
         if nmis != 0 {
             log::error!("{nmis} NMI(s) of the machine");
         }
+        let stray = traps::take_stray_debug_traps();
+        if stray != 0 {
+            log::debug!("{stray} debug trap(s) of a guest in the hypervisor");
+        }
         let legacy = seen[0] >> traps::LEGACY_VECTOR_BASE & 0xffff;
         let now = asm::rdtsc();
         if legacy != 0 || now >= self.next_poll {

@@ -20,6 +20,20 @@ pub const LEGACY_VECTOR_BASE: u8 = 0x20;
 
 /// Vector of non-maskable interrupts.
 const NMI: u64 = 2;
+/// Vector of debug exceptions.
+const DEBUG: u64 = 1;
+/// Debug exceptions that came in the hypervisor.
+static STRAY_DEBUG_TRAPS: AtomicU64 = AtomicU64::new(0);
+
+/// How many debug exceptions have come in the hypervisor since the last call.
+pub fn take_stray_debug_traps() -> u64 {
+    if STRAY_DEBUG_TRAPS.load(Ordering::Relaxed) == 0 {
+        0
+    } else {
+        STRAY_DEBUG_TRAPS.swap(0, Ordering::Relaxed)
+    }
+}
+
 /// Exceptions that instructions of the exception table may raise: #GP, #PF, #MC.
 const FORESEEN: [u64; 3] = [13, 14, 18];
 
@@ -146,6 +160,10 @@ extern "C" fn trap(frame: &mut TrapFrame) {
     } else if vector == NMI {
         // It may have come while any lock was held: only count.
         NMIS.fetch_add(1, Ordering::Relaxed);
+    } else if vector == DEBUG {
+        // Nothing here single-steps or sets a breakpoint: it is a guest's trap
+        // that one emulator lets through to the first instruction after an exit.
+        STRAY_DEBUG_TRAPS.fetch_add(1, Ordering::Relaxed);
     } else if FORESEEN.contains(&vector)
         && let Some(fixup) = extable::fixup(frame.rip)
     {
