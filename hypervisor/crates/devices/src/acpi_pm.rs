@@ -320,7 +320,7 @@ mod tests {
         assert!(pm.irq(), "zeros clear nothing");
         write(&mut pm, 1, Width::B1, 0x01);
         assert!(!pm.irq());
-        assert_eq!(read(&mut pm, 0, Width::B4), 0x0121_0000);
+        assert_eq!(read(&mut pm, 0, Width::B4), 0x0521_0000);
         write(&mut pm, 0, Width::B4, 0x0020_0100);
         assert_eq!(read(&mut pm, 3, Width::B1), 0x00);
         assert_eq!(read(&mut pm, 2, Width::B1), 0x20);

@@ -79,7 +79,11 @@ fn without_operands() {
         // No other exit of the table takes it for its own.
         for (_, other, theirs) in table {
             if theirs != op {
-                assert_eq!(skipped(CpuMode::Long64, code, *other), None, "{code:02x?} {other:?}");
+                // One emulator reports INVD as WBINVD.
+                let both =
+                    (*op, *other) == (SystemOp::Invd, VmExit::CacheControl(CacheControl::Wbinvd));
+                let wanted = both.then_some(*op);
+                assert_eq!(skipped(CpuMode::Long64, code, *other), wanted, "{code:02x?} {other:?}");
             }
         }
     }
