@@ -100,11 +100,7 @@ fn debian() -> Vec<Case> {
         Case::debian("debian-uefi", Firmware::Uefi, debian_shell),
         Case::debian("debian-bios", Firmware::Bios, debian_shell),
         Case::debian("debian-reboot", Firmware::Bios, debian_reboot),
-        // Known red: the key arrives, Debian does not act on it yet.
-        Case {
-            tier: Tier::Full,
-            ..Case::debian("debian-power-button", Firmware::Bios, debian_power_button)
-        },
+        Case::debian("debian-power-button", Firmware::Bios, debian_power_button),
         Case {
             memory: 128,
             tier: Tier::Full,

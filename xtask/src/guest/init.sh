@@ -13,6 +13,9 @@ ln -s /proc/self/fd /dev/fd
 # xtask tells the size of the terminal on the kernel's command line.
 if [ -n "$LINES" ] && [ -n "$COLUMNS" ]; then stty -F /dev/ttyS0 rows "$LINES" cols "$COLUMNS"; fi
 for module in /lib/modules/*.ko; do insmod "$module"; done
+# Where acpid writes its log: it ends at once if it can't.
+mkdir -p /var/log /run
+ln -s /run /var/run
 acpid
 if [ -f /steward/command ]; then exec steward-exec; fi
 cat <<'TEXT'
