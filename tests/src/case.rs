@@ -28,6 +28,15 @@ pub enum Kernel {
     Garbage,
 }
 
+/// How the hypervisor is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    /// For tests: with assertions, less optimised.
+    Debug,
+    /// As it is used: the only one whose exits are worth counting.
+    Release,
+}
+
 /// What is damaged in the bundle before it goes into the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Damage {
@@ -53,6 +62,8 @@ pub struct Case {
     pub tier: Tier,
     /// On what.
     pub machine: Machine,
+    /// With which build of the hypervisor.
+    pub build: Build,
     /// Booted by what.
     pub firmware: Firmware,
     /// The emulated CPU model, if not the usual one.
@@ -89,6 +100,7 @@ impl Case {
             name: format!("tiny-{guest}"),
             tier: Tier::Usual,
             machine: Machine::QemuSvm,
+            build: Build::Debug,
             firmware: Firmware::Bios,
             cpu: None,
             memory: 64,

@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use regex_lite::Regex;
+use xtask::bench::figures::{self, Figures};
 use xtask::machine::{Firmware, Machine};
 
-use crate::case::{Case, Damage, Kernel, Script, Tier};
+use crate::case::{Build, Case, Damage, Kernel, Script, Tier};
 use crate::drive::Drive;
 
 /// The prompt of the default guest's shell.
@@ -78,6 +79,15 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
             cmdline: Some("first second"),
             modules: vec![("one", "alpha"), ("two", "beta gamma")],
             ..named("tiny-multiboot")
+        }],
+        // Where one tick is one instruction, what exits cost is exact, and tested.
+        "bench" => vec![Case {
+            tier: Tier::Full,
+            machine: Machine::BochsVmx,
+            build: Build::Release,
+            seconds: 900,
+            script: bench_targets,
+            ..named("bench-vmx")
         }],
         // On VT-x as well; the longer ones only in a full run.
         "exits" | "emulate" | "memory" | "state" | "hypercalls" | "clock" | "devices" | "irq" => {
@@ -160,6 +170,33 @@ pub(crate) fn tiny_passes(drive: &mut Drive) -> Result<()> {
     }
     ended?;
     ensure!(drive.text().contains(" passed, 0 failed"), "the guest printed no summary");
+    Ok(())
+}
+
+/// What exits cost is within the targets.
+fn bench_targets(drive: &mut Drive) -> Result<()> {
+    drive.ends(TINY_PASSED)?;
+    let figures = Figures::parse(drive.text())?;
+    ensure!(figures.complete(), "the guest did not come to its end");
+    // RDTSC causes no exit: if it is not exactly one tick each time, nothing is exact.
+    let control = figures.get("rdtsc").context("RDTSC was not measured")?;
+    ensure!(
+        (control.min, control.p99) == (1, 1),
+        "RDTSC took {} to {} ticks instead of one",
+        control.min,
+        control.p99
+    );
+    let missed: Vec<String> = figures::targets(Machine::BochsVmx)
+        .iter()
+        .filter_map(|target| {
+            let Some(figure) = figures.get(target.name) else {
+                return Some(format!("{}: not measured", target.name));
+            };
+            let why = figures::misses(figure, target.limit)?;
+            Some(format!("{}: {} instead of {} ({why})", target.name, figure.median, target.limit))
+        })
+        .collect();
+    ensure!(missed.is_empty(), "{}", missed.join("; "));
     Ok(())
 }
 
@@ -322,7 +359,7 @@ mod tests {
     #[test]
     fn names_are_unique() {
         let tiny: Vec<String> =
-            ["hello", "exits", "crash", "multiboot"].map(str::to_owned).to_vec();
+            ["hello", "exits", "crash", "multiboot", "bench"].map(str::to_owned).to_vec();
         let mut names: Vec<String> = all(&tiny).into_iter().map(|case| case.name).collect();
         let count = names.len();
         names.sort();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use vmm::bundle::LogLevel;
 use xtask::bundle::{self, Guest};
-use xtask::emulator::{Boot, Launch};
+use xtask::emulator::{Boot, Clock, Launch};
 use xtask::guest::{self, Debian};
 use xtask::kernel::{self, Profile};
 use xtask::machine::Machine;
@@ -19,7 +19,7 @@ use xtask::setup::{self, Need};
 use xtask::stages::Stages;
 use xtask::{image, paths, run};
 
-use crate::case::{Case, Damage, Kernel, Tier};
+use crate::case::{Build, Case, Damage, Kernel, Tier};
 use crate::cases;
 use crate::drive::Drive;
 use crate::planted::{PLANTED, Planted};
@@ -91,7 +91,16 @@ pub fn run(options: &Options) -> Result<Counts> {
 }
 
 fn run_cases(chosen: &[&Case], parts: &Parts) -> Result<Counts> {
-    let elf = kernel::hypervisor(&Profile::default())?;
+    let build = |build| -> Result<Option<PathBuf>> {
+        let profile = Profile { release: build == Build::Release, ..Profile::default() };
+        let wanted = chosen.iter().any(|case| case.build == build);
+        wanted.then(|| kernel::hypervisor(&profile)).transpose()
+    };
+    let (debug, release) = (build(Build::Debug)?, build(Build::Release)?);
+    let elf_of = |case: &Case| match case.build {
+        Build::Debug => debug.as_deref(),
+        Build::Release => release.as_deref(),
+    };
     let logs = paths::root().join("target/test-logs");
     let next = AtomicUsize::new(0);
     let counts = Mutex::new(Counts::default());
@@ -102,7 +111,9 @@ fn run_cases(chosen: &[&Case], parts: &Parts) -> Result<Counts> {
                 while let Some(case) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let start = Instant::now();
                     let log = logs.join(format!("{}.log", case.name));
-                    let result = run_case(case, parts, &elf, &log);
+                    let result = elf_of(case)
+                        .context("its build of the hypervisor is missing")
+                        .and_then(|elf| run_case(case, parts, elf, &log));
                     let seconds = start.elapsed().as_secs_f32();
                     // One thread's line at a time; a poisoned lock still counts.
                     let mut counts =
@@ -253,6 +264,7 @@ fn start(case: &Case, parts: &Parts, elf: &Path, log: &Path, dir: &Path) -> Resu
         cpus: 1,
         memory,
         cpu_model: case.cpu.map(str::to_owned),
+        clock: Clock::Usual,
         display: false,
         boot: Boot::Image(path),
         dir: dir.to_path_buf(),

@@ -25,12 +25,23 @@ pub struct Launch {
     pub memory: u64,
     /// The emulated CPU model, where it is not the machine's usual one.
     pub cpu_model: Option<String>,
+    /// What its clocks go by.
+    pub clock: Clock,
     /// Whether to show the machine's screen.
     pub display: bool,
     /// What the machine boots.
     pub boot: Boot,
     /// A folder of this run alone, for the emulator's own files.
     pub dir: PathBuf,
+}
+
+/// What the clocks of a machine go by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// The emulator's usual: on QEMU real time, on Bochs instructions.
+    Usual,
+    /// Instructions: one is one tick of the TSC.
+    Instructions,
 }
 
 /// What a machine boots.
@@ -85,17 +96,19 @@ impl Launch {
         command.args(["-machine", "q35", "-m", &format!("{}M", self.memory >> 20)]);
         command.args(["-smp", &self.cpus.to_string()]);
         let model = match self.machine {
-            Machine::Kvm => {
-                command.args(["-accel", "kvm"]);
-                "host"
+            Machine::Kvm => "host",
+            Machine::Bare => "max",
+            _ => "EPYC",
+        };
+        match (self.machine, self.clock) {
+            (Machine::Kvm, Clock::Usual) => command.args(["-accel", "kvm"]),
+            (Machine::Kvm, Clock::Instructions) => {
+                bail!("a real CPU's clock does not count instructions")
             }
-            Machine::Bare => {
-                command.args(["-accel", "tcg,thread=multi"]);
-                "max"
-            }
-            _ => {
-                command.args(["-accel", "tcg,thread=multi"]);
-                "EPYC"
+            (_, Clock::Usual) => command.args(["-accel", "tcg,thread=multi"]),
+            // All CPUs in one thread; where all of them halt, time leaps to the next timer.
+            (_, Clock::Instructions) => {
+                command.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"])
             }
         };
         command.args(["-cpu", self.cpu_model.as_deref().unwrap_or(model)]);

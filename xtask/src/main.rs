@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use xtask::bench::BenchOptions;
 use xtask::run::RunOptions;
 use xtask::setup::{self, Need};
 use xtask::test::{self, TestOptions};
-use xtask::{lint, run, ui};
+use xtask::{bench, lint, run, ui};
 
 /// Sets up, builds, runs and tests Steward.
 #[derive(Parser)]
@@ -38,6 +39,11 @@ enum Task {
     ///
     /// Each machine's serial log stays in target/test-logs. The last line counts.
     Test(TestOptions),
+    /// Count the instructions that exits cost, as a guest sees them
+    ///
+    /// Prints a table for each machine and writes target/bench/MACHINE.json. The exit status
+    /// is 1 where a run failed; with --check, 2 where a target is missed.
+    Bench(BenchOptions),
     /// Count lines of Rust and unsafe blocks; fails on `unsafe` where none may be
     Lint,
 }
@@ -63,6 +69,7 @@ fn perform(task: Task) -> Result<u8> {
         Task::Run(options) => run::run(&options),
         Task::Image(options) => run::image(&options),
         Task::Test(options) => test::test(&options),
+        Task::Bench(options) => bench::bench(&options),
         Task::Lint => lint::lint(),
     }
 }

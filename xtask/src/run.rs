@@ -11,7 +11,7 @@ use vmm::bundle::{LogLevel, OnReset};
 
 use crate::bundle::{self, Guest};
 use crate::console;
-use crate::emulator::{Boot, Launch};
+use crate::emulator::{Boot, Clock, Launch};
 use crate::kernel::{self, Profile};
 use crate::machine::{self, Firmware, HostFacts, Machine, Ovmf};
 use crate::session::{Ending, Session};
@@ -33,6 +33,9 @@ pub struct RunOptions {
     /// CPU model to emulate instead of the usual one, for example EPYC,-svm
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
+    /// Let QEMU's clocks count instructions, one a tick, instead of real time
+    #[arg(long)]
+    pub icount: bool,
     /// Memory of the guest; the machine gets more
     #[arg(long, default_value = "512M", value_name = "SIZE", value_parser = bundle::parse_size)]
     pub memory: u64,
@@ -212,6 +215,7 @@ pub fn run(options: &RunOptions) -> Result<u8> {
         cpus: options.cpus,
         memory,
         cpu_model: options.cpu.clone(),
+        clock: if options.icount { Clock::Instructions } else { Clock::Usual },
         display,
         boot,
         dir: dir.0.clone(),
