@@ -1,7 +1,7 @@
 //! The machine at work: guests made from the bundle, and the loop that runs
 //! them.
 
-use crate::cpu::{self, apic, asm, traps};
+use crate::cpu::{self, apic, asm, percpu, traps};
 use crate::drivers::serial;
 use crate::error::HostError;
 use crate::hw::VendorCpu;
@@ -151,6 +151,14 @@ impl<C: VendorCpu> ThisCpu<'_, C> {
             }
         }
         vm.flush_console(serial::write, serial::room());
+    }
+}
+
+/// What a CPU does that has no guest to run.
+pub fn idle_cpu() -> ! {
+    loop {
+        percpu::stop_if_asked(percpu::this().take_requests());
+        asm::halt_until_interrupt();
     }
 }
 

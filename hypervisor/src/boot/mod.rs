@@ -1,8 +1,11 @@
 //! The boot, stage by stage: each is a function whose result the next one
 //! needs, so that no other order compiles. Each says one line.
 
+mod acpi;
+mod smp;
+
 use crate::cpu::tables::TrapStacks;
-use crate::cpu::{self, apic, tables, tsc};
+use crate::cpu::{self, apic, percpu, tables, tsc};
 use crate::drivers::{framebuffer, rtc, serial};
 use crate::error::HostError;
 use crate::hw::{self, Extension, VendorCpu, svm, vmx};
@@ -61,7 +64,9 @@ fn bring_up(info: &'static mut BootInfo) -> Result<(Booted, Bundle<'static>), Ho
     let bundle = bundle(&handover)?;
     let extension = processor()?;
     let khz = clocks()?;
-    Ok((virtualization(extension, khz)?, bundle))
+    let booted = virtualization(extension, khz)?;
+    cpus(&handover)?;
+    Ok((booted, bundle))
 }
 
 fn memory(info: &'static mut BootInfo) -> Result<Handover, HostError> {
@@ -99,7 +104,18 @@ fn processor() -> Result<Extension, HostError> {
         nmi: mm::map_stack(4)?,
         machine_check: mm::map_stack(4)?,
     };
+    processor_tables(0, stacks);
+    let extension = hw::detect()?;
+    monitor::stage("processor", format_args!("{}", brand()));
+    Ok(extension)
+}
+
+/// Gives the calling CPU, number `index`, its descriptor tables and the control
+/// bits that the hypervisor runs with.
+fn processor_tables(index: usize, stacks: TrapStacks) {
     tables::install(stacks);
+    percpu::claim(index);
+    mm::protect();
     // SAFETY: every 64-bit CPU has machine checks, and they have a handler now.
     unsafe { Cr4::write(Cr4::read() | Cr4Flags::MACHINE_CHECK_EXCEPTION) };
     // Guests' extended state passes through the CPU: XSETBV must work here.
@@ -113,9 +129,6 @@ fn processor() -> Result<Extension, HostError> {
     // SAFETY: protection and paging stay as they are; write protection is on
     // as it was in the bootloader.
     unsafe { Cr0::write(cr0) };
-    let extension = hw::detect()?;
-    monitor::stage("processor", format_args!("{}", brand()));
-    Ok(extension)
 }
 
 fn clocks() -> Result<u64, HostError> {
@@ -124,6 +137,12 @@ fn clocks() -> Result<u64, HostError> {
     serial::enable_interrupts();
     monitor::stage("clocks", format_args!("TSC at {}.{:03} MHz", khz / 1000, khz % 1000));
     Ok(khz)
+}
+
+fn cpus(handover: &Handover) -> Result<(), HostError> {
+    let count = smp::start(handover, machine::idle_cpu)?;
+    monitor::stage("processors", format_args!("{count} running"));
+    Ok(())
 }
 
 fn virtualization(extension: Extension, khz: u64) -> Result<Booted, HostError> {

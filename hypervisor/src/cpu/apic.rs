@@ -5,16 +5,20 @@
 //! counted on to come back.
 
 use super::asm::rdtsc;
-use super::traps::{SPURIOUS_VECTOR, TIMER_VECTOR};
-use super::{legacy, msr};
+use super::traps::{KICK_VECTOR, SPURIOUS_VECTOR, TIMER_VECTOR};
+use super::{legacy, msr, tsc};
 use crate::error::HostError;
 use crate::mm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use x86defs::bits::Low;
+use x86defs::msr::APIC_BASE_X2APIC;
 use x86defs::{HostPhysAddr, Msr};
 
+const ID: u32 = 0x02;
 const EOI: u32 = 0x0b;
 const SPURIOUS: u32 = 0x0f;
+const ICR_LOW: u32 = 0x30;
+const ICR_HIGH: u32 = 0x31;
 const LVT_TIMER: u32 = 0x32;
 const LVT_LINT0: u32 = 0x35;
 const LVT_ERROR: u32 = 0x37;
@@ -24,6 +28,12 @@ const TIMER_DIVIDE: u32 = 0x3e;
 const MASKED: u32 = 1 << 16;
 const EXT_INT: u32 = 7 << 8;
 const DIVIDE_BY_16: u32 = 3;
+/// ICR: an earlier command is still on its way (xAPIC only).
+const ICR_PENDING: u32 = 1 << 12;
+/// ICR: level assert, as all commands but an INIT de-assert have it.
+const ICR_ASSERT: u32 = 1 << 14;
+const ICR_INIT: u32 = 5 << 8;
+const ICR_START_UP: u32 = 6 << 8;
 
 /// Virtual address of the xAPIC's registers; 0 in x2APIC mode.
 static XAPIC: AtomicU64 = AtomicU64::new(0);
@@ -59,25 +69,93 @@ pub fn end_of_interrupt() {
     write(EOI, 0);
 }
 
-/// Switches the APIC on, routes the 8259 pair through it, and measures its
-/// timer against the time-stamp counter.
+/// Switches the first CPU's APIC on, routes the 8259 pair through it, and
+/// measures its timer against the time-stamp counter.
 ///
 /// # Errors
 /// [`HostError`] if there is no memory to map it, or its timer stands still.
 pub fn init() -> Result<(), HostError> {
     // SAFETY: every 64-bit CPU has APIC_BASE.
     let base = unsafe { msr::read(Msr::APIC_BASE) };
-    if base & x86defs::msr::APIC_BASE_X2APIC == 0 {
+    if base & APIC_BASE_X2APIC == 0 {
         let registers = HostPhysAddr::new(base & 0x000f_ffff_ffff_f000);
         XAPIC.store(mm::map_device(registers, 4096)?, Ordering::Relaxed);
     }
     legacy::init();
-    write(SPURIOUS, 1 << 8 | u32::from(SPURIOUS_VECTOR));
+    enable();
     write(LVT_LINT0, EXT_INT);
+    calibrate()
+}
+
+/// Switches another CPU's APIC on, in the mode of the first one's.
+pub fn init_other() {
+    if XAPIC.load(Ordering::Relaxed) == 0 {
+        // SAFETY: every 64-bit CPU has APIC_BASE.
+        let base = unsafe { msr::read(Msr::APIC_BASE) };
+        // SAFETY: the first CPU's APIC is in x2APIC mode, so this one has it.
+        unsafe { msr::write(Msr::APIC_BASE, base | APIC_BASE_X2APIC) };
+    }
+    enable();
+    write(LVT_LINT0, MASKED);
+    write(LVT_TIMER, u32::from(TIMER_VECTOR));
+}
+
+/// What all CPUs' APICs have in common.
+fn enable() {
+    write(SPURIOUS, 1 << 8 | u32::from(SPURIOUS_VECTOR));
     write(LVT_ERROR, MASKED);
     write(TIMER_DIVIDE, DIVIDE_BY_16);
     write(LVT_TIMER, MASKED | u32::from(TIMER_VECTOR));
-    calibrate()
+}
+
+/// The identifier of this CPU's APIC.
+#[must_use]
+pub fn id() -> u32 {
+    let id = read(ID);
+    if XAPIC.load(Ordering::Relaxed) == 0 { id } else { id >> 24 }
+}
+
+/// Sends an interrupt command to the CPU whose APIC is `target`
+/// (SDM: "Interrupt Command Register (ICR)").
+fn command(target: u32, command: u32) {
+    if XAPIC.load(Ordering::Relaxed) == 0 {
+        let value = x86defs::bits::join(target, command);
+        // SAFETY: the APIC is in x2APIC mode; the commands sent reach CPUs that
+        // have a handler for them, or wait for a start-up.
+        unsafe { msr::write(Msr::X2APIC_ICR, value) };
+        return;
+    }
+    wait_for_delivery();
+    write(ICR_HIGH, target << 24);
+    write(ICR_LOW, command);
+    wait_for_delivery();
+}
+
+/// Waits until the last command has left, which takes some bus cycles.
+fn wait_for_delivery() {
+    // A command that never leaves must not stop the CPU.
+    for _ in 0..1_000_000 {
+        if read(ICR_LOW) & ICR_PENDING == 0 {
+            return;
+        }
+        core::hint::spin_loop();
+    }
+}
+
+/// Interrupts the CPU whose APIC is `target`: it leaves its guest, or wakes.
+pub fn kick(target: u32) {
+    command(target, ICR_ASSERT | u32::from(KICK_VECTOR));
+}
+
+/// Starts the CPU whose APIC is `target` in real mode at page `page`
+/// (SDM: "MP Initialization Protocol").
+pub fn start_up(target: u32, page: u8) {
+    command(target, ICR_ASSERT | ICR_INIT);
+    tsc::wait_us(10_000);
+    for _ in 0..2 {
+        command(target, ICR_ASSERT | ICR_START_UP | u32::from(page));
+        tsc::wait_us(200);
+    }
 }
 
 fn calibrate() -> Result<(), HostError> {

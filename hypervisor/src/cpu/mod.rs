@@ -6,6 +6,7 @@ pub mod asm;
 pub mod extable;
 pub mod legacy;
 pub mod msr;
+pub mod percpu;
 pub mod tables;
 pub mod traps;
 pub mod tsc;

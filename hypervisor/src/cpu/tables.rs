@@ -64,7 +64,7 @@ fn load_segments(code: SegmentSelector, data: SegmentSelector, task: SegmentSele
     unsafe { ES::set_reg(null) };
     // SAFETY: as above; nothing is addressed through FS.
     unsafe { FS::set_reg(null) };
-    // SAFETY: as above; nothing is addressed through GS.
+    // SAFETY: as above; `percpu::claim` gives GS its base afterwards.
     unsafe { GS::set_reg(null) };
     // SAFETY: `task` selects a TSS that lives for ever.
     unsafe { load_tss(task) };

@@ -5,7 +5,7 @@
 //! the registers. Interrupts are recorded and acknowledged, nothing else: the
 //! work that they announce is done where it can be charged to somebody.
 
-use super::{apic, extable};
+use super::{apic, extable, percpu};
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -22,16 +22,19 @@ pub const LEGACY_VECTOR_BASE: u8 = 0x20;
 const NMI: u64 = 2;
 /// Vector of debug exceptions.
 const DEBUG: u64 = 1;
+/// Takes a counter's value. Most are zero: spare the locked access.
+fn take(counter: &AtomicU64) -> u64 {
+    if counter.load(Ordering::Relaxed) == 0 { 0 } else { counter.swap(0, Ordering::Relaxed) }
+}
+
+// Both may come while a guest's GS is loaded, so they are not of one CPU.
+
 /// Debug exceptions that came in the hypervisor.
 static STRAY_DEBUG_TRAPS: AtomicU64 = AtomicU64::new(0);
 
 /// How many debug exceptions have come in the hypervisor since the last call.
 pub fn take_stray_debug_traps() -> u64 {
-    if STRAY_DEBUG_TRAPS.load(Ordering::Relaxed) == 0 {
-        0
-    } else {
-        STRAY_DEBUG_TRAPS.swap(0, Ordering::Relaxed)
-    }
+    take(&STRAY_DEBUG_TRAPS)
 }
 
 /// Exceptions that instructions of the exception table may raise: #GP, #PF, #MC.
@@ -42,17 +45,12 @@ static NMIS: AtomicU64 = AtomicU64::new(0);
 
 /// How many non-maskable interrupts have come since the last call.
 pub fn take_nmis() -> u64 {
-    if NMIS.load(Ordering::Relaxed) == 0 { 0 } else { NMIS.swap(0, Ordering::Relaxed) }
+    take(&NMIS)
 }
 
-/// Interrupts seen, by vector, modulo 2^64.
-static SEEN: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
-
-/// Takes the set of vectors seen since the last call.
+/// Takes the set of vectors that this CPU has seen since the last call.
 pub fn take_seen() -> [u64; 4] {
-    core::array::from_fn(|i| {
-        if SEEN[i].load(Ordering::Relaxed) == 0 { 0 } else { SEEN[i].swap(0, Ordering::Relaxed) }
-    })
+    percpu::this().seen.each_ref().map(take)
 }
 
 /// What the stubs push, lowest address first.
@@ -175,7 +173,7 @@ extern "C" fn trap(frame: &mut TrapFrame) {
 
 fn interrupt(vector: u64) {
     let (word, bit) = ((vector / 64) as usize & 3, vector % 64);
-    SEEN[word].fetch_or(1 << bit, Ordering::Relaxed);
+    percpu::this().seen[word].fetch_or(1 << bit, Ordering::Relaxed);
     let legacy = u64::from(LEGACY_VECTOR_BASE);
     if (legacy..legacy + 16).contains(&vector) {
         super::legacy::end_of_interrupt(vector - legacy);

@@ -22,6 +22,15 @@ pub fn khz() -> u64 {
     KHZ.load(Ordering::Relaxed)
 }
 
+/// Waits for `us` microseconds. Only for the boot.
+pub fn wait_us(us: u64) {
+    let ticks = khz() * us / 1000;
+    let start = rdtsc();
+    while rdtsc().wrapping_sub(start) < ticks {
+        core::hint::spin_loop();
+    }
+}
+
 fn port_in(port: u16) -> u8 {
     // SAFETY: reading the PIT's ports and the gate port affects nothing else.
     unsafe { inb(port) }

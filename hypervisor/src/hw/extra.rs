@@ -1,9 +1,9 @@
 //! State that neither vendor's entry switches: extended registers, debug
 //! registers, TSC_AUX.
 
-use crate::cpu::msr;
+use crate::cpu::{msr, percpu};
 use core::arch::asm;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use x86defs::Msr;
 
 /// XCR0, if the hypervisor has CR4.OSXSAVE set.
@@ -21,11 +21,10 @@ pub(super) fn xgetbv_if_enabled() -> Option<u64> {
     Some(x86defs::bits::join(high, low))
 }
 
-/// What TSC_AUX holds; the hypervisor itself does not use it.
-static TSC_AUX: AtomicU64 = AtomicU64::new(u64::MAX);
-
 pub(super) fn load_tsc_aux(value: u64) {
-    if TSC_AUX.swap(value, Ordering::Relaxed) != value {
+    let held = &percpu::this().tsc_aux;
+    if held.load(Ordering::Relaxed) != value {
+        held.store(value, Ordering::Relaxed);
         // SAFETY: the register is the guests' own. Where it does not exist,
         // guests are not offered what reads it.
         let _ = unsafe { msr::try_write(Msr::TSC_AUX, value) };

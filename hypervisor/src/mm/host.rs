@@ -23,7 +23,13 @@ use x86defs::{HostPhysAddr, Msr};
 /// Memory below this is left alone: firmware's tables, and the page that
 /// application processors start in.
 const LOW_MEMORY_END: u64 = 1 << 20;
+/// The old video memory, behind which there is no RAM to start a CPU in.
+const VIDEO_MEMORY: u64 = 0xa_0000;
 const BLOCK: u64 = 2 << 20;
+/// No table of firmware's is larger.
+const MOST_FIRMWARE: u64 = 16 << 20;
+/// Bytes of low memory for starting application processors.
+pub const START_UP_BYTES: u64 = 4 * PAGE_SIZE;
 
 /// Root of the tables that only the hypervisor itself is mapped in.
 static KERNEL_ROOT: AtomicU64 = AtomicU64::new(0);
@@ -39,6 +45,8 @@ pub struct Handover {
     pub ramdisk: &'static [u8],
     /// Host-physical address of the ACPI root pointer, if there is one.
     pub rsdp: Option<HostPhysAddr>,
+    /// [`START_UP_BYTES`] of free memory below 640 KiB, page-aligned.
+    pub low_pages: Option<HostPhysAddr>,
 }
 
 /// Takes memory over from the bootloader; see the [module](super).
@@ -103,7 +111,7 @@ pub fn init(info: &'static mut BootInfo) -> Result<Handover, HostError> {
     // mapping; nothing writes to it.
     let ramdisk = unsafe { core::slice::from_raw_parts(ramdisk as *const u8, len) };
     let rsdp = info.rsdp_addr.into_option().map(HostPhysAddr::new);
-    Ok(Handover { ramdisk, rsdp })
+    Ok(Handover { ramdisk, rsdp, low_pages: low_pages(info) })
 }
 
 /// Usable ranges above the first MiB.
@@ -113,6 +121,18 @@ fn usable(info: &BootInfo) -> impl Iterator<Item = (u64, u64)> + '_ {
         .filter(|r| r.kind == MemoryRegionKind::Usable)
         .map(|r| (r.start.max(LOW_MEMORY_END), r.end))
         .filter(|(start, end)| start < end)
+}
+
+/// The highest free place below the old video memory, but not page 0.
+fn low_pages(info: &BootInfo) -> Option<HostPhysAddr> {
+    info.memory_regions
+        .iter()
+        .filter(|r| r.kind == MemoryRegionKind::Usable)
+        .filter_map(|r| {
+            let place = r.end.min(VIDEO_MEMORY).checked_sub(START_UP_BYTES)? & !(PAGE_SIZE - 1);
+            (place >= r.start.max(PAGE_SIZE)).then_some(HostPhysAddr::new(place))
+        })
+        .max()
 }
 
 /// New tables: the pool's first block, the frame table, and what the
@@ -198,11 +218,17 @@ fn enter(root: HostPhysAddr) {
     // SAFETY: every 64-bit CPU has PAT, and the value holds valid types; the
     // bootloader's tables use entries 0 and 3 only, which stay what they were.
     unsafe { msr::write(Msr::PAT, HOST_PAT) };
+    load(root);
+    protect();
+}
+
+/// Switches on what guards user pages, and the global bit, on the calling CPU,
+/// which uses the hypervisor's tables.
+pub fn protect() {
     let features = cpu::cpuid_checked(7, 0).ebx;
     let mut cr4 = Cr4::read() | Cr4Flags::PAGE_GLOBAL;
     cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, features & 1 << 7 != 0);
     cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features & 1 << 20 != 0);
-    load(root);
     // SAFETY: the CPU has the features; no supervisor page is marked as the user's.
     unsafe { Cr4::write(cr4) };
     copy::set_smap(features & 1 << 20 != 0);
@@ -219,6 +245,12 @@ fn load(root: HostPhysAddr) {
 #[must_use]
 pub fn kernel_root() -> HostPhysAddr {
     HostPhysAddr::new(KERNEL_ROOT.load(Ordering::Relaxed))
+}
+
+/// Entry `index` of the root table in which no guest is mapped.
+#[must_use]
+pub fn kernel_root_entry(index: usize) -> u64 {
+    Tables.read(kernel_root(), index)
 }
 
 /// The tables of the hypervisor alone.
@@ -252,17 +284,38 @@ pub fn with_root<R>(root: HostPhysAddr, f: impl FnOnce() -> R) -> R {
 /// # Errors
 /// [`HostError::OutOfMemory`] if there is no frame for a table.
 pub fn map_device(base: HostPhysAddr, len: u64) -> Result<u64, HostError> {
+    let mut attributes = Attributes::device();
+    attributes.permissions |= Permissions::GLOBAL;
+    map(base, len, attributes)
+}
+
+fn map(base: HostPhysAddr, len: u64, attributes: Attributes) -> Result<u64, HostError> {
     let first = base.align_down(PAGE_SIZE);
     let bytes = (base.page_offset() + len).next_multiple_of(PAGE_SIZE);
     let mut next = NEXT_DEVICE.lock();
     let address = *next;
-    let mut attributes = Attributes::device();
-    attributes.permissions |= Permissions::GLOBAL;
     kernel_mapper()
         .map(&mut Tables, address, first, bytes, attributes)
         .map_err(|_| HostError::OutOfMemory("device registers"))?;
     *next += bytes;
     Ok(address + base.page_offset())
+}
+
+/// Maps `len` bytes of firmware's tables at `base`, read-only, for good, and
+/// returns where; `None` if that is beyond sense or there is no frame for a table.
+#[must_use]
+pub fn map_firmware(base: HostPhysAddr, len: u64) -> Option<u64> {
+    let attributes = Attributes::ram(Permissions::READ | Permissions::GLOBAL);
+    (len <= MOST_FIRMWARE).then(|| map(base, len, attributes).ok())?
+}
+
+/// Maps `len` bytes of free low memory at `base`, writable, for good, and
+/// returns where.
+///
+/// # Errors
+/// [`HostError::OutOfMemory`] if there is no frame for a table.
+pub fn map_low(base: HostPhysAddr, len: u64) -> Result<u64, HostError> {
+    map(base, len, Attributes::ram(Permissions::RW | Permissions::GLOBAL))
 }
 
 /// Makes a stack of `pages` pages between unmapped ones and returns its top.

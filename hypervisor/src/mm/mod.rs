@@ -15,7 +15,10 @@ pub mod layout;
 mod pool;
 
 pub use heap::usage as heap_usage;
-pub use host::{Handover, init, kernel_root, map_device, map_stack, with_root};
+pub use host::{
+    Handover, START_UP_BYTES, init, kernel_root, kernel_root_entry, map_device, map_firmware,
+    map_low, map_stack, protect, with_root,
+};
 pub use pool::{
     Tables, allocate as allocate_page, allocate_run, free as free_page, used as pool_used,
 };

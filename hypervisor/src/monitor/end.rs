@@ -3,6 +3,7 @@
 
 use super::log::Out;
 use crate::cpu::asm::{outb, outl, stop};
+use crate::cpu::percpu;
 use crate::drivers::serial;
 use crate::error::HostError;
 use core::fmt::{self, Write};
@@ -50,6 +51,7 @@ pub fn refuse(error: &HostError) -> ! {
 }
 
 pub(super) fn leave(out: &mut dyn Write, status: Status, reason: fmt::Arguments<'_>) -> ! {
+    percpu::stop_others();
     // What waits in the ring must not keep the last line out.
     serial::flush();
     // Neither output fails. A guest may have left its line unfinished.

@@ -47,7 +47,8 @@ pub(super) fn write(vmcs: Current<'_>) {
     }
     vmcs.write(Field16::HOST_TR_SELECTOR, TSS_SELECTOR);
     vmcs.write(FieldNatural::HOST_FS_BASE, 0);
-    vmcs.write(FieldNatural::HOST_GS_BASE, 0);
+    // SAFETY: every 64-bit CPU has the register.
+    vmcs.write(FieldNatural::HOST_GS_BASE, unsafe { msr::read(Msr::GS_BASE) });
     vmcs.write(FieldNatural::HOST_TR_BASE, tss_base());
     vmcs.write(FieldNatural::HOST_GDTR_BASE, sgdt().base.as_u64());
     vmcs.write(FieldNatural::HOST_IDTR_BASE, sidt().base.as_u64());

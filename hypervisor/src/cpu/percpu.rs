@@ -1,0 +1,142 @@
+//! What each CPU of the machine has of its own, reached through GS, and how
+//! CPUs call each other: one word of requests and a kick.
+
+use super::{apic, asm, msr};
+use core::arch::asm;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use x86defs::Msr;
+
+/// The most CPUs of the machine that are used.
+pub const MAX_CPUS: usize = 64;
+
+/// Ask the CPU to look at the scheduler again.
+pub const RESCHEDULE: u32 = 1 << 0;
+/// Ask the CPU to stop for good: the machine's run ends.
+pub const STOP: u32 = 1 << 1;
+
+/// A CPU of the machine.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub struct PerCpu {
+    /// Its place in [`cpu`]'s table.
+    index: AtomicU32,
+    /// Its local APIC.
+    apic_id: AtomicU32,
+    /// It runs our code.
+    online: AtomicBool,
+    /// Interrupts seen, by vector.
+    pub(super) seen: [AtomicU64; 4],
+    /// What TSC_AUX holds; the hypervisor itself does not use it.
+    pub tsc_aux: AtomicU64,
+    requests: AtomicU32,
+}
+
+impl PerCpu {
+    const fn new() -> Self {
+        Self {
+            index: AtomicU32::new(0),
+            apic_id: AtomicU32::new(0),
+            online: AtomicBool::new(false),
+            seen: [const { AtomicU64::new(0) }; 4],
+            tsc_aux: AtomicU64::new(u64::MAX),
+            requests: AtomicU32::new(0),
+        }
+    }
+
+    /// Its number, 0 for the one that booted.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.index.load(Ordering::Relaxed) as usize
+    }
+
+    /// The identifier of its local APIC.
+    #[must_use]
+    pub fn apic_id(&self) -> u32 {
+        self.apic_id.load(Ordering::Relaxed)
+    }
+
+    /// Whether it runs our code.
+    #[must_use]
+    pub fn is_online(&self) -> bool {
+        self.online.load(Ordering::Acquire)
+    }
+
+    /// Makes `requests` of this CPU, and interrupts it unless somebody has done
+    /// so already.
+    pub fn request(&self, requests: u32) {
+        if self.requests.fetch_or(requests, Ordering::SeqCst) == 0 && !core::ptr::eq(self, this()) {
+            apic::kick(self.apic_id());
+        }
+    }
+
+    /// Takes what others asked of this CPU.
+    pub fn take_requests(&self) -> u32 {
+        if self.requests.load(Ordering::Relaxed) == 0 {
+            0
+        } else {
+            self.requests.swap(0, Ordering::SeqCst)
+        }
+    }
+}
+
+static CPUS: [PerCpu; MAX_CPUS] = [const { PerCpu::new() }; MAX_CPUS];
+
+/// CPU `index` of the machine, whether it runs or not.
+#[must_use]
+pub fn cpu(index: usize) -> Option<&'static PerCpu> {
+    CPUS.get(index)
+}
+
+/// The CPUs that run our code, by index.
+pub fn online() -> impl Iterator<Item = &'static PerCpu> {
+    CPUS.iter().filter(|cpu| cpu.is_online())
+}
+
+/// Makes the calling CPU number `index` (below [`MAX_CPUS`]). Its descriptor
+/// tables must be loaded already: that clears GS.
+pub fn claim(index: usize) {
+    let cpu = &CPUS[index];
+    cpu.index.store(u32::try_from(index).unwrap_or(0), Ordering::Relaxed);
+    let address = core::ptr::from_ref(cpu) as u64;
+    // SAFETY: every 64-bit CPU has the register, and nothing else uses GS.
+    unsafe { msr::write(Msr::GS_BASE, address) };
+}
+
+/// The calling CPU's local APIC works, and others may call it.
+pub fn set_online(apic_id: u32) {
+    let cpu = this();
+    cpu.apic_id.store(apic_id, Ordering::Relaxed);
+    cpu.online.store(true, Ordering::Release);
+}
+
+/// The CPU that this runs on.
+#[must_use]
+pub fn this() -> &'static PerCpu {
+    let index: u32;
+    // SAFETY: `claim` has made this CPU's entry of the table, whose first field
+    // is the index, the base of GS; both backends restore it at an exit.
+    unsafe {
+        asm!("mov {0:e}, gs:[0]", out(reg) index, options(nostack, readonly, preserves_flags));
+    }
+    &CPUS[index as usize & (MAX_CPUS - 1)]
+}
+
+/// Stops every other CPU for good. It may be called in a panic, where GS is
+/// not to be counted on.
+pub fn stop_others() {
+    for cpu in online() {
+        if cpu.apic_id() != apic::id() {
+            cpu.requests.fetch_or(STOP, Ordering::SeqCst);
+            apic::kick(cpu.apic_id());
+        }
+    }
+}
+
+/// Ends this CPU's part if it was asked to stop.
+pub fn stop_if_asked(requests: u32) {
+    if requests & STOP != 0 {
+        asm::stop();
+    }
+}
+
+const _: () = assert!(core::mem::offset_of!(PerCpu, index) == 0);
