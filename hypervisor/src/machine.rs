@@ -9,6 +9,7 @@ use crate::hw::reset_extended_state;
 use crate::mm::guest::GuestSpace;
 use crate::mm::{self};
 use crate::monitor::{self, Status};
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -31,7 +32,7 @@ use vmm::recorder::Recorder;
 use vmm::run::{Next, turn};
 use vmm::stats::ExitCounts;
 use vmm::vcpu::{Vcpu, VcpuCore};
-use vmm::vm::{EndReason, Host, Vm};
+use vmm::vm::{EndReason, Host, Kick, Vm};
 use x86defs::Xcr0;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -382,6 +383,8 @@ fn build<C: VendorCpu>(
         mtrrs: Mutex::new(Mtrrs::new(cpuid.physical_address_bits())),
         vcpus: alloc::vec![shared],
         routes,
+        // The only vCPU runs on the only CPU that posts to it.
+        kick: Kick(Box::new(|_| ())),
     };
     Ok((vm, vcpu))
 }

@@ -92,11 +92,19 @@ fn take_requests<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) -> Opt
     }
     let taken = vcpu.core.shared.take_requests();
     if taken.requests.contains(Requests::INIT) {
-        // INIT of the only vCPU restarts it at the reset vector, where there
-        // is no firmware: the machine is reset.
-        return Some(EndReason::Reset);
+        if vcpu.index == 0 {
+            // INIT of the first vCPU restarts it at the reset vector, where
+            // there is no firmware: the machine is reset.
+            return Some(EndReason::Reset);
+        }
+        vcpu.init();
+        vm.routes.publish(vcpu.index, vcpu.core.lapic.identity());
     }
-    if taken.requests.contains(Requests::NMI) {
+    if let Some(page) = taken.start_up {
+        vcpu.start_up(page);
+    }
+    // One that waits for its start-up does not see NMIs.
+    if taken.requests.contains(Requests::NMI) && vcpu.activity != Activity::WaitForStartup {
         vcpu.post_nmi();
     }
     // An I/O APIC passes the 8259s' request on.

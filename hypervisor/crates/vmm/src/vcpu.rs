@@ -172,6 +172,40 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
+    /// INIT arrives: registers and local APIC as after a reset, and the vCPU
+    /// waits for a start-up IPI. Extended state, MSRs and the clock stay
+    /// (SDM: "Processor State After Reset").
+    pub fn init(&mut self) {
+        self.start_at(&EntryState::reset_vector(self.signature()));
+        self.hw.set_cr2(0);
+        for number in 0..4 {
+            self.hw.set_dr(number, 0);
+        }
+        self.hw.set_nmi_blocked(false);
+        self.hw.set_interrupt_shadow(false);
+        self.hw.flush_translations();
+        self.core.lapic.init();
+        self.event = None;
+        self.nmi_pending = false;
+        self.extint = false;
+        self.mismatch_rip = None;
+        self.activity = Activity::WaitForStartup;
+    }
+
+    /// A start-up IPI for `page` arrives. A vCPU that does not wait for one
+    /// ignores it.
+    pub fn start_up(&mut self, page: u8) {
+        if self.activity == Activity::WaitForStartup {
+            self.start_at(&EntryState::startup_ipi(page, self.signature()));
+            self.activity = Activity::Running;
+        }
+    }
+
+    /// The processor's signature, which RDX holds after a reset.
+    fn signature(&self) -> u32 {
+        self.core.cpuid.lookup(1, 0, &self.core.view(self.hw.cr4())).eax
+    }
+
     /// A general register.
     #[inline]
     pub fn gpr(&self, gpr: Gpr) -> u64 {

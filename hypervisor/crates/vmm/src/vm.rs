@@ -5,6 +5,7 @@ use crate::clock::{HostTime, VmClock};
 use crate::irq::{Posted, Routes, VcpuSet, send};
 use crate::memory::GuestRam;
 use crate::mtrr::Mtrrs;
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -83,6 +84,16 @@ pub enum VmError {
     Internal(&'static str),
 }
 
+/// What makes a vCPU, by index, look at its mailbox: it is woken, or leaves the
+/// guest if it runs on another CPU.
+pub struct Kick(pub Box<dyn Fn(usize) + Send + Sync>);
+
+impl core::fmt::Debug for Kick {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Kick")
+    }
+}
+
 /// A virtual machine.
 #[derive(Debug)]
 pub struct Vm<M> {
@@ -100,6 +111,8 @@ pub struct Vm<M> {
     pub vcpus: Vec<Arc<Posted>>,
     /// What their local APICs answer to.
     pub routes: Routes,
+    /// How to reach a vCPU that something was posted to.
+    pub kick: Kick,
 }
 
 impl<M: GuestRam> Vm<M> {
@@ -132,9 +145,8 @@ impl<M: GuestRam> Vm<M> {
     }
 
     fn send(&self, message: &InterruptMessage, targets: VcpuSet) {
-        // Every vCPU runs on the CPU that this runs on, and looks at its
-        // mailbox before it next enters: nobody has to be kicked.
-        send(message, targets, |index| self.vcpus.get(index).map(|vcpu| &**vcpu), |_| ());
+        let mailbox = |index: usize| self.vcpus.get(index).map(|vcpu| &**vcpu);
+        send(message, targets, mailbox, |index| (self.kick.0)(index));
     }
 
     /// Devices whose time has come act.

@@ -17,7 +17,7 @@ use crate::recorder::Recorder;
 use crate::run::{Next, turn};
 use crate::stats::ExitCounts;
 use crate::vcpu::{Vcpu, VcpuCore};
-use crate::vm::{Host, Vm};
+use crate::vm::{Host, Kick, Vm};
 use devices::lapic::{Lapic, Role, TickRatio};
 use spin::{Mutex, RwLock};
 use std::cell::RefCell;
@@ -342,6 +342,7 @@ impl Play {
             mtrrs: Mutex::new(Mtrrs::new(39)),
             vcpus: vec![shared],
             routes,
+            kick: Kick(std::boxed::Box::new(|_| ())),
         };
         let stage = Stage { tsc: 0, console: Vec::new(), room: 1 << 16, armed: None };
         Self { vm, vcpu: Vcpu::new(0, core, script), stage }

@@ -1,11 +1,12 @@
 //! What the loop makes of exits.
 
-use super::Play;
+use super::{Arc, Play};
+use crate::irq::Requests;
 use crate::memory::{GuestMemory, MemoryError};
 use crate::run::Next;
 use crate::vcpu::Activity;
 use crate::vm::{EndReason, VmError};
-use devices::lapic::Trigger;
+use devices::lapic::{Lapic, Role, TickRatio, Trigger};
 use x86defs::exit::{Direction, NestedAccess, NestedFault, PortIo, RawExit};
 use x86defs::{Event, Exception, Gpr, GuestPhysAddr, Msr, Rflags, VmExit, Width};
 
@@ -283,4 +284,36 @@ fn hypercalls_reach_the_console() {
     assert_eq!(play.turn(VmExit::Hypercall), Next::Continue);
     assert_eq!(play.stage.console, b"hello");
     assert_eq!(play.vcpu.gpr(Gpr::Rax), 0);
+}
+
+#[test]
+fn init_and_start_up() {
+    let mut play = Play::new();
+    play.vcpu.index = 1;
+    play.vcpu.core.lapic = Lapic::new(1, TickRatio::from_khz(1_000_000), Role::Application);
+    play.vcpu.post_nmi();
+    play.vcpu.set_gpr(Gpr::Rbx, 7);
+    let shared = Arc::clone(&play.vcpu.core.shared);
+    assert!(shared.request_init());
+    assert!(!shared.request(Requests::NMI));
+    assert!(matches!(play.idle(), Next::Idle(_)));
+    assert_eq!(play.vcpu.activity, Activity::WaitForStartup);
+    assert_eq!((play.vcpu.hw.rip, play.vcpu.gpr(Gpr::Rbx)), (0xfff0, 0));
+    // Interrupts and NMIs do not wake it.
+    shared.request(Requests::NMI);
+    shared.post(0x40, Trigger::Edge);
+    assert!(matches!(play.idle(), Next::Idle(_)));
+    shared.request_start_up(0x9a);
+    play.turn(VmExit::Pause);
+    assert_eq!(play.vcpu.activity, Activity::Running);
+    assert_eq!(play.injected(), None, "neither the NMI nor the vector came");
+    let rip = play.vcpu.hw.rip;
+    // It runs: another start-up changes nothing.
+    shared.request_start_up(0x10);
+    play.turn(VmExit::Pause);
+    assert_eq!(play.vcpu.hw.rip, rip);
+    // INIT of the first vCPU resets the machine.
+    let mut play = Play::new();
+    play.vcpu.core.shared.request_init();
+    assert_eq!(play.idle(), Next::End(EndReason::Reset));
 }
