@@ -238,3 +238,36 @@ fn supervised(program: &str) -> Command {
         None => Command::new(program),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(machine: Machine, clock: Clock) -> Result<Vec<String>> {
+        let launch = Launch {
+            machine,
+            firmware: Firmware::Bios,
+            cpus: 1,
+            memory: 64 << 20,
+            cpu_model: None,
+            clock,
+            display: false,
+            boot: Boot::Image("steward.img".into()),
+            dir: "run".into(),
+        };
+        let command = launch.qemu()?;
+        Ok(command.get_args().map(|word| word.to_string_lossy().into_owned()).collect())
+    }
+
+    #[test]
+    fn a_clock_that_counts_instructions_needs_one_thread_and_no_real_cpu() {
+        let counts = arguments(Machine::QemuSvm, Clock::Instructions).unwrap();
+        let accel = counts.iter().position(|word| word == "-accel").unwrap();
+        assert_eq!(counts[accel + 1], "tcg,thread=single");
+        assert!(counts.iter().any(|word| word.starts_with("shift=0")));
+        let usual = arguments(Machine::QemuSvm, Clock::Usual).unwrap();
+        assert!(!usual.iter().any(|word| word == "-icount"));
+        assert!(arguments(Machine::Kvm, Clock::Instructions).is_err());
+        assert!(arguments(Machine::Kvm, Clock::Usual).unwrap().contains(&"kvm".to_owned()));
+    }
+}

@@ -31,9 +31,14 @@ const ARRIVAL: u8 = 0x61;
 const EOI: u8 = 0x62;
 /// A halted CPU's deadline is so many ticks ahead: more than it takes to halt.
 const NAP: u64 = 100_000;
+/// What took no longer than this caused no exit.
+const NO_EXIT: u32 = 20;
 /// Memory from here on nobody has touched before.
 const UNTOUCHED: u64 = 16 << 20;
 const PAGE: u64 = 4096;
+/// Pages are touched in whole large pages, so that the average of their first touches
+/// holds where one exit maps a large page.
+const LARGE_PAGE: usize = 512;
 
 /// The ticks of one operation, or why it could not be measured.
 type Sample = Result<u32, &'static str>;
@@ -50,12 +55,15 @@ struct Operation {
 }
 
 /// Ticks from RDTSC to RDTSC, over instructions that may change RAX, RBX, RCX and RDX.
+/// Aligned, so that no operation stands at a page's end, where fetching it for
+/// emulation walks the page tables twice.
 macro_rules! ticks {
     ($address:expr, [$($instruction:literal),* $(,)?]) => {{
         let ticks: u32;
         // SAFETY: the operations below touch devices, and memory that is nobody's.
         unsafe {
             asm!(
+                ".p2align 7",
                 "mov r10, rbx",
                 "rdtsc",
                 "mov r8d, eax",
@@ -111,7 +119,8 @@ fn main() -> ! {
     harness::exit(u8::from(FAILED.get()))
 }
 
-static SAMPLES: Shared<[u32; MOST]> = Shared::new([0; MOST]);
+const ROOM: usize = MOST.next_multiple_of(LARGE_PAGE);
+static SAMPLES: Shared<[u32; ROOM]> = Shared::new([0; ROOM]);
 static FAILED: Shared<bool> = Shared::new(false);
 
 struct Run {
@@ -174,12 +183,24 @@ impl Run {
         let touch = operation!("first_touch", [], ["mov byte ptr [rdi], 1"]);
         // What the loader put at the end of memory has been touched.
         let pages = top.saturating_sub(UNTOUCHED + (4 << 20)) / PAGE;
-        let count = self.count.min(usize::try_from(pages).unwrap_or(MOST));
+        let pages = usize::try_from(pages).unwrap_or(ROOM);
+        let count = self.count.next_multiple_of(LARGE_PAGE).min(pages - pages % LARGE_PAGE);
         if count == 0 {
             self.skip(touch.name, "there is too little memory");
             return;
         }
         self.measure_times(&Operation { warm_up: 0, ..touch }, count);
+        // One exit may map many pages: those that did cause one, apart.
+        let name = "first_touch_exits";
+        if self.wants(name) && self.wants(touch.name) {
+            // SAFETY: nobody else, no handler either, uses the samples.
+            let samples = unsafe { &*SAMPLES.address() };
+            let sorted = samples.get(..count).unwrap_or_default();
+            match sorted.get(sorted.partition_point(|ticks| *ticks <= NO_EXIT)..) {
+                Some(exits @ [_, ..]) => report(name, exits),
+                _ => self.skip(name, "no touch caused an exit"),
+            }
+        }
     }
 
     /// The local APIC: first in memory, then as MSRs, from where there is no way back.
@@ -263,6 +284,7 @@ fn report(name: &str, sorted: &[u32]) {
 global_asm!(
     r#"
     .section .text.bench, "ax", @progbits
+    .balign 128
 bench_arrival:                  # R9: when it arrived
     rdtsc
     shl rdx, 32
@@ -274,6 +296,7 @@ bench_arrival:                  # R9: when it arrived
     wrmsr
     mov r11d, 1
     iretq
+    .balign 128
 bench_eoi:                      # R9 - R8: what ending it took
     rdtsc
     mov r8d, eax
@@ -303,6 +326,7 @@ fn self_ipi(msr: u32, command: u32) -> Sample {
     // SAFETY: both handlers change only the registers named here.
     unsafe {
         asm!(
+            ".p2align 7",
             "xor r11d, r11d",
             "sti",
             "nop",
@@ -339,6 +363,7 @@ fn nap() -> Sample {
     // SAFETY: the handler changes only the registers named here.
     unsafe {
         asm!(
+            ".p2align 7",
             "xor r11d, r11d",
             "rdtsc",
             "shl rdx, 32",
