@@ -2,6 +2,7 @@
 //! (APM volume 2: "Layout of VMCB"), its bit fields, and [`decode()`], which
 //! turns EXITCODE and its companions into a [`VmExit`](crate::VmExit).
 
+pub mod check;
 mod decode;
 
 pub use decode::{ExitCode, decode, interrupted_event};
@@ -370,7 +371,12 @@ pub struct Save {
     _reserved_580: [u64; 11],
     /// RSP.
     pub rsp: u64,
-    _reserved_5e0: [u64; 3],
+    /// S_CET.
+    pub s_cet: u64,
+    /// Shadow-stack pointer.
+    pub ssp: u64,
+    /// Table of shadow-stack pointers.
+    pub interrupt_ssp_table: u64,
     /// RAX.
     pub rax: u64,
     /// STAR.
@@ -446,6 +452,7 @@ const _: () = {
     assert!(offset_of!(Save, cr4) == 0x148);
     assert!(offset_of!(Save, rip) == 0x178);
     assert!(offset_of!(Save, rsp) == 0x1d8);
+    assert!(offset_of!(Save, s_cet) == 0x1e0);
     assert!(offset_of!(Save, rax) == 0x1f8);
     assert!(offset_of!(Save, cr2) == 0x240);
     assert!(offset_of!(Save, g_pat) == 0x268);
