@@ -118,6 +118,10 @@ msrs! {
     VMX_TRUE_EXIT_CTLS = 0x48f;
     /// VT-x: entry controls.
     VMX_TRUE_ENTRY_CTLS = 0x490;
+    /// Functions that VMFUNC may be given.
+    VMX_VMFUNC = 0x491;
+    /// Tertiary processor-based controls that may be 1.
+    VMX_PROCBASED_CTLS3 = 0x492;
     /// TSC deadline of the local APIC's timer.
     TSC_DEADLINE = 0x6e0;
     /// Extended supervisor state.

@@ -12,7 +12,7 @@ use x86defs::Msr;
 use x86defs::vmcs::check::Limits;
 use x86defs::vmcs::{
     ControlCapability, EntryControls, EptVpidCapabilities, ExitControls, PinControls,
-    PrimaryControls, SecondaryControls, VmxBasic,
+    PrimaryControls, SecondaryControls, VmxBasic, VmxMisc,
 };
 
 /// VT-x's abilities and the control words made of them, computed once.
@@ -118,18 +118,42 @@ fn settle<F: Flags<Bits = u32>>(
 /// What the CPU checks an entry against.
 fn limits(basic: VmxBasic) -> Result<Limits, HostError> {
     let control = |msr| Ok::<_, HostError>(ControlCapability::from_msr(read(msr)?));
+    let primary = control(Msr::VMX_TRUE_PROCBASED_CTLS)?;
+    let secondary = control(Msr::VMX_PROCBASED_CTLS2)?;
     let [physical_bits, ..] = cpu::cpuid_checked(0x8000_0008, 0).eax.to_le_bytes();
     Ok(Limits {
         pin: control(Msr::VMX_TRUE_PINBASED_CTLS)?,
-        primary: control(Msr::VMX_TRUE_PROCBASED_CTLS)?,
-        secondary: control(Msr::VMX_PROCBASED_CTLS2)?,
         exit: control(Msr::VMX_TRUE_EXIT_CTLS)?,
         entry: control(Msr::VMX_TRUE_ENTRY_CTLS)?,
         cr0: (read(Msr::VMX_CR0_FIXED0)?, read(Msr::VMX_CR0_FIXED1)?),
         cr4: (read(Msr::VMX_CR4_FIXED0)?, read(Msr::VMX_CR4_FIXED1)?),
         physical_bits: physical_bits.max(32).into(),
         any_error_code: basic.any_error_code(),
+        misc: VmxMisc::from_bits(read(Msr::VMX_MISC)?),
+        ept: EptVpidCapabilities::from_bits_retain(read(Msr::VMX_EPT_VPID_CAP)?),
+        functions: if secondary.may & SecondaryControls::VMFUNC.bits() != 0 {
+            read(Msr::VMX_VMFUNC)?
+        } else {
+            0
+        },
+        tertiary: if primary.may & PrimaryControls::TERTIARY.bits() != 0 {
+            read(Msr::VMX_PROCBASED_CTLS3)?
+        } else {
+            0
+        },
+        performance_counters: performance_counters(),
+        primary,
+        secondary,
     })
+}
+
+/// The counters that PERF_GLOBAL_CTRL switches
+/// (SDM: "Architectural Performance Monitoring").
+fn performance_counters() -> u64 {
+    let leaf = cpu::cpuid_checked(0xa, 0);
+    let [_, general, ..] = leaf.eax.to_le_bytes();
+    let ones = |count: u32| 1_u64.checked_shl(count).map_or(u64::MAX, |bit| bit - 1);
+    ones(general.into()) | ones(leaf.edx & 0x1f) << 32
 }
 
 impl Caps {

@@ -263,6 +263,32 @@ pub struct VmxBasic {
     __: u8,
 }
 
+/// IA32_VMX_MISC (SDM: "Miscellaneous Data").
+#[bitfield(u64)]
+#[derive(PartialEq, Eq)]
+pub struct VmxMisc {
+    /// The preemption timer counts down when this bit of the TSC changes.
+    #[bits(5)]
+    pub preemption_timer_rate: u8,
+    /// Exits store EFER.LMA in the entry controls.
+    pub stores_long_mode: bool,
+    /// Activity states 1 (halted), 2 (shut down) and 3 (waits for a start-up
+    /// IPI) that there are, a bit each.
+    #[bits(3)]
+    pub activity_states: u8,
+    #[bits(7)]
+    __: u8,
+    /// CR3 targets that there are.
+    #[bits(9)]
+    pub cr3_targets: u16,
+    #[bits(5)]
+    __: u8,
+    /// A software event may be injected with the instruction length 0.
+    pub injects_length_0: bool,
+    #[bits(33)]
+    __: u64,
+}
+
 bitflags! {
     /// IA32_VMX_EPT_VPID_CAP (SDM: "VPID and EPT Capabilities").
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -287,6 +313,8 @@ bitflags! {
         const ACCESSED_DIRTY = 1 << 21;
         /// EPT violations tell more.
         const ADVANCED_INFORMATION = 1 << 22;
+        /// Supervisor shadow stacks have a permission of their own.
+        const SHADOW_STACK = 1 << 23;
         /// INVEPT of one root.
         const INVEPT_SINGLE = 1 << 25;
         /// INVEPT of everything.
@@ -316,6 +344,17 @@ mod tests {
         assert_eq!(capability.settle(1, 1 << 20), Ok(0x17));
         // What is required and missing is named.
         assert_eq!(capability.settle(1 | 1 << 9, 0), Err(MissingControls(1 << 9)));
+    }
+
+    #[test]
+    fn misc() {
+        // Those of a Haswell: all states, four targets.
+        let misc = VmxMisc::from_bits(0x0000_0000_2004_01e5);
+        assert_eq!(misc.preemption_timer_rate(), 5);
+        assert!(misc.stores_long_mode() && !misc.injects_length_0());
+        assert_eq!(misc.activity_states(), 7);
+        assert_eq!(misc.cr3_targets(), 4);
+        assert!(VmxMisc::from_bits(1 << 30).injects_length_0());
     }
 
     #[test]

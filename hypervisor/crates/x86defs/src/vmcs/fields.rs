@@ -374,6 +374,12 @@ fields! {
     HOST_RSP = 0x6c14;
     /// RIP of the host.
     HOST_RIP = 0x6c16;
+    /// S_CET of the host.
+    HOST_S_CET = 0x6c18;
+    /// Shadow-stack pointer of the host.
+    HOST_SSP = 0x6c1a;
+    /// Table of shadow-stack pointers of the host.
+    HOST_INTERRUPT_SSP_TABLE = 0x6c1c;
 }
 
 /// A group of fields, one for each segment register, stands in the registers'

@@ -12,7 +12,7 @@ mod fields;
 
 pub use controls::{
     ControlCapability, EntryControls, EptVpidCapabilities, ExitControls, MissingControls,
-    PinControls, PrimaryControls, SecondaryControls, VmxBasic,
+    PinControls, PrimaryControls, SecondaryControls, VmxBasic, VmxMisc,
 };
 pub use error::InstructionError;
 pub use event::{InterruptionInfo, InterruptionKind, interrupted_event};

@@ -250,7 +250,9 @@ fn limits_come_from_cpuid() {
     let some = |leaf: u32, _: u32| match leaf {
         1 => CpuidResult { edx: 1 << 6 | 1 << 24, ecx: 1 << 26, ..CpuidResult::default() },
         7 => CpuidResult { ebx: 1 << 20, ecx: 1 << 7, ..CpuidResult::default() },
-        0x8000_0001 => CpuidResult { edx: 1 << 29 | 1 << 20, ecx: 1 << 2, ..CpuidResult::default() },
+        0x8000_0001 => {
+            CpuidResult { edx: 1 << 29 | 1 << 20, ecx: 1 << 2, ..CpuidResult::default() }
+        }
         0x8000_0008 => CpuidResult { eax: 0x3030, ebx: 1 << 20, ..CpuidResult::default() },
         0x8000_000a => CpuidResult { edx: 1, ..CpuidResult::default() },
         0x8000_0021 => CpuidResult { eax: 1 << 8, ..CpuidResult::default() },

@@ -1,16 +1,20 @@
 //! Why an entry fails: the rules that the CPU checks, over a plain copy of the
 //! VMCS (SDM: "Checks on VMX Controls and Host-State Area", "Checking and
 //! Loading Guest State"). What can't be told from the VMCS alone (the contents
-//! of MSR areas, structures of system-management mode) has no rule here.
+//! of MSR areas and of the page at the VMCS link pointer, structures of
+//! system-management mode, whether Processor Trace runs) has no rule here, nor
+//! have the fields behind tertiary controls, RTIT_CTL, LBR_CTL and UINV, which
+//! are not used.
 
 mod controls;
+mod events;
 mod guest;
 mod host;
 mod segments;
 #[cfg(test)]
 mod tests;
 
-use super::controls::ControlCapability;
+use super::controls::{ControlCapability, EptVpidCapabilities, VmxMisc};
 use super::{
     EntryControls, ExitControls, Field16, Field32, Field64, FieldNatural, InterruptionInfo,
     PinControls, PrimaryControls, SecondaryControls,
@@ -18,13 +22,41 @@ use super::{
 use crate::control::{Cr0, Cr4, Efer, Rflags};
 use core::fmt;
 
+/// Slots for the fields of one width: an encoding's type (control, exit,
+/// guest, host) in bits 11:10 and its index in bits 9:1 (SDM: "Structure of
+/// VMCS Component Encoding"). `PER_TYPE` is more than any known index.
+#[derive(Clone, Debug)]
+struct Group<T, const PER_TYPE: usize> {
+    slots: [[T; PER_TYPE]; 4],
+}
+
+impl<T: Copy + Default, const PER_TYPE: usize> Group<T, PER_TYPE> {
+    fn new() -> Self {
+        Self { slots: [[T::default(); PER_TYPE]; 4] }
+    }
+
+    fn place(code: u16) -> (usize, usize) {
+        (usize::from(code >> 10 & 3), usize::from(code >> 1 & 0x1ff))
+    }
+
+    fn get(&self, code: u16) -> T {
+        let (kind, index) = Self::place(code);
+        self.slots.get(kind).and_then(|slots| slots.get(index)).copied().unwrap_or_default()
+    }
+
+    fn slot(&mut self, code: u16) -> Option<&mut T> {
+        let (kind, index) = Self::place(code);
+        self.slots.get_mut(kind)?.get_mut(index)
+    }
+}
+
 /// All fields of a VMCS. A field that the CPU does not have is 0.
 #[derive(Clone, Debug)]
 pub struct Image {
-    words16: [u16; Field16::ALL.len()],
-    words32: [u32; Field32::ALL.len()],
-    words64: [u64; Field64::ALL.len()],
-    natural: [u64; FieldNatural::ALL.len()],
+    words16: Group<u16, 12>,
+    words32: Group<u32, 26>,
+    words64: Group<u64, 32>,
+    natural: Group<u64, 24>,
 }
 
 macro_rules! accessors {
@@ -33,14 +65,12 @@ macro_rules! accessors {
             /// A field's value.
             #[must_use]
             pub fn $get(&self, field: $field) -> $value {
-                let place = <$field>::ALL.iter().position(|(_, known)| *known == field);
-                place.and_then(|place| self.$group.get(place)).copied().unwrap_or_default()
+                self.$group.get(field.0)
             }
 
             /// Sets a field.
             pub fn $set(&mut self, field: $field, value: $value) {
-                let place = <$field>::ALL.iter().position(|(_, known)| *known == field);
-                if let Some(slot) = place.and_then(|place| self.$group.get_mut(place)) {
+                if let Some(slot) = self.$group.slot(field.0) {
                     *slot = value;
                 }
             }
@@ -58,10 +88,10 @@ accessors! {
 impl Default for Image {
     fn default() -> Self {
         Self {
-            words16: [0; Field16::ALL.len()],
-            words32: [0; Field32::ALL.len()],
-            words64: [0; Field64::ALL.len()],
-            natural: [0; FieldNatural::ALL.len()],
+            words16: Group::new(),
+            words32: Group::new(),
+            words64: Group::new(),
+            natural: Group::new(),
         }
     }
 }
@@ -75,6 +105,8 @@ pub struct Limits {
     pub primary: ControlCapability,
     /// Secondary ones.
     pub secondary: ControlCapability,
+    /// Tertiary ones that may be 1.
+    pub tertiary: u64,
     /// Exit controls.
     pub exit: ControlCapability,
     /// Entry controls.
@@ -87,6 +119,14 @@ pub struct Limits {
     pub physical_bits: u32,
     /// A hardware exception may be injected with or without an error code.
     pub any_error_code: bool,
+    /// Activity states, CR3 targets, injection without a length.
+    pub misc: VmxMisc,
+    /// What of EPT there is.
+    pub ept: EptVpidCapabilities,
+    /// Functions that VMFUNC may be given.
+    pub functions: u64,
+    /// Bits of PERF_GLOBAL_CTRL that exist.
+    pub performance_counters: u64,
 }
 
 /// What the rules look at.
@@ -139,7 +179,7 @@ impl Stage {
     /// Its rules.
     pub fn rules(self) -> impl Iterator<Item = &'static Rule> {
         let (first, second): (&[Rule], &[Rule]) = match self {
-            Self::Controls => (controls::RULES, &[]),
+            Self::Controls => (controls::RULES, events::RULES),
             Self::Host => (host::RULES, &[]),
             Self::Guest => (guest::RULES, segments::RULES),
         };
@@ -153,8 +193,12 @@ impl Stage {
 }
 
 macro_rules! rules {
-    ($section:literal: $($broken:literal => $holds:expr;)*) => {
-        &[$($crate::vmcs::check::Rule { broken: $broken, section: $section, holds: $holds }),*]
+    ($($section:literal { $($broken:literal => $holds:expr;)* })*) => {
+        &[$($($crate::vmcs::check::Rule {
+            broken: $broken,
+            section: $section,
+            holds: $holds,
+        },)*)*]
     };
 }
 use rules;
@@ -172,6 +216,17 @@ fn canonical(address: u64) -> bool {
 /// Whether each byte of a PAT value is a memory type.
 fn valid_pat(value: u64) -> bool {
     value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7))
+}
+
+/// Whether an S_CET value can be one: bits 9:6 are 0, no tracking at once
+/// suppressed and waited for, the bitmap at a canonical address.
+fn valid_s_cet(value: u64) -> bool {
+    value & 0x3c0 == 0 && value & 0xc00 != 0xc00 && canonical(value)
+}
+
+/// Whether a shadow-stack pointer can be one.
+fn valid_ssp(value: u64) -> bool {
+    value & 3 == 0 && canonical(value)
 }
 
 /// Whether EFER has only bits that Intel's CPUs have.

@@ -15,14 +15,19 @@ fn limits() -> Limits {
     let control = |must, may| ControlCapability { must, may };
     Limits {
         pin: control(0x16, 0xff),
-        primary: control(0x0400_6172, 0xfff9_fffe),
-        secondary: control(0, 0x7f_ffff),
-        exit: control(0x3_6dfb, 0x7f_ffff),
-        entry: control(0x11fb, 0xffff),
+        primary: control(0x0400_6172, 0xfffb_fffe),
+        secondary: control(0, 0x7ff_ffff),
+        tertiary: 1 << 1,
+        exit: control(0x3_6dfb, 0x3fff_ffff),
+        entry: control(0x11fb, 0x7f_ffff),
         cr0: (0x8000_0021, 0xffff_ffff),
-        cr4: (0x2000, 0x77_2fff),
+        cr4: (0x2000, 0xf7_2fff),
         physical_bits: 39,
         any_error_code: false,
+        misc: VmxMisc::new().with_activity_states(0b011).with_cr3_targets(4),
+        ept: EptVpidCapabilities::FOUR_LEVELS | EptVpidCapabilities::WRITE_BACK,
+        functions: 1,
+        performance_counters: 0x7_0000_000f,
     }
 }
 
@@ -133,11 +138,36 @@ fn inject(i: &mut Image, word: u32) {
 
 const RIGHTS: fn(SegmentRegister) -> Field32 = Field32::guest_rights;
 
+fn posted(i: &mut Image) {
+    i.set32(Field32::PIN_CONTROLS, PIN | 1 << 7);
+    i.set32(Field32::SECONDARY_CONTROLS, SECONDARY | 1 << 9);
+    i.set32(Field32::EXIT_CONTROLS, EXIT | 1 << 15);
+    i.set64(Field64::POSTED_INTERRUPT_DESCRIPTOR, 0x8000);
+    i.set16(Field16::POSTED_INTERRUPT_VECTOR, 0xff);
+}
+
+/// Without EPT, what needs it, and with `control`.
+fn without_ept(i: &mut Image, control: u32) {
+    i.set32(Field32::SECONDARY_CONTROLS, SECONDARY & !0x82 | control);
+}
+
+fn entry_loads(i: &mut Image, control: u32) {
+    i.set32(Field32::ENTRY_CONTROLS, ENTRY | control);
+}
+
+fn exit_loads(i: &mut Image, control: u32) {
+    i.set32(Field32::EXIT_CONTROLS, EXIT | control);
+}
+
 const CONTROLS: &[Case] = &[
     ("pin-based controls has", |i| i.set32(Field32::PIN_CONTROLS, PIN & !2)),
     ("the primary processor-based", |i| i.set32(Field32::PRIMARY_CONTROLS, PRIMARY | 1)),
     ("the secondary processor-based", |i| {
         i.set32(Field32::SECONDARY_CONTROLS, SECONDARY | 1 << 30);
+    }),
+    ("the tertiary processor-based", |i| {
+        i.set32(Field32::PRIMARY_CONTROLS, PRIMARY | 1 << 17);
+        i.set64(Field64::TERTIARY_CONTROLS, 1);
     }),
     ("CR3 targets", |i| i.set32(Field32::CR3_TARGET_COUNT, 5)),
     ("an I/O bitmap", |i| i.set64(Field64::IO_BITMAP_B, 0x2008)),
@@ -163,22 +193,82 @@ const CONTROLS: &[Case] = &[
         i.set32(Field32::PIN_CONTROLS, PIN & !1);
         i.set32(Field32::SECONDARY_CONTROLS, SECONDARY | 1 << 9);
     }),
-    ("posted interrupts", |i| i.set32(Field32::PIN_CONTROLS, PIN | 1 << 7)),
+    ("posted interrupts without virtual", |i| {
+        posted(i);
+        i.set32(Field32::SECONDARY_CONTROLS, SECONDARY);
+    }),
+    ("posted interrupts without ack", |i| {
+        posted(i);
+        i.set32(Field32::EXIT_CONTROLS, EXIT);
+    }),
+    ("vector of posted", |i| {
+        posted(i);
+        i.set16(Field16::POSTED_INTERRUPT_VECTOR, 0x100);
+    }),
+    ("posted-interrupt descriptor", |i| {
+        posted(i);
+        i.set64(Field64::POSTED_INTERRUPT_DESCRIPTOR, 0x8020);
+    }),
     ("VPID 0", |i| i.set16(Field16::VPID, 0)),
-    ("the EPT pointer", |i| i.set64(Field64::EPT_POINTER, 0x5016)),
-    ("page-modification log", |i| {
+    ("has a memory type", |i| i.set64(Field64::EPT_POINTER, 0x501f)),
+    ("has a memory type", |i| i.set64(Field64::EPT_POINTER, 0x5018)),
+    ("number of levels", |i| i.set64(Field64::EPT_POINTER, 0x5016)),
+    ("number of levels", |i| i.set64(Field64::EPT_POINTER, 0x5026)),
+    ("accessed and dirty", |i| i.set64(Field64::EPT_POINTER, 0x505e)),
+    ("EPT pointer has a reserved", |i| i.set64(Field64::EPT_POINTER, 0x509e)),
+    ("EPT pointer has a reserved", |i| i.set64(Field64::EPT_POINTER, 1 << 39 | 0x1e)),
+    ("modification log without", |i| without_ept(i, 1 << 17)),
+    ("modification log is not", |i| {
         i.set32(Field32::SECONDARY_CONTROLS, SECONDARY | 1 << 17);
         i.set64(Field64::PML_ADDRESS, 8);
     }),
     ("unrestricted guest without", |i| i.set32(Field32::SECONDARY_CONTROLS, SECONDARY & !2)),
-    ("mode-based", |i| {
-        i.set32(Field32::SECONDARY_CONTROLS, SECONDARY & !0x82 | 1 << 22);
+    ("mode-based", |i| without_ept(i, 1 << 22)),
+    ("sub-page permissions without", |i| without_ept(i, 1 << 23)),
+    ("table of sub-page", |i| {
+        i.set32(Field32::SECONDARY_CONTROLS, SECONDARY | 1 << 23);
+        i.set64(Field64::SUB_PAGE_PERMISSIONS, 8);
+    }),
+    ("function that the CPU", |i| {
+        i.set32(Field32::SECONDARY_CONTROLS, SECONDARY | 1 << 13);
+        i.set64(Field64::VM_FUNCTION_CONTROLS, 2);
+    }),
+    ("EPTP switching", |i| {
+        i.set32(Field32::SECONDARY_CONTROLS, SECONDARY | 1 << 13);
+        i.set64(Field64::VM_FUNCTION_CONTROLS, 1);
+        i.set64(Field64::EPTP_LIST, 8);
+    }),
+    ("EPTP switching", |i| {
+        without_ept(i, 1 << 13);
+        i.set64(Field64::VM_FUNCTION_CONTROLS, 1);
+    }),
+    ("VMREADs or", |i| {
+        i.set32(Field32::SECONDARY_CONTROLS, SECONDARY | 1 << 14);
+        i.set64(Field64::VMWRITE_BITMAP, 8);
+    }),
+    ("virtualization exceptions", |i| {
+        i.set32(Field32::SECONDARY_CONTROLS, SECONDARY | 1 << 18);
+        i.set64(Field64::VIRTUALIZATION_EXCEPTION, 8);
+    }),
+    ("addresses without EPT", |i| {
+        without_ept(i, 1 << 24);
+        i.set32(Field32::ENTRY_CONTROLS, ENTRY | 1 << 18);
+        i.set32(Field32::EXIT_CONTROLS, EXIT | 1 << 25);
+    }),
+    ("RTIT_CTL is not", |i| {
+        i.set32(Field32::SECONDARY_CONTROLS, SECONDARY | 1 << 24);
+        i.set32(Field32::ENTRY_CONTROLS, ENTRY | 1 << 18);
     }),
     ("the exit controls", |i| i.set32(Field32::EXIT_CONTROLS, EXIT | 1 << 31)),
     ("preemption timer is saved", |i| i.set32(Field32::EXIT_CONTROLS, EXIT | 1 << 22)),
     ("MSR-store area", |i| {
         i.set32(Field32::EXIT_MSR_STORE_COUNT, 1);
         i.set64(Field64::EXIT_MSR_STORE, 8);
+    }),
+    // The first entry fits, the last does not.
+    ("MSR-store area", |i| {
+        i.set32(Field32::EXIT_MSR_STORE_COUNT, 2);
+        i.set64(Field64::EXIT_MSR_STORE, (1 << 39) - 16);
     }),
     ("exit's MSR-load", |i| {
         i.set32(Field32::EXIT_MSR_LOAD_COUNT, 1);
@@ -205,10 +295,35 @@ const CONTROLS: &[Case] = &[
 const HOST: &[Case] = &[
     ("host CR0", |i| i.set(FieldNatural::HOST_CR0, 0x8001_0011)),
     ("host CR4 has", |i| i.set(FieldNatural::HOST_CR4, 0xa0)),
+    ("host CR4.CET", |i| {
+        i.set(FieldNatural::HOST_CR4, 0xc4_20a0);
+        i.set(FieldNatural::HOST_CR0, 0x8000_0031);
+    }),
+    ("host S_CET", |i| {
+        exit_loads(i, 1 << 28);
+        i.set(FieldNatural::HOST_S_CET, 0xc00);
+    }),
+    ("host SSP", |i| {
+        exit_loads(i, 1 << 28);
+        i.set(FieldNatural::HOST_SSP, 2);
+    }),
+    ("host SSP", |i| {
+        exit_loads(i, 1 << 28);
+        i.set(FieldNatural::HOST_INTERRUPT_SSP_TABLE, 1 << 47);
+    }),
+    ("host PERF", |i| {
+        exit_loads(i, 1 << 12);
+        i.set64(Field64::HOST_PERF_GLOBAL_CTRL, 1 << 40);
+    }),
+    ("host PKRS", |i| {
+        exit_loads(i, 1 << 29);
+        i.set64(Field64::HOST_PKRS, 1 << 32);
+    }),
     ("host CR3", |i| i.set(FieldNatural::HOST_CR3, 1 << 40)),
     ("SYSENTER_ESP", |i| i.set(FieldNatural::HOST_SYSENTER_ESP, 1 << 47)),
     ("host PAT", |i| i.set64(Field64::HOST_PAT, 2)),
-    ("host EFER", |i| i.set64(Field64::HOST_EFER, 0x900)),
+    ("host EFER has", |i| i.set64(Field64::HOST_EFER, 0x1d00)),
+    ("host EFER.LMA", |i| i.set64(Field64::HOST_EFER, 0x900)),
     ("RPL or TI", |i| i.set16(Field16::HOST_SS_SELECTOR, 3)),
     ("CS is null", |i| i.set16(Field16::HOST_CS_SELECTOR, 0)),
     ("TR is null", |i| i.set16(Field16::HOST_TR_SELECTOR, 0)),
@@ -228,9 +343,37 @@ const GUEST: &[Case] = &[
         i.set32(Field32::GUEST_CS_LIMIT, 0xffff);
     }),
     ("guest CR4 has", |i| i.set(FieldNatural::GUEST_CR4, 0x20)),
+    ("guest CR4.CET", |i| {
+        i.set(FieldNatural::GUEST_CR4, 0x80_2020);
+        i.set(FieldNatural::GUEST_CR0, 0x8000_0033);
+    }),
+    ("guest S_CET", |i| {
+        entry_loads(i, 1 << 20);
+        i.set(FieldNatural::GUEST_S_CET, 1 << 6);
+    }),
+    ("table of the guest's shadow", |i| {
+        entry_loads(i, 1 << 20);
+        i.set(FieldNatural::GUEST_INTERRUPT_SSP_TABLE, 1 << 47);
+    }),
+    ("guest SSP", |i| {
+        entry_loads(i, 1 << 20);
+        i.set(FieldNatural::GUEST_SSP, 1);
+    }),
+    ("guest PERF", |i| {
+        entry_loads(i, 1 << 13);
+        i.set64(Field64::GUEST_PERF_GLOBAL_CTRL, 1 << 35);
+    }),
+    ("BNDCFGS", |i| {
+        entry_loads(i, 1 << 16);
+        i.set64(Field64::GUEST_BNDCFGS, 4);
+    }),
+    ("guest PKRS", |i| {
+        entry_loads(i, 1 << 22);
+        i.set64(Field64::GUEST_PKRS, 1 << 63);
+    }),
     ("DEBUGCTL", |i| i.set64(Field64::GUEST_DEBUGCTL, 1 << 2)),
-    ("CR0.PG = 0", |i| i.set(FieldNatural::GUEST_CR0, 0x33)),
-    ("long mode with CR4.PAE", |i| i.set(FieldNatural::GUEST_CR4, 0x2000)),
+    ("CR0.PG = 0 in", |i| i.set(FieldNatural::GUEST_CR0, 0x33)),
+    ("CR4.PAE = 0 in", |i| i.set(FieldNatural::GUEST_CR4, 0x2000)),
     ("PCIDE", |i| {
         protected(i);
         i.set(FieldNatural::GUEST_CR4, 0x2_2020);
@@ -258,7 +401,18 @@ const GUEST: &[Case] = &[
         i.set(FieldNatural::GUEST_CR0, 0x30);
     }),
     ("with guest RFLAGS.IF = 0", |i| inject(i, 0x8000_0020)),
-    ("none of the four", |i| i.set32(Field32::GUEST_ACTIVITY, 4)),
+    ("none that the CPU has", |i| i.set32(Field32::GUEST_ACTIVITY, 4)),
+    ("none that the CPU has", |i| i.set32(Field32::GUEST_ACTIVITY, 3)),
+    // #UD wakes nobody.
+    ("does not let in", |i| {
+        i.set32(Field32::GUEST_ACTIVITY, 1);
+        inject(i, 0x8000_0306);
+    }),
+    ("does not let in", |i| {
+        i.set32(Field32::GUEST_ACTIVITY, 2);
+        i.set(FieldNatural::GUEST_RFLAGS, 0x202);
+        inject(i, 0x8000_0020);
+    }),
     ("halted with", |i| {
         i.set32(Field32::GUEST_ACTIVITY, 1);
         for register in [SegmentRegister::Cs, SegmentRegister::Ss] {
@@ -267,7 +421,7 @@ const GUEST: &[Case] = &[
         }
     }),
     ("not active while", |i| {
-        i.set32(Field32::GUEST_ACTIVITY, 3);
+        i.set32(Field32::GUEST_ACTIVITY, 2);
         i.set32(Field32::GUEST_INTERRUPTIBILITY, 2);
     }),
     ("interruptibility has", |i| i.set32(Field32::GUEST_INTERRUPTIBILITY, 1 << 5)),
@@ -290,6 +444,8 @@ const GUEST: &[Case] = &[
         inject(i, 0x8000_0202);
         i.set32(Field32::GUEST_INTERRUPTIBILITY, 8);
     }),
+    ("an enclave was", |i| i.set32(Field32::GUEST_INTERRUPTIBILITY, 0x12)),
+    ("in a transaction", |i| i.set(FieldNatural::GUEST_PENDING_DEBUG, 0x1_1001)),
     ("debug exceptions have", |i| i.set(FieldNatural::GUEST_PENDING_DEBUG, 1 << 5)),
     ("pending single step", |i| {
         i.set32(Field32::GUEST_INTERRUPTIBILITY, 2);
@@ -360,6 +516,95 @@ const GUEST: &[Case] = &[
     ("no present local", |i| i.set32(Field32::GUEST_LDTR_RIGHTS, 0x83)),
     ("LDTR has a reserved", |i| i.set32(Field32::GUEST_LDTR_RIGHTS, 0x282)),
 ];
+
+/// Each known field has a place of its own.
+#[test]
+fn images_keep_every_field() {
+    let mut image = Image::default();
+    for (_, field) in Field16::ALL {
+        image.set16(*field, field.0);
+    }
+    for (_, field) in Field32::ALL {
+        image.set32(*field, field.0.into());
+    }
+    for (_, field) in Field64::ALL {
+        image.set64(*field, field.0.into());
+    }
+    for (_, field) in FieldNatural::ALL {
+        image.set(*field, field.0.into());
+    }
+    for (name, field) in Field16::ALL {
+        assert_eq!(image.get16(*field), field.0, "{name}");
+    }
+    for (name, field) in Field32::ALL {
+        assert_eq!(image.get32(*field), field.0.into(), "{name}");
+    }
+    for (name, field) in Field64::ALL {
+        assert_eq!(image.get64(*field), field.0.into(), "{name}");
+    }
+    for (name, field) in FieldNatural::ALL {
+        assert_eq!(image.get(*field), field.0.into(), "{name}");
+    }
+    // One that is not known is 0 and stays so.
+    image.set64(Field64(0x23fe), 1);
+    assert_eq!(image.get64(Field64(0x23fe)), 0);
+}
+
+/// Shut down, a guest can be woken by an NMI or a machine check; halted, also
+/// by an interrupt or a debug exception.
+#[test]
+fn what_wakes_a_guest() {
+    for (state, word) in [
+        (1, 0x8000_0020),
+        (1, 0x8000_0202),
+        (1, 0x8000_0301),
+        (1, 0x8000_0312),
+        (2, 0x8000_0202),
+        (2, 0x8000_0312),
+    ] {
+        let mut image = good();
+        image.set(FieldNatural::GUEST_RFLAGS, 0x202);
+        image.set32(Field32::GUEST_ACTIVITY, state);
+        inject(&mut image, word);
+        assert_eq!(broken(&image, Stage::Guest), Vec::<&str>::new(), "{state} {word:#x}");
+    }
+}
+
+/// What one CPU refuses, another may have.
+#[test]
+fn limits_widen_the_rules() {
+    let rich = Limits {
+        any_error_code: true,
+        misc: VmxMisc::new()
+            .with_activity_states(7)
+            .with_cr3_targets(8)
+            .with_injects_length_0(true),
+        ept: EptVpidCapabilities::all(),
+        functions: 3,
+        ..limits()
+    };
+    let changes: [fn(&mut Image); 7] = [
+        |i| inject(i, 0x8000_0b06),
+        |i| inject(i, 0x8000_0480),
+        |i| i.set32(Field32::CR3_TARGET_COUNT, 8),
+        |i| i.set32(Field32::GUEST_ACTIVITY, 3),
+        |i| i.set64(Field64::EPT_POINTER, 0x50e0),
+        |i| i.set64(Field64::EPT_POINTER, 0x505e),
+        |i| {
+            i.set32(Field32::SECONDARY_CONTROLS, SECONDARY | 1 << 13);
+            i.set64(Field64::VM_FUNCTION_CONTROLS, 2);
+        },
+    ];
+    for (number, change) in changes.iter().enumerate() {
+        let mut image = good();
+        change(&mut image);
+        for stage in Stage::ALL {
+            let subject = Subject { image: &image, limits: &rich, task_priority: None };
+            assert_eq!(stage.broken(&subject).count(), 0, "{number}");
+        }
+        assert!(Stage::ALL.iter().any(|stage| !broken(&image, *stage).is_empty()), "{number}");
+    }
+}
 
 /// Each change breaks the rule that it should and no other; each rule is
 /// broken by some change.
