@@ -217,6 +217,12 @@ fn run_guest<C: VendorCpu>(
         format_args!("\"{}\" starts: {} MiB", settings.name, settings.memory >> 20),
     );
     reset_extended_state();
+    #[cfg(feature = "check-entries")]
+    if crate::hw::broken::requested(&settings.cmdline).is_some() {
+        let plan = crate::hw::broken::Plan { cmdline: &settings.cmdline, slice: machine.khz * 10 };
+        mm::with_root(vm.memory.root(), || C::try_broken(&mut vcpu.hw, &mut vcpu.core, plan));
+        return Ok(EndReason::PowerOff);
+    }
     let mut host = ThisCpu { machine, armed: None, next_poll: 0, keys: Keys::default() };
     let reason = mm::with_root(vm.memory.root(), || {
         loop {

@@ -90,9 +90,18 @@ pub fn run(options: &Options) -> Result<Counts> {
     counts
 }
 
+/// The hypervisor as it is tested: every entry into a guest is checked first.
+fn checked() -> Profile {
+    Profile { check_entries: true, ..Profile::default() }
+}
+
 fn run_cases(chosen: &[&Case], parts: &Parts) -> Result<Counts> {
     let build = |build| -> Result<Option<PathBuf>> {
-        let profile = Profile { release: build == Build::Release, ..Profile::default() };
+        // What is released is measured: it checks nothing before it enters.
+        let profile = match build {
+            Build::Debug => checked(),
+            Build::Release => Profile { release: true, ..Profile::default() },
+        };
         let wanted = chosen.iter().any(|case| case.build == build);
         wanted.then(|| kernel::hypervisor(&profile)).transpose()
     };
@@ -140,8 +149,7 @@ fn run_cases(chosen: &[&Case], parts: &Parts) -> Result<Counts> {
 }
 
 fn run_planted(options: &Options, parts: &Parts, all: &[Case]) -> Result<Counts> {
-    let mut healthy =
-        Healthy { elf: kernel::hypervisor(&Profile::default())?, known: BTreeMap::new() };
+    let mut healthy = Healthy { elf: kernel::hypervisor(&checked())?, known: BTreeMap::new() };
     let mut counts = Counts::default();
     let wanted = |fault: &str| options.filter.as_ref().is_none_or(|text| fault.contains(text));
     for planted in PLANTED.iter().filter(|planted| wanted(planted.fault)) {
@@ -192,7 +200,7 @@ impl Healthy {
 
 /// Runs the case with the fault built in, and returns how it failed.
 fn catch(planted: &Planted, case: &Case, parts: &Parts) -> Result<anyhow::Error> {
-    let profile = Profile { planted: Some(planted.fault.to_owned()), ..Profile::default() };
+    let profile = Profile { planted: Some(planted.fault.to_owned()), ..checked() };
     let elf = kernel::hypervisor(&profile)?;
     // A fault may hang the guest: that is caught too, and need not take long.
     let case = Case { seconds: case.seconds.min(240), ..case.clone() };

@@ -20,6 +20,8 @@ pub struct Profile {
     pub release: bool,
     /// With this planted fault (`--cfg planted="…"`), in a target folder of its own.
     pub planted: Option<String>,
+    /// With each entry into a guest checked first, as the tests want it.
+    pub check_entries: bool,
     /// Not at all: this ELF file was built before.
     pub elf: Option<PathBuf>,
 }
@@ -34,14 +36,15 @@ pub fn hypervisor(profile: &Profile) -> Result<PathBuf> {
         .into_iter()
         .find(|(name, _)| name == "steward")
         .context("the build of `hypervisor` made no program called `steward`")?;
-    strip(&elf)
+    strip(&elf, if profile.check_entries { "checked" } else { "stripped" })
 }
 
 /// Copies the ELF file without its debugging information, most of it, which the boot
-/// loader would load at every start.
-fn strip(elf: &Path) -> Result<PathBuf> {
+/// loader would load at every start. The copy has the extension `name`: builds that
+/// differ in features leave their programs in the same place.
+fn strip(elf: &Path, name: &str) -> Result<PathBuf> {
     let Some(objcopy) = setup::objcopy()? else { return Ok(elf.to_path_buf()) };
-    let stripped = elf.with_extension("stripped");
+    let stripped = elf.with_extension(name);
     // Another xtask may be reading the last one.
     let partial = elf.with_extension(format!("partial-{}", std::process::id()));
     cmd::output(Command::new(objcopy).arg("--strip-all").arg(elf).arg(&partial))?;
@@ -68,6 +71,9 @@ fn build(package: &str, which: &[&str], profile: &Profile) -> Result<Vec<(String
         .arg("--message-format=json-render-diagnostics");
     if profile.release {
         command.arg("--release");
+    }
+    if profile.check_entries {
+        command.args(["--features", "check-entries"]);
     }
     if let Some(fault) = &profile.planted {
         // Joined with the flags that .cargo/config.toml has for this target.

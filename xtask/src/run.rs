@@ -110,7 +110,7 @@ impl RunOptions {
     }
 
     fn profile(&self) -> Profile {
-        Profile { release: self.release, planted: None, elf: self.image_elf.clone() }
+        Profile { release: self.release, elf: self.image_elf.clone(), ..Profile::default() }
     }
 
     /// The guest that the options describe.

@@ -1,5 +1,7 @@
 //! Hardware virtualization: what the CPU offers, and the backends that use it.
 
+#[cfg(feature = "check-entries")]
+pub mod broken;
 mod extra;
 pub(crate) use extra::reset_extended_state;
 pub mod svm;
@@ -37,6 +39,11 @@ pub trait VendorCpu: Debug {
     /// # Errors
     /// [`HostError::OutOfMemory`].
     fn vcpu(&self, nested_root: HostPhysAddr) -> Result<Self::Vcpu, HostError>;
+
+    /// Breaks what the vCPU enters with, one rule at a time, and prints what the
+    /// checker and the CPU say of it.
+    #[cfg(feature = "check-entries")]
+    fn try_broken(vcpu: &mut Self::Vcpu, core: &mut vmm::vcpu::VcpuCore, plan: broken::Plan<'_>);
 
     /// What the CPU has but can't give to guests.
     fn withheld(&self) -> &'static [FeatureBit];

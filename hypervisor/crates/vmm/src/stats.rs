@@ -74,5 +74,6 @@ kinds! {
         | VmExit::StartupIpi(_)
         | VmExit::TripleFault
         | VmExit::InvalidState(_)
+        | VmExit::BrokenRule(_)
         | VmExit::Unhandled(_) => ();
 }

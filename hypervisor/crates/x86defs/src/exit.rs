@@ -230,6 +230,9 @@ pub enum VmExit {
     TripleFault,
     /// The hardware refused the guest's state: our bug.
     InvalidState(RawExit),
+    /// The hardware would have refused the guest's state, said a check that
+    /// was made before the entry: the rule that is broken.
+    BrokenRule(&'static str),
     /// Nothing that we know.
     Unhandled(RawExit),
 }

@@ -5,6 +5,7 @@ use crate::error::HostError;
 use core::fmt;
 use x86defs::Msr;
 use x86defs::msr::{VM_CR_LOCK, VM_CR_SVMDIS};
+use x86defs::vmcb::check::Limits;
 
 bitflags::bitflags! {
     /// CPUID 8000_000A EDX.
@@ -46,6 +47,8 @@ pub struct Caps {
     pub asids: u32,
     /// Revision.
     pub revision: u8,
+    /// What an entry is checked against.
+    pub limits: Limits,
 }
 
 /// Whether firmware left SVM usable.
@@ -77,7 +80,8 @@ impl Caps {
             });
         }
         let [revision, ..] = leaf.eax.to_le_bytes();
-        Ok(Self { features, asids: leaf.ebx, revision })
+        let limits = Limits::of(&cpu::cpuid_checked);
+        Ok(Self { features, asids: leaf.ebx, revision, limits })
     }
 }
 

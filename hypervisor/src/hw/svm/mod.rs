@@ -5,10 +5,13 @@
 //! them and done without elsewhere.
 
 mod asid;
+#[cfg(feature = "check-entries")]
+mod broken;
 pub mod caps;
 mod dump;
 mod entry;
 mod maps;
+mod rules;
 mod vcpu;
 
 pub use caps::Caps;
@@ -17,10 +20,14 @@ pub use vcpu::SvmVcpu;
 use crate::cpu::msr;
 use crate::error::HostError;
 use crate::hw::VendorCpu;
+#[cfg(feature = "check-entries")]
+use crate::hw::broken::Plan;
 use crate::mm;
 use crate::mm::guest::NestedFormat;
 use vmm::cpuid::FeatureBit;
 use vmm::tags::FlushOne;
+#[cfg(feature = "check-entries")]
+use vmm::vcpu::VcpuCore;
 use x86defs::{Efer, HostPhysAddr, Msr};
 
 /// AMD-V, switched on, on this CPU.
@@ -73,6 +80,11 @@ impl VendorCpu for Cpu {
 
     fn vcpu(&self, nested_root: HostPhysAddr) -> Result<SvmVcpu, HostError> {
         SvmVcpu::new(self, nested_root)
+    }
+
+    #[cfg(feature = "check-entries")]
+    fn try_broken(vcpu: &mut Self::Vcpu, core: &mut VcpuCore, plan: Plan<'_>) {
+        vcpu.try_broken(core, plan);
     }
 
     fn withheld(&self) -> &'static [FeatureBit] {

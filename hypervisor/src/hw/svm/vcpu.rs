@@ -47,7 +47,7 @@ pub struct SvmVcpu {
     vmcb: NonNull<Vmcb>,
     vmcb_phys: HostPhysAddr,
     host_vmcb: HostPhysAddr,
-    caps: Caps,
+    pub(super) caps: Caps,
     asid: Tag,
     flush: bool,
     xcr0: u64,
@@ -146,13 +146,13 @@ impl SvmVcpu {
         if self.caps.features.contains(SvmFeatures::NEXT_RIP) { 1 << 4 } else { 1 << 4 | 1 << 0 }
     }
 
-    fn vmcb(&self) -> &Vmcb {
+    pub(super) fn vmcb(&self) -> &Vmcb {
         // SAFETY: the page belongs to this vCPU; the CPU changes it only
         // during `entry::enter`, which borrows the vCPU mutably.
         unsafe { self.vmcb.as_ref() }
     }
 
-    fn vmcb_mut(&mut self) -> &mut Vmcb {
+    pub(super) fn vmcb_mut(&mut self) -> &mut Vmcb {
         // SAFETY: as for `vmcb`, and the borrow is exclusive.
         unsafe { self.vmcb.as_mut() }
     }
@@ -165,7 +165,7 @@ impl SvmVcpu {
     }
 
     /// Takes an ASID if the old one is spent or stale.
-    fn prepare_translations(&mut self) {
+    pub(super) fn prepare_translations(&mut self) {
         let before = self.asid.value;
         let stale = core::mem::take(&mut self.flush);
         let flush = asid::assign(&mut self.asid, stale);
@@ -208,6 +208,18 @@ impl SvmVcpu {
         }
     }
 
+    /// Enters.
+    ///
+    /// # Safety
+    /// As for [`entry::enter`].
+    #[inline]
+    pub(super) unsafe fn enter(&mut self, core: &mut VcpuCore) {
+        let (phys, host) = (self.vmcb_phys.as_u64(), self.host_vmcb.as_u64());
+        // SAFETY: the caller vouches for what the VMCB says, and both
+        // addresses are this vCPU's.
+        unsafe { entry::enter(core, self.vmcb.as_ptr(), phys, host) };
+    }
+
     /// What happened, and whether the general code has to know.
     fn after_exit(&mut self) -> Option<ExitWithEvent> {
         let assists = self.caps.features.contains(SvmFeatures::DECODE_ASSISTS);
@@ -224,6 +236,10 @@ impl SvmVcpu {
             self.set_nmi_blocked(false);
         }
         match exit {
+            VmExit::InvalidState(_) => {
+                self.explain();
+                Some(ExitWithEvent { exit, interrupted })
+            }
             // The IRET that ends an NMI's handler: NMIs stay blocked until it
             // has been executed, so it is stepped over.
             VmExit::NmiWindow if !self.nmi_window => {
@@ -556,18 +572,15 @@ impl Backend for SvmVcpu {
         let host_xcr0 = self.load_extra_state();
         let result = loop {
             self.prepare_translations();
+            #[cfg(feature = "check-entries")]
+            if let Some(exit) = self.broken_rule() {
+                break exit;
+            }
             core.served = false;
             // SAFETY: SVM is on; the VMCB intercepts all that the guest may not
             // do by itself, and its nested tables map nothing but its RAM; the
             // host's save area was filled at start; interrupts are off.
-            unsafe {
-                entry::enter(
-                    core,
-                    self.vmcb.as_ptr(),
-                    self.vmcb_phys.as_u64(),
-                    self.host_vmcb.as_u64(),
-                );
-            }
+            unsafe { self.enter(core) };
             let clean = self.caps.features.contains(SvmFeatures::VMCB_CLEAN);
             self.vmcb_mut().control.clean = if clean { Clean::all() } else { Clean::empty() };
             if core.served {

@@ -6,11 +6,14 @@
 //! offer them.
 
 mod backend;
+#[cfg(feature = "check-entries")]
+mod broken;
 pub mod caps;
 mod dump;
 mod entry;
 mod host;
 mod maps;
+mod rules;
 mod syscall;
 mod vcpu;
 mod vmcs;
@@ -22,9 +25,13 @@ pub use vcpu::VmxVcpu;
 use crate::cpu::msr;
 use crate::error::HostError;
 use crate::hw::VendorCpu;
+#[cfg(feature = "check-entries")]
+use crate::hw::broken::Plan;
 use crate::mm;
 use crate::mm::guest::NestedFormat;
 use vmm::cpuid::FeatureBit;
+#[cfg(feature = "check-entries")]
+use vmm::vcpu::VcpuCore;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86defs::msr::{FEATURE_CONTROL_LOCK, FEATURE_CONTROL_VMX};
 use x86defs::{HostPhysAddr, Msr};
@@ -78,6 +85,11 @@ impl VendorCpu for Cpu {
 
     fn vcpu(&self, nested_root: HostPhysAddr) -> Result<VmxVcpu, HostError> {
         VmxVcpu::new(self, nested_root)
+    }
+
+    #[cfg(feature = "check-entries")]
+    fn try_broken(vcpu: &mut Self::Vcpu, core: &mut VcpuCore, plan: Plan<'_>) {
+        vcpu.try_broken(core, plan);
     }
 
     fn withheld(&self) -> &'static [FeatureBit] {

@@ -2,7 +2,7 @@
 
 use super::syscall::SyscallMsrs;
 use super::vmcs::{Current, Invvpid, Vmcs, invalidate_ept, invalidate_vpid};
-use super::{Caps, Cpu, dump, entry, host, maps, vpid};
+use super::{Caps, Cpu, entry, host, maps, vpid};
 use crate::cpu::asm;
 use crate::error::HostError;
 use crate::hw::extra::{
@@ -15,13 +15,12 @@ use vmm::tags::{Flush, Tag};
 use vmm::vcpu::VcpuCore;
 use x86defs::bits::Low;
 use x86defs::control::DR6_RESET;
-use x86defs::exit::{ExceptionExit, ExitWithEvent, RawExit};
-use x86defs::vmcs::check::{Stage, Subject};
+use x86defs::exit::{ExceptionExit, ExitWithEvent};
+use x86defs::vmcs::check::Stage;
 use x86defs::vmcs::{
     ACCESS_RIGHTS_UNUSABLE, EntryControls, ExitInformation, ExitReason, Field16, Field32, Field64,
-    FieldNatural, InstructionError, Interruptibility, InterruptionInfo, InterruptionKind,
-    PENDING_DEBUG_BS, PrimaryControls, VIRTUAL_APIC_TPR, decode, ept_pointer, interrupted_event,
-    unblocks_nmi,
+    FieldNatural, Interruptibility, InterruptionInfo, InterruptionKind, PENDING_DEBUG_BS,
+    PrimaryControls, VIRTUAL_APIC_TPR, decode, ept_pointer, interrupted_event, unblocks_nmi,
 };
 use x86defs::{
     Cr0, Cr4, Efer, Event, EventKind, Exception, HostPhysAddr, Rflags, SegmentRegister, VmExit,
@@ -73,12 +72,12 @@ pub struct VmxVcpu {
     pub(super) vmcs: Vmcs,
     virtual_apic: Page,
     ept_pointer: u64,
-    caps: Caps,
+    pub(super) caps: Caps,
     /// What stands in the control words.
     primary: PrimaryControls,
     entry: EntryControls,
-    launched: bool,
-    host_rsp: u64,
+    pub(super) launched: bool,
+    pub(super) host_rsp: u64,
     host_cr3: u64,
     vpid: Tag,
     /// The guest's own translations must go.
@@ -281,7 +280,7 @@ impl VmxVcpu {
     }
 
     /// What follows the code that enters, and what the entry would refuse.
-    fn prepare_entry(&mut self) {
+    pub(super) fn prepare_entry(&mut self) {
         self.prepare_translations();
         let cr3 = host::cr3();
         if self.host_cr3 != cr3 {
@@ -357,6 +356,10 @@ impl VmxVcpu {
         let host_xcr0 = self.load_extra_state();
         let result = loop {
             self.prepare_entry();
+            #[cfg(feature = "check-entries")]
+            if let Some(exit) = self.broken_rule() {
+                break exit;
+            }
             core.served = false;
             write_cr2(self.cr2);
             // SAFETY: the VMCS is current: `prepare_entry` used it. It makes
@@ -383,42 +386,6 @@ impl VmxVcpu {
         };
         self.unload_extra_state(host_xcr0);
         result
-    }
-
-    /// The CPU refused VMLAUNCH or VMRESUME.
-    fn refused(&self, outcome: u64) -> ExitWithEvent {
-        let error = self.current().error();
-        match error {
-            InstructionError::INVALID_CONTROLS => self.explain(Stage::Controls),
-            InstructionError::INVALID_HOST_STATE => self.explain(Stage::Host),
-            _ => {}
-        }
-        if outcome == entry::FAILED_INVALID {
-            log::error!("entry refused: no VMCS is current");
-        } else {
-            log::error!("entry refused: VM-instruction error {error}");
-        }
-        let raw = RawExit { reason: u64::MAX, info1: error.0.into(), info2: outcome };
-        ExitWithEvent { exit: VmExit::InvalidState(raw), interrupted: None }
-    }
-
-    /// Names the rules that the VMCS breaks.
-    fn explain(&self, stage: Stage) {
-        let image = dump::image(self.current());
-        let shadow = self.caps.has_tpr_shadow();
-        let subject = Subject {
-            image: &image,
-            limits: &self.caps.limits,
-            task_priority: shadow.then(|| self.task_priority() << 4),
-        };
-        let mut found = false;
-        for rule in stage.broken(&subject) {
-            log::error!("entry refused: {rule}");
-            found = true;
-        }
-        if !found {
-            log::error!("entry refused, and no rule that is known is broken");
-        }
     }
 
     /// Reads what the exit left, as far as its reason defines it.

@@ -80,6 +80,7 @@ pub(crate) fn serve<B: Backend, M: GuestRam>(
         VmExit::MachineCheck => Err(VmError::MachineCheck),
         VmExit::TaskSwitch(_) => Err(VmError::NotOffered("a hardware task switch")),
         VmExit::InvalidState(raw) => Err(VmError::InvalidState(raw)),
+        VmExit::BrokenRule(rule) => Err(VmError::Internal(rule)),
         VmExit::Unhandled(raw) => Err(VmError::UnknownExit(raw)),
         VmExit::Rdtsc
         | VmExit::CacheControl(_)
