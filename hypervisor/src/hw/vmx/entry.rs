@@ -123,6 +123,17 @@ pub(super) unsafe extern "C" fn enter(
     )
 }
 
+/// The instruction length, which every reason that is hot has.
+const HOT_LENGTH: Field32 = match ExitReason::common_length_field(&[
+    ExitReason::CPUID,
+    ExitReason::RDMSR,
+    ExitReason::WRMSR,
+    ExitReason::VMCALL,
+]) {
+    Some(field) => field,
+    None => panic!("a hot reason without an instruction length"),
+};
+
 /// The hot handler's view of the current VMCS.
 struct Regs<'a> {
     vmcs: Current<'a>,
@@ -131,8 +142,7 @@ struct Regs<'a> {
 impl ExitRegs for Regs<'_> {
     #[inline(always)]
     fn next_rip(&self) -> Option<u64> {
-        // Every reason that comes this far has a length.
-        let length = self.vmcs.read(Field32::EXIT_INSTRUCTION_LENGTH);
+        let length = self.vmcs.read(HOT_LENGTH);
         let rip = self.vmcs.read(FieldNatural::GUEST_RIP);
         let next = rip.wrapping_add(length.into());
         // Where RIP may wrap at 16 or 32 bits, the general code knows more.

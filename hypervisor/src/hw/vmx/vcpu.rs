@@ -418,11 +418,7 @@ impl VmxVcpu {
         if !info.valid() {
             return None;
         }
-        let software = matches!(
-            info.kind(),
-            InterruptionKind::SOFTWARE_INTERRUPT | InterruptionKind::SOFTWARE_EXCEPTION
-        );
-        let length = if software { v.read(Field32::EXIT_INSTRUCTION_LENGTH).low8() } else { 0 };
+        let length = info.length_field().map_or(0, |field| v.read(field).low8());
         interrupted_event(info, v.read(Field32::IDT_VECTORING_ERROR), length)
     }
 
@@ -431,10 +427,8 @@ impl VmxVcpu {
         let information = self.information();
         let exit = decode(&information);
         let interrupted = self.vectoring();
-        self.length = information
-            .basic()
-            .length_is_defined()
-            .then(|| self.current().read(Field32::EXIT_INSTRUCTION_LENGTH).low8());
+        let length = information.basic().length_field();
+        self.length = length.map(|field| self.current().read(field).low8());
         if let Some(Event { kind: EventKind::Nmi, .. }) = interrupted {
             // Its delivery did not happen: it will be injected again.
             self.set_blocked(Interruptibility::NMI, false);
@@ -475,7 +469,7 @@ impl VmxVcpu {
             .with_vector(info.vector())
             .with_kind_number(info.kind_number())
             .with_valid(true);
-        let length = v.read(Field32::EXIT_INSTRUCTION_LENGTH);
+        let length = info.length_field().map_or(0, |field| v.read(field));
         v.write(Field32::ENTRY_INTERRUPTION_INFO, word.into_bits());
         v.write(Field32::ENTRY_INSTRUCTION_LENGTH, length);
     }

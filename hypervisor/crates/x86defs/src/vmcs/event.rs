@@ -2,6 +2,7 @@
 //! interrupted (SDM: "VM-Entry Controls for Event Injection", "Information for
 //! VM Exits That Occur During Event Delivery").
 
+use super::fields::Field32;
 use crate::event::{Event, EventKind};
 use bitfield_struct::bitfield;
 
@@ -51,6 +52,19 @@ impl InterruptionInfo {
     #[must_use]
     pub const fn kind(self) -> InterruptionKind {
         InterruptionKind(self.kind_number())
+    }
+
+    /// The field with the VM-exit instruction length, if it is defined for an
+    /// exit by this exception, or one that interrupted the delivery of this
+    /// event: of those that an instruction makes by itself, INT n, INT1, INT3
+    /// and INTO (SDM: "Information for VM Exits Due to Instruction Execution").
+    #[must_use]
+    pub const fn length_field(self) -> Option<Field32> {
+        if self.valid() && matches!(self.kind_number(), 4..=6) {
+            Some(Field32::EXIT_INSTRUCTION_LENGTH)
+        } else {
+            None
+        }
     }
 
     /// The event as an entry injects it: this word, the error code and the
@@ -127,6 +141,17 @@ mod tests {
             assert_eq!(injected, (InterruptionInfo::from_bits(word), error, length));
             let length = u8::try_from(length).unwrap();
             assert_eq!(interrupted_event(injected.0, error, length), Some(event));
+        }
+    }
+
+    /// Software events alone have a length.
+    #[test]
+    fn instruction_lengths() {
+        for kind in 0..8 {
+            let info = InterruptionInfo::new().with_kind_number(kind);
+            assert_eq!(info.length_field(), None, "{kind}");
+            let defined = info.with_valid(true).length_field().is_some();
+            assert_eq!(defined, [4, 5, 6].contains(&kind), "{kind}");
         }
     }
 

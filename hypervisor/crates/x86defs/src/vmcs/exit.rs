@@ -3,6 +3,7 @@
 
 use super::ENTRY_FAILED;
 use super::event::{InterruptionInfo, InterruptionKind};
+use super::fields::Field32;
 use crate::addr::{GuestPhysAddr, GuestVirtAddr};
 use crate::bits::{Low, Width};
 use crate::event::Exception;
@@ -140,14 +141,16 @@ reasons! {
 }
 
 impl ExitReason {
-    /// Whether the manual defines the VM-exit instruction length for it: the
-    /// exits that an instruction causes by being executed (SDM: "Information
-    /// for VM Exits Due to Instruction Execution"). EPT violations, windows and
-    /// interrupts are not among them, whatever some CPU writes there. INT1,
-    /// INT3 and INTO are: see [`interrupted_event`](super::interrupted_event).
+    /// The field with the VM-exit instruction length, if the manual defines it
+    /// for this reason: for the exits that an instruction causes by being
+    /// executed (SDM: "Information for VM Exits Due to Instruction Execution").
+    /// EPT violations, windows and interrupts are not among them, whatever some
+    /// CPU writes there. INT1, INT3, INTO and events whose delivery was
+    /// interrupted are: see
+    /// [`InterruptionInfo::length_field`](super::InterruptionInfo::length_field).
     #[must_use]
-    pub const fn length_is_defined(self) -> bool {
-        matches!(
+    pub const fn length_field(self) -> Option<Field32> {
+        let defined = matches!(
             self,
             Self::CPUID
                 | Self::GETSEC
@@ -183,7 +186,21 @@ impl ExitReason {
                 | Self::XRSTORS
                 | Self::UMWAIT
                 | Self::TPAUSE
-        )
+        );
+        if defined { Some(Field32::EXIT_INSTRUCTION_LENGTH) } else { None }
+    }
+
+    /// [`Self::length_field`] of several reasons at once, where each defines it.
+    #[must_use]
+    pub const fn common_length_field(reasons: &[Self]) -> Option<Field32> {
+        let mut rest = reasons;
+        while let [first, others @ ..] = rest {
+            if first.length_field().is_none() {
+                return None;
+            }
+            rest = others;
+        }
+        Some(Field32::EXIT_INSTRUCTION_LENGTH)
     }
 }
 

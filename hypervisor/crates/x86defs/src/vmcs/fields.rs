@@ -4,19 +4,27 @@
 use crate::reg::SegmentRegister;
 
 macro_rules! fields {
-    ($(#[$type_doc:meta])* $type:ident: $($(#[$doc:meta])* $name:ident = $code:literal;)*) => {
+    ($(#[$type_doc:meta])* $type:ident:
+        $($(#[$doc:meta])* $name:ident $(in $place:tt)? = $code:literal;)*
+    ) => {
         $(#[$type_doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(transparent)]
         pub struct $type(pub u16);
 
         impl $type {
-            $($(#[$doc])* pub const $name: Self = Self($code);)*
+            $(fields!(@constant $(#[$doc])* $name $(in $place)? = $code);)*
 
             /// All of them with their names, in the order of their encodings.
             pub const ALL: &'static [(&'static str, Self)] =
                 &[$((stringify!($name), Self::$name)),*];
         }
+    };
+    (@constant $(#[$doc:meta])* $name:ident = $code:literal) => {
+        $(#[$doc])* pub const $name: Self = Self($code);
+    };
+    (@constant $(#[$doc:meta])* $name:ident in $place:tt = $code:literal) => {
+        $(#[$doc])* pub($place) const $name: Self = Self($code);
     };
 }
 
@@ -219,8 +227,11 @@ fields! {
     IDT_VECTORING_INFO = 0x4408;
     /// Its error code.
     IDT_VECTORING_ERROR = 0x440a;
-    /// The instruction's length; see [`crate::vmcs::ExitReason::length_is_defined`].
-    EXIT_INSTRUCTION_LENGTH = 0x440c;
+    /// The instruction's length. It means something after some exits only:
+    /// [`ExitReason::length_field`](crate::vmcs::ExitReason::length_field) and
+    /// [`InterruptionInfo::length_field`](crate::vmcs::InterruptionInfo::length_field)
+    /// hand it out where it does.
+    EXIT_INSTRUCTION_LENGTH in super = 0x440c;
     /// Operands of the instruction, for some.
     EXIT_INSTRUCTION_INFO = 0x440e;
     /// Limit of the guest's ES.
