@@ -50,6 +50,13 @@ pub(super) fn write_debug(values: [u64; 4]) {
     }
 }
 
+/// Puts the guest's CR2 into the CPU, where the entry does not.
+pub(super) fn write_cr2(value: u64) {
+    // SAFETY: CR2 holds the address of the last page fault; the hypervisor
+    // reads it in its own handler only, where it was set anew.
+    unsafe { asm!("mov cr2, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
+}
+
 /// DR6, which VT-x leaves to the hypervisor.
 pub(super) fn read_dr6() -> u64 {
     let value: u64;

@@ -83,6 +83,16 @@ impl Caps {
         let limits = Limits::of(&cpu::cpuid_checked);
         Ok(Self { features, asids: leaf.ebx, revision, limits })
     }
+
+    /// Whether CR2 has to be put into the CPU before an entry, DR6 is lost at
+    /// an intercepted #DB, and EXITINTINFO is wrong for INT n: true of one
+    /// emulator, which is told by flush-by-ASID without clean bits. Real CPUs
+    /// got both together.
+    #[must_use]
+    pub const fn switches_less(&self) -> bool {
+        self.features.contains(SvmFeatures::FLUSH_BY_ASID)
+            && !self.features.contains(SvmFeatures::VMCB_CLEAN)
+    }
 }
 
 impl fmt::Display for Caps {

@@ -160,6 +160,12 @@ impl ExitRegs for Regs<'_> {
     }
 }
 
+/// Whether an interrupt waits for a window that is open now.
+#[inline(always)]
+fn window_open(vmcb: &Vmcb) -> bool {
+    vmcb.control.virtual_interrupt.irq() && vmcb.save.rflags & Rflags::IF.bits() != 0
+}
+
 /// Called for every exit, with the guest's registers saved. Non-zero: go back in.
 extern "C" fn hot_exit(core: &mut VcpuCore, vmcb: &mut Vmcb) -> u64 {
     vmcb.control.event_injection = EventInjection::new();
@@ -175,6 +181,13 @@ extern "C" fn hot_exit(core: &mut VcpuCore, vmcb: &mut Vmcb) -> u64 {
         return 0;
     };
     match vmm::fast::fast_exit(core, &mut Regs { vmcb }, reason) {
+        // The guest is open for the interrupt that waits for a window: it may
+        // have it now, without an exit more (and one emulator would not open
+        // the window again).
+        Handled::Reenter if window_open(vmcb) => {
+            core.served = true;
+            0
+        }
         Handled::Reenter => 1,
         Handled::Recheck => {
             core.served = true;

@@ -4,7 +4,7 @@ use super::caps::SvmFeatures;
 use super::{Caps, Cpu, asid, dump, entry, maps};
 use crate::cpu::asm;
 use crate::error::HostError;
-use crate::hw::extra::{load_tsc_aux, read_debug, write_debug, xgetbv_if_enabled};
+use crate::hw::extra::{load_tsc_aux, read_debug, write_cr2, write_debug, xgetbv_if_enabled};
 use crate::mm;
 use core::fmt;
 use core::ptr::NonNull;
@@ -24,6 +24,16 @@ use x86defs::{
 /// Exceptions that exit: #DB and #AC because a guest can make their delivery
 /// loop for ever, #MC because it is the machine's.
 const EXCEPTIONS: u32 = 1 << Exception::DB.0 | 1 << Exception::AC.0 | 1 << Exception::MC.0;
+
+/// The exceptions that exit now. Where DR6 would be lost, #DB is left to the
+/// guest, except while an NMI's IRET is stepped over.
+fn exceptions(caps: &Caps, nmi: NmiState) -> u32 {
+    if caps.switches_less() && !matches!(nmi, NmiState::Stepping { .. }) {
+        EXCEPTIONS & !(1 << Exception::DB.0)
+    } else {
+        EXCEPTIONS
+    }
+}
 
 /// PAT after reset.
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
@@ -99,7 +109,7 @@ impl SvmVcpu {
         };
         let (caps, cr_writes) = (vcpu.caps, vcpu.cr_writes());
         let control = &mut vcpu.vmcb_mut().control;
-        control.intercept_exceptions = EXCEPTIONS;
+        control.intercept_exceptions = exceptions(&caps, NmiState::Open);
         control.intercepts3 = Intercepts3::INTR
             | Intercepts3::NMI
             | Intercepts3::INIT
@@ -193,6 +203,9 @@ impl SvmVcpu {
         }
         write_debug(self.debug);
         load_tsc_aux(self.tsc_aux);
+        if self.caps.switches_less() {
+            write_cr2(self.vmcb().save.cr2);
+        }
         host.unwrap_or(self.xcr0)
     }
 
@@ -225,7 +238,12 @@ impl SvmVcpu {
         let assists = self.caps.features.contains(SvmFeatures::DECODE_ASSISTS);
         let c = &self.vmcb().control;
         let exit = decode(c.exit_code, c.exit_info1, c.exit_info2, assists);
-        let interrupted = interrupted_event(c.exit_int_info);
+        let mut interrupted = interrupted_event(c.exit_int_info);
+        if self.caps.switches_less() && c.next_rip != self.vmcb().save.rip {
+            // An INT n: of it the CPU reports the event before. The guest
+            // executes it again.
+            interrupted = None;
+        }
         if let NmiState::Ending { rip } = self.nmi
             && rip != self.rip()
         {
@@ -244,13 +262,13 @@ impl SvmVcpu {
             // has been executed, so it is stepped over.
             VmExit::NmiWindow if !self.nmi_window => {
                 self.nmi = NmiState::Ending { rip: self.rip() };
-                self.update_iret_intercept();
+                self.update_nmi_intercepts();
                 None
             }
             VmExit::NmiWindow => {
                 let own = self.rflags().contains(Rflags::TF);
                 self.nmi = NmiState::Stepping { own };
-                self.update_iret_intercept();
+                self.update_nmi_intercepts();
                 let flags = self.rflags() | Rflags::TF;
                 self.set_rflags(flags);
                 None
@@ -260,6 +278,7 @@ impl SvmVcpu {
             {
                 let NmiState::Stepping { own } = self.nmi else { return None };
                 self.nmi = NmiState::Open;
+                self.update_nmi_intercepts();
                 if own {
                     return Some(ExitWithEvent { exit, interrupted });
                 }
@@ -277,9 +296,12 @@ impl SvmVcpu {
         }
     }
 
-    fn update_iret_intercept(&mut self) {
+    fn update_nmi_intercepts(&mut self) {
         let wanted = self.nmi == NmiState::Blocked;
-        self.change(Clean::INTERCEPTS).control.intercepts3.set(Intercepts3::IRET, wanted);
+        let exceptions = exceptions(&self.caps, self.nmi);
+        let control = &mut self.change(Clean::INTERCEPTS).control;
+        control.intercepts3.set(Intercepts3::IRET, wanted);
+        control.intercept_exceptions = exceptions;
     }
 
     fn segment_slot(&mut self, register: SegmentRegister) -> &mut VmcbSegment {
@@ -380,7 +402,11 @@ impl Backend for SvmVcpu {
     }
 
     fn efer(&self) -> Efer {
-        Efer::from_bits_retain(self.vmcb().save.efer) - Efer::SVME
+        // LMA is what it stands for: one emulator has changed it already when
+        // the write of CR0 that does so exits.
+        let mut efer = Efer::from_bits_retain(self.vmcb().save.efer) - Efer::SVME;
+        efer.set(Efer::LMA, efer.contains(Efer::LME) && self.cr0().contains(Cr0::PG));
+        efer
     }
 
     fn set_efer(&mut self, value: Efer) {
@@ -539,7 +565,7 @@ impl Backend for SvmVcpu {
 
     fn set_nmi_blocked(&mut self, blocked: bool) {
         self.nmi = if blocked { NmiState::Blocked } else { NmiState::Open };
-        self.update_iret_intercept();
+        self.update_nmi_intercepts();
     }
 
     fn request_nmi_window(&mut self) {

@@ -6,7 +6,7 @@ use super::{Caps, Cpu, entry, host, maps, vpid};
 use crate::cpu::asm;
 use crate::error::HostError;
 use crate::hw::extra::{
-    load_tsc_aux, read_debug, read_dr6, write_debug, write_dr6, xgetbv_if_enabled,
+    load_tsc_aux, read_debug, read_dr6, write_cr2, write_debug, write_dr6, xgetbv_if_enabled,
 };
 use crate::mm;
 use core::arch::asm;
@@ -480,12 +480,6 @@ fn read_cr2() -> u64 {
     // SAFETY: reading CR2 has no effect.
     unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
     value
-}
-
-fn write_cr2(value: u64) {
-    // SAFETY: CR2 holds the address of the last page fault; the hypervisor
-    // reads it in its own handler only, where it was set anew.
-    unsafe { asm!("mov cr2, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
 }
 
 /// An NMI that exited is the machine's: its handler runs, and its IRET
