@@ -1,8 +1,8 @@
 //! Puts a guest's kernel, its initial ramdisk or modules and its command line
 //! into the guest's memory, and says how its first vCPU starts.
 //!
-//! Which protocol an image speaks is seen from the image: Linux's 64-bit boot
-//! protocol (`linux`), PVH (`pvh`) or Multiboot 1 (`multiboot`), the last two
+//! Which protocol an image speaks is seen from the image: Linux's boot
+//! protocols of 64 and 32 bits (`linux`), PVH (`pvh`) or Multiboot 1 (`multiboot`), the last two
 //! for ELF images; a Multiboot header wins over a PVH note, as in other loaders. Everything is
 //! checked before anything is written, and a refusal ([`LoadError`]) names the
 //! field, the segment or the numbers that don't fit.

@@ -1,11 +1,12 @@
-//! Linux's 64-bit boot protocol (Linux: "The Linux/x86 Boot Protocol").
+//! Linux's 64-bit boot protocol, and its 32-bit one for kernels without a
+//! 64-bit entry point (Linux: "The Linux/x86 Boot Protocol").
 //!
 //! The kernel goes to its preferred address, where it decompresses itself, the
 //! initial ramdisk as high as it allows, and the rest (GDT, page tables, boot
 //! parameters, command line) below 640 KiB.
 
 use super::bytes::{Bytes, put};
-use super::entry::{EntryState, gdt64};
+use super::entry::{EntryState, gdt32, gdt64};
 use super::place::{Order, Plan, c_string};
 use super::{Format, LoadError, LoadSettings};
 use crate::e820::{e820, low_ram_end};
@@ -73,9 +74,19 @@ pub(super) fn is_linux(image: Bytes<'_>) -> bool {
     image.u32(MAGIC) == Some(HDRS)
 }
 
+/// How the kernel is entered.
+#[derive(Clone, Copy)]
+enum Entry {
+    /// In 64-bit mode, behind the 32-bit entry point.
+    Bits64,
+    /// In protected mode without paging, at the protected-mode part's begin.
+    Bits32,
+}
+
 /// What the setup header says, checked.
 struct Setup {
     version: u16,
+    entry: Entry,
     /// Where the protected-mode part stands in the image.
     payload: Range<u64>,
     /// Where the setup header ends.
@@ -113,7 +124,7 @@ impl Setup {
                 "version",
                 VERSION,
                 version.into(),
-                "boot protocol 2.12 (0x20c) or newer is needed (Linux 3.8, built for x86-64)",
+                "boot protocol 2.12 (0x20c) or newer is needed (Linux 3.8)",
             );
         }
         let header_end = MAGIC + u64::from(u8(JUMP + 1)?);
@@ -134,14 +145,7 @@ impl Setup {
             );
         }
         let xloadflags = u16(XLOADFLAGS)?;
-        if xloadflags & XLF_KERNEL_64 == 0 {
-            return unsupported(
-                "xloadflags",
-                XLOADFLAGS,
-                xloadflags.into(),
-                "bit 0 (XLF_KERNEL_64) must be set: a kernel with a 64-bit entry point",
-            );
-        }
+        let entry = if xloadflags & XLF_KERNEL_64 != 0 { Entry::Bits64 } else { Entry::Bits32 };
 
         // 0 stands for 4, for the sake of very old kernels.
         let sectors = match u8(SETUP_SECTS)? {
@@ -184,6 +188,7 @@ impl Setup {
         }
         Ok(Self {
             version,
+            entry,
             payload: start..end,
             header_end,
             initrd_addr_max: u32(INITRD_ADDR_MAX)?.into(),
@@ -238,25 +243,26 @@ pub(super) fn plan<'a>(
         plan.put(at, data);
         Ok::<u64, LoadError>(at)
     };
-    let gdt = low(&mut plan, "the GDT", gdt64(), PAGE_SIZE)?;
+    let gdt = match setup.entry {
+        Entry::Bits64 => gdt64(),
+        Entry::Bits32 => gdt32(),
+    };
+    let gdt = GuestPhysAddr::new(low(&mut plan, "the GDT", gdt, PAGE_SIZE)?);
     let stack = plan.place("a stack", PAGE_SIZE, PAGE_SIZE, 0..LOW_RAM_END, Order::Lowest)?;
-    let tables = plan.place(
-        "the page tables",
-        PAGE_TABLES * PAGE_SIZE,
-        PAGE_SIZE,
-        0..LOW_RAM_END,
-        Order::Lowest,
-    )?;
-    plan.put(tables, identity_map(tables));
+    let mut state = match setup.entry {
+        Entry::Bits64 => {
+            let size = PAGE_TABLES * PAGE_SIZE;
+            let within = 0..LOW_RAM_END;
+            let tables = plan.place("the page tables", size, PAGE_SIZE, within, Order::Lowest)?;
+            plan.put(tables, identity_map(tables));
+            EntryState::long_mode(start + ENTRY_64, GuestPhysAddr::new(tables), gdt)
+        }
+        // EBX, EBP and EDI must be 0, as they are.
+        Entry::Bits32 => EntryState::protected_mode(start.low32(), gdt),
+    };
     let cmdline = low(&mut plan, "the command line", c_string(settings.cmdline), 16)?;
     let params = boot_params(image, &setup, settings, ramdisk, cmdline);
     let params = low(&mut plan, "the boot parameters", params, PAGE_SIZE)?;
-
-    let mut state = EntryState::long_mode(
-        start + ENTRY_64,
-        GuestPhysAddr::new(tables),
-        GuestPhysAddr::new(gdt),
-    );
     state.set(Gpr::Rsi, params);
     state.set(Gpr::Rsp, stack + PAGE_SIZE);
     Ok((plan, state))

@@ -133,6 +133,30 @@ fn a_kernel_is_placed_as_it_wishes() {
 }
 
 #[test]
+fn a_kernel_without_a_64_bit_entry_starts_in_protected_mode() {
+    let ram = Ram::new(128 * MIB);
+    let image = changed(0x236, &[0x7e]);
+    let state = load(&image, &ram, &settings(128 * MIB, "console=ttyS0")).unwrap();
+    assert_eq!(state.rip, PREF);
+    assert_eq!(ram.bytes(PREF, 64), image[PAYLOAD..][..64]);
+    assert_eq!((state.cr0.bits() & 0x8000_0001, state.cr4.bits()), (1, 0));
+    assert_eq!((state.efer.bits(), state.rflags.bits()), (0, 2));
+    let segments =
+        [SegmentRegister::Cs, SegmentRegister::Ds, SegmentRegister::Es, SegmentRegister::Ss]
+            .map(|register| state.segment(register));
+    assert_eq!(segments.map(|segment| segment.selector), [0x10, 0x18, 0x18, 0x18]);
+    assert!(segments.iter().all(|s| s.base == 0 && s.limit == u32::MAX && s.attributes.big()));
+    assert!(!segments[0].attributes.long());
+    let descriptor = ram.u64(state.gdtr.base + 0x10);
+    assert_eq!((descriptor >> 40).low16() & 0xf0ff, segments[0].attributes.into_bits());
+    assert_eq!([Gpr::Rbx, Gpr::Rbp, Gpr::Rdi].map(|gpr| state.gpr(gpr)), [0; 3]);
+    let params = state.gpr(Gpr::Rsi);
+    assert_eq!(ram.u64(params + 0x70), RSDP);
+    assert_eq!(u64::from(ram.u32(params + 0x214)), PREF, "code32_start");
+    assert_eq!(ram.text(ram.u32(params + 0x228).into()), "console=ttyS0");
+}
+
+#[test]
 fn the_initrd_stays_below_its_limits() {
     let at = |memory, image: &[u8], size: usize| {
         let ram = Ram::new(memory);
@@ -189,7 +213,6 @@ fn damage_is_named() {
         (0x201, vec![0x20], "field jump at 0x201 is 0x20"),
         (0x201, vec![0xff], "field jump at 0x201 is 0xff"),
         (0x211, vec![0], "field loadflags at 0x211 is 0x0; bit 0 (LOADED_HIGH)"),
-        (0x236, vec![0x7e], "field xloadflags at 0x236 is 0x7e; bit 0 (XLF_KERNEL_64)"),
         (0x1f1, vec![200], "protected-mode part (setup_sects and syssize) ends at"),
         (0x1f1, vec![1], "the CRC-32 of the bzImage's first"),
         (0x1f4, vec![0x10, 0], "field syssize at 0x1f4 is 0x10"),
