@@ -20,6 +20,8 @@ pub enum Tier {
 pub enum Kernel {
     /// Debian's cloud kernel with xtask's initial ramdisk.
     Debian,
+    /// Debian's 32-bit kernel with an initial ramdisk of the same making.
+    Debian32,
     /// One of the tiny guests of `tests/guests`.
     Tiny(String),
     /// Debian's memtest86+.

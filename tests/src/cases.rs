@@ -152,6 +152,18 @@ fn debian() -> Vec<Case> {
             ..Case::debian("debian-vmx-1G", Firmware::Bios, debian_small::<1024>)
         },
         Case {
+            kernel: Kernel::Debian32,
+            tier: Tier::Full,
+            ..Case::debian("debian-32-bit", Firmware::Bios, debian_32_bit)
+        },
+        Case {
+            kernel: Kernel::Debian32,
+            machine: Machine::BochsVmx,
+            tier: Tier::Full,
+            seconds: 1800,
+            ..Case::debian("debian-32-bit-vmx", Firmware::Bios, debian_32_bit)
+        },
+        Case {
             memory: 6144,
             tier: Tier::Full,
             ..Case::debian("debian-6G", Firmware::Uefi, debian_memory::<6144>)
@@ -384,6 +396,17 @@ fn debian_small<const MIB: u64>(drive: &mut Drive) -> Result<()> {
     let answer = drive.shell("echo $((6*7))", 120)?;
     ensure!(answer.trim() == "42", "the shell answered {answer:?}");
     check_memory(drive, MIB)?;
+    check_dmesg(drive)?;
+    drive.send("poweroff\n");
+    drive.ends(0).map(|_| ())
+}
+
+/// A 32-bit kernel, entered by the 32-bit boot protocol.
+fn debian_32_bit(drive: &mut Drive) -> Result<()> {
+    drive.expect(PROMPT, 1500)?;
+    let uname = drive.shell("uname -m", 120)?;
+    ensure!(uname.trim() == "i686", "uname says {uname:?}");
+    check_memory(drive, 512)?;
     check_dmesg(drive)?;
     drive.send("poweroff\n");
     drive.ends(0).map(|_| ())

@@ -48,6 +48,7 @@ pub struct Counts {
 struct Parts {
     stages: Stages,
     debian: Option<Debian>,
+    debian32: Option<Debian>,
     tiny: Vec<(String, PathBuf)>,
 }
 
@@ -75,9 +76,12 @@ pub fn run(options: &Options) -> Result<Counts> {
     }
     setup::ensure(&needs)?;
     let wants_debian = !options.planted && chosen.iter().any(|case| case.kernel == Kernel::Debian);
+    let wants_32_bit =
+        !options.planted && chosen.iter().any(|case| case.kernel == Kernel::Debian32);
     let parts = Parts {
         stages: Stages::ensure()?,
         debian: if wants_debian { Some(Debian::ensure()?) } else { None },
+        debian32: if wants_32_bit { Some(Debian::ensure_32_bit()?) } else { None },
         tiny,
     };
     let counts = if options.planted {
@@ -284,8 +288,12 @@ fn start(case: &Case, parts: &Parts, elf: &Path, log: &Path, dir: &Path) -> Resu
 
 fn guest(case: &Case, parts: &Parts, dir: &Path) -> Result<Guest> {
     let (kernel, initrd, cmdline) = match &case.kernel {
-        Kernel::Debian => {
-            let debian = parts.debian.as_ref().context("Debian was not fetched")?;
+        Kernel::Debian | Kernel::Debian32 => {
+            let debian = match case.kernel {
+                Kernel::Debian32 => &parts.debian32,
+                _ => &parts.debian,
+            };
+            let debian = debian.as_ref().context("Debian was not fetched")?;
             (debian.kernel.clone(), Some(debian.initrd.clone()), guest::CMDLINE)
         }
         Kernel::Memtest => (

@@ -11,6 +11,65 @@ use anyhow::{Context, Result, bail};
 
 use crate::{cmd, paths, setup};
 
+/// Where packages come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// This computer's own package lists.
+    Native,
+    /// Packages of another architecture, by lists of their own: how the
+    /// computer is set up stays as it is.
+    Foreign(&'static str),
+}
+
+impl Source {
+    fn packages(self) -> PathBuf {
+        paths::cache().join(match self {
+            Source::Native => "packages".to_owned(),
+            Source::Foreign(architecture) => format!("packages-{architecture}"),
+        })
+    }
+
+    /// A program of apt's with the options that select the lists.
+    fn command(self, program: &str) -> Result<Command> {
+        let mut command = Command::new(program);
+        if let Source::Foreign(architecture) = self {
+            let dir = self.packages().join("apt");
+            for inner in ["state/lists/partial", "cache/archives/partial"] {
+                fs::create_dir_all(dir.join(inner))
+                    .with_context(|| format!("cannot make {}", dir.display()))?;
+            }
+            let status = dir.join("state/status");
+            if !status.is_file() {
+                File::create(&status)?;
+            }
+            for option in [
+                format!("APT::Architecture={architecture}"),
+                format!("APT::Architectures={architecture}"),
+                format!("Dir::State={}", dir.join("state").display()),
+                format!("Dir::State::status={}", status.display()),
+                format!("Dir::Cache={}", dir.join("cache").display()),
+            ] {
+                command.args(["-o", &option]);
+            }
+        }
+        // The sandbox's own user may not write into our folders.
+        command.args(["-o", "APT::Sandbox::User=root"]);
+        Ok(command)
+    }
+
+    fn update(self, again: bool) -> Result<()> {
+        match self {
+            Source::Native => setup::apt_update(again),
+            Source::Foreign(_) if again => {
+                // One list of several may fail: what is needed decides.
+                let _ = cmd::output(self.command("apt-get")?.args(["update", "-q"]));
+                Ok(())
+            }
+            Source::Foreign(_) => Ok(()),
+        }
+    }
+}
+
 /// A fetched package: its files by path, without the leading `./`.
 pub(crate) struct Package {
     files: Vec<(String, Vec<u8>)>,
@@ -18,11 +77,11 @@ pub(crate) struct Package {
 
 impl Package {
     /// Fetches the package called `name`, or takes it from the cache.
-    pub(crate) fn fetch(name: &str) -> Result<Package> {
-        let dir = paths::cache().join("packages").join(name);
+    pub(crate) fn fetch(source: Source, name: &str) -> Result<Package> {
+        let dir = source.packages().join(name);
         let file = match cached(&dir) {
             Some(file) => file,
-            None => download(name, &dir)?,
+            None => download(source, name, &dir)?,
         };
         let files = unpack(File::open(&file)?).with_context(|| {
             format!("{} is damaged; delete it to fetch it again", file.display())
@@ -51,7 +110,7 @@ pub fn package_file(package: &str, path: &str) -> Result<PathBuf> {
     let out = paths::cache().join("guests").join(path.replace('/', "-"));
     if !out.is_file() {
         let _lock = crate::lock::Lock::take("guests")?;
-        let bytes = Package::fetch(package)?.find(|name| name == path)?;
+        let bytes = Package::fetch(Source::Native, package)?.find(|name| name == path)?;
         fs::create_dir_all(out.parent().unwrap_or(&out))?;
         super::write_whole(&out, &bytes)?;
     }
@@ -60,24 +119,25 @@ pub fn package_file(package: &str, path: &str) -> Result<PathBuf> {
 
 /// The package with this prefix on which the package `name` depends: Debian's
 /// kernel comes through a package that only names the current one.
-pub(crate) fn concrete(name: &str, prefix: &str) -> Result<String> {
+pub(crate) fn concrete(source: Source, name: &str, prefix: &str) -> Result<String> {
     let depends = |()| {
-        let out = cmd::output(Command::new("apt-cache").args(["depends", "--important", name]))?;
+        let args = ["depends", "--important", name];
+        let out = cmd::output(source.command("apt-cache")?.args(args))?;
         Ok::<_, anyhow::Error>(depends_on(&String::from_utf8_lossy(&out), prefix))
     };
     // Somebody may have fetched it before the lists were gone.
-    if let Some(known) = known_concrete(prefix) {
+    if let Some(known) = known_concrete(source, prefix) {
         return Ok(known);
     }
     if let Ok(Some(found)) = depends(()) {
         return Ok(found);
     }
-    setup::apt_update(true)?;
+    source.update(true)?;
     depends(())?.with_context(|| format!("the package {name} depends on no {prefix}*"))
 }
 
-fn known_concrete(prefix: &str) -> Option<String> {
-    let mut names: Vec<String> = fs::read_dir(paths::cache().join("packages"))
+fn known_concrete(source: Source, prefix: &str) -> Option<String> {
+    let mut names: Vec<String> = fs::read_dir(source.packages())
         .ok()?
         .flatten()
         .filter(|entry| cached(&entry.path()).is_some())
@@ -104,7 +164,7 @@ fn cached(dir: &Path) -> Option<PathBuf> {
         .find(|path| path.extension().is_some_and(|e| e == "deb"))
 }
 
-fn download(name: &str, dir: &Path) -> Result<PathBuf> {
+fn download(source: Source, name: &str, dir: &Path) -> Result<PathBuf> {
     if cmd::find("apt-get").is_none() {
         bail!("there is no apt-get to fetch the Debian package {name}");
     }
@@ -112,17 +172,11 @@ fn download(name: &str, dir: &Path) -> Result<PathBuf> {
     let partial = dir.with_extension("partial");
     let _ = fs::remove_dir_all(&partial);
     fs::create_dir_all(&partial).with_context(|| format!("cannot make {}", partial.display()))?;
-    let fetch = || {
-        // The sandbox's own user may not write into our folder; it only warns otherwise.
-        cmd::output(
-            Command::new("apt-get")
-                .args(["-o", "APT::Sandbox::User=root", "download", name])
-                .current_dir(&partial),
-        )
-    };
-    setup::apt_update(false)?;
+    let fetch =
+        || cmd::output(source.command("apt-get")?.args(["download", name]).current_dir(&partial));
+    source.update(false)?;
     if fetch().is_err() {
-        setup::apt_update(true)?;
+        source.update(true)?;
         fetch()?;
     }
     let _ = fs::remove_dir_all(dir);

@@ -17,6 +17,8 @@ use crate::lock::Lock;
 use crate::paths;
 use crate::ui::{self, Step};
 
+use deb::Source;
+
 pub use deb::package_file;
 pub(crate) use initrd::{Archive, append};
 
@@ -38,11 +40,20 @@ pub struct Debian {
 impl Debian {
     /// Fetches and builds what is not in the cache.
     pub fn ensure() -> Result<Debian> {
+        Self::ensure_from("debian", Source::Native, "linux-image-cloud-amd64")
+    }
+
+    /// The same with Debian's 32-bit kernel (with PAE) and programs.
+    pub fn ensure_32_bit() -> Result<Debian> {
+        Self::ensure_from("debian32", Source::Foreign("i386"), "linux-image-686-pae")
+    }
+
+    fn ensure_from(name: &str, source: Source, package: &str) -> Result<Debian> {
         let dir = paths::cache().join("guests");
         let debian = Debian {
-            kernel: dir.join("debian-kernel"),
+            kernel: dir.join(format!("{name}-kernel")),
             initrd: dir
-                .join(format!("debian-initrd-{INITRD_VERSION}-{:08x}", initrd::fingerprint())),
+                .join(format!("{name}-initrd-{INITRD_VERSION}-{:08x}", initrd::fingerprint())),
         };
         if debian.complete() {
             return Ok(debian);
@@ -53,9 +64,9 @@ impl Debian {
         }
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let step = Step::new("fetching Debian's kernel and busybox");
-        let linux =
-            deb::Package::fetch(&deb::concrete("linux-image-cloud-amd64", "linux-image-")?)?;
-        let busybox = deb::Package::fetch("busybox-static")?;
+        let concrete = deb::concrete(source, package, "linux-image-")?;
+        let linux = deb::Package::fetch(source, &concrete)?;
+        let busybox = deb::Package::fetch(source, "busybox-static")?;
         step.detail("making the initial ramdisk");
         let kernel = linux.find(|name| name.starts_with("boot/vmlinuz-"))?;
         write_whole(&debian.kernel, &kernel)?;
