@@ -32,6 +32,7 @@ pub mod load;
 pub mod memory;
 pub mod msr;
 pub mod mtrr;
+pub mod operator;
 pub mod recorder;
 pub mod run;
 #[cfg(test)]

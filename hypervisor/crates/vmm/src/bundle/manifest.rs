@@ -199,7 +199,11 @@ impl Manifest {
 }
 
 impl GuestSettings {
-    fn check(&self, files: &BTreeSet<&str>) -> Result<(), GuestFault> {
+    /// Checks what JSON can't say, where `files` are there.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self, files: &BTreeSet<&str>) -> Result<(), GuestFault> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if self.name.is_empty() || self.name.len() > MAX_NAME || !self.name.chars().all(allowed) {
             return Err(GuestFault::Name);

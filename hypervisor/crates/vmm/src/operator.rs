@@ -1,0 +1,32 @@
+//! The operator's side, but for the hardware: what a person types on the
+//! machine's console and what a program asks over the control line come to the
+//! same [`Operation`]s, whose [`Answer`]s are shown to the one as text and to
+//! the other as JSON.
+//!
+//! ```text
+//! keyboard -> console::Keys -> line::Editor -> command::parse ─┐
+//!                                                              ├─> Operation
+//! control line -> protocol::Session ───────────────────────────┘       │
+//!                                                                       v
+//! terminal <- report <──────────────────────────────────────────┐   the image
+//!                                                               ├── Answer or
+//! control line <- protocol::Session::finish <───────────────────┘   Refusal
+//! ```
+//!
+//! Everything is bounded and nothing waits: an operation that takes long, such
+//! as a stop, is answered when it has begun; [`protocol::EventLog`] tells when
+//! it is done. `docs/control.md` describes the protocol.
+
+pub mod command;
+pub mod console;
+pub mod guests;
+pub mod line;
+pub mod operation;
+pub mod protocol;
+pub mod report;
+pub mod snapshot;
+
+pub use command::Command;
+pub use console::{Keys, Ring, Typed};
+pub use guests::{GuestRef, Known};
+pub use operation::{Answer, ErrorCode, Operation, Refusal};
