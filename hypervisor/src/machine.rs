@@ -4,8 +4,7 @@
 use crate::cpu::{self, apic, asm, percpu, traps};
 use crate::drivers::serial;
 use crate::error::HostError;
-use crate::hw::VendorCpu;
-use crate::hw::reset_extended_state;
+use crate::hw::{GuestApic, VendorCpu, reset_extended_state};
 use crate::mm::guest::GuestSpace;
 use crate::mm::{self};
 use crate::monitor::{self, Status};
@@ -361,7 +360,10 @@ fn build<C: VendorCpu>(
     clock
         .resume(time, &mut [&mut vcpu_clock], &space, Interruption::None)
         .map_err(|(_, error)| fail(error.to_string()))?;
-    let mut hw = machine.cpu.vcpu(space.nested_root())?;
+    let watched = machine.cpu.watches_apic_page(settings.apic);
+    let page = watched.then(|| space.add_apic_page()).transpose()?;
+    let apic = GuestApic { assist: settings.apic, page };
+    let mut hw = machine.cpu.vcpu(space.nested_root(), apic)?;
     hw.set_tsc_offset(clock.tsc_offset(&vcpu_clock));
     let core = VcpuCore {
         hot: HotState::default(),

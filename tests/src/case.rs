@@ -1,7 +1,7 @@
 //! What a case is.
 
 use anyhow::Result;
-use vmm::bundle::OnReset;
+use vmm::bundle::{ApicAssist, OnReset};
 use xtask::machine::{Firmware, Machine};
 
 use crate::drive::Drive;
@@ -86,6 +86,8 @@ pub struct Case {
     pub debug_exit: bool,
     /// What happens when the guest resets its machine.
     pub on_reset: OnReset,
+    /// How far the CPU may run the guest's local APIC.
+    pub apic: ApicAssist,
     /// How long it may take, in seconds.
     pub seconds: u64,
     /// What happens.
@@ -113,6 +115,7 @@ impl Case {
             damage: Damage::None,
             debug_exit: true,
             on_reset: OnReset::End,
+            apic: ApicAssist::Full,
             seconds: 240,
             script: crate::cases::tiny_passes,
             tells_host: true,

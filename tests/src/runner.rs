@@ -327,6 +327,7 @@ fn guest(case: &Case, parts: &Parts, dir: &Path) -> Result<Guest> {
         cmdline: cmdline_of(case, cmdline),
         debug_exit: case.debug_exit,
         on_reset: case.on_reset,
+        apic: case.apic,
     })
 }
 

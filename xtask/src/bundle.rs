@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use vmm::bundle::{self, GuestSettings, HostExit, HostSettings, LogLevel, ModuleSettings, OnReset};
+use vmm::bundle::{
+    self, ApicAssist, GuestSettings, HostExit, HostSettings, LogLevel, ModuleSettings, OnReset,
+};
 
 use crate::machine::Machine;
 
@@ -29,6 +31,8 @@ pub struct Guest {
     pub debug_exit: bool,
     /// What happens when it resets its machine.
     pub on_reset: OnReset,
+    /// How far the CPU may run its local APICs.
+    pub apic: ApicAssist,
 }
 
 /// How the hypervisor leaves `machine`.
@@ -65,6 +69,7 @@ pub fn build(machine: Machine, log: LogLevel, guests: &[Guest]) -> Result<Vec<u8
             cmdline: guest.cmdline.clone(),
             debug_exit: guest.debug_exit,
             on_reset: guest.on_reset,
+            apic: guest.apic,
         });
     }
     let host = HostSettings { exit: host_exit(machine), log };
@@ -122,6 +127,7 @@ mod tests {
             cmdline: String::new(),
             debug_exit: true,
             on_reset: OnReset::End,
+            apic: ApicAssist::Full,
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use vmm::bundle::{LogLevel, OnReset};
+use vmm::bundle::{ApicAssist, LogLevel, OnReset};
 
 use crate::bundle::{self, Guest};
 use crate::console;
@@ -63,6 +63,9 @@ pub struct RunOptions {
     /// End the run when the guest resets its machine, instead of starting it again
     #[arg(long)]
     pub reset_ends: bool,
+    /// How far the CPU may run the guest's local APIC: full, priority (interrupts are injected) or none
+    #[arg(long, default_value = "full", value_name = "HOW", value_parser = parse_apic)]
+    pub apic: ApicAssist,
     /// Run COMMAND in the default guest, print what it prints, end with its status; `-` reads it from standard input
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["kernel", "initrd", "modules", "cmdline", "debug_exit"])]
     pub exec: Option<String>,
@@ -100,6 +103,16 @@ fn parse_level(text: &str) -> Result<LogLevel, String> {
     .ok_or_else(|| format!("`{text}` is no level"))
 }
 
+/// Reads `--apic`.
+pub(crate) fn parse_apic(text: &str) -> Result<ApicAssist, String> {
+    match text {
+        "full" => Ok(ApicAssist::Full),
+        "priority" => Ok(ApicAssist::Priority),
+        "none" => Ok(ApicAssist::None),
+        _ => Err(format!("`{text}` is none of full, priority and none")),
+    }
+}
+
 impl RunOptions {
     fn firmware(&self, machine: Machine) -> Firmware {
         match self.firmware {
@@ -126,9 +139,11 @@ impl RunOptions {
                 cmdline: "console=ttyS0".to_owned(),
                 debug_exit: self.debug_exit,
                 on_reset: OnReset::Restart,
+                apic: ApicAssist::Full,
             },
             None => guest::default_guest(self.memory, self.vcpus, self.debug_exit)?,
         };
+        guest.apic = self.apic;
         if self.reset_ends || self.exec.is_some() {
             guest.on_reset = OnReset::End;
         }

@@ -11,6 +11,7 @@ use crate::cpu;
 use crate::error::HostError;
 use crate::mm::guest::NestedFormat;
 use core::fmt::Debug;
+use vmm::bundle::ApicAssist;
 use vmm::cpuid::FeatureBit;
 use vmm::hw::Backend;
 use x86defs::HostPhysAddr;
@@ -25,6 +26,16 @@ pub enum Extension {
     Vmx,
 }
 
+/// What a guest wants of the CPU for its local APICs.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestApic {
+    /// How far the CPU may go.
+    pub assist: ApicAssist,
+    /// The page that the nested tables have at the registers' address, where
+    /// the CPU [watches](VendorCpu::watches_apic_page) it.
+    pub page: Option<HostPhysAddr>,
+}
+
 /// A CPU with its vendor's extension switched on: it makes vCPUs. Chosen once
 /// at boot; all that runs guests is compiled for each vendor.
 pub trait VendorCpu: Debug {
@@ -34,11 +45,16 @@ pub trait VendorCpu: Debug {
     /// The format of its nested tables.
     const NESTED: NestedFormat;
 
-    /// A vCPU in its reset state, on the nested tables at `nested_root`.
+    /// Whether vCPUs with this much help recognize accesses to their local APIC
+    /// by the page that the nested tables have there.
+    fn watches_apic_page(&self, assist: ApicAssist) -> bool;
+
+    /// A vCPU in its reset state, on the nested tables at `nested_root`, with a
+    /// local APIC in hardware as far as `apic` wants and the CPU goes.
     ///
     /// # Errors
     /// [`HostError::OutOfMemory`].
-    fn vcpu(&self, nested_root: HostPhysAddr) -> Result<Self::Vcpu, HostError>;
+    fn vcpu(&self, nested_root: HostPhysAddr, apic: GuestApic) -> Result<Self::Vcpu, HostError>;
 
     /// Breaks what the vCPU enters with, one rule at a time, and prints what the
     /// checker and the CPU say of it.

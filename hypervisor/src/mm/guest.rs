@@ -11,6 +11,7 @@ use crate::error::HostError;
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use devices::lapic::APIC_BASE_ADDRESS;
 use paging::frames::{ORDER_2M, Owner};
 use paging::stage2::{
     Attributes, Ept, Format, HostTable, Mapper, Npt, PageSize, Permissions, TableMemory,
@@ -53,6 +54,15 @@ impl Nested {
         }
     }
 
+    fn protect(&mut self, at: u64, len: u64, permissions: Permissions) {
+        let attributes = Attributes::ram(permissions);
+        // A page of 4 KiB is never split: it can't fail.
+        let _ = match self {
+            Self::Npt(m) => m.protect(&mut Tables, at, len, attributes),
+            Self::Ept(m) => m.protect(&mut Tables, at, len, attributes),
+        };
+    }
+
     fn root(&self) -> HostPhysAddr {
         match self {
             Self::Npt(m) => m.root(),
@@ -64,7 +74,18 @@ impl Nested {
 struct Inner {
     window: Mapper<HostTable>,
     nested: Nested,
+    /// By what a CPU recognizes the local APIC's registers. It reads as the bus
+    /// does where nothing answers, for an APIC that has none in memory.
+    apic_page: Option<HostPhysAddr>,
     populated: u64,
+}
+
+impl Inner {
+    fn protect_apic_page(&mut self, permissions: Permissions) {
+        if self.apic_page.is_some() {
+            self.nested.protect(APIC_BASE_ADDRESS, PAGE_SIZE, permissions);
+        }
+    }
 }
 
 /// The address space of one guest.
@@ -137,7 +158,7 @@ impl GuestSpace {
             owner: Owner(Owner::GUESTS.0 + index),
             reserved: frames,
             sealed: AtomicBool::new(false),
-            inner: Mutex::new(Inner { window, nested, populated: 0 }),
+            inner: Mutex::new(Inner { window, nested, apic_page: None, populated: 0 }),
         })
     }
 
@@ -151,6 +172,19 @@ impl GuestSpace {
     #[must_use]
     pub fn nested_root(&self) -> HostPhysAddr {
         self.nested_root
+    }
+
+    /// Puts a page at the address of the local APIC's registers, for CPUs that
+    /// watch it. Without such a CPU accesses would end there.
+    ///
+    /// # Errors
+    /// [`HostError::OutOfMemory`].
+    pub fn add_apic_page(&self) -> Result<HostPhysAddr, HostError> {
+        let mut inner = self.inner.lock();
+        let page = map_apic_page(&mut inner.nested)
+            .ok_or(HostError::OutOfMemory("the page of a guest's local APICs"))?;
+        inner.apic_page = Some(page);
+        Ok(page)
     }
 
     /// Frames that back the guest's RAM now.
@@ -336,6 +370,14 @@ impl GuestRam for GuestSpace {
     fn populate(&self, gpa: GuestPhysAddr) -> Result<(), MemoryError> {
         self.try_populate(gpa)
     }
+
+    fn open_apic_page(&self) {
+        self.inner.lock().protect_apic_page(Permissions::RW);
+    }
+
+    fn close_apic_page(&self) {
+        self.inner.lock().protect_apic_page(Permissions::READ);
+    }
 }
 
 impl Drop for GuestSpace {
@@ -358,7 +400,23 @@ impl Drop for GuestSpace {
             Nested::Npt(m) => free_tables(m),
             Nested::Ept(m) => free_tables(m),
         }
+        if let Some(page) = inner.apic_page {
+            super::free_page(page);
+        }
     }
+}
+
+/// Takes a page for the local APIC's registers and maps it there.
+fn map_apic_page(nested: &mut Nested) -> Option<HostPhysAddr> {
+    let page = super::allocate_page()?;
+    let bytes = super::direct(page) as *mut u8;
+    // SAFETY: the page was just taken, and is mapped at its direct address.
+    unsafe { bytes.write_bytes(0xff, 4096) };
+    if nested.map(APIC_BASE_ADDRESS, page, PAGE_SIZE, Permissions::RW) {
+        return Some(page);
+    }
+    super::free_page(page);
+    None
 }
 
 fn free_tables<F: Format>(mapper: &Mapper<F>) {

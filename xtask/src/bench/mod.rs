@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
-use vmm::bundle::{LogLevel, OnReset};
+use vmm::bundle::{ApicAssist, LogLevel, OnReset};
 
 use self::figures::{Figures, Line};
 use crate::bundle::Guest;
@@ -48,6 +48,9 @@ pub struct BenchOptions {
     /// End a machine's run after this many seconds
     #[arg(long, default_value_t = 900, value_name = "SECONDS")]
     pub timeout: u64,
+    /// How far the CPU may run the guest's local APIC: full, priority or none
+    #[arg(long, default_value = "full", value_name = "HOW", value_parser = crate::run::parse_apic)]
+    pub apic: ApicAssist,
     /// Put this ELF file into the image instead of building the hypervisor
     #[arg(long, value_name = "FILE", hide = true)]
     pub image_elf: Option<std::path::PathBuf>,
@@ -147,6 +150,7 @@ fn run_in(
         cmdline,
         debug_exit: true,
         on_reset: OnReset::End,
+        apic: options.apic,
     }];
     let image = dir.join("steward.img");
     let memory = write_image(machine, &guests, LogLevel::Info, profile, None, &image)?;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use vmm::bundle::OnReset;
+use vmm::bundle::{ApicAssist, OnReset};
 
 use crate::bundle::Guest;
 use crate::kernel;
@@ -100,6 +100,7 @@ pub fn default_guest(memory: u64, vcpus: u32, debug_exit: bool) -> Result<Guest>
             cmdline: CMDLINE.to_owned(),
             debug_exit,
             on_reset: OnReset::Restart,
+            apic: ApicAssist::Full,
         }),
         Err(error) => {
             ui::say(format!(
@@ -126,5 +127,6 @@ fn built_in(memory: u64, vcpus: u32) -> Result<Guest> {
         cmdline: String::new(),
         debug_exit: true,
         on_reset: OnReset::Restart,
+        apic: ApicAssist::Full,
     })
 }

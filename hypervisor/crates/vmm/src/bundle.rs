@@ -19,8 +19,8 @@ mod tests;
 
 pub use error::{BundleError, GuestFault, TarFault};
 pub use manifest::{
-    FileEntry, GuestSettings, HostExit, HostSettings, LogLevel, MAX_MEMORY, MAX_NAME, MAX_VCPUS,
-    MIN_MEMORY, Manifest, ModuleSettings, OnReset,
+    ApicAssist, FileEntry, GuestSettings, HostExit, HostSettings, LogLevel, MAX_MEMORY, MAX_NAME,
+    MAX_VCPUS, MIN_MEMORY, Manifest, ModuleSettings, OnReset,
 };
 
 use alloc::borrow::ToOwned;

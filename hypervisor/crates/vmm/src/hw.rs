@@ -8,6 +8,7 @@
 
 use crate::vcpu::VcpuCore;
 use core::fmt;
+use devices::lapic::Lapic;
 use x86defs::exit::ExitWithEvent;
 use x86defs::{Cr0, Cr4, DescriptorTable, Efer, Event, Msr, Rflags, Segment, SegmentRegister};
 
@@ -61,6 +62,15 @@ pub enum Handled {
     Cold,
 }
 
+/// How interrupts of the local APIC reach the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InterruptDelivery {
+    /// Each is injected, as any other event.
+    Injected,
+    /// The CPU delivers and ends them by itself.
+    Virtual,
+}
+
 /// A vCPU of the hardware.
 pub trait Backend {
     /// RIP.
@@ -94,13 +104,17 @@ pub trait Backend {
     /// Sets the page-directory pointers of PAE paging, which were checked, where
     /// the hardware keeps them apart from memory.
     fn set_page_directory_pointers(&mut self, entries: [u64; 4]);
-    /// CR8, 0 to 15.
-    fn cr8(&self) -> u8;
-    /// Sets CR8.
-    fn set_cr8(&mut self, value: u8);
-    /// Asks for an exit when the guest writes CR8, unless `threshold` is 0: an
-    /// interrupt of that class waits for the task priority to fall.
-    fn set_cr8_threshold(&mut self, threshold: u8);
+    /// How interrupts of the local APIC reach the guest.
+    fn interrupt_delivery(&self) -> InterruptDelivery;
+    /// Gives the hardware what it keeps of the local APIC while the guest runs:
+    /// the task priority, with an exit when that falls below what an interrupt
+    /// waits for ([`Lapic::cr8_threshold`]); with
+    /// [`InterruptDelivery::Virtual`] the interrupts too. The last step before
+    /// an entry.
+    fn give_apic(&mut self, lapic: &mut Lapic);
+    /// Takes back what [`give_apic`](Self::give_apic) gave. The first step after
+    /// an exit.
+    fn take_apic(&mut self, lapic: &mut Lapic);
     /// EFER, as the guest sees it.
     fn efer(&self) -> Efer;
     /// Sets EFER.

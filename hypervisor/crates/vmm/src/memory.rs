@@ -63,4 +63,13 @@ pub trait GuestRam: GuestMemory {
     /// # Errors
     /// [`MemoryError`] where it is no RAM, or no frame is left.
     fn populate(&self, gpa: GuestPhysAddr) -> Result<(), MemoryError>;
+
+    /// Lets accesses through to the page by which a CPU that virtualizes the
+    /// local APIC recognizes them, where there is one.
+    fn open_apic_page(&self);
+
+    /// Stops writes to that page: an APIC has no registers in memory any more.
+    /// One that still has them gets its writes emulated. Cached translations
+    /// are the caller's to forget.
+    fn close_apic_page(&self);
 }

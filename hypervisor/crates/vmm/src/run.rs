@@ -40,10 +40,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     // Where an NMI must wait without a window to wait for, look again soon.
     host.arm_timer(if vcpu.nmi_waits() { Some(tsc) } else { deadline });
     let ExitWithEvent { exit, interrupted } = vcpu.hw.run(&mut vcpu.core);
-    let class = vcpu.hw.cr8();
-    if class != vcpu.core.lapic.cr8() {
-        vcpu.core.lapic.set_cr8(class);
-    }
+    vcpu.hw.take_apic(&mut vcpu.core.lapic);
     vcpu.core.xcr0 = vcpu.hw.xcr0();
     if let Some(event) = interrupted {
         vcpu.deliver_again(event);
@@ -58,8 +55,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         && (!vm.memory.is_ram(fault.gpa) || vm.memory.is_rom(fault.gpa))
     {
         // The instruction at RIP has nothing to do with it.
-        let what = "to deliver an event through memory that is not RAM";
-        return Next::End(EndReason::Failed(VmError::NotOffered(what)));
+        return Next::End(EndReason::Failed(VmError::NotOffered(exits::DELIVERY)));
     }
     let served = exits::serve(vcpu, vm, host, exit);
     if vcpu.shutdown {

@@ -58,6 +58,8 @@ kinds! {
     slice: VmExit::TimesliceExpired => ();
     /// The task priority fell.
     task_priority: VmExit::TaskPriorityLowered => ();
+    /// The local APIC, where the CPU virtualizes a part of it.
+    apic: VmExit::ApicAccess(_) | VmExit::ApicWrite(_) | VmExit::VirtualEoi(_) => ();
     /// Whatever else.
     other: VmExit::Monitor(_)
         | VmExit::CacheControl(_)
@@ -66,9 +68,6 @@ kinds! {
         | VmExit::VirtualizationInstruction
         | VmExit::Rdpmc
         | VmExit::Rdtsc
-        | VmExit::ApicAccess(_)
-        | VmExit::ApicWrite(_)
-        | VmExit::VirtualEoi(_)
         | VmExit::DirtyLogFull
         | VmExit::Init
         | VmExit::StartupIpi(_)

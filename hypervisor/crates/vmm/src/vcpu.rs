@@ -4,7 +4,7 @@
 
 use crate::clock::VcpuClock;
 use crate::cpuid::{CpuidTable, VcpuView};
-use crate::hw::{Backend, HotState};
+use crate::hw::{Backend, HotState, InterruptDelivery};
 use crate::irq::Posted;
 use crate::load::EntryState;
 use crate::msr::{MsrFile, MsrTable};
@@ -330,18 +330,25 @@ impl<B: Backend> Vcpu<B> {
             pic = false;
             self.extint = false;
             self.hw.inject(Event::interrupt(acknowledge()));
-        } else if open && let Some(vector) = self.core.lapic.deliverable() {
+        } else if open && let Some(vector) = self.injectable() {
             self.core.lapic.acknowledge(vector);
             self.hw.inject(Event::interrupt(vector));
         }
-        let waits = pic || self.core.lapic.deliverable().is_some();
+        let waits = pic || self.injectable().is_some();
         self.hw.set_interrupt_window(waits);
         if self.nmi_pending {
             self.hw.request_nmi_window();
         }
-        self.hw.set_cr8(self.core.lapic.cr8());
-        self.hw.set_cr8_threshold(self.core.lapic.cr8_threshold());
+        self.hw.give_apic(&mut self.core.lapic);
         self.shadow_rip = shadow.then(|| self.hw.rip());
+    }
+
+    /// The vector of the local APIC that must be injected next, if any.
+    fn injectable(&self) -> Option<Vector> {
+        match self.hw.interrupt_delivery() {
+            InterruptDelivery::Injected => self.core.lapic.deliverable(),
+            InterruptDelivery::Virtual => None,
+        }
     }
 
     /// At an interrupt window: whether the CPU opened it inside an interrupt

@@ -130,6 +130,39 @@ pub enum MonitorWait {
     Mwait,
 }
 
+/// How the APIC page was accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ApicAccessKind {
+    /// An instruction read its operand there.
+    Read,
+    /// An instruction wrote its operand there.
+    Write,
+    /// An instruction fetch.
+    Fetch,
+    /// The CPU delivered an event through it.
+    Delivery,
+    /// The CPU used it as a page table, or in another way without a linear address.
+    Physical,
+}
+
+/// An access to the APIC page that the CPU does not virtualize by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ApicAccess {
+    /// Where in the page; nothing where the CPU does not tell.
+    pub offset: Option<u16>,
+    /// How.
+    pub kind: ApicAccessKind,
+}
+
+/// A write to the virtual-APIC page that the CPU completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ApicWrite {
+    /// Where in the page, 0 to 0xfff.
+    pub offset: u16,
+    /// What stands there now.
+    pub value: u32,
+}
+
 /// A task switch that the guest asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TaskSwitch {
@@ -215,9 +248,9 @@ pub enum VmExit {
     /// The guest lowered its task priority below the threshold.
     TaskPriorityLowered,
     /// An access to the APIC page that must be emulated.
-    ApicAccess(GuestPhysAddr),
-    /// A completed write to the virtual APIC page at this offset.
-    ApicWrite(u16),
+    ApicAccess(ApicAccess),
+    /// A completed write to the virtual-APIC page, with effects to follow.
+    ApicWrite(ApicWrite),
     /// A virtualized EOI that must be broadcast.
     VirtualEoi(u8),
     /// The log of dirty pages is full.

@@ -19,11 +19,12 @@ pub use vcpu::SvmVcpu;
 
 use crate::cpu::msr;
 use crate::error::HostError;
-use crate::hw::VendorCpu;
 #[cfg(feature = "check-entries")]
 use crate::hw::broken::Plan;
+use crate::hw::{GuestApic, VendorCpu};
 use crate::mm;
 use crate::mm::guest::NestedFormat;
+use vmm::bundle::ApicAssist;
 use vmm::cpuid::FeatureBit;
 use vmm::tags::FlushOne;
 #[cfg(feature = "check-entries")]
@@ -78,7 +79,11 @@ impl VendorCpu for Cpu {
 
     const NESTED: NestedFormat = NestedFormat::Npt;
 
-    fn vcpu(&self, nested_root: HostPhysAddr) -> Result<SvmVcpu, HostError> {
+    fn watches_apic_page(&self, _: ApicAssist) -> bool {
+        false
+    }
+
+    fn vcpu(&self, nested_root: HostPhysAddr, _: GuestApic) -> Result<SvmVcpu, HostError> {
         SvmVcpu::new(self, nested_root)
     }
 

@@ -8,7 +8,8 @@ use crate::hw::extra::{load_tsc_aux, read_debug, write_cr2, write_debug, xgetbv_
 use crate::mm;
 use core::fmt;
 use core::ptr::NonNull;
-use vmm::hw::Backend;
+use devices::lapic::Lapic;
+use vmm::hw::{Backend, InterruptDelivery};
 use vmm::tags::{Flush, Tag};
 use vmm::vcpu::VcpuCore;
 use x86defs::exit::{ExceptionExit, ExitWithEvent};
@@ -154,6 +155,11 @@ impl SvmVcpu {
     /// there is told by its lack of next-RIP save.
     fn cr_writes(&self) -> u16 {
         if self.caps.features.contains(SvmFeatures::NEXT_RIP) { 1 << 4 } else { 1 << 4 | 1 << 0 }
+    }
+
+    /// CR8, as the guest has it.
+    fn task_priority(&self) -> u8 {
+        self.vmcb().control.virtual_interrupt.tpr() & 0xf
     }
 
     pub(super) fn vmcb(&self) -> &Vmcb {
@@ -383,21 +389,26 @@ impl Backend for SvmVcpu {
         // They are read from memory as all other entries are (APM: "Legacy PAE Mode").
     }
 
-    fn cr8(&self) -> u8 {
-        self.vmcb().control.virtual_interrupt.tpr() & 0xf
+    fn interrupt_delivery(&self) -> InterruptDelivery {
+        InterruptDelivery::Injected
     }
 
-    fn set_cr8(&mut self, value: u8) {
-        if self.cr8() != value {
+    fn give_apic(&mut self, lapic: &mut Lapic) {
+        if self.task_priority() != lapic.cr8() {
             let vmcb = self.change(Clean::TPR);
-            vmcb.control.virtual_interrupt.set_tpr(value & 0xf);
+            vmcb.control.virtual_interrupt.set_tpr(lapic.cr8());
+        }
+        let writes = self.cr_writes() | if lapic.cr8_threshold() == 0 { 0 } else { 1 << 8 };
+        if self.vmcb().control.intercept_cr_write != writes {
+            self.change(Clean::INTERCEPTS).control.intercept_cr_write = writes;
         }
     }
 
-    fn set_cr8_threshold(&mut self, threshold: u8) {
-        let writes = self.cr_writes() | if threshold == 0 { 0 } else { 1 << 8 };
-        if self.vmcb().control.intercept_cr_write != writes {
-            self.change(Clean::INTERCEPTS).control.intercept_cr_write = writes;
+    fn take_apic(&mut self, lapic: &mut Lapic) {
+        // V_TPR has the class only: the rest is kept unless that changed.
+        let class = self.task_priority();
+        if class != lapic.cr8() {
+            lapic.set_cr8(class);
         }
     }
 

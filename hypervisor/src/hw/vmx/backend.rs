@@ -3,7 +3,8 @@
 use super::dump;
 use super::vcpu::{GUEST_CR0, GUEST_CR4, VmxVcpu};
 use core::fmt;
-use vmm::hw::Backend;
+use devices::lapic::Lapic;
+use vmm::hw::{Backend, InterruptDelivery};
 use vmm::vcpu::VcpuCore;
 use x86_64::registers::control::{Cr4 as HostCr4, Cr4Flags};
 use x86defs::bits::Low;
@@ -107,18 +108,16 @@ impl Backend for VmxVcpu {
         }
     }
 
-    fn cr8(&self) -> u8 {
-        self.task_priority()
+    fn interrupt_delivery(&self) -> InterruptDelivery {
+        self.apic.delivery()
     }
 
-    fn set_cr8(&mut self, value: u8) {
-        if self.task_priority() != value {
-            self.set_task_priority(value);
-        }
+    fn give_apic(&mut self, lapic: &mut Lapic) {
+        self.apic.give(self.vmcs.current(), lapic);
     }
 
-    fn set_cr8_threshold(&mut self, threshold: u8) {
-        self.set_threshold(threshold);
+    fn take_apic(&mut self, lapic: &mut Lapic) {
+        self.apic.take(self.vmcs.current(), lapic);
     }
 
     fn efer(&self) -> Efer {

@@ -1,6 +1,7 @@
 //! What this CPU's VT-x can do, and the control words that follow from it
 //! (SDM: "VMX Capability Reporting Facility").
 
+use super::apicv;
 use crate::cpu::{self, msr};
 use crate::error::HostError;
 use alloc::string::String;
@@ -48,12 +49,12 @@ const PRIMARY: PrimaryControls = PrimaryControls::TSC_OFFSETTING
     .union(PrimaryControls::IO_BITMAPS)
     .union(PrimaryControls::MSR_BITMAP)
     .union(PrimaryControls::SECONDARY);
-/// Must be possible, but are set only while an event waits.
-const WINDOWS: PrimaryControls =
-    PrimaryControls::INTERRUPT_WINDOW.union(PrimaryControls::NMI_WINDOW);
-/// Without the TPR shadow.
-const CR8_EXITING: PrimaryControls =
-    PrimaryControls::CR8_LOAD_EXITING.union(PrimaryControls::CR8_STORE_EXITING);
+/// Must be possible, but are set only where they are wanted: while an event
+/// waits, and without the TPR shadow.
+const WINDOWS: PrimaryControls = PrimaryControls::INTERRUPT_WINDOW
+    .union(PrimaryControls::NMI_WINDOW)
+    .union(PrimaryControls::CR8_LOAD_EXITING)
+    .union(PrimaryControls::CR8_STORE_EXITING);
 
 const SECONDARY: SecondaryControls = SecondaryControls::EPT
     .union(SecondaryControls::UNRESTRICTED_GUEST)
@@ -175,16 +176,13 @@ impl Caps {
         let primary = |optional| {
             settle(Msr::VMX_TRUE_PROCBASED_CTLS, "processor-based", PRIMARY | WINDOWS, optional)
         };
-        let mut primary = primary(PrimaryControls::TPR_SHADOW)? - WINDOWS;
-        if !primary.contains(PrimaryControls::TPR_SHADOW) {
-            primary |= CR8_EXITING;
-        }
+        let primary = primary(PrimaryControls::TPR_SHADOW)? - WINDOWS;
         let ept_vpid = EptVpidCapabilities::from_bits_truncate(read(Msr::VMX_EPT_VPID_CAP)?);
         let missing = EPT - ept_vpid;
         if !missing.is_empty() {
             return Err(HostError::MissingControls { word: "EPT", names: names(&missing) });
         }
-        let mut optional = SECONDARY_OPTIONAL;
+        let mut optional = SECONDARY_OPTIONAL | apicv::OPTIONAL;
         optional.set(SecondaryControls::VPID, ept_vpid.contains(VPID));
         let secondary =
             settle(Msr::VMX_PROCBASED_CTLS2, "secondary processor-based", SECONDARY, optional)?;
@@ -224,12 +222,6 @@ impl Caps {
         self.secondary.contains(SecondaryControls::VPID)
     }
 
-    /// Whether CR8 is in the virtual-APIC page.
-    #[must_use]
-    pub const fn has_tpr_shadow(&self) -> bool {
-        self.primary.contains(PrimaryControls::TPR_SHADOW)
-    }
-
     /// Instructions that the CPU has but can't give to guests.
     #[must_use]
     pub const fn withheld(&self) -> &'static [FeatureBit] {
@@ -250,8 +242,19 @@ impl fmt::Display for Caps {
         if self.has_vpid() {
             f.write_str(", VPID")?;
         }
-        if self.has_tpr_shadow() {
-            f.write_str(", TPR shadow")?;
+        let shadow = self.primary.contains(PrimaryControls::TPR_SHADOW);
+        for (there, name) in [
+            (shadow, "TPR shadow"),
+            (self.secondary.contains(SecondaryControls::VIRTUAL_APIC_ACCESSES), "APIC accesses"),
+            (self.secondary.contains(SecondaryControls::VIRTUAL_X2APIC), "x2APIC"),
+            (
+                self.secondary.contains(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY),
+                "virtual-interrupt delivery",
+            ),
+        ] {
+            if there {
+                write!(f, ", {name}")?;
+            }
         }
         Ok(())
     }

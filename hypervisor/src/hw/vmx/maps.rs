@@ -5,6 +5,7 @@
 
 use crate::error::HostError;
 use crate::mm;
+use devices::lapic::{Lapic, Reg};
 use spin::Once;
 use x86defs::vmcs::BITMAP_SIZE;
 use x86defs::{HostPhysAddr, Msr};
@@ -31,6 +32,10 @@ pub(super) struct Maps {
     pub(super) io_a: HostPhysAddr,
     pub(super) io_b: HostPhysAddr,
     pub(super) msr: HostPhysAddr,
+    /// With the task priority of a virtualized x2APIC.
+    pub(super) msr_priority: HostPhysAddr,
+    /// With all registers that the CPU virtualizes.
+    pub(super) msr_apic: HostPhysAddr,
 }
 
 static MAPS: Once<Maps> = Once::new();
@@ -59,19 +64,42 @@ fn bytes(page: HostPhysAddr) -> &'static mut [u8] {
     unsafe { core::slice::from_raw_parts_mut(pointer, BITMAP_SIZE) }
 }
 
+/// A bitmap that also opens these registers of the x2APIC.
+fn msr_bitmap(
+    read: impl Iterator<Item = Reg>,
+    written: impl Iterator<Item = Reg>,
+) -> Result<HostPhysAddr, HostError> {
+    let page = full_page()?;
+    let map = bytes(page);
+    let x2apic = |reg: Reg| Msr(Msr::X2APIC_FIRST.0 + u32::from(reg.0));
+    let passed = PASSED_THROUGH.into_iter();
+    for msr in passed.clone().chain(READABLE).chain(read.map(x2apic)) {
+        if let Some((byte, bit)) = position(msr) {
+            map[byte] &= !(1 << bit);
+        }
+    }
+    for msr in passed.chain(written.map(x2apic)) {
+        if let Some((byte, bit)) = position(msr) {
+            map[WRITES + byte] &= !(1 << bit);
+        }
+    }
+    Ok(page)
+}
+
 /// The bitmaps, built at the first call.
 pub(super) fn get() -> Result<Maps, HostError> {
     if let Some(maps) = MAPS.get() {
         return Ok(*maps);
     }
-    let maps = Maps { io_a: full_page()?, io_b: full_page()?, msr: full_page()? };
-    let map = bytes(maps.msr);
-    for (byte, bit) in PASSED_THROUGH.iter().filter_map(|msr| position(*msr)) {
-        map[byte] &= !(1 << bit);
-        map[WRITES + byte] &= !(1 << bit);
-    }
-    for (byte, bit) in READABLE.iter().filter_map(|msr| position(*msr)) {
-        map[byte] &= !(1 << bit);
-    }
+    let none = || core::iter::empty();
+    let priority = || core::iter::once(Reg::TPR);
+    let written = || [Reg::TPR, Reg::EOI, Reg::SELF_IPI].into_iter();
+    let maps = Maps {
+        io_a: full_page()?,
+        io_b: full_page()?,
+        msr: msr_bitmap(none(), none())?,
+        msr_priority: msr_bitmap(priority(), priority())?,
+        msr_apic: msr_bitmap(Lapic::readable_in_page(), written())?,
+    };
     Ok(*MAPS.call_once(|| maps))
 }

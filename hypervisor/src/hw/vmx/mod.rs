@@ -2,9 +2,10 @@
 //! (SDM volume 3: "Virtual-Machine Extensions").
 //!
 //! Required are extended page tables, unrestricted guest and virtual NMIs;
-//! TPR shadow, VPID, RDTSCP and INVPCID are used where the capability MSRs
-//! offer them.
+//! APIC virtualization (module `apicv`), VPID, RDTSCP and INVPCID are used where
+//! the capability MSRs offer them.
 
+mod apicv;
 mod backend;
 #[cfg(feature = "check-entries")]
 mod broken;
@@ -24,11 +25,12 @@ pub use vcpu::VmxVcpu;
 
 use crate::cpu::msr;
 use crate::error::HostError;
-use crate::hw::VendorCpu;
 #[cfg(feature = "check-entries")]
 use crate::hw::broken::Plan;
+use crate::hw::{GuestApic, VendorCpu};
 use crate::mm;
 use crate::mm::guest::NestedFormat;
+use vmm::bundle::ApicAssist;
 use vmm::cpuid::FeatureBit;
 #[cfg(feature = "check-entries")]
 use vmm::vcpu::VcpuCore;
@@ -83,8 +85,12 @@ impl VendorCpu for Cpu {
 
     const NESTED: NestedFormat = NestedFormat::Ept;
 
-    fn vcpu(&self, nested_root: HostPhysAddr) -> Result<VmxVcpu, HostError> {
-        VmxVcpu::new(self, nested_root)
+    fn watches_apic_page(&self, assist: ApicAssist) -> bool {
+        apicv::watches_page(&self.caps, assist)
+    }
+
+    fn vcpu(&self, nested_root: HostPhysAddr, apic: GuestApic) -> Result<VmxVcpu, HostError> {
+        VmxVcpu::new(self, nested_root, apic)
     }
 
     #[cfg(feature = "check-entries")]

@@ -42,12 +42,8 @@ impl VmxVcpu {
 
     /// Calls `tell` with each rule of `stage` that `image` breaks.
     pub(super) fn each_broken(&self, image: &Image, stage: Stage, tell: impl FnMut(&'static Rule)) {
-        let shadow = self.caps.has_tpr_shadow();
-        let subject = Subject {
-            image,
-            limits: &self.caps.limits,
-            task_priority: shadow.then(|| self.task_priority() << 4),
-        };
+        let subject =
+            Subject { image, limits: &self.caps.limits, task_priority: self.apic.task_priority() };
         stage.broken(&subject).for_each(tell);
     }
 

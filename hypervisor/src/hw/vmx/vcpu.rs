@@ -1,14 +1,15 @@
 //! A vCPU of VT-x: its VMCS, and what goes around it.
 
+use super::apicv::ApicHardware;
 use super::syscall::SyscallMsrs;
 use super::vmcs::{Current, Invvpid, Vmcs, invalidate_ept, invalidate_vpid};
 use super::{Caps, Cpu, entry, host, maps, vpid};
 use crate::cpu::asm;
 use crate::error::HostError;
+use crate::hw::GuestApic;
 use crate::hw::extra::{
     load_tsc_aux, read_debug, read_dr6, write_cr2, write_debug, write_dr6, xgetbv_if_enabled,
 };
-use crate::mm;
 use core::arch::asm;
 use core::fmt;
 use vmm::tags::{Flush, Tag};
@@ -20,7 +21,7 @@ use x86defs::vmcs::check::Stage;
 use x86defs::vmcs::{
     ACCESS_RIGHTS_UNUSABLE, EntryControls, ExitInformation, ExitReason, Field16, Field32, Field64,
     FieldNatural, Interruptibility, InterruptionInfo, InterruptionKind, PENDING_DEBUG_BS,
-    PrimaryControls, VIRTUAL_APIC_TPR, decode, ept_pointer, interrupted_event, unblocks_nmi,
+    PrimaryControls, apic_offset, decode, ept_pointer, interrupted_event, unblocks_nmi,
 };
 use x86defs::{
     Cr0, Cr4, Efer, Event, EventKind, Exception, HostPhysAddr, Rflags, SegmentRegister, VmExit,
@@ -46,31 +47,10 @@ const DR6_CAUSES: u64 = 0xf | 1 << 13 | 1 << 14;
 /// DR7.GD: general detect.
 const DR7_GENERAL_DETECT: u64 = 1 << 13;
 
-/// A page of the vCPU's own.
-#[derive(Debug)]
-pub(super) struct Page(HostPhysAddr);
-
-impl Page {
-    fn new(what: &'static str) -> Result<Self, HostError> {
-        Ok(Self(mm::allocate_page().ok_or(HostError::OutOfMemory(what))?))
-    }
-
-    /// The task priority in a virtual-APIC page.
-    fn tpr(&self) -> *mut u8 {
-        (mm::direct(self.0) as *mut u8).wrapping_add(VIRTUAL_APIC_TPR)
-    }
-}
-
-impl Drop for Page {
-    fn drop(&mut self) {
-        mm::free_page(self.0);
-    }
-}
-
 /// A vCPU.
 pub struct VmxVcpu {
     pub(super) vmcs: Vmcs,
-    virtual_apic: Page,
+    pub(super) apic: ApicHardware,
     ept_pointer: u64,
     pub(super) caps: Caps,
     /// What stands in the control words.
@@ -89,8 +69,6 @@ pub struct VmxVcpu {
     pub(super) cr4_shadow: Cr4,
     pub(super) efer: Efer,
     pub(super) cr2: u64,
-    /// CR8 where there is no TPR shadow.
-    cr8: u8,
     pub(super) xcr0: u64,
     pub(super) tsc_aux: u64,
     /// DR0 to DR3 and DR6, while they are not in the CPU.
@@ -113,14 +91,16 @@ impl VmxVcpu {
     ///
     /// # Errors
     /// [`HostError::OutOfMemory`].
-    pub fn new(cpu: &Cpu, nested_root: HostPhysAddr) -> Result<Self, HostError> {
+    pub fn new(cpu: &Cpu, nested_root: HostPhysAddr, guest: GuestApic) -> Result<Self, HostError> {
         let caps = *cpu.caps();
+        let maps = maps::get()?;
+        let apic = ApicHardware::new(&caps, guest, maps)?;
         let vcpu = Self {
             vmcs: Vmcs::new(caps.basic.revision())?,
-            virtual_apic: Page::new("a virtual-APIC page")?,
             ept_pointer: ept_pointer(nested_root),
             caps,
-            primary: caps.primary,
+            primary: apic.primary,
+            apic,
             entry: caps.entry,
             launched: false,
             host_rsp: 0,
@@ -132,7 +112,6 @@ impl VmxVcpu {
             cr4_shadow: Cr4::empty(),
             efer: Efer::empty(),
             cr2: 0,
-            cr8: 0,
             xcr0: 1,
             tsc_aux: 0,
             debug: [0; 4],
@@ -141,7 +120,8 @@ impl VmxVcpu {
             injection: None,
             length: None,
         };
-        vcpu.write_controls(&maps::get()?);
+        vcpu.write_controls(&maps);
+        vcpu.apic.write_controls(vcpu.current(), guest.page);
         host::write(vcpu.current());
         Ok(vcpu)
     }
@@ -152,7 +132,6 @@ impl VmxVcpu {
         let v = self.current();
         v.write(Field32::PIN_CONTROLS, self.caps.pin.bits());
         v.write(Field32::PRIMARY_CONTROLS, self.primary.bits());
-        v.write(Field32::SECONDARY_CONTROLS, self.caps.secondary.bits());
         v.write(Field32::EXIT_CONTROLS, self.caps.exit.bits());
         v.write(Field32::ENTRY_CONTROLS, self.entry.bits());
         v.write(Field32::EXCEPTION_BITMAP, EXCEPTIONS);
@@ -174,13 +153,8 @@ impl VmxVcpu {
         }
         v.write(Field64::IO_BITMAP_A, maps.io_a.as_u64());
         v.write(Field64::IO_BITMAP_B, maps.io_b.as_u64());
-        v.write(Field64::MSR_BITMAP, maps.msr.as_u64());
         v.write(Field64::EPT_POINTER, self.ept_pointer);
         v.write(Field64::TSC_OFFSET, 0);
-        if self.caps.has_tpr_shadow() {
-            v.write(Field64::VIRTUAL_APIC, self.virtual_apic.0.as_u64());
-            v.write(Field32::TPR_THRESHOLD, 0);
-        }
         v.write(FieldNatural::CR0_MASK, !GUEST_CR0.bits());
         v.write(FieldNatural::CR4_MASK, !GUEST_CR4.bits());
         v.write(Field64::GUEST_VMCS_LINK, u64::MAX);
@@ -211,33 +185,6 @@ impl VmxVcpu {
         if self.entry.contains(EntryControls::IA32E_GUEST) != on {
             self.entry.set(EntryControls::IA32E_GUEST, on);
             self.current().write(Field32::ENTRY_CONTROLS, self.entry.bits());
-        }
-    }
-
-    /// CR8.
-    pub(super) fn task_priority(&self) -> u8 {
-        if !self.caps.has_tpr_shadow() {
-            return self.cr8;
-        }
-        // SAFETY: the page is this vCPU's, mapped at its direct address; the
-        // CPU writes to it only while the guest runs.
-        unsafe { self.virtual_apic.tpr().read_volatile() >> 4 }
-    }
-
-    /// Sets CR8.
-    pub(super) fn set_task_priority(&mut self, class: u8) {
-        self.cr8 = class & 0xf;
-        // SAFETY: as above.
-        unsafe { self.virtual_apic.tpr().write_volatile(class << 4) };
-    }
-
-    /// Asks for an exit once the task priority falls below `class`. Without
-    /// the TPR shadow every access to CR8 exits.
-    pub(super) fn set_threshold(&self, class: u8) {
-        if self.caps.has_tpr_shadow() {
-            // More than the priority itself is refused, and would be no wait.
-            let threshold = class.min(self.task_priority());
-            self.current().write(Field32::TPR_THRESHOLD, threshold.into());
         }
     }
 
@@ -406,6 +353,10 @@ impl VmxVcpu {
                 information.guest_linear = v.read(FieldNatural::GUEST_LINEAR_ADDRESS);
             }
             ExitReason::IO => information.instruction = v.read(Field32::EXIT_INSTRUCTION_INFO),
+            ExitReason::APIC_WRITE => {
+                let offset = apic_offset(information.qualification);
+                information.apic_register = self.apic.register(offset);
+            }
             _ => {}
         }
         information

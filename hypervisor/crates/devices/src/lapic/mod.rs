@@ -22,6 +22,7 @@ mod base;
 mod bitmap;
 mod lint;
 mod message;
+mod page;
 mod reg;
 mod registers;
 mod state;
@@ -37,6 +38,7 @@ pub use message::{
     ApicIdentity, ApicMode, DeliveryMode, Destination, DestinationMode, InterruptMessage,
     IpiCommand, Shorthand, Trigger, arbitrate,
 };
+pub use page::{InterruptStatus, VirtualApicPage};
 pub use reg::{Esr, Lvt, LvtEntry, Reg, Svr, TimerMode, VERSION};
 pub use state::LapicState;
 pub use ticks::{TickRatio, Ticks};

@@ -177,10 +177,7 @@ impl Lapic {
     /// Reads a register that both modes have, or that xAPIC mode alone has.
     fn read(&self, reg: Reg, now: Ticks) -> Option<u32> {
         Some(match reg {
-            Reg::ID => match self.s.mode {
-                ApicMode::X2Apic => self.s.id,
-                ApicMode::XApic | ApicMode::Disabled => self.s.id << 24,
-            },
+            Reg::ID => self.id_register(),
             Reg::VERSION => VERSION,
             Reg::TPR => u32::from(self.s.tpr),
             Reg::APR => u32::from(self.apr()),

@@ -127,6 +127,14 @@ impl Lapic {
         self.s.lint_asserted = lint_asserted;
     }
 
+    /// The identity register as it reads.
+    pub(super) const fn id_register(&self) -> u32 {
+        match self.s.mode {
+            ApicMode::X2Apic => self.s.id,
+            ApicMode::XApic | ApicMode::Disabled => self.s.id << 24,
+        }
+    }
+
     /// The logical destination register as it reads.
     pub(super) const fn ldr(&self) -> u32 {
         match self.s.mode {

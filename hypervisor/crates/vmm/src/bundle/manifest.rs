@@ -107,6 +107,22 @@ pub struct GuestSettings {
     /// What happens when it resets its machine.
     #[serde(default)]
     pub on_reset: OnReset,
+    /// How far the CPU may run its local APICs.
+    #[serde(default)]
+    pub apic: ApicAssist,
+}
+
+/// How far the CPU may run a guest's local APICs, where it can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ApicAssist {
+    /// It keeps the registers, and delivers and ends interrupts by itself.
+    #[default]
+    Full,
+    /// It keeps the task priority; interrupts are injected.
+    Priority,
+    /// Every access is emulated.
+    None,
 }
 
 /// What happens when a guest resets its machine.

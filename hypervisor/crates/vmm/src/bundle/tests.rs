@@ -19,6 +19,7 @@ fn guest(name: &str) -> GuestSettings {
         cmdline: "console=ttyS0".into(),
         debug_exit: false,
         on_reset: OnReset::End,
+        apic: ApicAssist::Priority,
     }
 }
 

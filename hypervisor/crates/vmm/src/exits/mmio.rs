@@ -6,8 +6,13 @@ use crate::hw::Backend;
 use crate::memory::{GuestRam, MemoryError};
 use crate::vcpu::Vcpu;
 use crate::vm::{Host, Vm, VmError};
-use x86defs::exit::{NestedAccess, NestedFault};
+use devices::lapic::APIC_BASE_ADDRESS;
+use x86defs::GuestPhysAddr;
+use x86defs::exit::{ApicAccess, ApicAccessKind, NestedAccess, NestedFault};
 use x86emu::{Step, Stop};
+
+/// Why a guest can't go on whose stack or descriptors lie in device memory.
+pub(crate) const DELIVERY: &str = "to deliver an event through memory that is not RAM";
 
 pub(super) fn serve<B: Backend, M: GuestRam>(
     vcpu: &mut Vcpu<B>,
@@ -27,6 +32,35 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
     if fault.access.contains(NestedAccess::FETCH) {
         return Err(VmError::NotOffered("to execute instructions from device memory"));
     }
+    instruction(vcpu, vm, host)
+}
+
+/// An access to the APIC's page that the CPU does not virtualize by itself.
+pub(super) fn apic<B: Backend, M: GuestRam>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &mut impl Host,
+    access: ApicAccess,
+) -> Served {
+    match access.kind {
+        ApicAccessKind::Read | ApicAccessKind::Write => instruction(vcpu, vm, host),
+        ApicAccessKind::Fetch => {
+            Err(VmError::NotOffered("to execute instructions from device memory"))
+        }
+        ApicAccessKind::Delivery => Err(VmError::NotOffered(DELIVERY)),
+        ApicAccessKind::Physical => {
+            let gpa = GuestPhysAddr::new(APIC_BASE_ADDRESS + u64::from(access.offset.unwrap_or(0)));
+            Err(MemoryError::NotRam(gpa).into())
+        }
+    }
+}
+
+/// The instruction at RIP accesses device memory.
+fn instruction<B: Backend, M: GuestRam>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &mut impl Host,
+) -> Served {
     match x86emu::step(&mut emulated(vcpu, vm, host)) {
         Ok(Step::Done) => vcpu.end_instruction(),
         Ok(Step::Again) => vcpu.trap_single_step(),

@@ -5,13 +5,15 @@ mod msrs;
 mod ports;
 mod registers;
 
+pub(crate) use mmio::DELIVERY;
+
 use crate::emulate::Emulated;
-use crate::hw::Backend;
+use crate::hw::{Backend, InterruptDelivery};
 use crate::hypercall::{Caller, HypercallHost, Outcome, dispatch};
 use crate::memory::{GuestMemory, GuestRam};
 use crate::vcpu::{Activity, Vcpu};
 use crate::vm::{EndReason, Host, Vm, VmError};
-use devices::lapic::{Effect, Lint, LintEvent};
+use devices::lapic::{ApicMode, Effect, Lint, LintEvent};
 use hvabi::{Registers, ShutDownKind, kvm};
 use x86defs::bits::Low;
 use x86defs::exit::{CacheControl, ExceptionExit};
@@ -37,6 +39,19 @@ pub(crate) fn serve<B: Backend, M: GuestRam>(
         VmExit::InterruptWindow => interrupt_window(vcpu, vm, host),
         VmExit::PortIo(io) => ports::serve(vcpu, vm, host, io),
         VmExit::NestedFault(fault) => mmio::serve(vcpu, vm, host, fault),
+        VmExit::ApicAccess(access) => mmio::apic(vcpu, vm, host, access),
+        VmExit::ApicWrite(write) => {
+            let now = vm.ticks(host.time().tsc);
+            let effect = vcpu.core.lapic.written(write.offset, write.value, now);
+            apic_effect(vcpu, vm, effect);
+            Ok(None)
+        }
+        VmExit::VirtualEoi(vector) => {
+            if let Some(vector) = vcpu.core.lapic.ended(vector) {
+                vm.chipset.end_of_interrupt(vector, |message| vm.deliver(message));
+            }
+            Ok(None)
+        }
         VmExit::Cpuid => instruction(vcpu, vm, host, exit, |vcpu, _, _| {
             let (leaf, subleaf) = (vcpu.gpr(Gpr::Rax).low32(), vcpu.gpr(Gpr::Rcx).low32());
             let result = vcpu.core.cpuid.lookup(leaf, subleaf, &vcpu.core.view(vcpu.hw.cr4()));
@@ -85,9 +100,6 @@ pub(crate) fn serve<B: Backend, M: GuestRam>(
         VmExit::Rdtsc
         | VmExit::CacheControl(_)
         | VmExit::DescriptorTable(_)
-        | VmExit::ApicAccess(_)
-        | VmExit::ApicWrite(_)
-        | VmExit::VirtualEoi(_)
         | VmExit::DirtyLogFull
         | VmExit::StartupIpi(_) => Err(VmError::Internal("an exit that nobody asked for")),
     }
@@ -206,11 +218,19 @@ fn interrupt_window<B: Backend, M: GuestRam>(
     vm: &Vm<M>,
     host: &mut impl Host,
 ) -> Served {
-    if cfg!(planted = "window-interrupt-lost")
-        && let Some(vector) = vcpu.core.lapic.deliverable()
-    {
-        vcpu.core.lapic.acknowledge(vector);
-        let _ = vcpu.core.lapic.eoi();
+    if cfg!(planted = "window-interrupt-lost") {
+        match vcpu.hw.interrupt_delivery() {
+            InterruptDelivery::Injected => {
+                if let Some(vector) = vcpu.core.lapic.deliverable() {
+                    vcpu.core.lapic.acknowledge(vector);
+                    let _ = vcpu.core.lapic.eoi();
+                }
+            }
+            // The 8259s alone wait for windows then.
+            InterruptDelivery::Virtual => {
+                let _ = vm.chipset.pic_acknowledge(|message| vm.deliver(message));
+            }
+        }
     }
     if vcpu.hw.cpl() == 0 && vcpu.window_ignored_shadow() {
         // STI; HLT: the interrupt belongs behind the HLT, or it is lost. Before
@@ -237,6 +257,12 @@ pub(crate) fn apic_effect<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M
         Effect::Ipi(command) => vm.deliver_ipi(vcpu.index, &command),
         Effect::IdentityChanged => {
             vm.routes.publish(vcpu.index, vcpu.core.lapic.identity());
+            if vcpu.core.lapic.mode() == ApicMode::XApic {
+                vm.memory.open_apic_page();
+            } else {
+                vm.memory.close_apic_page();
+                vcpu.hw.flush_translations();
+            }
         }
     }
 }

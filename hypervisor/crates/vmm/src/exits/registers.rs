@@ -126,7 +126,6 @@ fn write_cr<B: Backend, M: GuestRam>(
                 return Err(Event::gp0());
             }
             vcpu.core.lapic.set_cr8(value.low8());
-            vcpu.hw.set_cr8(value.low8());
             Ok(())
         }
         _ => Err(Event::ud()),

@@ -8,7 +8,7 @@ mod tests;
 use crate::chipset::{Chipset, DebugPorts};
 use crate::clock::{HostTime, Interruption, TscFrequency, VcpuClock, VmClock};
 use crate::cpuid::{CpuidConfig, CpuidTable};
-use crate::hw::{Backend, HotState};
+use crate::hw::{Backend, HotState, InterruptDelivery};
 use crate::irq::{Posted, Routes};
 use crate::memory::{GuestMemory, GuestRam, MemoryError};
 use crate::msr::{MsrConfig, MsrFile, MsrTable};
@@ -18,9 +18,9 @@ use crate::run::{Next, turn};
 use crate::stats::ExitCounts;
 use crate::vcpu::{Vcpu, VcpuCore};
 use crate::vm::{Host, Kick, Vm};
-use devices::lapic::{Lapic, Role, TickRatio};
+use devices::lapic::{InterruptStatus, Lapic, Role, TickRatio, VirtualApicPage};
 use spin::{Mutex, RwLock};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::vec;
@@ -35,8 +35,8 @@ use x86defs::{
 const KHZ: u64 = 1_000_000;
 const RAM: usize = 2 << 20;
 
-/// RAM of 2 MiB at 0.
-pub(super) struct Ram(RefCell<Vec<u8>>);
+/// RAM of 2 MiB at 0, and whether the APIC's page is open.
+pub(super) struct Ram(RefCell<Vec<u8>>, pub(super) Cell<bool>);
 
 impl Ram {
     fn range(
@@ -91,6 +91,14 @@ impl GuestRam for Ram {
     fn populate(&self, gpa: GuestPhysAddr) -> Result<(), MemoryError> {
         self.range(gpa, 1).map(|_| ())
     }
+
+    fn open_apic_page(&self) {
+        self.1.set(true);
+    }
+
+    fn close_apic_page(&self) {
+        self.1.set(false);
+    }
 }
 
 /// The hardware's part: registers, and the exits to come.
@@ -110,7 +118,9 @@ pub(super) struct Script {
     rsp: u64,
     cr0: u64,
     cr2: u64,
-    cr8: u8,
+    /// Where the CPU delivers interrupts by itself: its page, and its status.
+    pub(super) page: Option<std::boxed::Box<VirtualApicPage>>,
+    pub(super) status: InterruptStatus,
     efer: u64,
     injection: Option<Event>,
     nmi_blocked: bool,
@@ -158,13 +168,19 @@ impl Backend for Script {
         self.cr4 = value.bits();
     }
     fn set_page_directory_pointers(&mut self, _: [u64; 4]) {}
-    fn cr8(&self) -> u8 {
-        self.cr8
+    fn interrupt_delivery(&self) -> InterruptDelivery {
+        if self.page.is_some() { InterruptDelivery::Virtual } else { InterruptDelivery::Injected }
     }
-    fn set_cr8(&mut self, value: u8) {
-        self.cr8 = value;
+    fn give_apic(&mut self, lapic: &mut Lapic) {
+        if let Some(page) = &self.page {
+            self.status = lapic.hand_over(page, self.status);
+        }
     }
-    fn set_cr8_threshold(&mut self, _: u8) {}
+    fn take_apic(&mut self, lapic: &mut Lapic) {
+        if let Some(page) = &self.page {
+            lapic.take_back(page, self.status);
+        }
+    }
     fn efer(&self) -> Efer {
         Efer::from_bits_retain(self.efer)
     }
@@ -308,7 +324,7 @@ impl Play {
         let cpuid = Arc::new(CpuidTable::new(&host, &config));
         let msr_config = MsrConfig { microcode: 1, low_ram_end: RAM as u64, high_ram_end: 1 << 32 };
         let msr_table = Arc::new(MsrTable::new(&cpuid, &msr_config));
-        let memory = Ram(RefCell::new(vec![0x90; RAM]));
+        let memory = Ram(RefCell::new(vec![0x90; RAM]), Cell::new(true));
         let mut clock = VmClock::new(frequency);
         let mut vcpu_clock = VcpuClock::default();
         let start = HostTime { tsc: 0, wall: 0 };

@@ -8,8 +8,9 @@ use crate::addr::{GuestPhysAddr, GuestVirtAddr};
 use crate::bits::{Low, Width};
 use crate::event::Exception;
 use crate::exit::{
-    CacheControl, CrAccess, DescriptorTableAccess, Direction, DrAccess, ExceptionExit, MonitorWait,
-    NestedAccess, NestedFault, PortIo, RawExit, StringIo, TaskSwitch, VmExit,
+    ApicAccess, ApicAccessKind, ApicWrite, CacheControl, CrAccess, DescriptorTableAccess,
+    Direction, DrAccess, ExceptionExit, MonitorWait, NestedAccess, NestedFault, PortIo, RawExit,
+    StringIo, TaskSwitch, VmExit,
 };
 use crate::reg::{Gpr, SegmentRegister};
 use bitfield_struct::bitfield;
@@ -221,6 +222,8 @@ pub struct ExitInformation {
     pub interruption_error: u32,
     /// The instruction information.
     pub instruction: u32,
+    /// The register of the virtual-APIC page that was written.
+    pub apic_register: u32,
 }
 
 impl ExitInformation {
@@ -340,6 +343,29 @@ fn port_io(qualification: u64, information: u32) -> Option<PortIo> {
         None
     };
     Some(PortIo { port: q.port(), width, direction, string })
+}
+
+/// Where in the virtual-APIC page the guest accessed or wrote a register.
+#[must_use]
+pub fn apic_offset(qualification: u64) -> u16 {
+    qualification.low16() & 0xfff
+}
+
+/// SDM: "Exit Qualification for APIC-Access VM Exits from Linear Accesses and
+/// Guest-Physical Accesses".
+fn apic_access(qualification: u64) -> Option<ApicAccess> {
+    let kind = match qualification >> 12 & 0xf {
+        0 => ApicAccessKind::Read,
+        1 => ApicAccessKind::Write,
+        2 => ApicAccessKind::Fetch,
+        3 | 10 => ApicAccessKind::Delivery,
+        // 4 and 11 are made by Processor Trace and the like.
+        4 | 11 | 15 => ApicAccessKind::Physical,
+        _ => return None,
+    };
+    // Guest-physical accesses leave the offset undefined.
+    let linear = qualification >> 12 & 0xf < 4;
+    Some(ApicAccess { offset: linear.then(|| apic_offset(qualification)), kind })
 }
 
 /// SDM: "Exit Qualification for EPT Violations".
@@ -471,7 +497,7 @@ pub fn decode(information: &ExitInformation) -> VmExit {
         ExitReason::PAUSE => VmExit::Pause,
         ExitReason::TPR_BELOW_THRESHOLD => VmExit::TaskPriorityLowered,
         ExitReason::APIC_ACCESS => {
-            VmExit::ApicAccess(GuestPhysAddr::new(information.guest_physical))
+            apic_access(qualification).map_or(VmExit::Unhandled(raw), VmExit::ApicAccess)
         }
         ExitReason::VIRTUAL_EOI => VmExit::VirtualEoi(qualification.low8()),
         ExitReason::GDTR_IDTR => VmExit::DescriptorTable(DescriptorTableAccess::GdtrIdtr),
@@ -480,7 +506,10 @@ pub fn decode(information: &ExitInformation) -> VmExit {
         ExitReason::PREEMPTION_TIMER => VmExit::TimesliceExpired,
         ExitReason::WBINVD => VmExit::CacheControl(CacheControl::Wbinvd),
         ExitReason::XSETBV => VmExit::Xsetbv,
-        ExitReason::APIC_WRITE => VmExit::ApicWrite(qualification.low16() & 0xfff),
+        ExitReason::APIC_WRITE => VmExit::ApicWrite(ApicWrite {
+            offset: apic_offset(qualification),
+            value: information.apic_register,
+        }),
         ExitReason::INVPCID => VmExit::CacheControl(CacheControl::Invpcid),
         ExitReason::PML_FULL => VmExit::DirtyLogFull,
         _ => VmExit::Unhandled(raw),

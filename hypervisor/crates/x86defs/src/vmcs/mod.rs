@@ -16,7 +16,7 @@ pub use controls::{
 };
 pub use error::InstructionError;
 pub use event::{InterruptionInfo, InterruptionKind, interrupted_event};
-pub use exit::{ExitInformation, ExitReason, decode, unblocks_nmi};
+pub use exit::{ExitInformation, ExitReason, apic_offset, decode, unblocks_nmi};
 pub use fields::{Field16, Field32, Field64, FieldNatural};
 
 use bitflags::bitflags;
@@ -49,8 +49,6 @@ pub const PENDING_DEBUG_BS: u64 = 1 << 14;
 pub const ACCESS_RIGHTS_UNUSABLE: u32 = 1 << 16;
 /// Bytes of each of the two I/O bitmaps and of the MSR bitmap.
 pub const BITMAP_SIZE: usize = 4096;
-/// Offset of the task priority in the virtual-APIC page.
-pub const VIRTUAL_APIC_TPR: usize = 0x80;
 /// Bit 31 of the exit reason: the entry failed.
 pub const ENTRY_FAILED: u32 = 1 << 31;
 

@@ -3,6 +3,7 @@
 
 mod delivery;
 mod identity;
+mod page;
 mod property;
 mod registers;
 mod timer;

@@ -1,5 +1,9 @@
 use super::*;
 
+fn default() -> ExitInformation {
+    ExitInformation::default()
+}
+
 fn exit(reason: u32, qualification: u64) -> VmExit {
     decode(&ExitInformation { reason, qualification, ..ExitInformation::default() })
 }
@@ -58,11 +62,32 @@ fn qualifications_with_a_number() {
     assert_eq!(exit(4, 0x99), VmExit::StartupIpi(0x99));
     assert_eq!(exit(9, 0x4000_0028), VmExit::TaskSwitch(TaskSwitch { selector: 0x28 }));
     assert_eq!(exit(45, 0x31), VmExit::VirtualEoi(0x31));
-    assert_eq!(exit(56, 0x300), VmExit::ApicWrite(0x300));
+    let information =
+        ExitInformation { reason: 56, qualification: 0x300, apic_register: 0x4_0045, ..default() };
+    let write = ApicWrite { offset: 0x300, value: 0x4_0045 };
+    assert_eq!(decode(&information), VmExit::ApicWrite(write));
     assert_eq!(
         exit(14, 0x7000),
         VmExit::CacheControl(CacheControl::Invlpg(Some(GuestVirtAddr::new(0x7000))))
     );
+}
+
+#[test]
+fn apic_accesses() {
+    for (qualification, offset, kind) in [
+        (0x0390, Some(0x390), ApicAccessKind::Read),
+        (0x1300, Some(0x300), ApicAccessKind::Write),
+        (0x2ffc, Some(0xffc), ApicAccessKind::Fetch),
+        (0x3010, Some(0x010), ApicAccessKind::Delivery),
+        (0xa010, None, ApicAccessKind::Delivery),
+        (0xf010, None, ApicAccessKind::Physical),
+        // Asynchronous to the instruction.
+        (0x1_0080, Some(0x080), ApicAccessKind::Read),
+    ] {
+        let wanted = VmExit::ApicAccess(ApicAccess { offset, kind });
+        assert_eq!(exit(44, qualification), wanted, "{qualification:#x}");
+    }
+    assert!(matches!(exit(44, 0x5000), VmExit::Unhandled(_)));
 }
 
 #[test]

@@ -1,0 +1,226 @@
+//! The local APIC in hardware (SDM: "APIC Virtualization and Virtual
+//! Interrupts"), as far as the CPU goes and the guest's settings let it:
+//!
+//! - nothing: MOV CR8 exits, accesses to the registers are nested faults;
+//! - the task priority: the CPU keeps it in the virtual-APIC page, and tells
+//!   when it falls below what an interrupt waits for;
+//! - everything: the CPU serves reads from the page, delivers interrupts from
+//!   it and ends them; only the EOI of a level-triggered one, and writes that do
+//!   more than change a register, exit.
+//!
+//! Which of the two address spaces of the registers is virtualized follows the
+//! APIC's mode: the page at its address (xAPIC) or the MSRs (x2APIC).
+
+use super::caps::Caps;
+use super::maps::Maps;
+use super::vmcs::Current;
+use crate::error::HostError;
+use crate::hw::GuestApic;
+use crate::mm;
+use devices::lapic::{ApicMode, InterruptStatus, Lapic, VectorSet, VirtualApicPage};
+use vmm::bundle::ApicAssist;
+use vmm::hw::InterruptDelivery;
+use x86defs::HostPhysAddr;
+use x86defs::vmcs::{Field16, Field32, Field64, PrimaryControls, SecondaryControls};
+
+/// Controls that follow the APIC's mode.
+const BY_MODE: SecondaryControls =
+    SecondaryControls::VIRTUAL_APIC_ACCESSES.union(SecondaryControls::VIRTUAL_X2APIC);
+/// What the CPU must have to deliver interrupts by itself, beside the TPR
+/// shadow: with fewer of them some accesses would neither exit nor work.
+const DELIVERY: SecondaryControls = BY_MODE
+    .union(SecondaryControls::APIC_REGISTER_VIRTUALIZATION)
+    .union(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY);
+
+/// Every control of APIC virtualization, for [`Caps`] to look for.
+pub(super) const OPTIONAL: SecondaryControls = DELIVERY;
+
+/// What a vCPU's controls have of APIC virtualization.
+fn assisted(caps: &Caps, assist: ApicAssist) -> (PrimaryControls, SecondaryControls) {
+    let (mut primary, mut secondary) = (caps.primary, caps.secondary);
+    let delivers = secondary.contains(DELIVERY) && primary.contains(PrimaryControls::TPR_SHADOW);
+    match assist {
+        ApicAssist::Full if delivers => {}
+        ApicAssist::Full | ApicAssist::Priority
+            if primary.contains(PrimaryControls::TPR_SHADOW) =>
+        {
+            secondary -= DELIVERY - BY_MODE;
+        }
+        ApicAssist::Full | ApicAssist::Priority | ApicAssist::None => {
+            primary -= PrimaryControls::TPR_SHADOW;
+            primary |= PrimaryControls::CR8_LOAD_EXITING | PrimaryControls::CR8_STORE_EXITING;
+            secondary -= DELIVERY;
+        }
+    }
+    (primary, secondary)
+}
+
+/// See [`crate::hw::VendorCpu::watches_apic_page`].
+pub(super) fn watches_page(caps: &Caps, assist: ApicAssist) -> bool {
+    assisted(caps, assist).1.contains(SecondaryControls::VIRTUAL_APIC_ACCESSES)
+}
+
+/// A vCPU's part of it.
+#[derive(Debug)]
+pub(super) struct ApicHardware {
+    /// The virtual-APIC page.
+    page: HostPhysAddr,
+    /// Every control that this vCPU may use, whatever the APIC's mode.
+    pub(super) primary: PrimaryControls,
+    secondary: SecondaryControls,
+    maps: Maps,
+    /// The mode that the controls are set for.
+    mode: Option<ApicMode>,
+    /// What the VMCS holds.
+    status: InterruptStatus,
+    eoi_exits: VectorSet,
+    threshold: u8,
+}
+
+impl ApicHardware {
+    /// As far as `guest` wants and the CPU goes.
+    ///
+    /// # Errors
+    /// [`HostError::OutOfMemory`].
+    pub(super) fn new(caps: &Caps, guest: GuestApic, maps: Maps) -> Result<Self, HostError> {
+        let page = mm::allocate_page().ok_or(HostError::OutOfMemory("a virtual-APIC page"))?;
+        let (primary, mut secondary) = assisted(caps, guest.assist);
+        if guest.page.is_none() {
+            secondary -= SecondaryControls::VIRTUAL_APIC_ACCESSES;
+        }
+        Ok(Self {
+            page,
+            primary,
+            secondary,
+            maps,
+            mode: None,
+            status: InterruptStatus::new(),
+            eoi_exits: VectorSet::EMPTY,
+            threshold: 0,
+        })
+    }
+
+    fn has_tpr_shadow(&self) -> bool {
+        self.primary.contains(PrimaryControls::TPR_SHADOW)
+    }
+
+    /// How interrupts are delivered.
+    pub(super) fn delivery(&self) -> InterruptDelivery {
+        if self.secondary.contains(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY) {
+            InterruptDelivery::Virtual
+        } else {
+            InterruptDelivery::Injected
+        }
+    }
+
+    fn page(&self) -> &VirtualApicPage {
+        let pointer = mm::direct(self.page) as *const VirtualApicPage;
+        // SAFETY: the page is this vCPU's own, mapped at its direct address for
+        // as long as `self` lives, zeroed when it was taken, and made of atomics,
+        // so that the CPU may change it while the guest runs.
+        unsafe { &*pointer }
+    }
+
+    /// The task priority in the page, where the CPU keeps it there.
+    pub(super) fn task_priority(&self) -> Option<u8> {
+        self.has_tpr_shadow().then(|| self.page().task_priority())
+    }
+
+    /// Fills the fields of a new VMCS.
+    pub(super) fn write_controls(&self, v: Current<'_>, access_page: Option<HostPhysAddr>) {
+        v.write(Field32::SECONDARY_CONTROLS, (self.secondary - BY_MODE).bits());
+        v.write(Field64::MSR_BITMAP, self.maps.msr.as_u64());
+        if self.has_tpr_shadow() {
+            v.write(Field64::VIRTUAL_APIC, self.page.as_u64());
+            v.write(Field32::TPR_THRESHOLD, 0);
+        }
+        if self.secondary.contains(SecondaryControls::VIRTUAL_APIC_ACCESSES)
+            && let Some(page) = access_page
+        {
+            v.write(Field64::APIC_ACCESS, page.as_u64());
+        }
+        if self.delivery() == InterruptDelivery::Virtual {
+            v.write(Field16::GUEST_INTERRUPT_STATUS, 0);
+            write_eoi_exits(v, &VectorSet::EMPTY);
+        }
+    }
+
+    /// The APIC has changed its mode.
+    fn follow_mode(&mut self, v: Current<'_>, mode: ApicMode) {
+        self.mode = Some(mode);
+        let wanted = match mode {
+            ApicMode::XApic => SecondaryControls::VIRTUAL_APIC_ACCESSES,
+            ApicMode::X2Apic => SecondaryControls::VIRTUAL_X2APIC,
+            ApicMode::Disabled => SecondaryControls::empty(),
+        };
+        let controls = (self.secondary - BY_MODE) | (self.secondary & wanted);
+        // A read that does not exit must be one that the CPU virtualizes: else
+        // it would be of the machine's own APIC.
+        let x2apic = controls.contains(SecondaryControls::VIRTUAL_X2APIC);
+        let bitmap = match (x2apic, self.delivery()) {
+            (false, _) => self.maps.msr,
+            (true, InterruptDelivery::Injected) => self.maps.msr_priority,
+            (true, InterruptDelivery::Virtual) => self.maps.msr_apic,
+        };
+        v.write(Field32::SECONDARY_CONTROLS, controls.bits());
+        v.write(Field64::MSR_BITMAP, bitmap.as_u64());
+    }
+
+    /// See [`vmm::hw::Backend::give_apic`].
+    pub(super) fn give(&mut self, v: Current<'_>, lapic: &mut Lapic) {
+        if self.mode != Some(lapic.mode()) {
+            self.follow_mode(v, lapic.mode());
+        }
+        if self.delivery() == InterruptDelivery::Virtual {
+            let level = lapic.level_triggered();
+            if level != self.eoi_exits {
+                self.eoi_exits = level;
+                write_eoi_exits(v, &level);
+                lapic.show_level_triggered(self.page());
+            }
+            let status = lapic.hand_over(self.page(), self.status);
+            if status != self.status {
+                self.status = status;
+                v.write(Field16::GUEST_INTERRUPT_STATUS, status.into_bits());
+            }
+        } else if self.has_tpr_shadow() {
+            self.page().set_task_priority(lapic.tpr());
+            // More than the priority itself is refused, and would be no wait.
+            let threshold = lapic.cr8_threshold().min(lapic.cr8());
+            if threshold != self.threshold {
+                self.threshold = threshold;
+                v.write(Field32::TPR_THRESHOLD, threshold.into());
+            }
+        }
+    }
+
+    /// See [`vmm::hw::Backend::take_apic`].
+    pub(super) fn take(&mut self, v: Current<'_>, lapic: &mut Lapic) {
+        if self.delivery() == InterruptDelivery::Virtual {
+            self.status = InterruptStatus::from_bits(v.read(Field16::GUEST_INTERRUPT_STATUS));
+            lapic.take_back(self.page(), self.status);
+        } else if self.has_tpr_shadow() {
+            lapic.set_tpr(self.page().task_priority());
+        }
+    }
+
+    /// The register at `offset` of the page, as the guest wrote it.
+    pub(super) fn register(&self, offset: u16) -> u32 {
+        let [register, _] = (offset >> 4).to_le_bytes();
+        self.page().read(devices::lapic::Reg(register))
+    }
+}
+
+fn write_eoi_exits(v: Current<'_>, vectors: &VectorSet) {
+    let VectorSet(words) = *vectors;
+    let fields = [Field64::EOI_EXIT0, Field64::EOI_EXIT1, Field64::EOI_EXIT2, Field64::EOI_EXIT3];
+    for (field, word) in fields.into_iter().zip(words) {
+        v.write(field, word);
+    }
+}
+
+impl Drop for ApicHardware {
+    fn drop(&mut self) {
+        mm::free_page(self.page);
+    }
+}
