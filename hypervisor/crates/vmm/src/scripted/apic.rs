@@ -2,10 +2,12 @@
 
 use super::Play;
 use crate::hw::Backend;
+use crate::layout::{IOAPIC_BASE, PM1A_EVENT_PORT};
+use alloc::boxed::Box;
+use devices::Nanos;
 use devices::lapic::{InterruptStatus, Reg, Trigger, VirtualApicPage};
-use std::boxed::Box;
 use x86defs::exit::{ApicAccess, ApicAccessKind, ApicWrite};
-use x86defs::{Event, Gpr, Msr, Rflags, VmExit};
+use x86defs::{Event, Gpr, GuestPhysAddr, Msr, Rflags, VmExit, Width};
 
 const IF: u64 = Rflags::IF.bits() | 2;
 
@@ -81,15 +83,19 @@ fn other_accesses_are_emulated() {
 #[test]
 fn the_end_of_a_level_triggered_interrupt_reaches_the_io_apic() {
     let mut play = play();
-    // Entry 9, the SCI's: vector 0x49, level-triggered.
-    for (register, value) in [(0x10 + 18, 0x8049_u32), (0x10 + 19, 0)] {
+    let vm = &play.vm;
+    // Entry 9, the SCI's: vector 0x49, level-triggered, for APIC 0.
+    for (register, value) in [(0x10 + 18, 0x8049), (0x10 + 19, 0)] {
         for (offset, value) in [(0, register), (0x10, value)] {
-            play.store(0xfec0_0000 + offset, value);
+            let at = GuestPhysAddr::new(IOAPIC_BASE + offset);
+            vm.chipset.mmio_write(at, Width::B4, value, Nanos(0), |m| vm.deliver(m));
         }
     }
-    play.vm.press_power_button();
-    // The button's event is enabled in the PM block.
-    play.out16(0x602, 1 << 8);
+    // The power button's event is enabled, and happens.
+    let _ = vm.chipset.port_write(PM1A_EVENT_PORT + 2, Width::B2, 1 << 8, Nanos(0), &mut |m| {
+        vm.deliver(m);
+    });
+    vm.press_power_button();
     play.turn(VmExit::HostInterrupt);
     assert_eq!(play.vcpu.hw.status.requesting(), 0x49);
     // The CPU delivers and ends it: the line is still asserted, so it asks again.

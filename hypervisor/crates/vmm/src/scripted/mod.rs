@@ -3,6 +3,7 @@
 
 extern crate std;
 
+mod apic;
 mod tests;
 
 use crate::chipset::{Chipset, DebugPorts};
