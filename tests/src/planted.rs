@@ -20,9 +20,12 @@ pub const PLANTED: &[Planted] = &[
     Planted { fault: "reinjection-dropped", cases: &["tiny-exits", "tiny-exits-vmx"] },
     Planted { fault: "xcr0-leaked", cases: &["tiny-state", "tiny-state-vmx"] },
     Planted { fault: "asid-not-bumped", cases: &["host:tags::"] },
-    Planted { fault: "eoi-lost", cases: &["tiny-irq", "tiny-irq-vmx"] },
+    Planted { fault: "eoi-lost", cases: &["tiny-irq", "tiny-irq-vmx", "tiny-irq-vmx-injected"] },
     Planted { fault: "tsc-offset-sign", cases: &["tiny-clock", "tiny-clock-vmx"] },
     Planted { fault: "emulated-write-privilege", cases: &["tiny-emulate", "tiny-emulate-vmx"] },
     Planted { fault: "nested-page-writable", cases: &["tiny-memory", "tiny-memory-vmx"] },
-    Planted { fault: "window-interrupt-lost", cases: &["tiny-irq", "tiny-irq-vmx"] },
+    Planted {
+        fault: "window-interrupt-lost",
+        cases: &["tiny-irq", "tiny-irq-vmx", "tiny-irq-vmx-injected"],
+    },
 ];

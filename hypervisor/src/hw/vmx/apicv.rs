@@ -20,8 +20,8 @@ use crate::mm;
 use devices::lapic::{ApicMode, InterruptStatus, Lapic, VectorSet, VirtualApicPage};
 use vmm::bundle::ApicAssist;
 use vmm::hw::InterruptDelivery;
-use x86defs::HostPhysAddr;
 use x86defs::vmcs::{Field16, Field32, Field64, PrimaryControls, SecondaryControls};
+use x86defs::{HostPhysAddr, Vector};
 
 /// Controls that follow the APIC's mode.
 const BY_MODE: SecondaryControls =
@@ -202,6 +202,14 @@ impl ApicHardware {
         } else if self.has_tpr_shadow() {
             lapic.set_tpr(self.page().task_priority());
         }
+    }
+
+    /// The vector that the CPU delivered last, where it does so by itself.
+    pub(super) fn servicing(&self, v: Current<'_>) -> Option<Vector> {
+        let virtualized = self.delivery() == InterruptDelivery::Virtual;
+        let status = virtualized.then(|| v.read(Field16::GUEST_INTERRUPT_STATUS))?;
+        let vector = InterruptStatus::from_bits(status).servicing();
+        (vector != 0).then_some(vector)
     }
 
     /// The register at `offset` of the page, as the guest wrote it.

@@ -369,7 +369,16 @@ impl VmxVcpu {
         if !info.valid() {
             return None;
         }
-        let length = info.length_field().map_or(0, |field| v.read(field).low8());
+        let length = info.length_field().map(|field| v.read(field).low8());
+        if length == Some(0)
+            && let Some(vector) = self.apic.servicing(v)
+        {
+            // No instruction is that short. One emulator reports the event
+            // before last when it was an interrupt of the virtual-APIC page
+            // whose delivery exited.
+            return Some(Event::interrupt(vector));
+        }
+        let length = length.unwrap_or(0);
         interrupted_event(info, v.read(Field32::IDT_VECTORING_ERROR), length)
     }
 
