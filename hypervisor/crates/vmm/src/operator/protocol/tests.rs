@@ -4,7 +4,7 @@ extern crate std;
 use super::event::{EventGuest, KEPT};
 use super::uploads::MAX_UPLOADS;
 use super::*;
-use crate::bundle::{GuestSettings, LogLevel, ModuleSettings, OnReset};
+use crate::bundle::{ApicAssist, GuestSettings, LogLevel, ModuleSettings, OnReset};
 use crate::operator::{Answer, ErrorCode, GuestRef, Operation, Refusal};
 use alloc::boxed::Box;
 use alloc::format;
@@ -28,6 +28,7 @@ fn settings() -> Box<GuestSettings> {
         cmdline: "console=ttyS0".into(),
         debug_exit: false,
         on_reset: OnReset::End,
+        apic: ApicAssist::Full,
     })
 }
 
