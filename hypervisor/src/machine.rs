@@ -19,7 +19,7 @@ use spin::{Mutex, RwLock};
 use vmm::bundle::{Bundle, GuestSettings, OnReset};
 use vmm::chipset::{Chipset, DebugPorts};
 use vmm::clock::{HostTime, Interruption, TscFrequency, VcpuClock, VmClock};
-use vmm::cpuid::{CpuidConfig, CpuidTable, FeatureBit};
+use vmm::cpuid::{CpuidConfig, CpuidTable, FeatureBit, QuickLeaves, VcpuView};
 use vmm::e820;
 use vmm::hw::{Backend, HotState};
 use vmm::irq::{Posted, Routes};
@@ -30,12 +30,13 @@ use vmm::mtrr::Mtrrs;
 use vmm::recorder::Recorder;
 use vmm::run::{Next, turn};
 use vmm::stats::ExitCounts;
+use vmm::timer::{HotTimer, NEVER};
 use vmm::vcpu::{Vcpu, VcpuCore};
-use vmm::vm::{EndReason, Host, Kick, Vm};
-use x86defs::Xcr0;
+use vmm::vm::{EndReason, Flushed, Host, Kick, Vm};
+use x86defs::{Cr4, Xcr0};
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
-/// The shortest time for which the timer is armed, in microseconds.
+/// The shortest time for which a guest is let in, in microseconds.
 const MIN_SLICE_US: u64 = 20;
 /// Without interrupts of the serial port, how often to look at it: 10 ms.
 const POLL_HZ: u64 = 100;
@@ -66,11 +67,14 @@ impl<C: VendorCpu> Machine<C> {
     }
 }
 
+/// A guest's machine.
+type Guest = Vm<Arc<GuestSpace>>;
+
 /// This CPU, as the guest's loop sees it.
 struct ThisCpu<'a, C> {
     machine: &'a Machine<C>,
     /// The deadline that the timer is armed for.
-    armed: Option<u64>,
+    armed: u64,
     /// When to look at the serial port again.
     next_poll: u64,
     /// The operator's escape key.
@@ -90,33 +94,30 @@ impl<C: VendorCpu> Host for ThisCpu<'_, C> {
         serial::room()
     }
 
-    fn arm_timer(&mut self, deadline: Option<u64>) {
-        let poll = self.next_poll;
-        let deadline = Some(deadline.map_or(poll, |d| d.min(poll)));
-        if deadline == self.armed {
-            return;
+    fn deadline(&self) -> u64 {
+        self.next_poll
+    }
+
+    fn arm_timer(&mut self, deadline: u64) {
+        if deadline != self.armed {
+            self.armed = deadline;
+            apic::arm_timer_at(deadline, asm::rdtsc());
         }
+    }
+
+    fn note_armed(&mut self, deadline: u64) {
         self.armed = deadline;
-        match deadline {
-            // A deadline that is past or near must leave the guest time to go
-            // on, or a device could ring so fast that it never does.
-            Some(at) => {
-                let least = self.machine.khz / 1000 * MIN_SLICE_US;
-                apic::arm_timer(at.saturating_sub(asm::rdtsc()).max(least));
-            }
-            None => apic::disarm_timer(),
-        }
     }
 }
 
 impl<C: VendorCpu> ThisCpu<'_, C> {
     /// Looks after the machine's interrupts and serial port.
-    fn look_after_machine(&mut self, vm: &Vm<GuestSpace>) {
+    fn look_after_machine(&mut self, vm: &Guest) {
         asm::take_pending_interrupts();
         let seen = traps::take_seen();
         let timer = traps::TIMER_VECTOR;
         if seen[usize::from(timer / 64)] & 1 << (timer % 64) != 0 {
-            self.armed = None;
+            self.armed = NEVER;
         }
         let nmis = traps::take_nmis();
         if nmis != 0 {
@@ -135,7 +136,7 @@ impl<C: VendorCpu> ThisCpu<'_, C> {
     }
 
     /// Moves bytes between the machine's serial port and the guest's.
-    fn console(&mut self, vm: &Vm<GuestSpace>) {
+    fn console(&mut self, vm: &Guest) {
         serial::drain();
         let tsc = asm::rdtsc();
         // One byte typed can be two for the guest.
@@ -222,27 +223,34 @@ fn run_guest<C: VendorCpu>(
         mm::with_root(vm.memory.root(), || C::try_broken(&mut vcpu.hw, &mut vcpu.core, plan));
         return Ok(EndReason::PowerOff);
     }
-    let mut host = ThisCpu { machine, armed: None, next_poll: 0, keys: Keys::default() };
+    let mut host = ThisCpu { machine, armed: NEVER, next_poll: 0, keys: Keys::default() };
+    while vm.memory.prepare() {}
     let reason = mm::with_root(vm.memory.root(), || {
         loop {
             host.look_after_machine(&vm);
             match turn(&mut vcpu, &vm, &mut host) {
                 Next::Continue => {}
                 Next::Idle(deadline) => {
-                    host.arm_timer(deadline);
-                    asm::halt_until_interrupt();
+                    // What takes long is done while nobody waits.
+                    if !vm.memory.prepare() {
+                        host.arm_timer(deadline.min(host.deadline()));
+                        asm::halt_until_interrupt();
+                    }
                 }
                 Next::End(reason) => break reason,
             }
         }
     });
-    vm.flush_console(serial::write, serial::room());
+    // What does not fit is waited for: nothing else is to do.
+    while vm.flush_console(serial::write, serial::room()) == Flushed::OutOfRoom {
+        serial::drain();
+    }
     report(&vm, &vcpu, &reason);
     Ok(reason)
 }
 
 /// What the operator should know of a guest's end.
-fn report<B: Backend>(vm: &Vm<GuestSpace>, vcpu: &Vcpu<B>, reason: &EndReason) {
+fn report<B: Backend>(vm: &Guest, vcpu: &Vcpu<B>, reason: &EndReason) {
     let crash =
         matches!(reason, EndReason::TripleFault | EndReason::Failed(_) | EndReason::Panicked);
     if crash {
@@ -283,7 +291,7 @@ fn build<C: VendorCpu>(
     machine: &Machine<C>,
     bundle: &Bundle<'static>,
     settings: &GuestSettings,
-) -> Result<(Vm<GuestSpace>, Vcpu<C::Vcpu>), HostError> {
+) -> Result<(Guest, Vcpu<C::Vcpu>), HostError> {
     let fail = |why: String| HostError::Guest { guest: settings.name.clone(), why };
     if settings.vcpus != 1 {
         return Err(fail(alloc::format!(
@@ -365,10 +373,23 @@ fn build<C: VendorCpu>(
     let apic = GuestApic { assist: settings.apic, page };
     let mut hw = machine.cpu.vcpu(space.nested_root(), apic)?;
     hw.set_tsc_offset(clock.tsc_offset(&vcpu_clock));
+    let debug = if settings.debug_exit { DebugPorts::Present } else { DebugPorts::Absent };
+    let chipset = Arc::new(Chipset::new(time.wall / NANOS_PER_SECOND, debug));
+    let space = Arc::new(space);
+    let view = VcpuView {
+        cr4: Cr4::empty(),
+        xcr0: Xcr0::X87,
+        apic_base: lapic.apic_base(),
+        apic_id: lapic.id(),
+    };
     let core = VcpuCore {
         hot: HotState::default(),
         served: false,
         ended_level: None,
+        timer: HotTimer::new(machine.khz / 1000 * MIN_SLICE_US),
+        leaves: QuickLeaves::new(&cpuid, view),
+        chipset: Arc::clone(&chipset),
+        memory: Arc::<GuestSpace>::clone(&space),
         lapic,
         clock: vcpu_clock,
         msrs: MsrFile::new(&msr_table),
@@ -382,12 +403,11 @@ fn build<C: VendorCpu>(
     };
     let mut vcpu = Vcpu::new(0, core, hw);
     vcpu.start_at(&state);
-    let debug = if settings.debug_exit { DebugPorts::Present } else { DebugPorts::Absent };
     let vm = Vm {
         name: settings.name.clone(),
         memory: space,
         clock: RwLock::new(clock),
-        chipset: Chipset::new(time.wall / NANOS_PER_SECOND, debug),
+        chipset,
         mtrrs: Mutex::new(Mtrrs::new(cpuid.physical_address_bits())),
         vcpus: alloc::vec![shared],
         routes,

@@ -179,13 +179,20 @@ fn calibrate() -> Result<(), HostError> {
     Ok(())
 }
 
+/// Arms this CPU's timer for when its TSC, which is `now`, reaches `at`.
+#[inline]
+pub fn arm_timer_at(at: u64, now: u64) {
+    arm_timer(at.saturating_sub(now));
+}
+
 /// Arms this CPU's timer for `ticks` TSC ticks from now. It may ring early,
 /// never much late; whoever wakes looks at the clock.
+#[inline]
 pub fn arm_timer(ticks: u64) {
     let per_mebitick = u64::from(COUNTS_PER_MEBITICK.load(Ordering::Relaxed));
-    let counts = (u128::from(ticks) * u128::from(per_mebitick)) >> 20;
-    let counts = counts.clamp(1, u128::from(u32::MAX >> 1)).low32();
-    write(TIMER_INITIAL, counts);
+    // Far deadlines ring early: 2^43 ticks are half an hour and more.
+    let counts = ticks.min(1 << 43).saturating_mul(per_mebitick) >> 20;
+    write(TIMER_INITIAL, counts.clamp(1, u64::from(u32::MAX >> 1)).low32());
 }
 
 /// Disarms this CPU's timer.

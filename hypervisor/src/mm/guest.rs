@@ -6,6 +6,7 @@
 //! anything of the guest can reach it.
 
 use super::pool::Tables;
+use super::stock::Stock;
 use super::{FRAMES, copy, host, layout};
 use crate::error::HostError;
 use alloc::vec::Vec;
@@ -18,11 +19,13 @@ use paging::stage2::{
 };
 use spin::Mutex;
 use vmm::layout::{LEGACY_HOLE_END, ROM_START};
-use vmm::memory::{GuestMemory, GuestRam, MemoryError};
+use vmm::memory::{GuestMemory, GuestRam, HotRam, MemoryError};
 use x86defs::addr::PAGE_SIZE;
 use x86defs::{GuestPhysAddr, HostPhysAddr, Width};
 
 const LARGE: u64 = 2 << 20;
+/// Frames in 2 MiB.
+const BLOCK_FRAMES: u64 = LARGE / PAGE_SIZE;
 
 /// Frames promised to guests that have not taken them yet.
 static RESERVED: AtomicU64 = AtomicU64::new(0);
@@ -63,6 +66,16 @@ impl Nested {
         };
     }
 
+    /// As [`map`](Self::map), for 2 MiB and only if that is simple.
+    #[inline(always)]
+    fn map_2m(&mut self, at: u64, hpa: HostPhysAddr) -> bool {
+        let attributes = Attributes::ram(Permissions::RWX);
+        match self {
+            Self::Npt(m) => m.map_2m(&mut Tables, at, hpa, attributes),
+            Self::Ept(m) => m.map_2m(&mut Tables, at, hpa, attributes),
+        }
+    }
+
     fn root(&self) -> HostPhysAddr {
         match self {
             Self::Npt(m) => m.root(),
@@ -78,6 +91,9 @@ struct Inner {
     /// does where nothing answers, for an APIC that has none in memory.
     apic_page: Option<HostPhysAddr>,
     populated: u64,
+    stock: Stock,
+    /// Frames in the stock: no longer promised, not yet the guest's.
+    stocked: u64,
 }
 
 impl Inner {
@@ -158,7 +174,14 @@ impl GuestSpace {
             owner: Owner(Owner::GUESTS.0 + index),
             reserved: frames,
             sealed: AtomicBool::new(false),
-            inner: Mutex::new(Inner { window, nested, apic_page: None, populated: 0 }),
+            inner: Mutex::new(Inner {
+                window,
+                nested,
+                apic_page: None,
+                populated: 0,
+                stock: Stock::new(),
+                stocked: 0,
+            }),
         })
     }
 
@@ -221,12 +244,11 @@ impl GuestSpace {
     }
 
     fn try_populate(&self, gpa: GuestPhysAddr) -> Result<(), MemoryError> {
-        let region = self.region(gpa).ok_or(MemoryError::NotRam(gpa))?;
+        self.region(gpa).ok_or(MemoryError::NotRam(gpa))?;
         let mut inner = self.inner.lock();
-        let large = gpa.align_down(LARGE);
-        let fits =
-            large >= region.start && large.checked_add(LARGE).is_some_and(|e| e <= region.end);
-        if fits && self.back(&mut inner, large, ORDER_2M) {
+        if let Some(large) = self.large_around(gpa)
+            && (Self::back_from_stock(&mut inner, large) || self.back(&mut inner, large, ORDER_2M))
+        {
             return Ok(());
         }
         let small = gpa.align_down(PAGE_SIZE);
@@ -277,6 +299,52 @@ impl GuestSpace {
         inner.populated += frames;
         RESERVED.fetch_sub(frames, Ordering::Relaxed);
         true
+    }
+
+    /// Zeroes some memory ahead, for first touches to come. `false` if there is
+    /// nothing to do; else call again when there is time.
+    pub fn prepare(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let promised = self.reserved - inner.populated - inner.stocked;
+        if inner.stock.wants_block() && promised >= BLOCK_FRAMES && inner.stock.begin(self.owner) {
+            inner.stocked += BLOCK_FRAMES;
+            RESERVED.fetch_sub(BLOCK_FRAMES, Ordering::Relaxed);
+        }
+        if !inner.stock.is_at_work() {
+            return false;
+        }
+        inner.stock.step();
+        true
+    }
+
+    /// Backs the 2 MiB at `large` from the stock. `false`: nothing has changed.
+    #[inline]
+    fn back_from_stock(inner: &mut Inner, large: GuestPhysAddr) -> bool {
+        let Some(frame) = inner.stock.peek() else { return false };
+        let (at, hpa) = (layout::VM_WINDOW + large.as_u64(), frame.base());
+        let user = Attributes::ram(Permissions::RW | Permissions::USER);
+        if !inner.window.map_2m(&mut Tables, at, hpa, user) {
+            return false;
+        }
+        if !inner.nested.map_2m(large.as_u64(), hpa) {
+            let _ = inner.window.unmap(&mut Tables, at, LARGE, |_, _| ());
+            return false;
+        }
+        let _ = inner.stock.take();
+        inner.stocked -= BLOCK_FRAMES;
+        inner.populated += BLOCK_FRAMES;
+        true
+    }
+
+    /// The 2 MiB around `gpa`, if they are all RAM.
+    #[inline]
+    fn large_around(&self, gpa: GuestPhysAddr) -> Option<GuestPhysAddr> {
+        let region = self.region(gpa)?;
+        let large = gpa.align_down(LARGE);
+        let fits =
+            large >= region.start && large.checked_add(LARGE).is_some_and(|e| e <= region.end);
+        fits.then_some(large)
     }
 
     /// Copies `len` bytes between the hypervisor's memory and RAM, a region at
@@ -380,10 +448,21 @@ impl GuestRam for GuestSpace {
     }
 }
 
+impl HotRam for GuestSpace {
+    fn touch(&self, gpa: GuestPhysAddr) -> bool {
+        // A large page never covers the ROM: the range of video memory before
+        // it is not RAM.
+        let Some(large) = self.large_around(gpa) else { return false };
+        self.inner.try_lock().is_some_and(|mut inner| Self::back_from_stock(&mut inner, large))
+    }
+}
+
 impl Drop for GuestSpace {
     fn drop(&mut self) {
         let inner = self.inner.get_mut();
-        RESERVED.fetch_sub(self.reserved - inner.populated, Ordering::Relaxed);
+        let promised = self.reserved - inner.populated - inner.stocked;
+        RESERVED.fetch_sub(promised, Ordering::Relaxed);
+        inner.stock.give_back();
         let give_back = |hpa: HostPhysAddr, size: PageSize| {
             let order = match size {
                 PageSize::Size4K => 0,

@@ -13,6 +13,7 @@ mod heap;
 mod host;
 pub mod layout;
 mod pool;
+mod stock;
 
 pub use heap::usage as heap_usage;
 pub use host::{

@@ -89,6 +89,8 @@ bitflags! {
     }
 }
 
+/// The line status register's offset.
+const LINE_STATUS: u16 = 5;
 const DATA_READY: u8 = 1 << 0;
 /// THRE and TEMT: nothing waits to be sent. They are one here, because the
 /// shift register belongs to the back end.
@@ -242,6 +244,37 @@ impl Uart {
     #[must_use]
     pub fn has_output(&self) -> bool {
         !self.tx.is_empty()
+    }
+
+    /// A read of one byte at `offset` that changes nothing: of the line status
+    /// while nothing was received.
+    #[inline]
+    #[must_use]
+    pub fn quick_read(&self, offset: u16) -> Option<u8> {
+        if offset != LINE_STATUS || !self.errors.is_empty() || !self.rx.is_empty() {
+            return None;
+        }
+        Some(if self.tx.is_empty() { TRANSMITTER_EMPTY } else { 0 })
+    }
+
+    /// Whether a byte written to the transmitter can be
+    /// [sent at once](Self::send_at_once): nothing is before it, and nobody
+    /// waits for an interrupt.
+    #[inline]
+    #[must_use]
+    pub fn sends_at_once(&self) -> bool {
+        !self.lcr.contains(LineControl::DIVISOR_ACCESS)
+            && !self.mcr.contains(ModemControl::LOOPBACK)
+            && !self.ier.contains(InterruptEnable::TRANSMITTER_EMPTY)
+            && self.tx.is_empty()
+    }
+
+    /// A write to the transmitter and the fetching of that byte in one, where
+    /// [`sends_at_once`](Self::sends_at_once) holds; the byte that was sent.
+    #[inline]
+    pub fn send_at_once(&mut self, byte: u8) -> u8 {
+        self.thr_interrupt = true;
+        byte & self.word_mask()
     }
 
     /// Whether the guest sends a break at the moment.

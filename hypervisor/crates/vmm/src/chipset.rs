@@ -6,8 +6,11 @@
 
 mod lines;
 mod ports;
+mod quick;
 mod scratch;
+mod serial;
 
+pub use quick::ReadyWrite;
 pub use scratch::{SCRATCH_BASE, SCRATCH_SIZE};
 
 use crate::layout::{COM1_IRQ, IOAPIC_BASE, IOAPIC_ID, IOAPIC_SIZE, RTC_IRQ, SCI_IRQ};
@@ -28,6 +31,7 @@ use devices::uart::Uart;
 use devices::{MmioDevice, Nanos, Timed};
 use lines::IrqChip;
 use scratch::Scratch;
+use serial::Serial;
 use spin::Mutex;
 use x86defs::{GuestPhysAddr, Vector, Width};
 
@@ -60,7 +64,7 @@ pub struct Chipset {
     irq: Mutex<IrqChip>,
     pit: Mutex<Pit>,
     rtc: Mutex<Rtc>,
-    uart: Mutex<Uart>,
+    serial: Mutex<Serial>,
     pm: Mutex<AcpiPm>,
     keyboard: Mutex<I8042>,
     reset: Mutex<ResetControl>,
@@ -83,7 +87,7 @@ impl Chipset {
             irq: Mutex::new(IrqChip::new(PicPair::new(), IoApic::new(IOAPIC_ID, 0))),
             pit: Mutex::new(Pit::new()),
             rtc: Mutex::new(Rtc::new(unix_seconds, Nanos(0))),
-            uart: Mutex::new(Uart::new()),
+            serial: Mutex::new(Serial::new()),
             pm: Mutex::new(AcpiPm::new(TimerWidth::Bits32)),
             keyboard: Mutex::new(I8042::new()),
             reset: Mutex::new(ResetControl::new()),
@@ -126,9 +130,9 @@ impl Chipset {
             self.after_rtc(&rtc, &mut deliver);
         }
         if due(TimedDevice::Uart) {
-            let mut uart = self.uart.lock();
+            let uart = &mut self.serial.lock().uart;
             uart.advance(now);
-            self.after_uart(&uart, &mut deliver);
+            self.after_uart(uart, &mut deliver);
         }
         if due(TimedDevice::Pm) {
             let mut pm = self.pm.lock();
@@ -172,16 +176,16 @@ impl Chipset {
         now: Nanos,
         mut deliver: impl FnMut(InterruptMessage),
     ) -> usize {
-        let mut uart = self.uart.lock();
+        let uart = &mut self.serial.lock().uart;
         let taken = uart.receive(bytes, now);
-        self.after_uart(&uart, &mut deliver);
+        self.after_uart(uart, &mut deliver);
         taken
     }
 
     /// How many bytes [`console_input`](Self::console_input) would take.
     #[must_use]
     pub fn console_space(&self) -> usize {
-        self.uart.lock().rx_space()
+        self.serial.lock().uart.rx_space()
     }
 
     /// Fetches what the guest sent to its console; how many bytes that were.
@@ -190,12 +194,13 @@ impl Chipset {
         buffer: &mut [u8],
         mut deliver: impl FnMut(InterruptMessage),
     ) -> usize {
-        let mut uart = self.uart.lock();
-        let count = uart.drain_output(buffer);
-        if count != 0 {
-            self.after_uart(&uart, &mut deliver);
+        let serial = &mut *self.serial.lock();
+        let old = serial.sent.take(buffer);
+        let new = serial.uart.drain_output(buffer.get_mut(old..).unwrap_or_default());
+        if new != 0 {
+            self.after_uart(&serial.uart, &mut deliver);
         }
-        count
+        old + new
     }
 
     /// Presses the power button.

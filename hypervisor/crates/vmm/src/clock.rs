@@ -248,6 +248,16 @@ impl VmClock {
         }
     }
 
+    /// Guest ticks less the host's TSC, modulo 2^64, while the guest's time runs.
+    #[inline]
+    #[must_use]
+    pub const fn offset(&self) -> Option<u64> {
+        match self.motion {
+            Motion::Running { offset } => Some(offset),
+            Motion::Paused { .. } => None,
+        }
+    }
+
     /// The guest's time when the host's TSC is `host_tsc`.
     #[inline]
     #[must_use]

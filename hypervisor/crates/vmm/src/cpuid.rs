@@ -15,6 +15,7 @@
 
 pub mod features;
 mod leaves;
+mod quick;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use crate::clock::TscFrequency;
 use crate::xstate::Xstate;
 use alloc::vec::Vec;
 pub use features::{FeatureBit, Register};
+pub use quick::QuickLeaves;
 use x86defs::cpuid::{CpuidResult, CpuidSource, Vendor};
 use x86defs::{Cr4, Efer, Low, Xcr0, msr};
 
@@ -216,6 +218,22 @@ impl CpuidTable {
         }
         let entry = usize::from(slot.first) + usize::from(index.low16());
         self.entries.get(entry).copied().unwrap_or_default()
+    }
+
+    /// Whether a leaf answers the same whatever ECX holds, and until a register
+    /// of the [`VcpuView`] changes.
+    fn is_flat(&self, leaf: u32) -> bool {
+        let leaf = self.in_range(leaf);
+        let slot = place(leaf).and_then(|(range, index)| self.slots.get(range)?.get(index));
+        let indexed = slot.is_some_and(|slot| slot.indexing == Indexing::Subleaves);
+        !indexed && !matches!(leaf, 7 | 0xb | 0xd | 0x1f)
+    }
+
+    /// Whether a leaf's answer depends on [`VcpuView::xcr0`].
+    #[inline]
+    #[must_use]
+    pub fn shows_xcr0(&self, leaf: u32) -> bool {
+        self.in_range(leaf) == 0xd
     }
 
     /// Whether the guest has a feature.

@@ -1,93 +1,253 @@
 //! The hot handler: exits that come often, served in place.
 //!
 //! It is called from a backend's assembly with the guest's registers saved,
-//! takes no lock, allocates nothing and reads of the hardware only what it
-//! needs. What it does not know, or can't finish, it declines.
+//! waits for no lock, allocates nothing and reads of the hardware only what it
+//! needs. What it does not know, can't finish, or must refuse, it declines:
+//! then nothing has changed, and the general code serves the exit.
 
-use crate::hw::{ExitRegs, Handled, HotReason};
+#[cfg(test)]
+mod tests;
+
+use crate::hw::{ExitRegs, Handled, HotReason, Instruction};
+use crate::timer::TimerKind;
 use crate::vcpu::VcpuCore;
+use devices::lapic::{ApicMode, Ticks, Trigger};
 use hvabi::kvm;
-use x86defs::bits::{Low, high32};
-use x86defs::{Gpr, Msr};
+use x86defs::bits::{Low, high32, join};
+use x86defs::cpuid::CpuidResult;
+use x86defs::exit::{BytePort, Direction, NestedAccess, NestedFault, PortIo};
+use x86defs::{Gpr, Msr, VmExit, Width};
+
+/// A timer that stands still outside the guest is set again at each exit whose
+/// number is a multiple of this.
+const RESET_TIMER_EVERY: usize = 16;
 
 /// Serves one exit, or declines.
 #[inline(always)]
 pub fn fast_exit(core: &mut VcpuCore, regs: &mut impl ExitRegs, reason: HotReason) -> Handled {
-    // Without the next RIP the instruction would have to be decoded.
-    let Some(next_rip) = regs.next_rip() else { return Handled::Cold };
-    match reason {
-        HotReason::Cpuid => cpuid(core, regs, next_rip),
-        HotReason::ReadMsr => read_msr(core, regs, next_rip),
-        HotReason::WriteMsr => write_msr(core, regs, next_rip),
-        HotReason::Hypercall => hypercall(core, regs, next_rip),
-    }
-}
-
-#[inline(always)]
-fn cpuid(core: &mut VcpuCore, regs: &mut impl ExitRegs, next_rip: u64) -> Handled {
-    let [rax, rcx, rdx, rbx, ..] = &core.hot.gpr;
-    let (leaf, subleaf) = (rax.low32(), rcx.low32());
-    let _ = (rdx, rbx);
-    let result = core.cpuid.lookup(leaf, subleaf, &core.view(regs.cr4()));
-    if !regs.advance(next_rip) {
-        return Handled::Cold;
-    }
-    let [rax, rcx, rdx, rbx, ..] = &mut core.hot.gpr;
-    *rax = result.eax.into();
-    *rbx = result.ebx.into();
-    *rcx = result.ecx.into();
-    *rdx = result.edx.into();
-    core.counts.hot += 1;
-    Handled::Reenter
-}
-
-#[inline(always)]
-fn read_msr(core: &mut VcpuCore, regs: &mut impl ExitRegs, next_rip: u64) -> Handled {
-    let msr = Msr(core.gpr(Gpr::Rcx).low32());
-    let value = match msr {
-        Msr::APIC_BASE => core.lapic.apic_base(),
-        _ => return Handled::Cold,
+    let handled = match reason {
+        HotReason::Cpuid => cpuid(core, regs),
+        HotReason::ReadMsr => read_msr(core, regs),
+        HotReason::WriteMsr => return write_msr(core, regs),
+        HotReason::Hypercall => hypercall(core, regs),
+        HotReason::Port => port(core, regs),
+        HotReason::Touch => touch(core, regs),
     };
-    if !regs.advance(next_rip) {
-        return Handled::Cold;
+    finish(core, regs, handled)
+}
+
+#[inline(always)]
+fn finish(core: &VcpuCore, regs: &mut impl ExitRegs, handled: Option<Handled>) -> Handled {
+    match handled {
+        Some(handled) if core.recent.total().is_multiple_of(RESET_TIMER_EVERY) => {
+            reset_timer(core, regs, handled)
+        }
+        Some(handled) => handled,
+        None => Handled::Cold,
     }
+}
+
+// What is not inlined stands last in what calls it, so that the straight paths
+// need not save the registers that it uses.
+
+/// A timer of the backend's own has lost the time that these exits took.
+#[inline(never)]
+fn reset_timer(core: &VcpuCore, regs: &mut impl ExitRegs, handled: Handled) -> Handled {
+    if let TimerKind::Own { .. } = core.timer.kind {
+        let now = regs.tsc();
+        regs.arm(&core.timer, now);
+    }
+    handled
+}
+
+/// The exit is served, but the general code has to look at what is pending.
+#[inline(always)]
+fn recheck(core: &mut VcpuCore) -> Handled {
+    core.served = true;
+    Handled::Recheck
+}
+
+/// Completes the instruction, if that is simple, and notes the exit.
+#[inline(always)]
+fn advance(core: &mut VcpuCore, regs: &mut impl ExitRegs, exit: VmExit) -> Option<Instruction> {
+    let instruction = regs.instruction()?;
+    if !regs.advance(instruction) {
+        return None;
+    }
+    core.recent.note(instruction.rip, exit);
+    Some(instruction)
+}
+
+#[inline(always)]
+fn cpuid(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
+    match core.leaves.get(core.gpr(Gpr::Rax).low32()).copied() {
+        Some(answer) => answer_cpuid(core, regs, answer),
+        None => look_cpuid_up(core, regs),
+    }
+}
+
+/// A leaf whose answer is not at hand.
+#[inline(never)]
+fn look_cpuid_up(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
+    let (leaf, subleaf) = (core.gpr(Gpr::Rax).low32(), core.gpr(Gpr::Rcx).low32());
+    // One emulator lets the guest change XCR0 without an exit.
+    if core.cpuid.shows_xcr0(leaf) {
+        return None;
+    }
+    let answer = core.cpuid.lookup(leaf, subleaf, core.leaves.view());
+    answer_cpuid(core, regs, answer)
+}
+
+#[inline(always)]
+fn answer_cpuid(
+    core: &mut VcpuCore,
+    regs: &mut impl ExitRegs,
+    answer: CpuidResult,
+) -> Option<Handled> {
+    advance(core, regs, VmExit::Cpuid)?;
+    let [rax, rcx, rdx, rbx, ..] = &mut core.hot.gpr;
+    *rax = answer.eax.into();
+    *rbx = answer.ebx.into();
+    *rcx = answer.ecx.into();
+    *rdx = answer.edx.into();
+    core.counts.hot.cpuid += 1;
+    Some(Handled::Reenter)
+}
+
+#[inline(always)]
+fn read_msr(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
+    let value = match Msr(core.gpr(Gpr::Rcx).low32()) {
+        Msr::APIC_BASE => core.lapic.apic_base(),
+        _ => return None,
+    };
+    advance(core, regs, VmExit::ReadMsr)?;
     core.set_gpr(Gpr::Rax, value.low32().into());
     core.set_gpr(Gpr::Rdx, high32(value).into());
-    core.counts.hot += 1;
-    Handled::Reenter
+    core.counts.hot.read_msr += 1;
+    Some(Handled::Reenter)
 }
 
 #[inline(always)]
-fn write_msr(core: &mut VcpuCore, regs: &mut impl ExitRegs, next_rip: u64) -> Handled {
-    let msr = Msr(core.gpr(Gpr::Rcx).low32());
-    let zero = (core.gpr(Gpr::Rax) | core.gpr(Gpr::Rdx)).low32() == 0;
-    if msr != Msr::X2APIC_EOI || !zero || core.lapic.mode() != devices::lapic::ApicMode::X2Apic {
+fn write_msr(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Handled {
+    let value = join(core.gpr(Gpr::Rdx).low32(), core.gpr(Gpr::Rax).low32());
+    let handled = match Msr(core.gpr(Gpr::Rcx).low32()) {
+        Msr::TSC_DEADLINE => return write_tsc_deadline(core, regs, value),
+        Msr::X2APIC_EOI => write_eoi(core, regs, value),
+        Msr::X2APIC_SELF_IPI | Msr::X2APIC_ICR => send_to_self(core, regs, value),
+        _ => None,
+    };
+    finish(core, regs, handled)
+}
+
+/// A deadline that is still to come moves the CPU's.
+#[inline(always)]
+fn write_tsc_deadline(core: &mut VcpuCore, regs: &mut impl ExitRegs, value: u64) -> Handled {
+    let tsc = regs.tsc();
+    let now = Ticks(tsc.wrapping_add(core.timer.offset));
+    let Some(ahead) = core.lapic.tsc_deadline_ahead(value, now) else { return Handled::Cold };
+    if advance(core, regs, VmExit::WriteMsr).is_none() {
         return Handled::Cold;
     }
-    if !regs.advance(next_rip) {
-        return Handled::Cold;
+    core.counts.hot.write_msr += 1;
+    core.lapic.move_tsc_deadline(value, now, ahead);
+    // A TSC does not come near 2^63, nor is the deadline so far ahead.
+    if core.timer.set(tsc.wrapping_add(ahead), tsc) {
+        regs.arm(&core.timer, tsc);
+        return Handled::Reenter;
     }
-    core.counts.hot += 1;
-    // A level-triggered interrupt has to be told to the I/O APIC, and an
-    // interrupt that waited has to be injected, or waits for the task priority
-    // alone now: all are the general code's.
+    finish(core, regs, Some(Handled::Reenter))
+}
+
+#[inline(always)]
+fn write_eoi(core: &mut VcpuCore, regs: &mut impl ExitRegs, value: u64) -> Option<Handled> {
+    if value != 0 || core.lapic.mode() != ApicMode::X2Apic {
+        return None;
+    }
+    if core.lapic.in_service_is_level() {
+        return end_level(core, regs);
+    }
+    advance(core, regs, VmExit::WriteMsr)?;
+    core.counts.hot.write_msr += 1;
+    core.lapic.end_edge();
+    // An interrupt that waited has to be injected, or waits for the task
+    // priority alone now: the general code's.
+    if core.lapic.highest_pending().is_some() {
+        return Some(recheck(core));
+    }
+    Some(Handled::Reenter)
+}
+
+/// A level-triggered interrupt has to be told to the I/O APIC: by the general code.
+#[inline(never)]
+fn end_level(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
+    advance(core, regs, VmExit::WriteMsr)?;
+    core.counts.hot.write_msr += 1;
     core.ended_level = core.lapic.eoi();
-    if core.ended_level.is_some() || core.lapic.highest_pending().is_some() {
-        return Handled::Recheck;
+    Some(recheck(core))
+}
+
+/// An interrupt that the vCPU sends to itself: the general code has only to
+/// inject it.
+#[inline(never)]
+fn send_to_self(core: &mut VcpuCore, regs: &mut impl ExitRegs, value: u64) -> Option<Handled> {
+    let msr = Msr(core.gpr(Gpr::Rcx).low32());
+    let vector = core.lapic.sent_to_self(msr, value)?;
+    advance(core, regs, VmExit::WriteMsr)?;
+    core.counts.hot.write_msr += 1;
+    if msr == Msr::X2APIC_ICR {
+        core.lapic.note_command(value);
     }
-    Handled::Reenter
+    // Through the mailbox: where the CPU keeps the interrupts of a running
+    // guest, the model's registers are not in force now.
+    core.shared.post(vector, Trigger::Edge);
+    Some(recheck(core))
 }
 
 #[inline(always)]
-fn hypercall(core: &mut VcpuCore, regs: &mut impl ExitRegs, next_rip: u64) -> Handled {
+fn hypercall(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
     // The null call: KVM's poll for interrupts, which has nothing to do.
     if core.gpr(Gpr::Rax) != kvm::call::VAPIC_POLL_IRQ || regs.cpl() != 0 {
-        return Handled::Cold;
+        return None;
     }
-    if !regs.advance(next_rip) {
-        return Handled::Cold;
-    }
+    advance(core, regs, VmExit::Hypercall)?;
     core.set_gpr(Gpr::Rax, 0);
-    core.counts.hot += 1;
-    Handled::Reenter
+    core.counts.hot.hypercall += 1;
+    Some(Handled::Reenter)
+}
+
+#[inline(always)]
+fn port(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
+    let BytePort { port, direction } = regs.port()?;
+    let exit = VmExit::PortIo(PortIo { port, width: Width::B1, direction, string: None });
+    let rax = core.gpr(Gpr::Rax);
+    match direction {
+        Direction::In => {
+            let value = core.chipset.quick_read(port)?;
+            advance(core, regs, exit)?;
+            core.set_gpr(Gpr::Rax, rax & !0xff | u64::from(value));
+        }
+        Direction::Out => {
+            let mut ready = core.chipset.quick_write(port)?;
+            let instruction = regs.instruction()?;
+            if !regs.advance(instruction) {
+                return None;
+            }
+            ready.write(rax.low8());
+            core.recent.note(instruction.rip, exit);
+        }
+    }
+    core.counts.hot.port_io += 1;
+    Some(Handled::Reenter)
+}
+
+#[inline(always)]
+fn touch(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
+    let gpa = regs.touched()?;
+    if !core.memory.touch(gpa) {
+        return None;
+    }
+    let fault = NestedFault { gpa, access: NestedAccess::empty(), gva: None };
+    core.recent.note(regs.rip(), VmExit::NestedFault(fault));
+    core.counts.hot.touch += 1;
+    Some(Handled::Reenter)
 }

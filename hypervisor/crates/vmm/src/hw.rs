@@ -6,11 +6,14 @@
 //! hot exits and goes straight back in; only what that declines becomes an
 //! [`ExitWithEvent`] for the general code (module `exits`).
 
+use crate::timer::{HotTimer, TimerKind};
 use crate::vcpu::VcpuCore;
 use core::fmt;
 use devices::lapic::Lapic;
-use x86defs::exit::ExitWithEvent;
-use x86defs::{Cr0, Cr4, DescriptorTable, Efer, Event, Msr, Rflags, Segment, SegmentRegister};
+use x86defs::exit::{BytePort, ExitWithEvent};
+use x86defs::{
+    Cr0, Cr4, DescriptorTable, Efer, Event, GuestPhysAddr, Msr, Rflags, Segment, SegmentRegister,
+};
 
 /// The registers that an exit's assembly saves. Its layout is known there.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,21 +24,47 @@ pub struct HotState {
     pub gpr: [u64; 16],
 }
 
+/// Where an instruction stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// RIP.
+    pub rip: u64,
+    /// RIP behind it.
+    pub next_rip: u64,
+}
+
 /// What the hot handler may ask of a backend.
 pub trait ExitRegs {
-    /// RIP behind the instruction that caused the exit, where the hardware
-    /// tells it cheaply.
-    fn next_rip(&self) -> Option<u64>;
+    /// RIP.
+    fn rip(&self) -> u64;
+
+    /// The instruction that caused the exit, where the hardware tells cheaply
+    /// where it ends.
+    fn instruction(&self) -> Option<Instruction>;
 
     /// Completes that instruction: RIP, interrupt shadow. Declines (`false`,
-    /// nothing done) where a trap is due after it (RFLAGS.TF).
-    fn advance(&mut self, next_rip: u64) -> bool;
+    /// nothing done) where a trap is due after it (RFLAGS.TF), or RF ends with it.
+    fn advance(&mut self, instruction: Instruction) -> bool;
 
     /// The current privilege level.
     fn cpl(&self) -> u8;
 
-    /// The guest's CR4, for CPUID's dynamic bits.
-    fn cr4(&self) -> Cr4;
+    /// [`HotReason::Port`]: the access, if it is of one byte and not by a string
+    /// instruction.
+    fn port(&self) -> Option<BytePort>;
+
+    /// [`HotReason::Touch`]: what was touched, if nothing is mapped there and
+    /// the access did not interrupt the delivery of an event.
+    fn touched(&self) -> Option<GuestPhysAddr>;
+
+    /// The TSC of this CPU.
+    fn tsc(&self) -> u64;
+
+    /// Arms what [`HotTimer::kind`] names for [`HotTimer::armed`]; `now` is the TSC.
+    ///
+    /// [`HotTimer::kind`]: crate::timer::HotTimer::kind
+    /// [`HotTimer::armed`]: crate::timer::HotTimer::armed
+    fn arm(&mut self, timer: &HotTimer, now: u64);
 }
 
 /// Reasons that the hot handler knows.
@@ -49,17 +78,22 @@ pub enum HotReason {
     WriteMsr,
     /// VMCALL or VMMCALL.
     Hypercall,
+    /// IN, OUT and their string forms.
+    Port,
+    /// The nested tables stopped an access.
+    Touch,
 }
 
 /// What became of an exit in the hot handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Handled {
-    /// Done: go straight back in.
-    Reenter,
-    /// Done, but something else waits (an interrupt to inject, a request).
-    Recheck,
     /// Not for the hot handler.
-    Cold,
+    Cold = 0,
+    /// Done: go straight back in. The backends' assembly tests this bit.
+    Reenter = 1,
+    /// Done, but something else waits (an interrupt to inject, a request).
+    Recheck = 2,
 }
 
 /// How interrupts of the local APIC reach the guest.
@@ -178,6 +212,9 @@ pub trait Backend {
     fn flush_translations(&mut self);
     /// Whether re-entry with an interrupt shadow is known to lose the shadow.
     fn loses_shadow(&self) -> bool;
+
+    /// What ends the guest's turn at [`VcpuCore::timer`]'s deadline.
+    fn timer(&self) -> TimerKind;
 
     /// Runs the guest until an exit that the hot handler declines.
     fn run(&mut self, core: &mut VcpuCore) -> ExitWithEvent;

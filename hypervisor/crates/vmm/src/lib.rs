@@ -40,6 +40,7 @@ mod scripted;
 mod smbios;
 pub mod stats;
 pub mod tags;
+pub mod timer;
 pub mod vcpu;
 pub mod vm;
 pub mod xstate;

@@ -1,6 +1,7 @@
 //! A guest's memory as policy code sees it: copies in and out, never a slice.
 
-use x86defs::GuestPhysAddr;
+use alloc::sync::Arc;
+use x86defs::{GuestPhysAddr, Width};
 
 /// A guest-physical access that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,7 +45,7 @@ pub trait GuestMemory {
     fn compare_exchange(
         &self,
         gpa: GuestPhysAddr,
-        width: x86defs::Width,
+        width: Width,
         current: u64,
         new: u64,
     ) -> Result<u64, MemoryError>;
@@ -72,4 +73,54 @@ pub trait GuestRam: GuestMemory {
     /// One that still has them gets its writes emulated. Cached translations
     /// are the caller's to forget.
     fn close_apic_page(&self);
+}
+
+/// What the hot handler can do with the guest's RAM.
+pub trait HotRam: core::fmt::Debug + Send + Sync {
+    /// Backs the RAM at `gpa`, which the guest has touched for the first time,
+    /// if that takes no waiting, no allocation and no zeroing. `false`: nothing
+    /// has changed.
+    fn touch(&self, gpa: GuestPhysAddr) -> bool;
+}
+
+impl<M: GuestMemory> GuestMemory for Arc<M> {
+    fn read(&self, gpa: GuestPhysAddr, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        (**self).read(gpa, buffer)
+    }
+
+    fn write(&self, gpa: GuestPhysAddr, data: &[u8]) -> Result<(), MemoryError> {
+        (**self).write(gpa, data)
+    }
+
+    fn compare_exchange(
+        &self,
+        gpa: GuestPhysAddr,
+        width: Width,
+        current: u64,
+        new: u64,
+    ) -> Result<u64, MemoryError> {
+        (**self).compare_exchange(gpa, width, current, new)
+    }
+}
+
+impl<M: GuestRam> GuestRam for Arc<M> {
+    fn is_ram(&self, gpa: GuestPhysAddr) -> bool {
+        (**self).is_ram(gpa)
+    }
+
+    fn is_rom(&self, gpa: GuestPhysAddr) -> bool {
+        (**self).is_rom(gpa)
+    }
+
+    fn populate(&self, gpa: GuestPhysAddr) -> Result<(), MemoryError> {
+        (**self).populate(gpa)
+    }
+
+    fn open_apic_page(&self) {
+        (**self).open_apic_page();
+    }
+
+    fn close_apic_page(&self) {
+        (**self).close_apic_page();
+    }
 }

@@ -10,25 +10,30 @@ const KEPT: usize = 32;
 #[derive(Clone, Debug)]
 pub struct Recorder {
     ring: [(u64, VmExit); KEPT],
-    next: usize,
-    total: u64,
+    total: usize,
 }
 
 impl Default for Recorder {
     fn default() -> Self {
-        Self { ring: [(0, VmExit::Halt); KEPT], next: 0, total: 0 }
+        Self { ring: [(0, VmExit::Halt); KEPT], total: 0 }
     }
 }
 
 impl Recorder {
     /// Notes an exit at `rip`.
-    #[inline]
+    #[inline(always)]
     pub fn note(&mut self, rip: u64, exit: VmExit) {
-        if let Some(slot) = self.ring.get_mut(self.next) {
+        if let Some(slot) = self.ring.get_mut(self.total % KEPT) {
             *slot = (rip, exit);
         }
-        self.next = (self.next + 1) % KEPT;
-        self.total += 1;
+        self.total = self.total.wrapping_add(1);
+    }
+
+    /// How many exits were noted.
+    #[inline(always)]
+    #[must_use]
+    pub const fn total(&self) -> usize {
+        self.total
     }
 
     /// Writes the exits down, the oldest first.
@@ -36,9 +41,9 @@ impl Recorder {
     /// # Errors
     /// Those of `out`.
     pub fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result {
-        let filled = usize::try_from(self.total).unwrap_or(KEPT).min(KEPT);
+        let filled = self.total.min(KEPT);
         writeln!(out, "the last {filled} of {} exits", self.total)?;
-        let order = self.ring.iter().cycle().skip(self.next).take(KEPT);
+        let order = self.ring.iter().cycle().skip(self.total % KEPT).take(KEPT);
         for (rip, exit) in order.skip(KEPT - filled) {
             writeln!(out, "  {rip:#018x} {exit:x?}")?;
         }

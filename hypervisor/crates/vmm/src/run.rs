@@ -4,6 +4,7 @@ use crate::exits;
 use crate::hw::Backend;
 use crate::irq::Requests;
 use crate::memory::GuestRam;
+use crate::timer::{NEVER, TimerKind};
 use crate::vcpu::{Activity, Vcpu};
 use crate::vm::{EndReason, Host, Vm, VmError};
 use devices::lapic::Lint;
@@ -15,8 +16,9 @@ use x86defs::exit::ExitWithEvent;
 pub enum Next {
     /// Look after the machine (its interrupts), then call again.
     Continue,
-    /// Nothing to run until an interrupt, or until this TSC of the host.
-    Idle(Option<u64>),
+    /// Nothing to run until an interrupt, or until this TSC of the host
+    /// ([`NEVER`]: no timer of this guest's is armed).
+    Idle(u64),
     /// The guest has ended.
     End(EndReason),
 }
@@ -30,17 +32,31 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         return Next::End(end);
     }
     let pic = pic_asks(vcpu, vm);
-    let deadline = next_deadline(vcpu, vm, tsc);
+    let [apic, devices] = deadlines(vcpu, vm, tsc);
     match vcpu.activity {
         Activity::Running => {}
         Activity::Halted if vcpu.has_wake_up(pic) => vcpu.activity = Activity::Running,
-        Activity::Halted | Activity::WaitForStartup => return Next::Idle(deadline),
+        Activity::Halted | Activity::WaitForStartup => return Next::Idle(apic.min(devices)),
     }
     vcpu.prepare_injection(pic, || vm.chipset.pic_acknowledge(|message| vm.deliver(message)));
+    let nmi_waits = vcpu.nmi_waits();
+    let timer = &mut vcpu.core.timer;
+    timer.kind = vcpu.hw.timer();
+    timer.offset = vm.clock.read().offset().unwrap_or(0);
     // Where an NMI must wait without a window to wait for, look again soon.
-    host.arm_timer(if vcpu.nmi_waits() { Some(tsc) } else { deadline });
+    let others = devices.min(host.deadline());
+    timer.others = if nmi_waits { tsc } else { others };
+    timer.set(apic, tsc);
+    if timer.kind == TimerKind::Machine {
+        host.arm_timer(timer.armed);
+    }
+    let view = vcpu.core.view(vcpu.hw.cr4());
+    vcpu.core.leaves.follow(&vcpu.core.cpuid, view);
     let ExitWithEvent { exit, interrupted } = vcpu.hw.run(&mut vcpu.core);
     vcpu.hw.take_apic(&mut vcpu.core.lapic);
+    if vcpu.core.timer.kind == TimerKind::Machine {
+        host.note_armed(vcpu.core.timer.armed);
+    }
     vcpu.core.xcr0 = vcpu.hw.xcr0();
     if let Some(event) = interrupted {
         vcpu.deliver_again(event);
@@ -110,13 +126,11 @@ fn take_requests<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) -> Opt
     None
 }
 
-/// The TSC of the host at which something of this guest is due.
-fn next_deadline<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, vm: &Vm<M>, tsc: u64) -> Option<u64> {
+/// The host's TSC at which the local APIC's timer rings, and at which a device
+/// wants to act; [`NEVER`] where none does.
+fn deadlines<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, vm: &Vm<M>, tsc: u64) -> [u64; 2] {
     let apic = vcpu.core.lapic.deadline().map(|ticks| vm.host_tsc_of(ticks, tsc));
     let devices = vm.chipset.deadline();
     let devices = (devices.0 != u64::MAX).then(|| vm.clock.read().host_tsc_at(devices)).flatten();
-    match (apic, devices) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    }
+    [apic.unwrap_or(NEVER), devices.unwrap_or(NEVER)]
 }

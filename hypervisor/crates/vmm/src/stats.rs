@@ -2,13 +2,46 @@
 
 use x86defs::VmExit;
 
+/// Exits that the hot handler served, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HotCounts {
+    /// CPUID.
+    pub cpuid: u64,
+    /// RDMSR.
+    pub read_msr: u64,
+    /// WRMSR.
+    pub write_msr: u64,
+    /// VMCALL and VMMCALL.
+    pub hypercall: u64,
+    /// IN and OUT.
+    pub port_io: u64,
+    /// First touches of RAM.
+    pub touch: u64,
+}
+
+impl HotCounts {
+    /// Names and counts; the first is the sum of the others.
+    fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let kinds = [
+            ("hot_cpuid", self.cpuid),
+            ("hot_read_msr", self.read_msr),
+            ("hot_write_msr", self.write_msr),
+            ("hot_hypercall", self.hypercall),
+            ("hot_port_io", self.port_io),
+            ("hot_touch", self.touch),
+        ];
+        let sum = kinds.iter().map(|(_, count)| count).sum();
+        core::iter::once(("hot", sum)).chain(kinds)
+    }
+}
+
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident: $pattern:pat => ();)*) => {
         /// Exits by kind.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct ExitCounts {
             /// Served by the hot handler.
-            pub hot: u64,
+            pub hot: HotCounts,
             $($(#[$doc])* pub $name: u64,)*
         }
 
@@ -23,7 +56,8 @@ macro_rules! kinds {
 
             /// Names and counts, in the order of the fields.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [("hot", self.hot), $((stringify!($name), self.$name),)*].into_iter()
+                let cold = [$((stringify!($name), self.$name),)*];
+                self.hot.iter().chain(cold)
             }
         }
     };

@@ -2,14 +2,17 @@
 //! ([`Backend`]), and what is common to all exits: completing an instruction,
 //! raising exceptions, deciding what to inject.
 
+use crate::chipset::Chipset;
 use crate::clock::VcpuClock;
-use crate::cpuid::{CpuidTable, VcpuView};
+use crate::cpuid::{CpuidTable, QuickLeaves, VcpuView};
 use crate::hw::{Backend, HotState, InterruptDelivery};
 use crate::irq::Posted;
 use crate::load::EntryState;
+use crate::memory::HotRam;
 use crate::msr::{MsrFile, MsrTable};
 use crate::recorder::Recorder;
 use crate::stats::ExitCounts;
+use crate::timer::HotTimer;
 use alloc::sync::Arc;
 use devices::lapic::Lapic;
 use x86defs::control::{CpuMode, DR6_RESET, DR7_RESET};
@@ -26,6 +29,14 @@ pub struct VcpuCore {
     /// A level-triggered interrupt that the hot handler ended: the I/O APIC is
     /// still to be told.
     pub ended_level: Option<Vector>,
+    /// When the guest's turn ends.
+    pub timer: HotTimer,
+    /// CPUID's usual answers.
+    pub leaves: QuickLeaves,
+    /// The devices, for ports that are used often.
+    pub chipset: Arc<Chipset>,
+    /// The RAM, for first touches.
+    pub memory: Arc<dyn HotRam>,
     /// The local APIC.
     pub lapic: Lapic,
     /// TSC_ADJUST and kvmclock.

@@ -15,8 +15,8 @@ use hvabi::ShutDownKind;
 use spin::{Mutex, RwLock};
 use x86defs::exit::RawExit;
 
-/// Bytes fetched from the guest's console at a time: its whole FIFO.
-const CONSOLE_CHUNK: usize = 16;
+/// Bytes fetched from the guest's console at a time.
+const CONSOLE_CHUNK: usize = 64;
 
 /// What the machine does for a guest.
 pub trait Host {
@@ -30,8 +30,23 @@ pub trait Host {
     /// How many bytes [`console_write`](Self::console_write) would take.
     fn console_room(&self) -> usize;
 
-    /// Arms this CPU's timer for when its TSC reaches `deadline`; `None` disarms it.
-    fn arm_timer(&mut self, deadline: Option<u64>);
+    /// The TSC at which the machine itself wants to be looked after.
+    fn deadline(&self) -> u64;
+
+    /// Arms this CPU's timer for when its TSC reaches `deadline`.
+    fn arm_timer(&mut self, deadline: u64);
+
+    /// The hot handler may have armed it since: for `deadline`.
+    fn note_armed(&mut self, deadline: u64);
+}
+
+/// How far [`Vm::flush_console`] came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Nothing is left.
+    All,
+    /// There was no room for more; something may be left.
+    OutOfRoom,
 }
 
 /// Why a guest ended.
@@ -104,7 +119,7 @@ pub struct Vm<M> {
     /// Its clock.
     pub clock: RwLock<VmClock>,
     /// Its devices.
-    pub chipset: Chipset,
+    pub chipset: Arc<Chipset>,
     /// Its memory-type ranges.
     pub mtrrs: Mutex<Mtrrs>,
     /// Its vCPUs, as others may touch them, by index.
@@ -163,13 +178,19 @@ impl<M: GuestRam> Vm<M> {
 
     /// Moves what the guest sent to its console to `write`, which has `room`;
     /// the rest waits in the guest's serial port.
-    pub fn flush_console(&self, mut write: impl FnMut(&[u8]) -> usize, room: usize) {
+    pub fn flush_console(&self, mut write: impl FnMut(&[u8]) -> usize, mut room: usize) -> Flushed {
         let mut buffer = [0; CONSOLE_CHUNK];
-        let part = buffer.get_mut(..room.min(CONSOLE_CHUNK)).unwrap_or_default();
-        let count = self.chipset.console_output(part, |message| self.deliver(message));
-        if count != 0 {
+        // Bounded by the room, which only shrinks.
+        while room != 0 {
+            let part = buffer.get_mut(..room.min(CONSOLE_CHUNK)).unwrap_or_default();
+            let count = self.chipset.console_output(part, |message| self.deliver(message));
+            if count == 0 {
+                return Flushed::All;
+            }
             write(part.get(..count).unwrap_or_default());
+            room -= count;
         }
+        Flushed::OutOfRoom
     }
 
     /// Presses the power button.

@@ -15,6 +15,15 @@ pub enum Direction {
     Out,
 }
 
+/// IN or OUT of one byte, between a port and AL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BytePort {
+    /// The port.
+    pub port: u16,
+    /// Which way.
+    pub direction: Direction,
+}
+
 /// INS or OUTS, as opposed to a single IN or OUT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StringIo {

@@ -5,12 +5,18 @@
 //! hypervisor uses none of them there. They are swapped only when the general
 //! code takes over.
 
+use crate::cpu::{apic, asm};
 use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
-use vmm::hw::{ExitRegs, Handled, HotReason, HotState};
+use vmm::fast::fast_exit;
+use vmm::hw::{ExitRegs, Handled, HotReason, HotState, Instruction};
+use vmm::timer::HotTimer;
 use vmm::vcpu::VcpuCore;
-use x86defs::vmcb::{EventInjection, ExitCode, Save, Vmcb};
-use x86defs::{Cr4, HostPhysAddr, Rflags};
+use x86defs::exit::BytePort;
+use x86defs::vmcb::{
+    EventInjection, ExitCode, INTERRUPT_SHADOW, Save, Vmcb, byte_port, is_first_touch,
+};
+use x86defs::{GuestPhysAddr, HostPhysAddr, Rflags};
 
 const VMCB_RAX: usize = offset_of!(Vmcb, save) + offset_of!(Save, rax);
 
@@ -98,7 +104,7 @@ pub(super) unsafe extern "C" fn enter(
         "mov rbx, rdi",
         "mov rbp, rsi",
         "call {hot}",
-        "test al, al",
+        "test al, {reenter}",
         "jz 3f",
         "mov rdi, rbx",
         "mov rcx, [rdi]",
@@ -121,6 +127,7 @@ pub(super) unsafe extern "C" fn enter(
         "pop rbp",
         "ret",
         rax = const VMCB_RAX,
+        reenter = const Handled::Reenter as u8,
         hot = sym hot_exit,
     )
 }
@@ -132,20 +139,30 @@ struct Regs<'a> {
 
 impl ExitRegs for Regs<'_> {
     #[inline(always)]
-    fn next_rip(&self) -> Option<u64> {
-        // Zero where the CPU does not save it.
-        let next = self.vmcb.control.next_rip;
-        (next != 0).then_some(next)
+    fn rip(&self) -> u64 {
+        self.vmcb.save.rip
     }
 
     #[inline(always)]
-    fn advance(&mut self, next_rip: u64) -> bool {
+    fn instruction(&self) -> Option<Instruction> {
+        let control = &self.vmcb.control;
+        // Zero where the CPU does not save it; IN and OUT always report it
+        // (APM: "IOIO Intercept Information").
+        let next_rip = match control.next_rip {
+            0 if control.exit_code == u64::from(ExitCode::IOIO.0) => control.exit_info2,
+            next_rip => next_rip,
+        };
+        (next_rip != 0).then_some(Instruction { rip: self.vmcb.save.rip, next_rip })
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, instruction: Instruction) -> bool {
         // A trap is due after it, or RF ends with it: for the general code.
         if self.vmcb.save.rflags & Rflags::TF.union(Rflags::RF).bits() != 0 {
             return false;
         }
-        self.vmcb.save.rip = next_rip;
-        self.vmcb.control.interrupt_shadow = 0;
+        self.vmcb.save.rip = instruction.next_rip;
+        self.vmcb.control.interrupt_shadow &= !INTERRUPT_SHADOW;
         true
     }
 
@@ -155,8 +172,25 @@ impl ExitRegs for Regs<'_> {
     }
 
     #[inline(always)]
-    fn cr4(&self) -> Cr4 {
-        Cr4::from_bits_retain(self.vmcb.save.cr4)
+    fn port(&self) -> Option<BytePort> {
+        byte_port(self.vmcb.control.exit_info1)
+    }
+
+    #[inline(always)]
+    fn touched(&self) -> Option<GuestPhysAddr> {
+        let control = &self.vmcb.control;
+        (is_first_touch(control.exit_info1) && !control.exit_int_info.valid())
+            .then(|| GuestPhysAddr::new(control.exit_info2))
+    }
+
+    #[inline(always)]
+    fn tsc(&self) -> u64 {
+        asm::rdtsc()
+    }
+
+    #[inline(always)]
+    fn arm(&mut self, timer: &HotTimer, now: u64) {
+        apic::arm_timer_at(timer.armed, now);
     }
 }
 
@@ -166,33 +200,52 @@ fn window_open(vmcb: &Vmcb) -> bool {
     vmcb.control.virtual_interrupt.irq() && vmcb.save.rflags & Rflags::IF.bits() != 0
 }
 
-/// Called for every exit, with the guest's registers saved. Non-zero: go back in.
-extern "C" fn hot_exit(core: &mut VcpuCore, vmcb: &mut Vmcb) -> u64 {
+/// Called for every exit, with the guest's registers saved.
+///
+/// A function for each reason, entered by a jump: each is one straight path
+/// that saves no more registers than it uses.
+extern "C" fn hot_exit(core: &mut VcpuCore, vmcb: &mut Vmcb) -> Handled {
     vmcb.control.event_injection = EventInjection::new();
     vmcb.control.tlb_control = 0;
     let code = vmcb.control.exit_code;
-    let reason = if code == u64::from(ExitCode::CPUID.0) {
-        HotReason::Cpuid
-    } else if code == u64::from(ExitCode::MSR.0) {
-        if vmcb.control.exit_info1 == 0 { HotReason::ReadMsr } else { HotReason::WriteMsr }
-    } else if code == u64::from(ExitCode::VMMCALL.0) {
-        HotReason::Hypercall
+    let is = |wanted: ExitCode| code == u64::from(wanted.0);
+    if is(ExitCode::CPUID) {
+        cpuid(core, vmcb)
+    } else if is(ExitCode::MSR) {
+        if vmcb.control.exit_info1 == 0 { read_msr(core, vmcb) } else { write_msr(core, vmcb) }
+    } else if is(ExitCode::VMMCALL) {
+        hypercall(core, vmcb)
+    } else if is(ExitCode::IOIO) {
+        port(core, vmcb)
+    } else if is(ExitCode::NPF) {
+        touch(core, vmcb)
     } else {
-        return 0;
-    };
-    match vmm::fast::fast_exit(core, &mut Regs { vmcb }, reason) {
-        // The guest is open for the interrupt that waits for a window: it may
-        // have it now, without an exit more (and one emulator would not open
-        // the window again).
-        Handled::Reenter if window_open(vmcb) => {
-            core.served = true;
-            0
-        }
-        Handled::Reenter => 1,
-        Handled::Recheck => {
-            core.served = true;
-            0
-        }
-        Handled::Cold => 0,
+        Handled::Cold
     }
+}
+
+macro_rules! hot {
+    ($($name:ident: $reason:ident;)*) => {$(
+        #[inline(never)]
+        extern "C" fn $name(core: &mut VcpuCore, vmcb: &mut Vmcb) -> Handled {
+            let handled = fast_exit(core, &mut Regs { vmcb }, HotReason::$reason);
+            // The guest is open for the interrupt that waits for a window: it
+            // may have it now, without an exit more (and one emulator would not
+            // open the window again).
+            if handled == Handled::Reenter && window_open(vmcb) {
+                core.served = true;
+                return Handled::Recheck;
+            }
+            handled
+        }
+    )*};
+}
+
+hot! {
+    cpuid: Cpuid;
+    read_msr: ReadMsr;
+    write_msr: WriteMsr;
+    hypercall: Hypercall;
+    port: Port;
+    touch: Touch;
 }

@@ -11,6 +11,7 @@ use core::ptr::NonNull;
 use devices::lapic::Lapic;
 use vmm::hw::{Backend, InterruptDelivery};
 use vmm::tags::{Flush, Tag};
+use vmm::timer::TimerKind;
 use vmm::vcpu::VcpuCore;
 use x86defs::exit::{ExceptionExit, ExitWithEvent};
 use x86defs::vmcb::{
@@ -603,6 +604,10 @@ impl Backend for SvmVcpu {
     fn loses_shadow(&self) -> bool {
         // Known of the one emulator that also lacks next-RIP save.
         !self.caps.features.contains(SvmFeatures::NEXT_RIP)
+    }
+
+    fn timer(&self) -> TimerKind {
+        TimerKind::Machine
     }
 
     fn run(&mut self, core: &mut VcpuCore) -> ExitWithEvent {

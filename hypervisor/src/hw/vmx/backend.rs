@@ -5,6 +5,7 @@ use super::vcpu::{GUEST_CR0, GUEST_CR4, VmxVcpu};
 use core::fmt;
 use devices::lapic::Lapic;
 use vmm::hw::{Backend, InterruptDelivery};
+use vmm::timer::TimerKind;
 use vmm::vcpu::VcpuCore;
 use x86_64::registers::control::{Cr4 as HostCr4, Cr4Flags};
 use x86defs::bits::Low;
@@ -321,6 +322,10 @@ impl Backend for VmxVcpu {
 
     fn loses_shadow(&self) -> bool {
         false
+    }
+
+    fn timer(&self) -> TimerKind {
+        self.timer_kind()
     }
 
     fn run(&mut self, core: &mut VcpuCore) -> ExitWithEvent {

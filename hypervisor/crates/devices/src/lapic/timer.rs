@@ -15,6 +15,14 @@ use super::ticks::Ticks;
 /// periods in between are merged as a busy CPU would merge them.
 pub const MIN_PERIOD_NS: u64 = 20_000;
 
+/// Timer mode and mask in the timer's entry.
+const TIMER_MODE_AND_MASK: u32 =
+    LvtEntry::new().with_timer_mode(TimerMode::Reserved).with_masked(true).into_bits();
+/// An entry in TSC-deadline mode that is not masked.
+const TSC_DEADLINE_OPEN: u32 = LvtEntry::new().with_timer_mode(TimerMode::TscDeadline).into_bits();
+/// More ticks than any machine runs for: decades at 10 GHz.
+const FAR_AHEAD: u64 = 1 << 62;
+
 impl Lapic {
     #[inline(always)]
     pub(super) const fn timer_lvt(&self) -> LvtEntry {
@@ -63,6 +71,29 @@ impl Lapic {
             self.s.tsc_deadline = guest_value;
             self.s.deadline = Ticks(now.0.saturating_add(ahead));
         }
+    }
+
+    /// How many ticks ahead a write of `guest_value` to IA32_TSC_DEADLINE would
+    /// put the timer's interrupt: `None` if it does more or less than that.
+    /// It would disarm, or fire at once, or the timer is masked or in another
+    /// mode, or has fired and that is still to be noticed.
+    #[inline(always)]
+    #[must_use]
+    pub fn tsc_deadline_ahead(&self, guest_value: u64, now: Ticks) -> Option<u64> {
+        let ahead = guest_value.wrapping_sub(self.guest_tsc(now));
+        // Mode and mask in one comparison. What is not ahead is far ahead,
+        // modulo 2^64; so far ahead is nothing that the general code could not do.
+        let simple = self.timer_lvt().into_bits() & TIMER_MODE_AND_MASK == TSC_DEADLINE_OPEN;
+        (simple && ahead.wrapping_sub(1) < FAR_AHEAD && now.0 < self.s.deadline.0).then_some(ahead)
+    }
+
+    /// The write, where [`tsc_deadline_ahead`](Self::tsc_deadline_ahead) has
+    /// just told `ahead`.
+    #[inline(always)]
+    pub fn move_tsc_deadline(&mut self, guest_value: u64, now: Ticks, ahead: u64) {
+        self.s.tsc_deadline = guest_value;
+        // A VM's ticks stay below 2^63: no overflow.
+        self.s.deadline = Ticks(now.0.wrapping_add(ahead));
     }
 
     /// A write that disarms or fires, or finds that the one before has to.

@@ -320,11 +320,22 @@ impl Chip {
                 Acknowledged::Spurious => 7,
             });
         }
-        Read::Register(match (odd, self.read_isr) {
+        Read::Register(self.register(odd))
+    }
+
+    #[inline]
+    fn register(&self, odd: bool) -> u8 {
+        match (odd, self.read_isr) {
             (true, _) => self.imr,
             (false, true) => self.isr,
             (false, false) => self.irr(),
-        })
+        }
+    }
+
+    /// What [`Chip::read`] would give, if that changes nothing.
+    #[inline]
+    pub(super) fn peek(&self, odd: bool) -> Option<u8> {
+        (!self.poll).then(|| self.register(odd))
     }
 }
 

@@ -117,6 +117,39 @@ impl<F: Format> Mapper<F> {
             .map_err(|kind| MapError { kind, done: len - cursor.remaining })
     }
 
+    /// Maps the 2 MiB at `addr` to those at `hpa`, the short way: only where all
+    /// tables exist and nothing is mapped there. `false`: nothing has changed.
+    #[inline]
+    pub fn map_2m<M: TableMemory>(
+        &mut self,
+        mem: &mut M,
+        addr: u64,
+        hpa: HostPhysAddr,
+        attributes: Attributes,
+    ) -> bool {
+        const LEVEL: u32 = 2;
+        let size = PageSize::Size2M;
+        let fits = size <= self.max_leaf
+            && (addr | hpa.as_u64()).is_multiple_of(size.bytes())
+            && F::covers(addr, addr)
+            && attributes.permissions.contains(Permissions::READ);
+        let mut table = self.root;
+        for level in [ROOT, ROOT - 1] {
+            let entry = mem.read(table, index(addr, level));
+            let shared = level == ROOT && entry & SHARED != 0;
+            if !fits || !F::is_present(entry) || F::is_leaf(entry, level) || shared {
+                return false;
+            }
+            table = F::next(entry);
+        }
+        let slot = index(addr, LEVEL);
+        if F::is_present(mem.read(table, slot)) {
+            return false;
+        }
+        mem.write(table, slot, F::leaf(hpa, size, attributes));
+        true
+    }
+
     /// Takes away what is mapped in the range, calls `removed` with each page
     /// after its entry is gone, and frees tables that are empty. Large pages
     /// that reach beyond the range are split. Holes are no error.

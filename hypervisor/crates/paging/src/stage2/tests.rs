@@ -362,3 +362,26 @@ proptest! {
         against_model::<Ept>(&edits, budget, PageSize::Size1G);
     }
 }
+
+#[test]
+fn the_short_way_maps_only_where_that_is_simple() {
+    let mut mem = Tables::new(100);
+    let mut mapper = Mapper::<Ept>::new(&mut mem, PageSize::Size2M).unwrap();
+    let page = hpa(64 * MIB);
+    assert!(!mapper.map_2m(&mut mem, 2 * MIB, page, RAM), "there are no tables");
+    mapper.map(&mut mem, 4 * MIB, hpa(32 * MIB), 2 * MIB, RAM).unwrap();
+    assert!(!mapper.map_2m(&mut mem, 2 * MIB + 0x1000, page, RAM), "not aligned");
+    assert!(!mapper.map_2m(&mut mem, 2 * MIB, hpa(64 * MIB + 0x1000), RAM), "not aligned");
+    assert!(!mapper.map_2m(&mut mem, 4 * MIB, page, RAM), "mapped");
+    mapper.map(&mut mem, 6 * MIB, hpa(0x1000), 0x1000, RAM).unwrap();
+    assert!(!mapper.map_2m(&mut mem, 6 * MIB, page, RAM), "a page of it is");
+    assert!(!mapper.map_2m(&mut mem, GIB, page, RAM), "another table");
+    let tables = mem.tables.len();
+    assert!(mapper.map_2m(&mut mem, 2 * MIB, page, RAM));
+    assert_eq!(mem.tables.len(), tables);
+    let found = mapper.query(&mem, 3 * MIB).unwrap();
+    assert_eq!((found.hpa, found.size), (hpa(65 * MIB), PageSize::Size2M));
+    let mut small = Mapper::<Npt>::new(&mut mem, PageSize::Size4K).unwrap();
+    small.map(&mut mem, 0, hpa(0), 0x1000, RAM).unwrap();
+    assert!(!small.map_2m(&mut mem, 2 * MIB, page, RAM), "large pages are not used");
+}

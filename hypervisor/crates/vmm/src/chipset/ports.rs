@@ -23,7 +23,7 @@ use x86defs::{Low, Width};
 /// Whose port it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Target {
+pub(super) enum Target {
     Nobody,
     Pic,
     Pit,
@@ -85,7 +85,8 @@ const fn fill(
     table
 }
 
-fn lookup(port: u16) -> (Target, u16) {
+#[inline(always)]
+pub(super) fn lookup(port: u16) -> (Target, u16) {
     let (target, offset) = TABLE.get(usize::from(port)).copied().unwrap_or((Target::Nobody, 0));
     (target, offset.into())
 }
@@ -144,9 +145,9 @@ impl Chipset {
                 value
             }
             Target::Uart => {
-                let mut uart = self.uart.lock();
+                let uart = &mut self.serial.lock().uart;
                 let value = uart.port_read(offset, width, now);
-                self.after_uart(&uart, deliver);
+                self.after_uart(uart, deliver);
                 value
             }
             Target::Pm => {
@@ -224,10 +225,10 @@ impl Chipset {
                 result
             }
             Target::Uart => {
-                let mut uart = self.uart.lock();
+                let uart = &mut self.serial.lock().uart;
                 let result = uart.port_write(offset, width, value, now);
                 outcome.console |= uart.has_output();
-                self.after_uart(&uart, deliver);
+                self.after_uart(uart, deliver);
                 result
             }
             Target::Pm => {

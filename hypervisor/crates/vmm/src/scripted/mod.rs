@@ -8,15 +8,16 @@ mod tests;
 
 use crate::chipset::{Chipset, DebugPorts};
 use crate::clock::{HostTime, Interruption, TscFrequency, VcpuClock, VmClock};
-use crate::cpuid::{CpuidConfig, CpuidTable};
+use crate::cpuid::{CpuidConfig, CpuidTable, QuickLeaves, VcpuView};
 use crate::hw::{Backend, HotState, InterruptDelivery};
 use crate::irq::{Posted, Routes};
-use crate::memory::{GuestMemory, GuestRam, MemoryError};
+use crate::memory::{GuestMemory, GuestRam, HotRam, MemoryError};
 use crate::msr::{MsrConfig, MsrFile, MsrTable};
 use crate::mtrr::Mtrrs;
 use crate::recorder::Recorder;
 use crate::run::{Next, turn};
 use crate::stats::ExitCounts;
+use crate::timer::{HotTimer, NEVER, TimerKind};
 use crate::vcpu::{Vcpu, VcpuCore};
 use crate::vm::{Host, Kick, Vm};
 use devices::lapic::{InterruptStatus, Lapic, Role, TickRatio, VirtualApicPage};
@@ -34,7 +35,9 @@ use x86defs::{
 };
 
 const KHZ: u64 = 1_000_000;
-const RAM: usize = 2 << 20;
+pub(super) const RAM: usize = 2 << 20;
+/// The nearest deadline.
+pub(super) const LEAST: u64 = 100;
 
 /// RAM of 2 MiB at 0, and whether the APIC's page is open.
 pub(super) struct Ram(RefCell<Vec<u8>>, pub(super) Cell<bool>);
@@ -80,6 +83,12 @@ impl GuestMemory for Ram {
     }
 }
 
+impl HotRam for Touched {
+    fn touch(&self, gpa: GuestPhysAddr) -> bool {
+        gpa.as_u64() < RAM as u64 && gpa.as_u64() >= UNTOUCHED
+    }
+}
+
 impl GuestRam for Ram {
     fn is_ram(&self, gpa: GuestPhysAddr) -> bool {
         gpa.as_u64() < RAM as u64
@@ -101,6 +110,13 @@ impl GuestRam for Ram {
         self.1.set(false);
     }
 }
+
+/// What the hot handler sees of the RAM.
+#[derive(Debug)]
+pub(super) struct Touched;
+
+/// RAM from here on has not been touched.
+pub(super) const UNTOUCHED: u64 = 1 << 20;
 
 /// The hardware's part: registers, and the exits to come.
 #[derive(Default)]
@@ -261,6 +277,9 @@ impl Backend for Script {
     fn loses_shadow(&self) -> bool {
         false
     }
+    fn timer(&self) -> TimerKind {
+        TimerKind::Machine
+    }
     fn run(&mut self, _: &mut VcpuCore) -> ExitWithEvent {
         self.injected.push(self.injection.take());
         self.exits.pop_front().expect("an exit in the script")
@@ -275,7 +294,7 @@ pub(super) struct Stage {
     pub(super) tsc: u64,
     pub(super) console: Vec<u8>,
     pub(super) room: usize,
-    pub(super) armed: Option<u64>,
+    pub(super) armed: u64,
 }
 
 impl Host for Stage {
@@ -292,7 +311,15 @@ impl Host for Stage {
         self.room
     }
 
-    fn arm_timer(&mut self, deadline: Option<u64>) {
+    fn deadline(&self) -> u64 {
+        NEVER
+    }
+
+    fn arm_timer(&mut self, deadline: u64) {
+        self.armed = deadline;
+    }
+
+    fn note_armed(&mut self, deadline: u64) {
         self.armed = deadline;
     }
 }
@@ -335,10 +362,21 @@ impl Play {
         lapic.set_up_virtual_wire();
         let routes = Routes::new();
         routes.publish(0, lapic.identity());
+        let chipset = Arc::new(Chipset::new(1_700_000_000, DebugPorts::Present));
+        let view = VcpuView {
+            cr4: Cr4::empty(),
+            xcr0: Xcr0::X87,
+            apic_base: lapic.apic_base(),
+            apic_id: 0,
+        };
         let core = VcpuCore {
             hot: HotState::default(),
             served: false,
             ended_level: None,
+            timer: HotTimer::new(LEAST),
+            leaves: QuickLeaves::new(&cpuid, view),
+            chipset: Arc::clone(&chipset),
+            memory: Arc::new(Touched),
             lapic,
             clock: vcpu_clock,
             msrs: MsrFile::new(&msr_table),
@@ -355,13 +393,13 @@ impl Play {
             name: "play".into(),
             memory,
             clock: RwLock::new(clock),
-            chipset: Chipset::new(1_700_000_000, DebugPorts::Present),
+            chipset,
             mtrrs: Mutex::new(Mtrrs::new(39)),
             vcpus: vec![shared],
             routes,
             kick: Kick(std::boxed::Box::new(|_| ())),
         };
-        let stage = Stage { tsc: 0, console: Vec::new(), room: 1 << 16, armed: None };
+        let stage = Stage { tsc: 0, console: Vec::new(), room: 1 << 16, armed: NEVER };
         Self { vm, vcpu: Vcpu::new(0, core, script), stage }
     }
 

@@ -4,6 +4,7 @@ use super::{Arc, Play};
 use crate::irq::Requests;
 use crate::memory::{GuestMemory, MemoryError};
 use crate::run::Next;
+use crate::timer::NEVER;
 use crate::vcpu::Activity;
 use crate::vm::{EndReason, VmError};
 use devices::lapic::{Lapic, Role, TickRatio, Trigger};
@@ -139,7 +140,7 @@ fn halt_sleeps_until_the_timer() {
     lapic.write_tsc_deadline(5000, devices::lapic::Ticks(0));
     assert_eq!(play.turn(VmExit::Halt), Next::Continue);
     assert_eq!(play.vcpu.activity, Activity::Halted);
-    assert_eq!(play.idle(), Next::Idle(Some(5000)));
+    assert_eq!(play.idle(), Next::Idle(5000));
     play.stage.tsc = 5000;
     play.turn(VmExit::HostInterrupt);
     assert_eq!(play.vcpu.activity, Activity::Running);
@@ -153,7 +154,7 @@ fn halt_with_interrupts_off_wakes_for_an_nmi_only() {
     play.vcpu.hw.next_rip = Some(0x1001);
     play.turn(VmExit::Halt);
     play.vm.vcpus[0].post(0x41, Trigger::Edge);
-    assert_eq!(play.idle(), Next::Idle(None));
+    assert_eq!(play.idle(), Next::Idle(NEVER));
     play.vcpu.post_nmi();
     play.turn(VmExit::HostInterrupt);
     assert_eq!(play.injected(), Some(Event::nmi()));

@@ -5,8 +5,8 @@ use crate::addr::GuestPhysAddr;
 use crate::bits::{Low, Width};
 use crate::event::{Event, EventKind, Exception};
 use crate::exit::{
-    CacheControl, CrAccess, DescriptorTableAccess, Direction, DrAccess, ExceptionExit, MonitorWait,
-    NestedAccess, NestedFault, PortIo, RawExit, StringIo, TaskSwitch, VmExit,
+    BytePort, CacheControl, CrAccess, DescriptorTableAccess, Direction, DrAccess, ExceptionExit,
+    MonitorWait, NestedAccess, NestedFault, PortIo, RawExit, StringIo, TaskSwitch, VmExit,
 };
 use crate::reg::Gpr;
 
@@ -106,6 +106,28 @@ fn width_of(bits: u64) -> Option<Width> {
         4 => Some(Width::B4),
         _ => None,
     }
+}
+
+/// The access of an IOIO exit, if it moves one byte and is no string
+/// instruction's: the short way for the hot handler.
+#[inline(always)]
+#[must_use]
+pub const fn byte_port(info1: u64) -> Option<BytePort> {
+    // STR, then SZ8, SZ16 and SZ32.
+    if info1 & (1 << 2 | 7 << 4) != 1 << 4 {
+        return None;
+    }
+    let direction = if info1 & 1 != 0 { Direction::In } else { Direction::Out };
+    #[expect(clippy::cast_possible_truncation, reason = "the port stands in bits 31:16")]
+    let port = (info1 >> 16) as u16;
+    Some(BytePort { port, direction })
+}
+
+/// Whether a nested page fault met an entry that maps nothing.
+#[inline(always)]
+#[must_use]
+pub const fn is_first_touch(info1: u64) -> bool {
+    info1 & 1 == 0
 }
 
 /// IOIO: EXITINFO1 (APM: "IOIO Intercept Information").
@@ -267,6 +289,21 @@ impl From<Event> for EventInjection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_short_way_to_a_port_agrees_with_the_long_one() {
+        for low in 0..0x400u64 {
+            let info1 = 0x03f8_0000 | low;
+            let wanted = match decode(0x7b, info1, 0, false) {
+                VmExit::PortIo(PortIo { port, width: Width::B1, direction, string: None }) => {
+                    Some(BytePort { port, direction })
+                }
+                _ => None,
+            };
+            assert_eq!(byte_port(info1), wanted, "{low:#x}");
+        }
+        assert!(is_first_touch(1 << 32 | 6) && !is_first_touch(1 << 32 | 7));
+    }
 
     #[test]
     fn ioio() {

@@ -5,7 +5,7 @@
 pub mod check;
 mod decode;
 
-pub use decode::{ExitCode, decode, interrupted_event};
+pub use decode::{ExitCode, byte_port, decode, interrupted_event, is_first_touch};
 
 use crate::segment::{Segment, SegmentAttributes};
 use bitfield_struct::bitfield;

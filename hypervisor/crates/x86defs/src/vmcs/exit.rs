@@ -8,7 +8,7 @@ use crate::addr::{GuestPhysAddr, GuestVirtAddr};
 use crate::bits::{Low, Width};
 use crate::event::Exception;
 use crate::exit::{
-    ApicAccess, ApicAccessKind, ApicWrite, CacheControl, CrAccess, DescriptorTableAccess,
+    ApicAccess, ApicAccessKind, ApicWrite, BytePort, CacheControl, CrAccess, DescriptorTableAccess,
     Direction, DrAccess, ExceptionExit, MonitorWait, NestedAccess, NestedFault, PortIo, RawExit,
     StringIo, TaskSwitch, VmExit,
 };
@@ -298,6 +298,19 @@ struct IoQualification {
     __: u32,
 }
 
+/// The access of an I/O exit, if it moves one byte and is no string
+/// instruction's: the short way for the hot handler.
+#[inline(always)]
+#[must_use]
+pub const fn byte_port(qualification: u64) -> Option<BytePort> {
+    let q = IoQualification::from_bits(qualification);
+    if q.size_less_one() != 0 || q.string() {
+        return None;
+    }
+    let direction = if q.input() { Direction::In } else { Direction::Out };
+    Some(BytePort { port: q.port(), direction })
+}
+
 /// SDM: "Format of the VM-Exit Instruction-Information Field as Used for INS and OUTS".
 #[bitfield(u32)]
 struct StringIoInformation {
@@ -387,6 +400,15 @@ struct EptQualification {
     nmi_unblocked: bool,
     #[bits(51)]
     __: u64,
+}
+
+/// Whether an EPT violation met an entry that maps nothing, and left nothing to
+/// be put right: no NMI was unblocked by the instruction that caused it.
+#[inline(always)]
+#[must_use]
+pub const fn is_first_touch(qualification: u64) -> bool {
+    let q = EptQualification::from_bits(qualification);
+    q.allowed() == 0 && !q.nmi_unblocked()
 }
 
 fn nested_fault(information: &ExitInformation) -> NestedFault {

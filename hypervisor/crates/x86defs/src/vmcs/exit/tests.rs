@@ -278,3 +278,25 @@ fn the_length_has_no_other_way_in() {
     }
     assert_eq!(readers, ["fields.rs"]);
 }
+
+#[test]
+fn the_short_way_to_a_port_agrees_with_the_long_one() {
+    for low in 0..0x80u64 {
+        let qualification = 0x03f8_0000 | low;
+        let wanted = match exit(30, qualification) {
+            VmExit::PortIo(PortIo { port, width: Width::B1, direction, string: None }) => {
+                Some(BytePort { port, direction })
+            }
+            _ => None,
+        };
+        assert_eq!(byte_port(qualification), wanted, "{low:#x}");
+    }
+}
+
+#[test]
+fn first_touches_leave_nothing_to_put_right() {
+    assert!(is_first_touch(0x181), "a read");
+    assert!(is_first_touch(0x182), "a write");
+    assert!(!is_first_touch(0x18a), "a write to what can be read");
+    assert!(!is_first_touch(0x1182), "an IRET has unblocked NMIs");
+}

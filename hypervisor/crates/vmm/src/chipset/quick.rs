@@ -1,0 +1,52 @@
+//! The short way to ports that guests use often: reads that change nothing, and
+//! what a polling console writes. What is not simple is declined.
+
+use super::Chipset;
+use super::ports::{Target, lookup};
+use super::serial::Serial;
+use spin::MutexGuard;
+
+impl Chipset {
+    /// IN of one byte from `port`, if that changes nothing. The value is what
+    /// [`port_read`](Self::port_read) would give.
+    #[inline]
+    #[must_use]
+    pub fn quick_read(&self, port: u16) -> Option<u8> {
+        let (target, offset) = lookup(port);
+        match target {
+            Target::Pic => self.irq.try_lock()?.pic().quick_read(offset),
+            Target::Uart => self.serial.try_lock()?.uart.quick_read(offset),
+            _ => None,
+        }
+    }
+
+    /// OUT of one byte to `port`, if it is known beforehand that nothing comes
+    /// of it but a byte to be fetched from the console.
+    #[inline]
+    #[must_use]
+    pub fn quick_write(&self, port: u16) -> Option<ReadyWrite<'_>> {
+        match lookup(port) {
+            (Target::Uart, 0) => {
+                let serial = self.serial.try_lock()?;
+                (serial.sent.has_room() && serial.uart.sends_at_once())
+                    .then_some(ReadyWrite { serial })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A write to a port that only has to be made.
+#[derive(Debug)]
+pub struct ReadyWrite<'a> {
+    serial: MutexGuard<'a, Serial>,
+}
+
+impl ReadyWrite<'_> {
+    /// Makes it.
+    #[inline(always)]
+    pub fn write(&mut self, value: u8) {
+        let Serial { uart, sent } = &mut *self.serial;
+        sent.push(uart.send_at_once(value));
+    }
+}

@@ -1,0 +1,61 @@
+//! The serial port, and what it has sent but nobody has fetched.
+
+use devices::uart::Uart;
+
+/// Bytes that wait at the most.
+const ROOM: usize = 1024;
+
+/// The serial port with its outbox: bytes that the hot handler has let the
+/// guest send. The general code fetches them, before what is in the port.
+#[derive(Debug)]
+pub(super) struct Serial {
+    pub(super) uart: Uart,
+    pub(super) sent: Outbox,
+}
+
+impl Serial {
+    pub(super) fn new() -> Self {
+        Self { uart: Uart::new(), sent: Outbox { bytes: [0; ROOM], first: 0, end: 0 } }
+    }
+}
+
+/// Bytes in the order in which they were sent.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    bytes: [u8; ROOM],
+    /// Those from here to `end` wait.
+    first: usize,
+    end: usize,
+}
+
+impl Outbox {
+    /// Whether one more fits.
+    #[inline(always)]
+    pub(super) const fn has_room(&self) -> bool {
+        self.end < ROOM
+    }
+
+    /// Appends a byte, if it fits.
+    #[inline(always)]
+    pub(super) fn push(&mut self, byte: u8) {
+        if let Some(slot) = self.bytes.get_mut(self.end) {
+            *slot = byte;
+            self.end += 1;
+        }
+    }
+
+    /// Moves what waits to `buffer`, as far as it fits; how much that was.
+    pub(super) fn take(&mut self, buffer: &mut [u8]) -> usize {
+        let waiting = self.bytes.get(self.first..self.end).unwrap_or_default();
+        let count = waiting.len().min(buffer.len());
+        for (to, from) in buffer.iter_mut().zip(waiting) {
+            *to = *from;
+        }
+        self.first += count;
+        if self.first == self.end {
+            self.first = 0;
+            self.end = 0;
+        }
+        count
+    }
+}

@@ -1,0 +1,108 @@
+//! The one deadline of a CPU while a vCPU runs on it: the least of the local
+//! APIC's timer and everything else that is due. The loop sets it before each
+//! entry; the hot handler moves it when the guest programs its timer.
+
+/// What ends a guest's turn at its deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimerKind {
+    /// The timer of the machine's local APIC, through its interrupt.
+    Machine,
+    /// A timer of the backend's own that counts while the guest runs: once in
+    /// 2^`shift` ticks of the TSC.
+    Own {
+        /// 0 to 31.
+        shift: u8,
+    },
+}
+
+/// A deadline that never comes.
+pub const NEVER: u64 = u64::MAX;
+
+/// The deadline of the CPU that runs a vCPU. All times are the host's TSC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HotTimer {
+    /// What is armed.
+    pub kind: TimerKind,
+    /// Guest ticks less the host's TSC, modulo 2^64.
+    pub offset: u64,
+    /// When something but the local APIC's timer is due.
+    pub others: u64,
+    /// What the timer is armed for.
+    pub armed: u64,
+    /// A deadline that is nearer than this must leave the guest time to go on,
+    /// or a device could ring so fast that it never does.
+    pub least: u64,
+}
+
+impl HotTimer {
+    /// A timer that is not armed; `least` as in [`HotTimer::least`].
+    #[must_use]
+    pub const fn new(least: u64) -> Self {
+        Self { kind: TimerKind::Machine, offset: 0, others: NEVER, armed: NEVER, least }
+    }
+
+    /// The local APIC's timer is due at `due`: the deadline is that or the
+    /// earlier one of the others. Whether it has moved.
+    #[inline(always)]
+    pub fn set(&mut self, due: u64, now: u64) -> bool {
+        // A TSC does not come near 2^64.
+        let at = due.min(self.others).max(now.wrapping_add(self.least));
+        core::mem::replace(&mut self.armed, at) != at
+    }
+
+    /// What a timer of [`TimerKind::Own`] counts down from, `now` being the TSC:
+    /// it ends at the deadline or less than one count after it.
+    ///
+    /// A deadline that has passed gives 0, which ends the turn at the entry. One
+    /// count more might never end: it is counted only when a bit of the TSC
+    /// changes while the guest runs, and a guest that polls a device in step
+    /// with that is always elsewhere then.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counts(&self, shift: u8, now: u64) -> u32 {
+        if self.armed <= now {
+            return 0;
+        }
+        let left = (self.armed - now) >> (shift & 31);
+        #[expect(clippy::cast_possible_truncation, reason = "it was compared")]
+        {
+            if left < u32::MAX as u64 { left as u32 + 1 } else { u32::MAX }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_is_armed_but_not_too_near() {
+        let mut timer = HotTimer::new(100);
+        timer.others = 5000;
+        assert!(timer.set(4000, 1000));
+        assert_eq!(timer.armed, 4000);
+        assert!(!timer.set(4000, 1001));
+        assert!(timer.set(NEVER, 1000));
+        assert_eq!(timer.armed, 5000);
+        assert!(timer.set(1001, 1000));
+        assert_eq!(timer.armed, 1100);
+        assert!(timer.set(3, 2000), "long past");
+        assert_eq!(timer.armed, 2100);
+    }
+
+    #[test]
+    fn counts_end_at_the_deadline_or_just_after() {
+        let mut timer = HotTimer::new(0);
+        for (shift, left) in [(0, 1), (0, 77), (5, 1), (5, 31), (5, 32), (5, 1_000_001)] {
+            timer.set(1000 + left, 1000);
+            let ticks = u64::from(timer.counts(shift, 1000)) << shift;
+            assert!(ticks > left && ticks <= left + (1 << shift), "{left} >> {shift}");
+        }
+        timer.set(NEVER, 0);
+        assert_eq!(timer.counts(5, 0), u32::MAX);
+        timer.set(1000, 0);
+        for now in [1000, 1001, NEVER] {
+            assert_eq!(timer.counts(5, now), 0, "it must not wait for a count");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Memory zeroed ahead: a few blocks of 2 MiB that a guest's first touches
+//! take, so that nobody waits for the zeroing.
+//!
+//! A block is zeroed in steps, through a mapping that exists only between the
+//! first and the last of them ([`layout::ZEROING`]).
+
+use super::pool::Tables;
+use super::{FRAMES, copy, host, layout};
+use paging::frames::{ORDER_2M, Owner};
+use paging::stage2::{Attributes, Permissions};
+use spin::Mutex;
+use x86_64::VirtAddr;
+use x86_64::instructions::tlb;
+use x86defs::addr::Hfn;
+
+/// Blocks kept at the most.
+const BLOCKS: usize = 8;
+/// Bytes zeroed in a step: some microseconds.
+const STEP: usize = 64 << 10;
+/// Bytes in a block.
+const BLOCK: usize = 2 << 20;
+
+/// Who zeroes at the moment: there is one mapping.
+static ZEROING: Mutex<()> = Mutex::new(());
+
+/// One guest's stock.
+#[derive(Debug)]
+pub(super) struct Stock {
+    ready: [Option<Hfn>; BLOCKS],
+    count: usize,
+    /// The block that is being zeroed, and how far.
+    begun: Option<(Hfn, usize)>,
+}
+
+impl Stock {
+    pub(super) const fn new() -> Self {
+        Self { ready: [None; BLOCKS], count: 0, begun: None }
+    }
+
+    /// Whether it could take another block.
+    pub(super) const fn wants_block(&self) -> bool {
+        self.count < BLOCKS && self.begun.is_none()
+    }
+
+    /// Whether a block is being zeroed.
+    pub(super) const fn is_at_work(&self) -> bool {
+        self.begun.is_some()
+    }
+
+    /// Takes a block of 2 MiB from the machine, to be zeroed. `false` if there
+    /// is none.
+    pub(super) fn begin(&mut self, owner: Owner) -> bool {
+        let taken = FRAMES.lock().as_mut().and_then(|f| f.allocate(ORDER_2M, owner));
+        let Some((frame, _)) = taken else { return false };
+        self.begun = Some((frame, 0));
+        true
+    }
+
+    /// Zeroes a little more of the block that was begun.
+    pub(super) fn step(&mut self) {
+        let Some((frame, done)) = self.begun else { return };
+        let _guard = ZEROING.lock();
+        let mut mapper = host::kernel_mapper();
+        let rw = Attributes::ram(Permissions::RW);
+        // It fails only if there is no frame for a table: then the block waits.
+        if mapper.map(&mut Tables, layout::ZEROING, frame.base(), BLOCK as u64, rw).is_err() {
+            return;
+        }
+        // SAFETY: the range was just mapped, for this.
+        let left = unsafe { copy::zero(layout::ZEROING + done as u64, STEP) };
+        // A page of 2 MiB is not split: it can't fail.
+        let _ = mapper.unmap(&mut Tables, layout::ZEROING, BLOCK as u64, |_, _| ());
+        tlb::flush(VirtAddr::new(layout::ZEROING));
+        let done = done + STEP - left;
+        self.begun = Some((frame, done));
+        if done == BLOCK {
+            self.begun = None;
+            if let Some(slot) = self.ready.get_mut(self.count) {
+                *slot = Some(frame);
+                self.count += 1;
+            }
+        }
+    }
+
+    /// The block that [`take`](Self::take) would give.
+    #[inline(always)]
+    pub(super) fn peek(&self) -> Option<Hfn> {
+        *self.ready.get(self.count.checked_sub(1)?)?
+    }
+
+    /// Takes a zeroed block.
+    #[inline(always)]
+    pub(super) fn take(&mut self) -> Option<Hfn> {
+        let block = self.peek()?;
+        self.count -= 1;
+        Some(block)
+    }
+
+    /// Gives all blocks back to the machine.
+    pub(super) fn give_back(&mut self) {
+        while let Some(block) = self.take() {
+            super::free_frames(block, ORDER_2M);
+        }
+        if let Some((block, _)) = self.begun.take() {
+            super::free_frames(block, ORDER_2M);
+        }
+    }
+}
