@@ -168,6 +168,23 @@ fn debian() -> Vec<Case> {
             seconds: 1200,
             ..Case::debian("debian-vmx", Firmware::Bios, debian_small::<128>)
         },
+        // Interrupts injected, and another CPU.
+        Case {
+            machine: Machine::BochsVmx,
+            apic: ApicAssist::Priority,
+            memory: 128,
+            tier: Tier::Full,
+            seconds: 1200,
+            ..Case::debian("debian-vmx-injected", Firmware::Bios, debian_small::<128>)
+        },
+        Case {
+            machine: Machine::BochsVmx,
+            cpu: Some("corei7_skylake_x"),
+            memory: 128,
+            tier: Tier::Full,
+            seconds: 1200,
+            ..Case::debian("debian-vmx-skylake", Firmware::Bios, debian_small::<128>)
+        },
         Case {
             machine: Machine::BochsVmx,
             memory: 1024,

@@ -20,44 +20,21 @@ use crate::mm;
 use devices::lapic::{ApicMode, InterruptStatus, Lapic, VectorSet, VirtualApicPage};
 use vmm::bundle::ApicAssist;
 use vmm::hw::InterruptDelivery;
-use x86defs::vmcs::{Field16, Field32, Field64, PrimaryControls, SecondaryControls};
+use x86defs::vmcs::{ApicSpace, ControlWords, Field16, Field32, Field64, SecondaryControls};
 use x86defs::{HostPhysAddr, Vector};
 
-/// Controls that follow the APIC's mode.
-const BY_MODE: SecondaryControls =
-    SecondaryControls::VIRTUAL_APIC_ACCESSES.union(SecondaryControls::VIRTUAL_X2APIC);
-/// What the CPU must have to deliver interrupts by itself, beside the TPR
-/// shadow: with fewer of them some accesses would neither exit nor work.
-const DELIVERY: SecondaryControls = BY_MODE
-    .union(SecondaryControls::APIC_REGISTER_VIRTUALIZATION)
-    .union(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY);
-
-/// Every control of APIC virtualization, for [`Caps`] to look for.
-pub(super) const OPTIONAL: SecondaryControls = DELIVERY;
-
-/// What a vCPU's controls have of APIC virtualization.
-fn assisted(caps: &Caps, assist: ApicAssist) -> (PrimaryControls, SecondaryControls) {
-    let (mut primary, mut secondary) = (caps.primary, caps.secondary);
-    let delivers = secondary.contains(DELIVERY) && primary.contains(PrimaryControls::TPR_SHADOW);
+/// The control words of a vCPU with as much help as `assist` allows.
+fn assisted(caps: &Caps, assist: ApicAssist) -> ControlWords {
     match assist {
-        ApicAssist::Full if delivers => {}
-        ApicAssist::Full | ApicAssist::Priority
-            if primary.contains(PrimaryControls::TPR_SHADOW) =>
-        {
-            secondary -= DELIVERY - BY_MODE;
-        }
-        ApicAssist::Full | ApicAssist::Priority | ApicAssist::None => {
-            primary -= PrimaryControls::TPR_SHADOW;
-            primary |= PrimaryControls::CR8_LOAD_EXITING | PrimaryControls::CR8_STORE_EXITING;
-            secondary -= DELIVERY;
-        }
+        ApicAssist::Full if caps.words.delivers_interrupts() => caps.words,
+        ApicAssist::Full | ApicAssist::Priority => caps.words.without_delivery(),
+        ApicAssist::None => caps.words.without_apic(),
     }
-    (primary, secondary)
 }
 
 /// See [`crate::hw::VendorCpu::watches_apic_page`].
 pub(super) fn watches_page(caps: &Caps, assist: ApicAssist) -> bool {
-    assisted(caps, assist).1.contains(SecondaryControls::VIRTUAL_APIC_ACCESSES)
+    assisted(caps, assist).secondary.contains(SecondaryControls::VIRTUAL_APIC_ACCESSES)
 }
 
 /// A vCPU's part of it.
@@ -65,9 +42,8 @@ pub(super) fn watches_page(caps: &Caps, assist: ApicAssist) -> bool {
 pub(super) struct ApicHardware {
     /// The virtual-APIC page.
     page: HostPhysAddr,
-    /// Every control that this vCPU may use, whatever the APIC's mode.
-    pub(super) primary: PrimaryControls,
-    secondary: SecondaryControls,
+    /// This vCPU's control words.
+    pub(super) words: ControlWords,
     maps: Maps,
     /// The mode that the controls are set for.
     mode: Option<ApicMode>,
@@ -84,14 +60,10 @@ impl ApicHardware {
     /// [`HostError::OutOfMemory`].
     pub(super) fn new(caps: &Caps, guest: GuestApic, maps: Maps) -> Result<Self, HostError> {
         let page = mm::allocate_page().ok_or(HostError::OutOfMemory("a virtual-APIC page"))?;
-        let (primary, mut secondary) = assisted(caps, guest.assist);
-        if guest.page.is_none() {
-            secondary -= SecondaryControls::VIRTUAL_APIC_ACCESSES;
-        }
+        let words = assisted(caps, guest.assist);
         Ok(Self {
             page,
-            primary,
-            secondary,
+            words,
             maps,
             mode: None,
             status: InterruptStatus::new(),
@@ -100,13 +72,9 @@ impl ApicHardware {
         })
     }
 
-    fn has_tpr_shadow(&self) -> bool {
-        self.primary.contains(PrimaryControls::TPR_SHADOW)
-    }
-
     /// How interrupts are delivered.
     pub(super) fn delivery(&self) -> InterruptDelivery {
-        if self.secondary.contains(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY) {
+        if self.words.delivers_interrupts() {
             InterruptDelivery::Virtual
         } else {
             InterruptDelivery::Injected
@@ -123,20 +91,18 @@ impl ApicHardware {
 
     /// The task priority in the page, where the CPU keeps it there.
     pub(super) fn task_priority(&self) -> Option<u8> {
-        self.has_tpr_shadow().then(|| self.page().task_priority())
+        self.words.keeps_task_priority().then(|| self.page().task_priority())
     }
 
     /// Fills the fields of a new VMCS.
     pub(super) fn write_controls(&self, v: Current<'_>, access_page: Option<HostPhysAddr>) {
-        v.write(Field32::SECONDARY_CONTROLS, (self.secondary - BY_MODE).bits());
+        v.write(Field32::SECONDARY_CONTROLS, self.words.for_apic_mode(ApicSpace::None).bits());
         v.write(Field64::MSR_BITMAP, self.maps.msr.as_u64());
-        if self.has_tpr_shadow() {
+        if self.words.keeps_task_priority() {
             v.write(Field64::VIRTUAL_APIC, self.page.as_u64());
             v.write(Field32::TPR_THRESHOLD, 0);
         }
-        if self.secondary.contains(SecondaryControls::VIRTUAL_APIC_ACCESSES)
-            && let Some(page) = access_page
-        {
+        if let Some(page) = access_page {
             v.write(Field64::APIC_ACCESS, page.as_u64());
         }
         if self.delivery() == InterruptDelivery::Virtual {
@@ -148,12 +114,11 @@ impl ApicHardware {
     /// The APIC has changed its mode.
     fn follow_mode(&mut self, v: Current<'_>, mode: ApicMode) {
         self.mode = Some(mode);
-        let wanted = match mode {
-            ApicMode::XApic => SecondaryControls::VIRTUAL_APIC_ACCESSES,
-            ApicMode::X2Apic => SecondaryControls::VIRTUAL_X2APIC,
-            ApicMode::Disabled => SecondaryControls::empty(),
-        };
-        let controls = (self.secondary - BY_MODE) | (self.secondary & wanted);
+        let controls = self.words.for_apic_mode(match mode {
+            ApicMode::XApic => ApicSpace::Memory,
+            ApicMode::X2Apic => ApicSpace::Msrs,
+            ApicMode::Disabled => ApicSpace::None,
+        });
         // A read that does not exit must be one that the CPU virtualizes: else
         // it would be of the machine's own APIC.
         let x2apic = controls.contains(SecondaryControls::VIRTUAL_X2APIC);
@@ -183,7 +148,7 @@ impl ApicHardware {
                 self.status = status;
                 v.write(Field16::GUEST_INTERRUPT_STATUS, status.into_bits());
             }
-        } else if self.has_tpr_shadow() {
+        } else if self.words.keeps_task_priority() {
             self.page().set_task_priority(lapic.tpr());
             // More than the priority itself is refused, and would be no wait.
             let threshold = lapic.cr8_threshold().min(lapic.cr8());
@@ -199,7 +164,7 @@ impl ApicHardware {
         if self.delivery() == InterruptDelivery::Virtual {
             self.status = InterruptStatus::from_bits(v.read(Field16::GUEST_INTERRUPT_STATUS));
             lapic.take_back(self.page(), self.status);
-        } else if self.has_tpr_shadow() {
+        } else if self.words.keeps_task_priority() {
             lapic.set_tpr(self.page().task_priority());
         }
     }

@@ -100,9 +100,9 @@ impl VmxVcpu {
             vmcs: Vmcs::new(caps.basic.revision())?,
             ept_pointer: ept_pointer(nested_root),
             caps,
-            primary: apic.primary,
+            primary: apic.words.primary,
+            entry: apic.words.entry,
             apic,
-            entry: caps.entry,
             launched: false,
             host_rsp: 0,
             host_cr3: host::cr3(),
@@ -131,9 +131,9 @@ impl VmxVcpu {
     /// state nobody else sets.
     fn write_controls(&self, maps: &maps::Maps) {
         let v = self.current();
-        v.write(Field32::PIN_CONTROLS, self.caps.pin.bits());
+        v.write(Field32::PIN_CONTROLS, self.caps.words.pin.bits());
         v.write(Field32::PRIMARY_CONTROLS, self.primary.bits());
-        v.write(Field32::EXIT_CONTROLS, self.caps.exit.bits());
+        v.write(Field32::EXIT_CONTROLS, self.caps.words.exit.bits());
         v.write(Field32::ENTRY_CONTROLS, self.entry.bits());
         v.write(Field32::EXCEPTION_BITMAP, EXCEPTIONS);
         // Page faults exit if (error code & mask) == match says so and their
@@ -301,7 +301,7 @@ impl VmxVcpu {
 
     /// What ends the guest's turn.
     pub(super) fn timer_kind(&self) -> TimerKind {
-        match self.caps.preemption_timer {
+        match self.caps.words.preemption_timer {
             Some(shift) => TimerKind::Own { shift },
             None => TimerKind::Machine,
         }
@@ -312,7 +312,7 @@ impl VmxVcpu {
         let host_xcr0 = self.load_extra_state();
         let result = loop {
             self.prepare_entry();
-            if let Some(shift) = self.caps.preemption_timer {
+            if let Some(shift) = self.caps.words.preemption_timer {
                 let counts = core.timer.counts(shift, asm::rdtsc());
                 self.current().write(Field32::PREEMPTION_TIMER, counts);
             }

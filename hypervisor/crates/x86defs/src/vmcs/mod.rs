@@ -9,6 +9,7 @@ mod error;
 mod event;
 mod exit;
 mod fields;
+mod words;
 
 pub use controls::{
     ControlCapability, EntryControls, EptVpidCapabilities, ExitControls, MissingControls,
@@ -20,6 +21,7 @@ pub use exit::{
     ExitInformation, ExitReason, apic_offset, byte_port, decode, is_first_touch, unblocks_nmi,
 };
 pub use fields::{Field16, Field32, Field64, FieldNatural};
+pub use words::{ApicSpace, ControlWords, Missing};
 
 use bitflags::bitflags;
 
