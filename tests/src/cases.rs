@@ -133,7 +133,7 @@ fn everywhere(case: &Case, bochs: Tier) -> Vec<Case> {
 }
 
 /// A case on VT-x with less help from the CPU for the local APIC than the usual
-/// model gives, and on a model that goes further in other ways.
+/// model gives, and on other models.
 fn apic_cases(case: &Case) -> Vec<Case> {
     let on = |suffix: &str, apic, tier| Case {
         name: format!("{}-vmx-{suffix}", case.name),
@@ -148,6 +148,11 @@ fn apic_cases(case: &Case) -> Vec<Case> {
         on("injected", ApicAssist::Priority, usual),
         on("emulated", ApicAssist::None, Tier::Full),
         Case { cpu: Some("corei7_skylake_x"), ..on("skylake", ApicAssist::Full, Tier::Full) },
+        // It does not deliver interrupts, and has no INVPCID.
+        Case {
+            cpu: Some("corei7_sandy_bridge_2600k"),
+            ..on("sandy-bridge", ApicAssist::Full, Tier::Full)
+        },
     ]
 }
 
@@ -223,6 +228,12 @@ fn refusals() -> Vec<Case> {
         Case {
             cpu: Some("EPYC,-svm"),
             ..hello("refuse-no-svm", |drive| refused(drive, &["AMD-V", "VT-x", "Cure"]))
+        },
+        // VT-x of the first generation.
+        Case {
+            cpu: Some("corei5_lynnfield_750"),
+            machine: Machine::BochsVmx,
+            ..hello("refuse-old-vmx", |drive| refused(drive, &["unrestricted guest", "Cure"]))
         },
         Case {
             damage: Damage::File,
