@@ -35,6 +35,7 @@ pub mod mtrr;
 pub mod operator;
 pub mod recorder;
 pub mod run;
+pub mod sched;
 #[cfg(test)]
 mod scripted;
 mod smbios;

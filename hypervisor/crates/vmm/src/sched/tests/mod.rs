@@ -1,0 +1,5 @@
+//! The policy on simulated machines.
+
+mod props;
+mod sim;
+mod units;

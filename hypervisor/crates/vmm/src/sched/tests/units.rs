@@ -1,0 +1,202 @@
+//! Single steps, by hand.
+
+extern crate std;
+
+use super::sim::{MICRO, MILLI, timing};
+use crate::sched::*;
+
+fn one(cpus: usize) -> (Scheduler, GuestId) {
+    let mut sched = Scheduler::new(cpus, timing());
+    let guest = sched.add_guest(GuestSettings::default(), 0).unwrap();
+    (sched, guest)
+}
+
+fn runs(decision: Decision) -> Option<EntityId> {
+    match decision {
+        Decision::Run(choice) => Some(choice.id),
+        Decision::Idle { .. } => None,
+    }
+}
+
+#[test]
+fn settings_out_of_range_are_refused() {
+    let (mut sched, guest) = one(2);
+    let with = |weight, cap, reserve| GuestSettings { weight, cap, reserve };
+    for (settings, error) in [
+        (with(0, None, 0), SchedError::Weight(0)),
+        (with(10_001, None, 0), SchedError::Weight(10_001)),
+        (with(1, Some(0), 0), SchedError::Cap(0)),
+        (with(1, Some(6401), 0), SchedError::Cap(6401)),
+        (with(1, None, 51), SchedError::Reserve(51)),
+    ] {
+        assert_eq!(sched.add_guest(settings, 0), Err(error));
+        assert_eq!(sched.set_guest(guest, settings, 0), Err(error));
+    }
+    let error = sched.add(guest, Kind::Vcpu, CpuSet::one(2), 0).unwrap_err();
+    assert_eq!(std::format!("{error}"), "affinity {2}: this machine has the CPUs 0 to 1");
+    let kicks = sched.remove_guest(guest, 0).unwrap();
+    assert!(kicks.0.is_empty());
+    assert_eq!(sched.add(guest, Kind::Vcpu, CpuSet::ALL, 0), Err(SchedError::NoGuest));
+}
+
+#[test]
+fn names_are_not_used_again() {
+    let (mut sched, guest) = one(1);
+    let first = sched.add(guest, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
+    let _ = sched.remove(first, 0).unwrap();
+    let second = sched.add(guest, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
+    assert_ne!(first, second);
+    assert!(!sched.has(first) && sched.has(second));
+    let _ = sched.wake(first, 0, Reason::Other);
+    assert_eq!(runs(sched.next(0, 1).0), None);
+    assert_eq!(sched.remove(first, 1), Err(SchedError::NoEntity));
+}
+
+#[test]
+fn a_wake_up_on_the_way_to_sleep_is_not_lost() {
+    let (mut sched, guest) = one(1);
+    let id = sched.add(guest, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
+    let _ = sched.wake(id, 0, Reason::Other);
+    assert_eq!(runs(sched.next(0, 10).0), Some(id));
+    // The interrupt comes while the CPU serves the HLT.
+    assert!(sched.wake(id, 20, Reason::Interrupt).0.is_empty());
+    let _ = sched.stopped(0, 30, Stop::Blocked);
+    assert_eq!(runs(sched.next(0, 30).0), Some(id));
+    let _ = sched.stopped(0, 40, Stop::Blocked);
+    assert_eq!(sched.next(0, 40).0, Decision::Idle { until: None });
+    assert_eq!(sched.wake(id, 50, Reason::Interrupt).0, CpuSet::one(0));
+}
+
+#[test]
+fn idle_cpus_are_woken_and_steal() {
+    let (mut sched, guest) = one(2);
+    assert_eq!(sched.next(0, 0).0, Decision::Idle { until: None });
+    let first = sched.add(guest, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
+    let second = sched.add(guest, Kind::Vcpu, CpuSet::one(0), 0).unwrap();
+    assert_eq!(sched.wake(first, 0, Reason::Other).0, CpuSet::one(0));
+    let _ = sched.wake(second, 0, Reason::Other);
+    // CPU 1 comes up later and takes what may leave CPU 0.
+    assert_eq!(runs(sched.next(1, 5).0), Some(first));
+    assert_eq!(runs(sched.next(0, 5).0), Some(second));
+    let times = sched.entity_times(first, 5).unwrap();
+    assert_eq!((times.ready, times.migrations, times.longest_ready), (5, 1, 5));
+    // Its time over, it waits at CPU 1 for nobody: it runs on.
+    let _ = sched.stopped(1, MILLI, Stop::Ready);
+    assert_eq!(runs(sched.next(1, MILLI).0), Some(first));
+}
+
+#[test]
+fn pausing_is_idempotent_and_keeps_wake_ups() {
+    let (mut sched, guest) = one(1);
+    let id = sched.add(guest, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
+    assert_eq!(runs(sched.next(0, 0).0), None);
+    assert_eq!(sched.pause(guest, 0).unwrap().0, CpuSet::EMPTY);
+    assert_eq!(sched.pause(guest, 0).unwrap().0, CpuSet::EMPTY);
+    assert_eq!(sched.wake(id, 10, Reason::Interrupt).0, CpuSet::EMPTY);
+    assert_eq!(runs(sched.next(0, 20).0), None);
+    assert_eq!(sched.resume(guest, 30).unwrap().0, CpuSet::one(0));
+    assert_eq!(sched.resume(guest, 30).unwrap().0, CpuSet::EMPTY.or(CpuSet::EMPTY));
+    assert_eq!(runs(sched.next(0, 40).0), Some(id));
+    let times = sched.entity_times(id, 50).unwrap();
+    assert_eq!((times.wait, times.paused, times.ready, times.run), (10, 20, 10, 10));
+}
+
+#[test]
+fn a_removed_guest_goes_when_its_last_cpu_has_stopped() {
+    let (mut sched, guest) = one(2);
+    let id = sched.add(guest, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
+    let _ = sched.wake(id, 0, Reason::Other);
+    assert_eq!(runs(sched.next(0, 0).0), Some(id));
+    assert_eq!(sched.remove_guest(guest, 10).unwrap().0, CpuSet::one(0));
+    assert!(sched.has_guest(guest) && sched.has(id));
+    let _ = sched.stopped(0, 20, Stop::Ready);
+    assert!(!sched.has_guest(guest) && !sched.has(id));
+    assert_eq!(runs(sched.next(0, 20).0), None);
+}
+
+#[test]
+fn an_interrupt_preempts_a_slice_but_no_step() {
+    for (kind, kicked) in [(Kind::Vcpu, true), (Kind::Service, false)] {
+        let (mut sched, guest) = one(1);
+        let hog = sched.add(guest, kind, CpuSet::ALL, 0).unwrap();
+        let other = sched.add_guest(GuestSettings::default(), 0).unwrap();
+        let sleeper = sched.add(other, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
+        let _ = sched.wake(hog, 0, Reason::Other);
+        assert_eq!(runs(sched.next(0, 0).0), Some(hog));
+        let kicks = sched.wake(sleeper, 10 * MICRO, Reason::Interrupt);
+        assert_eq!(kicks.0.contains(0), kicked);
+        let _ = sched.stopped(0, 20 * MICRO, Stop::Ready);
+        let Decision::Run(choice) = sched.next(0, 20 * MICRO).0 else { panic!("idle") };
+        assert_eq!((choice.id, choice.until), (sleeper, 220 * MICRO));
+        assert_eq!(sched.entity_times(sleeper, 0).unwrap().boosts, 1);
+    }
+}
+
+#[test]
+fn a_capped_guest_tells_the_cpu_when_it_may_go_on() {
+    let mut sched = Scheduler::new(1, timing());
+    let settings = GuestSettings { cap: Some(10), ..GuestSettings::default() };
+    let guest = sched.add_guest(settings, 0).unwrap();
+    let id = sched.add(guest, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
+    let _ = sched.wake(id, 0, Reason::Other);
+    let mut now = 0;
+    let until = loop {
+        match sched.next(0, now).0 {
+            Decision::Run(choice) => now = choice.until,
+            Decision::Idle { until } => break until.unwrap(),
+        }
+        let _ = sched.stopped(0, now, Stop::Ready);
+    };
+    // A full bucket (4 ms), and what drips in meanwhile.
+    assert!((4 * MILLI..5 * MILLI).contains(&now), "{now}");
+    // Half a millisecond takes five to drip in, less what is there.
+    assert!(until > now && until <= now + 5 * MILLI, "{now} to {until}");
+    assert_eq!(runs(sched.next(0, until).0), Some(id));
+    let throttled = sched.guest_times(guest, until).unwrap().throttled;
+    assert_eq!(throttled, until - now);
+}
+
+#[test]
+fn nothing_breaks_on_nonsense() {
+    let (mut sched, guest) = one(1);
+    let id = sched.add(guest, Kind::Vcpu, CpuSet::ALL, 100).unwrap();
+    let _ = sched.stopped(0, 0, Stop::Blocked);
+    let _ = sched.stopped(77, 0, Stop::Blocked);
+    assert_eq!(sched.next(64, 0).0, Decision::Idle { until: None });
+    let _ = sched.wake(id, 50, Reason::Other);
+    let _ = sched.wake(id, 50, Reason::Interrupt);
+    // Asked twice without a stop between: the first turn counts as over.
+    assert_eq!(runs(sched.next(0, 100).0), Some(id));
+    assert_eq!(runs(sched.next(0, 90).0), Some(id));
+    sched.block(id, 100);
+    let _ = sched.stopped(0, 120, Stop::Blocked);
+    sched.block(id, 120);
+    assert_eq!(runs(sched.next(0, 130).0), None);
+    assert_eq!(sched.running(0), None);
+}
+
+/// Not a test of anything exact: what a decision costs, on whatever machine
+/// this is. `cargo test --release -p vmm --lib decision -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn decision_cost() {
+    for guests in [1u32, 8, 32, 128] {
+        let mut sched = Scheduler::new(2, timing());
+        for _ in 0..guests {
+            let guest = sched.add_guest(GuestSettings::default(), 0).unwrap();
+            let id = sched.add(guest, Kind::Vcpu, CpuSet::one(0), 0).unwrap();
+            let _ = sched.wake(id, 0, Reason::Other);
+        }
+        let rounds = 100_000u32;
+        let begin = std::time::Instant::now();
+        let mut now = 0;
+        for _ in 0..rounds {
+            if let Decision::Run(choice) = sched.next(0, now).0 {
+                now = choice.until;
+            }
+            let _ = sched.stopped(0, now, Stop::Ready);
+        }
+        let cost = begin.elapsed() / rounds;
+        std::println!("{guests} waiting: {cost:?} for next and stopped");
+    }
+}
