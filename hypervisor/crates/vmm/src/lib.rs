@@ -28,6 +28,7 @@ pub mod hypercall;
 pub mod irq;
 pub mod keys;
 pub mod layout;
+pub mod lifecycle;
 pub mod load;
 pub mod memory;
 pub mod msr;
