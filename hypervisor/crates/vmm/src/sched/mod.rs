@@ -17,10 +17,10 @@
 //! ```
 //!
 //! Each CPU shares its time between the guests that have something runnable
-//! there, by earliest eligible virtual deadline first ([`queue`]'s virtual time,
-//! [`pick`]'s choice); a guest's weight is spread over its runnable entities.
-//! [`balance`] moves entities between CPUs, by what each was due and got.
-//! Caps are buckets of time ([`budget`]). The algorithm, its literature and the
+//! there, by earliest eligible virtual deadline first (`queue`: virtual time;
+//! `pick`: the choice); a guest's weight is spread over its runnable entities.
+//! `balance` moves entities between CPUs, by what each was due and got.
+//! Caps are buckets of time (`budget`). The algorithm, its literature and the
 //! bounds that it keeps are in `docs/scheduler.md`.
 //!
 //! Times are ticks of the TSC. Should `now` go back between two CPUs, the
