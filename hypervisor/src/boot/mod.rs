@@ -9,7 +9,7 @@ use crate::cpu::{self, apic, percpu, tables, tsc};
 use crate::drivers::{framebuffer, rtc, serial};
 use crate::error::HostError;
 use crate::hw::{self, Extension, VendorCpu, svm, vmx};
-use crate::machine::{self, Machine};
+use crate::machine;
 use crate::mm::{self, Handover, layout};
 use crate::monitor;
 use alloc::string::ToString;
@@ -46,27 +46,34 @@ pub fn start(info: &'static mut BootInfo) -> ! {
             if serial { "console on COM1" } else { "no serial port found" }
         ),
     );
-    match bring_up(info) {
-        Ok((Booted::Svm(machine), bundle)) => machine::run(machine, &bundle),
-        Ok((Booted::Vmx(machine), bundle)) => machine::run(machine, &bundle),
-        Err(error) => monitor::refuse(&error),
-    }
+    let error = match bring_up(info) {
+        Ok((handover, bundle, Extension::Svm)) => guests::<svm::Cpu>(&handover, bundle),
+        Ok((handover, bundle, Extension::Vmx)) => guests::<vmx::Cpu>(&handover, bundle),
+        Err(error) => Err(error),
+    };
+    let Err(error) = error;
+    monitor::refuse(&error)
 }
 
-/// The machine, ready to run guests, by its vendor's extension.
-enum Booted {
-    Svm(Machine<svm::Cpu>),
-    Vmx(Machine<vmx::Cpu>),
-}
-
-fn bring_up(info: &'static mut BootInfo) -> Result<(Booted, Bundle<'static>), HostError> {
+fn bring_up(
+    info: &'static mut BootInfo,
+) -> Result<(Handover, Bundle<'static>, Extension), HostError> {
     let handover = memory(info)?;
     let bundle = bundle(&handover)?;
     let extension = processor()?;
-    let khz = clocks()?;
-    let booted = virtualization(extension, khz)?;
-    cpus(&handover)?;
-    Ok((booted, bundle))
+    clocks()?;
+    Ok((handover, bundle, extension))
+}
+
+/// Switches virtualization on, starts the other CPUs and runs the guests.
+fn guests<C: VendorCpu>(
+    handover: &Handover,
+    bundle: Bundle<'static>,
+) -> Result<core::convert::Infallible, HostError> {
+    let cpu: C = virtualization()?;
+    let count = smp::start(handover, machine::join::<C>)?;
+    monitor::stage("processors", format_args!("{count} running"));
+    machine::run(cpu, count, rtc::unix_seconds().unwrap_or(0), bundle)
 }
 
 fn memory(info: &'static mut BootInfo) -> Result<Handover, HostError> {
@@ -131,40 +138,21 @@ fn processor_tables(index: usize, stacks: TrapStacks) {
     unsafe { Cr0::write(cr0) };
 }
 
-fn clocks() -> Result<u64, HostError> {
+fn clocks() -> Result<(), HostError> {
     let khz = tsc::calibrate()?;
     apic::init()?;
     serial::enable_interrupts();
     monitor::stage("clocks", format_args!("TSC at {}.{:03} MHz", khz / 1000, khz % 1000));
-    Ok(khz)
-}
-
-fn cpus(handover: &Handover) -> Result<(), HostError> {
-    let count = smp::start(handover, machine::idle_cpu)?;
-    monitor::stage("processors", format_args!("{count} running"));
     Ok(())
 }
 
-fn virtualization(extension: Extension, khz: u64) -> Result<Booted, HostError> {
+fn virtualization<C: VendorCpu>() -> Result<C, HostError> {
     if !x86emu::warm_up() {
         log::warn!("the instruction decoder failed its own check");
     }
-    match extension {
-        Extension::Svm => {
-            let cpu = svm::Cpu::enable()?;
-            monitor::stage("virtualization", format_args!("{}", cpu.caps()));
-            Ok(Booted::Svm(machine(cpu, khz)))
-        }
-        Extension::Vmx => {
-            let cpu = vmx::Cpu::enable()?;
-            monitor::stage("virtualization", format_args!("{}", cpu.caps()));
-            Ok(Booted::Vmx(machine(cpu, khz)))
-        }
-    }
-}
-
-fn machine<C: VendorCpu>(cpu: C, khz: u64) -> Machine<C> {
-    Machine::new(cpu, khz, rtc::unix_seconds().unwrap_or(0))
+    let cpu = C::enable()?;
+    monitor::stage("virtualization", format_args!("{}", cpu.describe()));
+    Ok(cpu)
 }
 
 /// The CPU's name from CPUID (SDM: "The Processor Brand String Method").

@@ -13,6 +13,8 @@ pub const MAX_CPUS: usize = 64;
 pub const RESCHEDULE: u32 = 1 << 0;
 /// Ask the CPU to stop for good: the machine's run ends.
 pub const STOP: u32 = 1 << 1;
+/// Ask the CPU to leave its guest and look at the vCPU's mailbox.
+pub const LOOK: u32 = 1 << 2;
 
 /// A CPU of the machine.
 #[derive(Debug)]

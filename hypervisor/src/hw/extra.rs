@@ -2,9 +2,12 @@
 //! registers, TSC_AUX.
 
 use crate::cpu::{msr, percpu};
+use crate::error::HostError;
+use crate::mm;
 use core::arch::asm;
 use core::sync::atomic::Ordering;
-use x86defs::Msr;
+use x86defs::bits::{Low, high32};
+use x86defs::{HostPhysAddr, Msr};
 
 /// XCR0, if the hypervisor has CR4.OSXSAVE set.
 pub(super) fn xgetbv_if_enabled() -> Option<u64> {
@@ -88,22 +91,92 @@ static INITIAL: InitialState = {
     InitialState(area)
 };
 
-/// Puts all extended state of the CPU (x87, vector registers) in its initial
-/// configuration: a new guest finds nothing of firmware's or of another guest.
-pub(crate) fn reset_extended_state() {
+/// The components that guests may have, as XSAVE's mask.
+const COMPONENTS: u64 = vmm::xstate::KNOWN.bits();
+/// The standard format puts every one of them into the first page.
+const AREA: usize = 4096;
+
+/// The extended state (x87, vector registers) of a vCPU that does not run.
+#[derive(Debug)]
+pub(crate) struct ExtendedState {
+    area: HostPhysAddr,
+}
+
+impl ExtendedState {
+    /// The state after reset: a new vCPU finds nothing of firmware's or of
+    /// another guest.
+    ///
+    /// # Errors
+    /// [`HostError::OutOfMemory`].
+    pub(crate) fn new() -> Result<Self, HostError> {
+        let area = mm::allocate_page().ok_or(HostError::OutOfMemory("an XSAVE area"))?;
+        let initial = INITIAL.0.as_ptr();
+        // SAFETY: the page was just taken, and is longer than the source.
+        unsafe {
+            core::ptr::copy_nonoverlapping(initial, mm::direct(area) as *mut u8, INITIAL.0.len());
+        }
+        Ok(Self { area })
+    }
+
+    fn pointer(&self) -> *mut u8 {
+        mm::direct(self.area) as *mut u8
+    }
+
+    /// Puts it into the CPU.
+    pub(crate) fn load(&self) {
+        with_components(|how| match how {
+            // SAFETY: the area is a page of its own, filled by `new` or `save`;
+            // the hypervisor uses none of the registers.
+            Save::Xsave => unsafe {
+                asm!("xrstor64 [{}]", in(reg) self.pointer(), in("eax") COMPONENTS.low32(),
+                     in("edx") high32(COMPONENTS), options(nostack));
+            },
+            // SAFETY: as above; the first 512 bytes are an FXSAVE image.
+            Save::Fxsave => unsafe {
+                asm!("fxrstor64 [{}]", in(reg) self.pointer(), options(nostack));
+            },
+        });
+    }
+
+    /// Takes it from the CPU, where it stays too.
+    pub(crate) fn save(&mut self) {
+        with_components(|how| match how {
+            // SAFETY: the area is a page of its own, longer than what the
+            // components need; its header is zero or was written by XSAVE.
+            Save::Xsave => unsafe {
+                asm!("xsave64 [{}]", in(reg) self.pointer(), in("eax") COMPONENTS.low32(),
+                     in("edx") high32(COMPONENTS), options(nostack));
+            },
+            // SAFETY: as above.
+            Save::Fxsave => unsafe {
+                asm!("fxsave64 [{}]", in(reg) self.pointer(), options(nostack));
+            },
+        });
+    }
+}
+
+impl Drop for ExtendedState {
+    fn drop(&mut self) {
+        mm::free_page(self.area);
+    }
+}
+
+/// How the CPU saves extended state.
+#[derive(Clone, Copy)]
+enum Save {
+    Xsave,
+    Fxsave,
+}
+
+/// Calls `f` while every component that the CPU has is enabled.
+fn with_components(f: impl FnOnce(Save)) {
     use x86_64::registers::control::{Cr4 as HostCr4, Cr4Flags};
-    let area = INITIAL.0.as_ptr();
     if let Some(before) = xgetbv_if_enabled() {
         let supported = crate::cpu::cpuid_checked(0xd, 0);
-        let all = x86defs::bits::join(supported.edx, supported.eax);
+        let all = x86defs::bits::join(supported.edx, supported.eax) & COMPONENTS;
         // SAFETY: CPUID offers every bit of the value.
         unsafe { crate::cpu::asm::xsetbv(all) };
-        // SAFETY: the area is aligned, its header says that no component is
-        // stored in it, and the hypervisor uses none of the registers.
-        unsafe {
-            asm!("xrstor64 [{}]", in(reg) area, in("eax") u32::MAX, in("edx") u32::MAX,
-                 options(nostack));
-        }
+        f(Save::Xsave);
         // SAFETY: the value was read from the register before.
         unsafe { crate::cpu::asm::xsetbv(before) };
         return;
@@ -111,8 +184,9 @@ pub(crate) fn reset_extended_state() {
     let cr4 = HostCr4::read();
     // SAFETY: every 64-bit CPU has FXSAVE; nothing here uses vector registers.
     unsafe { HostCr4::write(cr4 | Cr4Flags::OSFXSR) };
-    // SAFETY: the first 512 bytes of the area are a valid FXSAVE image.
-    unsafe { asm!("fxrstor64 [{}]", in(reg) area, options(nostack)) };
+    f(Save::Fxsave);
     // SAFETY: the value was read from the register before.
     unsafe { HostCr4::write(cr4) };
 }
+
+const _: () = assert!(INITIAL.0.len() <= AREA);

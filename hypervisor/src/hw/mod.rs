@@ -3,7 +3,7 @@
 #[cfg(feature = "check-entries")]
 pub mod broken;
 mod extra;
-pub(crate) use extra::reset_extended_state;
+pub(crate) use extra::ExtendedState;
 pub mod svm;
 pub mod vmx;
 
@@ -38,12 +38,22 @@ pub struct GuestApic {
 
 /// A CPU with its vendor's extension switched on: it makes vCPUs. Chosen once
 /// at boot; all that runs guests is compiled for each vendor.
-pub trait VendorCpu: Debug {
+pub trait VendorCpu: Debug + Sized + 'static {
     /// A vCPU of this vendor.
-    type Vcpu: Backend + Debug;
+    type Vcpu: Backend + Debug + Send;
 
     /// The format of its nested tables.
     const NESTED: NestedFormat;
+
+    /// Switches the extension on, on the CPU that calls.
+    ///
+    /// # Errors
+    /// [`HostError`] when a feature that Steward needs is missing, firmware
+    /// locked it off, or memory is short.
+    fn enable() -> Result<Self, HostError>;
+
+    /// What it offers, for the operator.
+    fn describe(&self) -> impl core::fmt::Display;
 
     /// Whether vCPUs with this much help recognize accesses to their local APIC
     /// by the page that the nested tables have there.
@@ -60,6 +70,13 @@ pub trait VendorCpu: Debug {
     /// checker and the CPU say of it.
     #[cfg(feature = "check-entries")]
     fn try_broken(vcpu: &mut Self::Vcpu, core: &mut vmm::vcpu::VcpuCore, plan: broken::Plan<'_>);
+
+    /// Makes `vcpu` ready to run on this CPU, after it or this CPU ran something
+    /// else.
+    fn load(&self, vcpu: &mut Self::Vcpu);
+
+    /// Takes `vcpu` off this CPU, so that any may [`load`](Self::load) it.
+    fn unload(&self, vcpu: &mut Self::Vcpu);
 
     /// What the CPU has but can't give to guests.
     fn withheld(&self) -> &'static [FeatureBit];

@@ -76,6 +76,12 @@ pub fn stage(name: &str, what: fmt::Arguments<'_>) {
     serial::flush();
 }
 
+/// Says something that the operator asked for.
+pub fn note(what: fmt::Arguments<'_>) {
+    // Neither output fails.
+    let _ = writeln!(Out, "\nsteward: {what}");
+}
+
 struct PanicOut;
 
 impl Write for PanicOut {

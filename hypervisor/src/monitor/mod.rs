@@ -4,4 +4,4 @@ mod end;
 mod log;
 
 pub use self::end::{Status, end, refuse, set_exit};
-pub use self::log::{init, panicked, set_level, stage};
+pub use self::log::{init, note, panicked, set_level, stage};

@@ -1,7 +1,8 @@
 //! The operator's escape key on a guest's console: `Ctrl-]`.
 //!
-//! `Ctrl-] p` presses the guest's power button; twice, it types one; with any
-//! other key both go to the guest.
+//! `Ctrl-] p` presses the guest's power button, `Ctrl-] 1` to `9` shows the
+//! console of that guest; twice, it types one; with any other key both go to the
+//! guest.
 
 use arrayvec::ArrayVec;
 
@@ -15,6 +16,8 @@ pub enum Typed {
     Guest(ArrayVec<u8, 2>),
     /// The guest's power button is pressed.
     PowerButton,
+    /// The operator wants to see the console of this guest, from 0.
+    Attach(usize),
 }
 
 /// Recognises the escape key.
@@ -30,6 +33,7 @@ impl Keys {
         match (core::mem::take(&mut self.escaped), byte) {
             (false, ESCAPE) => self.escaped = true,
             (true, b'p' | b'P') => return Typed::PowerButton,
+            (true, b'1'..=b'9') => return Typed::Attach(usize::from(byte - b'1')),
             (true, ESCAPE) | (false, _) => bytes.push(byte),
             (true, _) => bytes.extend([ESCAPE, byte]),
         }

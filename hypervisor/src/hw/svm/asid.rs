@@ -1,17 +1,24 @@
-//! This CPU's address-space identifiers (APM volume 2: "TLB Control").
+//! Each CPU's address-space identifiers (APM volume 2: "TLB Control").
 
+use crate::cpu::percpu::{self, MAX_CPUS};
 use spin::Mutex;
 use vmm::tags::{Flush, FlushOne, Tag, TagPool};
 
-static POOL: Mutex<TagPool> = Mutex::new(TagPool::new(2, FlushOne::Missing));
+static POOLS: [Mutex<TagPool>; MAX_CPUS] =
+    [const { Mutex::new(TagPool::new(2, FlushOne::Missing)) }; MAX_CPUS];
 
-/// Says how many ASIDs the CPU has, the host's own (0) included, and whether
-/// it can flush one of them.
-pub(super) fn init(count: u32, one: FlushOne) {
-    *POOL.lock() = TagPool::new(count, one);
+fn pool() -> &'static Mutex<TagPool> {
+    &POOLS[percpu::this().index() % MAX_CPUS]
 }
 
-/// Makes `asid` good for the next entry; see [`TagPool::assign`].
+/// Says how many ASIDs this CPU has, the host's own (0) included, and whether
+/// it can flush one of them.
+pub(super) fn init(count: u32, one: FlushOne) {
+    *pool().lock() = TagPool::new(count, one);
+}
+
+/// Makes `asid`, which this CPU gave, good for the next entry; see
+/// [`TagPool::assign`].
 pub(super) fn assign(asid: &mut Tag, stale: bool) -> Flush {
-    POOL.lock().assign(asid, stale)
+    pool().lock().assign(asid, stale)
 }

@@ -79,6 +79,14 @@ impl VendorCpu for Cpu {
 
     const NESTED: NestedFormat = NestedFormat::Npt;
 
+    fn enable() -> Result<Self, HostError> {
+        Self::enable()
+    }
+
+    fn describe(&self) -> impl core::fmt::Display {
+        *self.caps()
+    }
+
     fn watches_apic_page(&self, _: ApicAssist) -> bool {
         false
     }
@@ -90,6 +98,14 @@ impl VendorCpu for Cpu {
     #[cfg(feature = "check-entries")]
     fn try_broken(vcpu: &mut Self::Vcpu, core: &mut VcpuCore, plan: Plan<'_>) {
         vcpu.try_broken(core, plan);
+    }
+
+    fn load(&self, vcpu: &mut SvmVcpu) {
+        vcpu.load(self.host_vmcb);
+    }
+
+    fn unload(&self, _: &mut SvmVcpu) {
+        // Everything stands in the VMCB.
     }
 
     fn withheld(&self) -> &'static [FeatureBit] {

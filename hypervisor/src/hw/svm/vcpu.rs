@@ -150,6 +150,15 @@ impl SvmVcpu {
         Ok(vcpu)
     }
 
+    /// Makes the vCPU ready to run on the CPU whose own registers are saved in
+    /// `host_vmcb`.
+    pub(super) fn load(&mut self, host_vmcb: HostPhysAddr) {
+        self.host_vmcb = host_vmcb;
+        // Another CPU gave the ASID, and this one has cached nothing of the VMCB.
+        self.asid = Tag::default();
+        self.change(Clean::all());
+    }
+
     /// Writes of control registers that always exit: of CR4, whose bits CPUID
     /// may not offer. Of CR0 those that change more than TS and MP do, by
     /// another intercept; the emulator that compares only half of the register

@@ -85,6 +85,14 @@ impl VendorCpu for Cpu {
 
     const NESTED: NestedFormat = NestedFormat::Ept;
 
+    fn enable() -> Result<Self, HostError> {
+        Self::enable()
+    }
+
+    fn describe(&self) -> impl core::fmt::Display {
+        *self.caps()
+    }
+
     fn watches_apic_page(&self, assist: ApicAssist) -> bool {
         apicv::watches_page(&self.caps, assist)
     }
@@ -96,6 +104,14 @@ impl VendorCpu for Cpu {
     #[cfg(feature = "check-entries")]
     fn try_broken(vcpu: &mut Self::Vcpu, core: &mut VcpuCore, plan: Plan<'_>) {
         vcpu.try_broken(core, plan);
+    }
+
+    fn load(&self, vcpu: &mut VmxVcpu) {
+        vcpu.load();
+    }
+
+    fn unload(&self, vcpu: &mut VmxVcpu) {
+        vcpu.unload();
     }
 
     fn withheld(&self) -> &'static [FeatureBit] {

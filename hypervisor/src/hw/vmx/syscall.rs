@@ -3,13 +3,19 @@
 //! vCPU runs there.
 
 use crate::cpu::msr;
+use crate::cpu::percpu::{self, MAX_CPUS};
 use core::sync::atomic::{AtomicU64, Ordering};
 use x86defs::Msr;
 
-/// Whose values the CPU holds; 0 is nobody's.
-static OWNER: AtomicU64 = AtomicU64::new(0);
+/// Whose values each CPU holds; 0 is nobody's.
+static OWNERS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 /// The last name given to a vCPU.
 static LAST: AtomicU64 = AtomicU64::new(0);
+
+/// Whose values this CPU holds.
+fn owner() -> &'static AtomicU64 {
+    &OWNERS[percpu::this().index() % MAX_CPUS]
+}
 
 /// A vCPU's values.
 #[derive(Debug)]
@@ -37,9 +43,11 @@ impl SyscallMsrs {
 
     /// Puts the values into the CPU, if they are not there.
     pub(super) fn load(&self) {
-        if OWNER.swap(self.owner, Ordering::Relaxed) == self.owner {
+        let owner = owner();
+        if owner.load(Ordering::Relaxed) == self.owner {
             return;
         }
+        owner.store(self.owner, Ordering::Relaxed);
         for (msr, value) in [
             (Msr::STAR, self.star),
             (Msr::LSTAR, self.lstar),
@@ -82,7 +90,12 @@ impl SyscallMsrs {
             _ => return false,
         }
         // The next entry loads them all.
-        let _ = OWNER.compare_exchange(self.owner, 0, Ordering::Relaxed, Ordering::Relaxed);
+        self.forget();
         true
+    }
+
+    /// What this CPU holds is not this vCPU's any more.
+    pub(super) fn forget(&self) {
+        let _ = owner().compare_exchange(self.owner, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 }

@@ -127,6 +127,24 @@ impl VmxVcpu {
         Ok(vcpu)
     }
 
+    /// Makes the vCPU ready to run on this CPU.
+    pub(super) fn load(&mut self) {
+        host::write(self.current());
+        self.host_cr3 = host::cr3();
+        // Another CPU gave the VPID, and its stack was another.
+        self.vpid = Tag::default();
+        self.host_rsp = 0;
+        // Who had this EPT pointer before may have left translations.
+        self.flush_nested = true;
+        self.syscall.forget();
+    }
+
+    /// Takes the vCPU off this CPU.
+    pub(super) fn unload(&mut self) {
+        self.vmcs.clear();
+        self.launched = false;
+    }
+
     /// What does not change while the vCPU exists, and what of the guest's
     /// state nobody else sets.
     fn write_controls(&self, maps: &maps::Maps) {

@@ -1,5 +1,6 @@
 //! The VMX instructions, and a VMCS that knows when it is current.
 
+use crate::cpu::percpu::{self, MAX_CPUS};
 use crate::error::HostError;
 use crate::mm;
 use core::arch::asm;
@@ -139,8 +140,14 @@ pub(super) fn invalidate_vpid(kind: Invvpid, vpid: u16) {
     }
 }
 
-/// The VMCS that is current on this CPU; 0 for none.
-static CURRENT: AtomicU64 = AtomicU64::new(0);
+/// The VMCS that is current on each CPU; 0 for none.
+static CURRENT: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+/// The one on this CPU.
+#[inline]
+fn on_this_cpu() -> &'static AtomicU64 {
+    &CURRENT[percpu::this().index() % MAX_CPUS]
+}
 
 /// A VMCS.
 #[derive(Debug)]
@@ -165,22 +172,30 @@ impl Vmcs {
     /// Makes it current, if it is not, for its fields to be used.
     #[inline]
     pub(super) fn current(&self) -> Current<'_> {
-        if CURRENT.load(Ordering::Relaxed) != self.region.as_u64() {
+        let current = on_this_cpu();
+        if current.load(Ordering::Relaxed) != self.region.as_u64() {
             // SAFETY: the region is this VMCS's own. It can't fail: the
             // revision is the CPU's.
             unsafe { vmptrld(self.region) };
-            CURRENT.store(self.region.as_u64(), Ordering::Relaxed);
+            current.store(self.region.as_u64(), Ordering::Relaxed);
         }
         Current(PhantomData)
+    }
+
+    /// Writes it back to memory, where another CPU can load it from. It counts
+    /// as never launched then.
+    pub(super) fn clear(&mut self) {
+        // SAFETY: the region is this VMCS's own, and it is not entered from.
+        unsafe { vmclear(self.region) };
+        let own = self.region.as_u64();
+        let _ = on_this_cpu().compare_exchange(own, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
 impl Drop for Vmcs {
     fn drop(&mut self) {
-        // SAFETY: the region is this VMCS's own, and nobody uses it any more.
-        unsafe { vmclear(self.region) };
-        let own = self.region.as_u64();
-        let _ = CURRENT.compare_exchange(own, 0, Ordering::Relaxed, Ordering::Relaxed);
+        // A CPU that it is current on no more has cleared it.
+        self.clear();
         mm::free_page(self.region);
     }
 }

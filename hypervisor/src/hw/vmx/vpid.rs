@@ -1,13 +1,16 @@
-//! This CPU's virtual-processor identifiers (SDM: "Virtual-Processor
+//! Each CPU's virtual-processor identifiers (SDM: "Virtual-Processor
 //! Identifiers (VPIDs)").
 
+use crate::cpu::percpu::{self, MAX_CPUS};
 use spin::Mutex;
 use vmm::tags::{Flush, FlushOne, Tag, TagPool};
 
 /// Every number of 16 bits but the host's, 0.
-static POOL: Mutex<TagPool> = Mutex::new(TagPool::new(1 << 16, FlushOne::Offered));
+static POOLS: [Mutex<TagPool>; MAX_CPUS] =
+    [const { Mutex::new(TagPool::new(1 << 16, FlushOne::Offered)) }; MAX_CPUS];
 
-/// Makes `vpid` good for the next entry; see [`TagPool::assign`].
+/// Makes `vpid`, which this CPU gave, good for the next entry; see
+/// [`TagPool::assign`].
 pub(super) fn assign(vpid: &mut Tag, stale: bool) -> Flush {
-    POOL.lock().assign(vpid, stale)
+    POOLS[percpu::this().index() % MAX_CPUS].lock().assign(vpid, stale)
 }

@@ -1,0 +1,235 @@
+//! The loop of a CPU: what the scheduler chose, until it is time to ask again.
+
+use super::World;
+use super::console::Console;
+use super::guest::{Guest, Private};
+use crate::cpu::{apic, asm, percpu, traps};
+use crate::hw::VendorCpu;
+use crate::mm;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use vmm::clock::HostTime;
+use vmm::run::{Next, turn};
+use vmm::sched::{Choice, Decision, EntityId, Reason, Stop};
+use vmm::timer::NEVER;
+use vmm::vm::{EndReason, Host};
+
+/// What the scheduler's names stand for.
+pub(super) enum Runner<C: VendorCpu> {
+    /// A vCPU.
+    Vcpu(Arc<Guest<C>>, usize),
+    /// The operator's service context.
+    Operator,
+}
+
+impl<C: VendorCpu> Clone for Runner<C> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Vcpu(guest, index) => Self::Vcpu(Arc::clone(guest), *index),
+            Self::Operator => Self::Operator,
+        }
+    }
+}
+
+/// A vCPU that sleeps until its timer rings.
+struct Sleeper {
+    until: u64,
+    entity: EntityId,
+}
+
+/// A CPU of the machine at work.
+pub(super) struct ThisCpu<C: VendorCpu> {
+    world: &'static World<C>,
+    vendor: C,
+    index: usize,
+    /// The end of the running entity's time.
+    until: u64,
+    /// The deadline that the timer is armed for.
+    armed: u64,
+    /// The running guest's console.
+    console: Option<Arc<Console>>,
+    /// vCPUs that went to sleep here. One that was woken otherwise is still
+    /// here, and wakes once for nothing.
+    sleepers: Vec<Sleeper>,
+}
+
+impl<C: VendorCpu> Host for ThisCpu<C> {
+    fn time(&self) -> HostTime {
+        self.world.time()
+    }
+
+    fn console_write(&mut self, bytes: &[u8]) -> usize {
+        self.console.as_ref().map_or(bytes.len(), |console| console.write(bytes))
+    }
+
+    fn console_room(&self) -> usize {
+        self.console.as_ref().map_or(usize::MAX, |console| console.room())
+    }
+
+    fn deadline(&self) -> u64 {
+        self.until.min(self.first_sleeper())
+    }
+
+    fn arm_timer(&mut self, deadline: u64) {
+        if deadline != self.armed {
+            self.armed = deadline;
+            apic::arm_timer_at(deadline, asm::rdtsc());
+        }
+    }
+
+    fn note_armed(&mut self, deadline: u64) {
+        self.armed = deadline;
+    }
+}
+
+impl<C: VendorCpu> ThisCpu<C> {
+    pub(super) fn new(world: &'static World<C>, vendor: C) -> Self {
+        let index = percpu::this().index();
+        Self { world, vendor, index, until: 0, armed: NEVER, console: None, sleepers: Vec::new() }
+    }
+
+    /// Runs what there is to run, for good.
+    pub(super) fn run(mut self) -> ! {
+        loop {
+            let _ = self.look();
+            self.wake_sleepers();
+            match self.world.next(self.index) {
+                Decision::Run(choice) => {
+                    let stop = self.serve(choice);
+                    self.world.stopped(self.index, stop);
+                }
+                Decision::Idle { until } => self.idle(until.unwrap_or(NEVER)),
+            }
+        }
+    }
+
+    /// Takes the machine's interrupts and other CPUs' requests. Whether the
+    /// scheduler wants to be asked again.
+    fn look(&mut self) -> bool {
+        asm::take_pending_interrupts();
+        let this = percpu::this();
+        let requests = this.take_requests();
+        percpu::stop_if_asked(requests);
+        let seen = traps::take_seen();
+        let timer = traps::TIMER_VECTOR;
+        if seen[usize::from(timer / 64)] & 1 << (timer % 64) != 0 {
+            self.armed = NEVER;
+        }
+        if seen[0] >> traps::LEGACY_VECTOR_BASE & 0xffff != 0 {
+            self.world.wake_operator();
+        }
+        requests & percpu::RESCHEDULE != 0
+    }
+
+    fn first_sleeper(&self) -> u64 {
+        self.sleepers.iter().map(|sleeper| sleeper.until).min().unwrap_or(NEVER)
+    }
+
+    fn wake_sleepers(&mut self) {
+        if self.sleepers.is_empty() {
+            return;
+        }
+        let now = asm::rdtsc();
+        let world = self.world;
+        self.sleepers.retain(|sleeper| {
+            let due = sleeper.until <= now;
+            if due {
+                world.wake(sleeper.entity, Reason::Interrupt);
+            }
+            !due
+        });
+    }
+
+    fn idle(&mut self, until: u64) {
+        // What takes long is done while nobody waits.
+        if self.world.prepare_memory() {
+            return;
+        }
+        self.arm_timer(until.min(self.first_sleeper()));
+        asm::halt_until_interrupt();
+    }
+
+    fn serve(&mut self, choice: Choice) -> Stop {
+        self.until = choice.until;
+        match self.world.runner(choice.id) {
+            Some(Runner::Vcpu(guest, index)) => self.run_vcpu(&guest, index, &choice),
+            Some(Runner::Operator) => {
+                let stop = self.world.operate(&self.vendor);
+                if stop == Stop::Blocked {
+                    // Without interrupts of the serial port, look all the same.
+                    let until = asm::rdtsc() + self.world.poll_interval();
+                    self.sleepers.retain(|sleeper| sleeper.entity != choice.id);
+                    self.sleepers.push(Sleeper { until, entity: choice.id });
+                }
+                stop
+            }
+            // It is on its way out.
+            None => Stop::Blocked,
+        }
+    }
+
+    fn run_vcpu(&mut self, guest: &Guest<C>, index: usize, choice: &Choice) -> Stop {
+        let Some(slot) = guest.slots.get(index) else { return Stop::Blocked };
+        if guest.is_stopping() {
+            return Stop::Blocked;
+        }
+        let mut private = slot.private.lock();
+        guest.places.enter(index, self.index);
+        self.console = Some(Arc::clone(&guest.console));
+        self.sleepers.retain(|sleeper| sleeper.entity != choice.id);
+        let (stop, end) = mm::with_root(guest.vm.memory.root(), || {
+            if private.last_cpu != Some(self.index) {
+                self.vendor.load(&mut private.vcpu.hw);
+                private.last_cpu = Some(self.index);
+            }
+            private.extended.load();
+            let result = self.turns(guest, index, choice, &mut private);
+            private.extended.save();
+            self.vendor.unload(&mut private.vcpu.hw);
+            result
+        });
+        guest.places.leave(index);
+        self.console = None;
+        drop(private);
+        if let Some(reason) = end {
+            guest.stop(reason, Some(index), self.world);
+        }
+        stop
+    }
+
+    /// Lets the guest run until its time is up, it waits, or it ends.
+    fn turns(
+        &mut self,
+        guest: &Guest<C>,
+        index: usize,
+        choice: &Choice,
+        private: &mut Private<C::Vcpu>,
+    ) -> (Stop, Option<EndReason>) {
+        loop {
+            let again = self.look();
+            self.wake_sleepers();
+            if guest.is_stopping() {
+                return (Stop::Blocked, None);
+            }
+            if again || asm::rdtsc() >= self.until {
+                return (Stop::Ready, None);
+            }
+            match turn(&mut private.vcpu, &guest.vm, self) {
+                Next::Continue => {}
+                Next::Idle(deadline) => {
+                    guest.places.leave(index);
+                    // Who posts from now on wakes it through the scheduler.
+                    if guest.vm.vcpus.get(index).is_some_and(|posted| !posted.is_quiet()) {
+                        guest.places.enter(index, self.index);
+                        continue;
+                    }
+                    if deadline != NEVER {
+                        self.sleepers.push(Sleeper { until: deadline, entity: choice.id });
+                    }
+                    return (Stop::Blocked, None);
+                }
+                Next::End(reason) => return (Stop::Blocked, Some(reason)),
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The machine at work: its guests, the scheduler that shares the CPUs between
+//! them, and the loop of each CPU.
+//!
+//! Key types: [`World`], which all CPUs share; `ThisCpu`, a CPU's loop;
+//! `Guest`, a guest while it exists; `Operator`, the service context that looks
+//! after consoles and the guests' ends.
+
+mod build;
+mod console;
+mod cpu;
+mod guest;
+mod operator;
+
+use crate::cpu::{asm, percpu, tsc};
+use crate::error::HostError;
+use crate::hw::VendorCpu;
+use crate::monitor;
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::any::Any;
+use cpu::{Runner, ThisCpu};
+use guest::Guest;
+use operator::Operator;
+use spin::{Mutex, Once, RwLock};
+use vmm::bundle::Bundle;
+use vmm::clock::{HostTime, TscFrequency};
+use vmm::sched::{Decision, EntityId, GuestSettings, Kicks, Kind, Reason, Scheduler, Stop, Timing};
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+/// What all CPUs share.
+pub struct World<C: VendorCpu> {
+    khz: u64,
+    /// The wall clock at boot, and the TSC then.
+    boot: HostTime,
+    scheduler: Mutex<Scheduler>,
+    /// What the scheduler's names stand for.
+    runners: RwLock<BTreeMap<EntityId, Runner<C>>>,
+    /// The guests that exist.
+    guests: RwLock<Vec<Arc<Guest<C>>>>,
+    operator: Mutex<Operator<C>>,
+    operator_entity: Once<EntityId>,
+}
+
+/// The one [`World`], for the CPUs that come later.
+static WORLD: Once<&'static (dyn Any + Send + Sync)> = Once::new();
+
+/// Makes the guests of `bundle` and runs them with all CPUs, of which there are
+/// `cpus`; this one's extension is `vendor`.
+pub fn run<C: VendorCpu>(vendor: C, cpus: usize, unix_seconds: u64, bundle: Bundle<'static>) -> ! {
+    match World::new(&vendor, cpus, unix_seconds, bundle) {
+        Ok(world) => {
+            WORLD.call_once(|| world);
+            ThisCpu::new(world, vendor).run()
+        }
+        Err(error) => monitor::refuse(&error),
+    }
+}
+
+/// What a CPU does that was started later: it switches its extension on, and
+/// joins the others.
+pub fn join<C: VendorCpu>() -> ! {
+    let vendor = match C::enable() {
+        Ok(vendor) => vendor,
+        Err(error) => {
+            log::error!("CPU {} stays idle: {error}", percpu::this().index());
+            loop {
+                percpu::stop_if_asked(percpu::this().take_requests());
+                asm::halt_until_interrupt();
+            }
+        }
+    };
+    let world = loop {
+        match WORLD.get() {
+            Some(world) => break *world,
+            None => {
+                percpu::stop_if_asked(percpu::this().take_requests());
+                core::hint::spin_loop();
+            }
+        }
+    };
+    match world.downcast_ref::<World<C>>() {
+        Some(world) => ThisCpu::new(world, vendor).run(),
+        None => asm::stop(),
+    }
+}
+
+impl<C: VendorCpu> World<C> {
+    fn new(
+        vendor: &C,
+        cpus: usize,
+        unix_seconds: u64,
+        bundle: Bundle<'static>,
+    ) -> Result<&'static Self, HostError> {
+        let khz = tsc::khz();
+        let frequency = TscFrequency::from_khz(khz).ok_or(HostError::NoClock)?;
+        let boot = HostTime { tsc: asm::rdtsc(), wall: unix_seconds * NANOS_PER_SECOND };
+        let world: &'static Self = Box::leak(Box::new(Self {
+            khz,
+            boot,
+            scheduler: Mutex::new(Scheduler::new(cpus, Timing::new(frequency))),
+            runners: RwLock::new(BTreeMap::new()),
+            guests: RwLock::new(Vec::new()),
+            operator: Mutex::new(Operator::new(bundle)),
+            operator_entity: Once::new(),
+        }));
+        world.add_operator()?;
+        world.operator.lock().start_all(world, vendor)?;
+        Ok(world)
+    }
+
+    fn add_operator(&'static self) -> Result<(), HostError> {
+        let settings = GuestSettings { reserve: OPERATOR_RESERVE, ..GuestSettings::default() };
+        let mut scheduler = self.scheduler.lock();
+        let now = asm::rdtsc();
+        let id = scheduler.add_guest(settings, now).map_err(scheduling)?;
+        // The machine's interrupts come to the first CPU.
+        let first = vmm::sched::CpuSet::one(0);
+        let entity = scheduler.add(id, Kind::Service, first, now).map_err(scheduling)?;
+        drop(scheduler);
+        self.runners.write().insert(entity, Runner::Operator);
+        self.operator_entity.call_once(|| entity);
+        self.wake_operator();
+        Ok(())
+    }
+
+    /// The machine's clocks.
+    pub(self) fn time(&self) -> HostTime {
+        let tsc = asm::rdtsc();
+        let ticks = u128::from(tsc.wrapping_sub(self.boot.tsc));
+        let nanos = ticks * 1_000_000 / u128::from(self.khz);
+        let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
+        HostTime { tsc, wall: self.boot.wall.saturating_add(nanos) }
+    }
+
+    /// Ticks between two looks at the serial port without an interrupt of its: 10 ms.
+    fn poll_interval(&self) -> u64 {
+        self.khz * 10
+    }
+
+    /// What CPU `cpu` does next.
+    fn next(&self, cpu: usize) -> Decision {
+        let (decision, kicks) = self.scheduler.lock().next(cpu, asm::rdtsc());
+        send(kicks);
+        decision
+    }
+
+    /// CPU `cpu` stopped running what [`next`](Self::next) told it to.
+    fn stopped(&self, cpu: usize, stop: Stop) {
+        let kicks = self.scheduler.lock().stopped(cpu, asm::rdtsc(), stop);
+        send(kicks);
+    }
+
+    /// `entity` has something to do.
+    fn wake(&self, entity: EntityId, reason: Reason) {
+        let kicks = self.scheduler.lock().wake(entity, asm::rdtsc(), reason);
+        send(kicks);
+    }
+
+    fn wake_operator(&self) {
+        if let Some(entity) = self.operator_entity.get() {
+            self.wake(*entity, Reason::Interrupt);
+        }
+    }
+
+    fn runner(&self, entity: EntityId) -> Option<Runner<C>> {
+        self.runners.read().get(&entity).cloned()
+    }
+
+    /// Zeroes a little memory ahead. `false` if there is none to be zeroed.
+    fn prepare_memory(&self) -> bool {
+        self.guests
+            .try_read()
+            .is_some_and(|guests| guests.iter().any(|guest| guest.vm.memory.prepare()))
+    }
+}
+
+/// Percent of a CPU that the operator gets before all guests.
+const OPERATOR_RESERVE: u32 = 5;
+
+/// The scheduler has no room for another.
+fn scheduling(error: vmm::sched::SchedError) -> HostError {
+    log::error!("scheduler: {error}");
+    HostError::OutOfMemory("the scheduler")
+}
+
+/// Tells CPUs to ask the scheduler again.
+fn send(kicks: Kicks) {
+    for cpu in kicks.0.iter() {
+        if let Some(cpu) = percpu::cpu(cpu) {
+            cpu.request(percpu::RESCHEDULE);
+        }
+    }
+}
