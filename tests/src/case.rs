@@ -70,6 +70,8 @@ pub struct Case {
     pub firmware: Firmware,
     /// The emulated CPU model, if not the usual one.
     pub cpu: Option<&'static str>,
+    /// CPUs of the machine, and vCPUs of the guest.
+    pub cpus: (u32, u32),
     /// The guest's memory in MiB.
     pub memory: u64,
     /// The machine's memory in MiB, if not what xtask computes.
@@ -107,6 +109,7 @@ impl Case {
             build: Build::Debug,
             firmware: Firmware::Bios,
             cpu: None,
+            cpus: (1, 1),
             memory: 64,
             machine_memory: None,
             kernel: Kernel::Tiny(guest.to_owned()),

@@ -162,6 +162,8 @@ fn debian() -> Vec<Case> {
         Case::debian("debian-bios", Firmware::Bios, debian_shell),
         Case::debian("debian-reboot", Firmware::Bios, debian_reboot),
         Case::debian("debian-power-button", Firmware::Bios, debian_power_button),
+        // More vCPUs than CPUs: the scheduler moves them about.
+        Case { cpus: (2, 4), ..Case::debian("debian-smp", Firmware::Bios, debian_smp::<4>) },
         Case {
             memory: 128,
             tier: Tier::Full,
@@ -421,6 +423,22 @@ fn debian_shell(drive: &mut Drive) -> Result<()> {
     std::thread::sleep(std::time::Duration::from_secs(2));
     drive.send("\x03");
     drive.expect(PROMPT, 30)?;
+    drive.send("poweroff\n");
+    drive.ends(0).map(|_| ())
+}
+
+/// The guest has started all its CPUs, and they work together.
+fn debian_smp<const VCPUS: usize>(drive: &mut Drive) -> Result<()> {
+    drive.expect(PROMPT, 500)?;
+    let count = drive.shell("nproc", 60)?;
+    ensure!(count.trim() == VCPUS.to_string(), "nproc says {count:?}");
+    // A pipe's two ends and a load on each CPU make them call each other.
+    let work = "for i in 1 2 3 4; do (seq 1 20000 | tail -n 1 &) ; done; sleep 2";
+    let answer = drive.shell(work, 240)?;
+    ensure!(answer.matches("20000").count() == VCPUS, "the four pipes answered {answer:?}");
+    let ipis = drive.shell("grep -E 'RES|CAL' /proc/interrupts | head -n 2", 60)?;
+    ensure!(!ipis.trim().is_empty(), "no count of calls between CPUs");
+    check_dmesg(drive)?;
     drive.send("poweroff\n");
     drive.ends(0).map(|_| ())
 }

@@ -275,7 +275,7 @@ fn start(case: &Case, parts: &Parts, elf: &Path, log: &Path, dir: &Path) -> Resu
     let launch = Launch {
         machine: case.machine,
         firmware: case.firmware,
-        cpus: 1,
+        cpus: case.cpus.0,
         memory,
         cpu_model: case.cpu.map(str::to_owned),
         clock: Clock::Usual,
@@ -320,7 +320,7 @@ fn guest(case: &Case, parts: &Parts, dir: &Path) -> Result<Guest> {
     Ok(Guest {
         name: "guest".to_owned(),
         memory: case.memory << 20,
-        vcpus: 1,
+        vcpus: case.cpus.1,
         kernel,
         initrd,
         modules,

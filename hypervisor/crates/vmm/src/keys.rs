@@ -47,24 +47,27 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    fn typed(text: &[u8]) -> (Vec<u8>, usize) {
+    /// What was typed for the guest, and everything else.
+    fn typed(text: &[u8]) -> (Vec<u8>, Vec<Typed>) {
         let mut keys = Keys::default();
         let mut guest = Vec::new();
-        let mut presses = 0;
+        let mut others = Vec::new();
         for byte in text {
             match keys.feed(*byte) {
                 Typed::Guest(bytes) => guest.extend(bytes),
-                Typed::PowerButton => presses += 1,
+                other => others.push(other),
             }
         }
-        (guest, presses)
+        (guest, others)
     }
 
     #[test]
     fn escape() {
-        assert_eq!(typed(b"ab\x03"), (b"ab\x03".to_vec(), 0));
-        assert_eq!(typed(b"a\x1dpb"), (b"ab".to_vec(), 1));
-        assert_eq!(typed(b"\x1d\x1dp"), (b"\x1dp".to_vec(), 0));
-        assert_eq!(typed(b"\x1dx"), (b"\x1dx".to_vec(), 0));
+        assert_eq!(typed(b"ab\x03"), (b"ab\x03".to_vec(), Vec::new()));
+        assert_eq!(typed(b"a\x1dpb"), (b"ab".to_vec(), [Typed::PowerButton].into()));
+        assert_eq!(typed(b"\x1d1\x1d9"), (Vec::new(), [0, 8].map(Typed::Attach).into()));
+        assert_eq!(typed(b"\x1d0"), (b"\x1d0".to_vec(), Vec::new()));
+        assert_eq!(typed(b"\x1d\x1dp"), (b"\x1dp".to_vec(), Vec::new()));
+        assert_eq!(typed(b"\x1dx"), (b"\x1dx".to_vec(), Vec::new()));
     }
 }
