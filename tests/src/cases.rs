@@ -80,6 +80,12 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
                     let usual = matches!(name, "triple-fault" | "reset");
                     everywhere(&case, if usual { Tier::Usual } else { Tier::Full })
                 })
+                // Bochs ends itself where an AMD CPU would leave a guest that shuts
+                // its CPU down.
+                .filter(|case| {
+                    case.machine != Machine::BochsSvm
+                        || !["triple-fault", "jump"].iter().any(|end| case.name.contains(end))
+                })
                 .collect()
         }
         "multiboot" => {

@@ -12,7 +12,7 @@ use crate::hw::VendorCpu;
 use crate::monitor::{self, Status};
 use alloc::format;
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt::Write;
 use hvabi::ShutDownKind;
@@ -28,6 +28,9 @@ pub(super) struct Operator<C: VendorCpu> {
     consoles: Vec<Arc<Console>>,
     /// The console that the operator sees.
     attached: usize,
+    /// Guests that start again once nothing of them is left: their memory is
+    /// the next one's.
+    restarts: Vec<(Weak<Guest<C>>, GuestSettings)>,
     /// The first status that was not [`Status::OK`], or that.
     status: Option<(Status, String)>,
     vendor: core::marker::PhantomData<fn() -> C>,
@@ -40,6 +43,7 @@ impl<C: VendorCpu> Operator<C> {
             keys: Keys::default(),
             consoles: Vec::new(),
             attached: 0,
+            restarts: Vec::new(),
             status: None,
             vendor: core::marker::PhantomData,
         }
@@ -99,10 +103,34 @@ impl<C: VendorCpu> Operator<C> {
         for guest in &guests {
             self.output(guest);
             if guest.end().is_some() && guest.is_left() {
-                self.reap(world, vendor, guest);
+                self.reap(world, guest);
             }
         }
-        Stop::Blocked
+        drop(guests);
+        self.restart(world, vendor);
+        if self.restarts.is_empty() {
+            if world.guests.read().is_empty() {
+                let (status, reason) = self.status.take().unwrap_or((Status::OK, String::new()));
+                monitor::end(status, format_args!("{reason}"));
+            }
+            Stop::Blocked
+        } else {
+            Stop::Ready
+        }
+    }
+
+    /// Starts the guests again of which nothing is left.
+    fn restart(&mut self, world: &'static World<C>, vendor: &C) {
+        let gone = |(guest, _): &mut (Weak<Guest<C>>, GuestSettings)| guest.strong_count() == 0;
+        let ready: Vec<_> = self.restarts.extract_if(.., gone).collect();
+        for (_, settings) in ready {
+            log::info!("guest \"{}\" was reset and starts again", settings.name);
+            if let Err(error) = self.start(world, vendor, &settings) {
+                log::error!("{error}");
+                let words = format!("guest {} can't start again", settings.name);
+                self.note_end(Status::REFUSED, &words);
+            }
+        }
     }
 
     /// Gives what was typed to the guest that the operator sees.
@@ -156,7 +184,7 @@ impl<C: VendorCpu> Operator<C> {
     }
 
     /// A guest has ended and no CPU runs it any more.
-    fn reap(&mut self, world: &'static World<C>, vendor: &C, guest: &Arc<Guest<C>>) {
+    fn reap(&mut self, world: &World<C>, guest: &Arc<Guest<C>>) {
         let Some(end) = guest.end() else { return };
         world.remove(guest);
         // What is still in its serial port.
@@ -166,22 +194,10 @@ impl<C: VendorCpu> Operator<C> {
         report(guest);
         let settings = guest.settings.clone();
         if end.reason == EndReason::Reset && settings.on_reset == OnReset::Restart {
-            log::info!("guest \"{}\" was reset and starts again", settings.name);
-            let result = self.start(world, vendor, &settings);
-            if let Err(error) = result {
-                log::error!("{error}");
-                self.note_end(
-                    Status::REFUSED,
-                    &format!("guest {} can't start again", settings.name),
-                );
-            }
+            self.restarts.push((Arc::downgrade(guest), settings));
         } else {
             let (status, words) = verdict(&end.reason);
             self.note_end(status, &format!("guest {} {words}", settings.name));
-        }
-        if world.guests.read().is_empty() {
-            let (status, reason) = self.status.take().unwrap_or((Status::OK, String::new()));
-            monitor::end(status, format_args!("{reason}"));
         }
     }
 
