@@ -1,7 +1,7 @@
 //! `bench`: what exits cost, in instructions that a guest sees go by.
 //!
 //! The tiny guest `bench` measures and prints; here its machines are started, its
-//! lines read ([`figures`]) and set against the targets ([`table`]). On Bochs the
+//! lines read ([`figures`]) and set against the targets (module `table`). On Bochs the
 //! TSC counts instructions; so it does on QEMU with `-icount shift=0`.
 
 pub mod figures;
