@@ -91,6 +91,8 @@ impl<C: VendorCpu> Operator<C> {
         if crate::hw::broken::requested(&settings.cmdline).is_some() {
             world.try_broken(vendor, &guest);
         }
+        // Its first touches find zeroed memory.
+        while guest.vm.memory.prepare() {}
         world.admit(guest);
         Ok(())
     }
