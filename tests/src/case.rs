@@ -82,6 +82,8 @@ pub struct Case {
     pub modules: Vec<(&'static str, &'static str)>,
     /// Its command line; nothing: the guest's usual one.
     pub cmdline: Option<&'static str>,
+    /// More words for the command line.
+    pub words: String,
     /// What is damaged.
     pub damage: Damage,
     /// Whether the guest may write to port 0xf4.
@@ -96,6 +98,9 @@ pub struct Case {
     pub script: Script,
     /// Whether a tiny guest hears on its command line which emulator it runs in.
     pub tells_host: bool,
+    /// Instead of one machine and a script: this many random programs in lock
+    /// step on several.
+    pub lockstep: Option<u64>,
 }
 
 impl Case {
@@ -115,6 +120,7 @@ impl Case {
             kernel: Kernel::Tiny(guest.to_owned()),
             modules: Vec::new(),
             cmdline: None,
+            words: String::new(),
             damage: Damage::None,
             debug_exit: true,
             on_reset: OnReset::End,
@@ -122,6 +128,7 @@ impl Case {
             seconds: 240,
             script: crate::cases::tiny_passes,
             tells_host: true,
+            lockstep: None,
         }
     }
 

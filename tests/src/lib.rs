@@ -10,5 +10,6 @@
 pub mod case;
 pub mod cases;
 pub mod drive;
+pub mod lockstep;
 pub mod planted;
 pub mod runner;

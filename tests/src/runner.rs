@@ -22,6 +22,7 @@ use xtask::{image, paths, run};
 use crate::case::{Build, Case, Damage, Kernel, Tier};
 use crate::cases;
 use crate::drive::Drive;
+use crate::lockstep;
 use crate::planted::{PLANTED, Planted};
 
 /// What to run.
@@ -71,7 +72,7 @@ pub fn run(options: &Options) -> Result<Counts> {
     if chosen.iter().any(|case| case.firmware == xtask::machine::Firmware::Uefi) {
         needs.push(Need::Ovmf);
     }
-    if chosen.iter().any(|case| case.machine.is_bochs()) {
+    if chosen.iter().any(|case| case.machine.is_bochs() || case.lockstep.is_some()) {
         needs.push(Need::Bochs);
     }
     setup::ensure(&needs)?;
@@ -132,9 +133,10 @@ fn run_cases(chosen: &[&Case], parts: &Parts) -> Result<Counts> {
                     let mut counts =
                         counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     match result {
-                        Ok(()) => {
+                        Ok(said) => {
                             counts.passed += 1;
-                            println!("ok     {} ({seconds:.1} s)", case.name);
+                            let said = if said.is_empty() { said } else { format!(": {said}") };
+                            println!("ok     {} ({seconds:.1} s){said}", case.name);
                         }
                         Err(error) => {
                             counts.failed += 1;
@@ -209,7 +211,7 @@ fn catch(planted: &Planted, case: &Case, parts: &Parts) -> Result<anyhow::Error>
     // A fault may hang the guest: that is caught too, and need not take long.
     let case = Case { seconds: case.seconds.min(240), ..case.clone() };
     match run_case(&case, parts, &elf, &planted_log(&format!("{}-{}", planted.fault, case.name))) {
-        Ok(()) => bail!("the case stayed green"),
+        Ok(_) => bail!("the case stayed green"),
         Err(error) => Ok(error),
     }
 }
@@ -250,12 +252,21 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-fn run_case(case: &Case, parts: &Parts, elf: &Path, log: &Path) -> Result<()> {
+fn run_case(case: &Case, parts: &Parts, elf: &Path, log: &Path) -> Result<String> {
     let dir = paths::run_dir().join(&case.name);
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir)?;
-    let result = start(case, parts, elf, log, &dir)
-        .and_then(|session| (case.script)(&mut Drive::new(session)));
+    let result = match case.lockstep {
+        Some(count) => lockstep::run(count, log, &|machine, words, log| {
+            let one = Case { machine, words: words.to_owned(), ..case.clone() };
+            let mut drive = Drive::new(start(&one, parts, elf, log, &dir)?);
+            (case.script)(&mut drive)?;
+            Ok(drive.text().to_owned())
+        }),
+        None => start(case, parts, elf, log, &dir)
+            .and_then(|session| (case.script)(&mut Drive::new(session)))
+            .map(|()| String::new()),
+    };
     // Only space; a failed removal changes nothing about the case.
     let _ = fs::remove_dir_all(&dir);
     result
@@ -334,7 +345,8 @@ fn guest(case: &Case, parts: &Parts, dir: &Path) -> Result<Guest> {
 /// A tiny guest is told what CPU it runs on: on QEMU's it leaves out what that
 /// one is known not to check.
 fn cmdline_of(case: &Case, usual: &str) -> String {
-    let cmdline = case.cmdline.unwrap_or(usual);
+    let cmdline = format!("{} {}", case.cmdline.unwrap_or(usual), case.words);
+    let cmdline = cmdline.trim();
     let tiny = matches!(case.kernel, Kernel::Tiny(_));
     match (tiny && case.tells_host, case.machine) {
         (true, Machine::QemuSvm) => format!("{cmdline} host=qemu").trim().to_owned(),

@@ -230,6 +230,7 @@ impl Parts {
         let core = VcpuCore {
             hot: HotState::default(),
             served: false,
+        hold: vmm::trace::HOT_DECLINES,
             ended_level: None,
             timer: HotTimer::new(self.khz / 1000 * MIN_SLICE_US),
             leaves: QuickLeaves::new(&self.cpuid, view),

@@ -14,6 +14,7 @@ pub use quick::ReadyWrite;
 pub use scratch::{SCRATCH_BASE, SCRATCH_SIZE};
 
 use crate::layout::{COM1_IRQ, IOAPIC_BASE, IOAPIC_ID, IOAPIC_SIZE, RTC_IRQ, SCI_IRQ};
+use crate::trace::Trace;
 use crate::vm::EndReason;
 use core::sync::atomic::{AtomicU64, Ordering};
 use devices::acpi_pm::{AcpiPm, TimerWidth};
@@ -72,14 +73,15 @@ pub struct Chipset {
     pvpanic: Mutex<PvPanic>,
     debug_exit: Option<Mutex<DebugExit>>,
     scratch: Option<Mutex<Scratch>>,
+    trace: Trace,
     /// When each timed device next wants to act, in nanoseconds.
     deadlines: [AtomicU64; 4],
 }
 
 impl Chipset {
     /// The devices after power-up. `unix_seconds` sets the real-time clock;
-    /// with `debug_exit` the guest has port 0xf4, and the scratch memory that
-    /// tests of instruction emulation use.
+    /// with `debug_exit` the guest has port 0xf4, the scratch memory that tests
+    /// of instruction emulation use, and the trace of its exits.
     #[must_use]
     pub fn new(unix_seconds: u64, debug_exit: DebugPorts) -> Self {
         let debug = debug_exit == DebugPorts::Present;
@@ -95,8 +97,15 @@ impl Chipset {
             pvpanic: Mutex::new(PvPanic::new()),
             debug_exit: debug.then(|| Mutex::new(DebugExit::new())),
             scratch: debug.then(|| Mutex::new(Scratch::new())),
+            trace: Trace::default(),
             deadlines: [const { AtomicU64::new(u64::MAX) }; 4],
         }
+    }
+
+    /// The trace of the guest's exits.
+    #[must_use]
+    pub fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     /// When a device next wants to act.
@@ -271,7 +280,7 @@ impl Chipset {
 /// Whether a guest has ports that only tests want.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DebugPorts {
-    /// Port 0xf4 and the scratch memory are there.
+    /// Port 0xf4, the scratch memory and the trace are there.
     Present,
     /// They are not.
     Absent,

@@ -71,7 +71,7 @@ fn recheck(core: &mut VcpuCore) -> Handled {
 #[inline(always)]
 fn advance(core: &mut VcpuCore, regs: &mut impl ExitRegs, exit: VmExit) -> Option<Instruction> {
     let instruction = regs.instruction()?;
-    if !regs.advance(instruction) {
+    if !regs.advance(instruction, core.hold) {
         return None;
     }
     core.recent.note(instruction.rip, exit);
@@ -229,7 +229,7 @@ fn port(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
         Direction::Out => {
             let mut ready = core.chipset.quick_write(port)?;
             let instruction = regs.instruction()?;
-            if !regs.advance(instruction) {
+            if !regs.advance(instruction, core.hold) {
                 return None;
             }
             ready.write(rax.low8());

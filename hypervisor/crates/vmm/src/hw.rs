@@ -43,8 +43,9 @@ pub trait ExitRegs {
     fn instruction(&self) -> Option<Instruction>;
 
     /// Completes that instruction: RIP, interrupt shadow. Declines (`false`,
-    /// nothing done) where a trap is due after it (RFLAGS.TF), or RF ends with it.
-    fn advance(&mut self, instruction: Instruction) -> bool;
+    /// nothing done) where the guest has one of the flags `hold`: TF, as a trap
+    /// is due after it; RF, as it ends with it.
+    fn advance(&mut self, instruction: Instruction, hold: Rflags) -> bool;
 
     /// The current privilege level.
     fn cpl(&self) -> u8;

@@ -48,6 +48,9 @@ pub const SCI_IRQ: u8 = 9;
 pub const PVPANIC_PORT: u16 = 0x505;
 /// The debug-exit port, where a guest's settings switch it on.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
+/// Where tests have a guest's exits written down ([`crate::trace`]); there with
+/// the debug-exit port.
+pub const TRACE_PORT: u16 = 0xf8;
 /// First serial port.
 pub const COM1_PORT: u16 = 0x3f8;
 /// Its interrupt.

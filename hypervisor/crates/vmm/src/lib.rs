@@ -43,6 +43,7 @@ mod smbios;
 pub mod stats;
 pub mod tags;
 pub mod timer;
+pub mod trace;
 pub mod vcpu;
 pub mod vm;
 pub mod xstate;

@@ -52,6 +52,8 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     }
     let view = vcpu.core.view(vcpu.hw.cr4());
     vcpu.core.leaves.follow(&vcpu.core.cpuid, view);
+    let trace = vm.chipset.trace();
+    vcpu.core.hold = trace.hold();
     let ExitWithEvent { exit, interrupted } = vcpu.hw.run(&mut vcpu.core);
     vcpu.hw.take_apic(&mut vcpu.core.lapic);
     if vcpu.core.timer.kind == TimerKind::Machine {
@@ -66,6 +68,9 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     }
     vcpu.core.counts.count(&exit);
     vcpu.core.recent.note(vcpu.hw.rip(), exit);
+    if trace.is_on() {
+        trace.note(vcpu, &vm.memory, &exit);
+    }
     if interrupted.is_some()
         && let VmExit::NestedFault(fault) = exit
         && (!vm.memory.is_ram(fault.gpa) || vm.memory.is_rom(fault.gpa))

@@ -26,6 +26,9 @@ pub struct VcpuCore {
     pub hot: HotState,
     /// The hot handler served the exit that [`Backend::run`] is about to report.
     pub served: bool,
+    /// Flags of the guest with which the hot handler declines
+    /// ([`crate::trace::HOT_DECLINES`]).
+    pub hold: Rflags,
     /// A level-triggered interrupt that the hot handler ended: the I/O APIC is
     /// still to be told.
     pub ended_level: Option<Vector>,
@@ -276,6 +279,11 @@ impl<B: Backend> Vcpu<B> {
         if self.hw.rflags().contains(Rflags::TF) {
             let dr6 = self.hw.dr(6) | DR6_SINGLE_STEP;
             self.hw.set_dr(6, dr6);
+            // Any #DB ends general detect, or its handler could not look at DR6.
+            let dr7 = self.hw.dr(7);
+            if dr7 & DR7_GENERAL_DETECT != 0 {
+                self.hw.set_dr(7, dr7 & !DR7_GENERAL_DETECT);
+            }
             self.raise(Event::exception(Exception::DB));
         }
     }
@@ -372,6 +380,8 @@ impl<B: Backend> Vcpu<B> {
 
 /// DR6.BS.
 const DR6_SINGLE_STEP: u64 = 1 << 14;
+/// DR7.GD: general detect.
+pub(crate) const DR7_GENERAL_DETECT: u64 = 1 << 13;
 
 /// What two events in a row come to.
 enum Combined {

@@ -156,9 +156,8 @@ impl ExitRegs for Regs<'_> {
     }
 
     #[inline(always)]
-    fn advance(&mut self, instruction: Instruction) -> bool {
-        // A trap is due after it, or RF ends with it: for the general code.
-        if self.vmcb.save.rflags & Rflags::TF.union(Rflags::RF).bits() != 0 {
+    fn advance(&mut self, instruction: Instruction, hold: Rflags) -> bool {
+        if self.vmcb.save.rflags & hold.bits() != 0 {
             return false;
         }
         self.vmcb.save.rip = instruction.next_rip;

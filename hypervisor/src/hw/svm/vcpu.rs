@@ -408,7 +408,11 @@ impl Backend for SvmVcpu {
             let vmcb = self.change(Clean::TPR);
             vmcb.control.virtual_interrupt.set_tpr(lapic.cr8());
         }
-        let writes = self.cr_writes() | if lapic.cr8_threshold() == 0 { 0 } else { 1 << 8 };
+        // The emulator that loses shadows also stops for good where CR8 is
+        // written while a virtual interrupt waits.
+        let fatal = self.loses_shadow() && self.vmcb().control.virtual_interrupt.irq();
+        let exits = lapic.cr8_threshold() != 0 || fatal;
+        let writes = self.cr_writes() | if exits { 1 << 8 } else { 0 };
         if self.vmcb().control.intercept_cr_write != writes {
             self.change(Clean::INTERCEPTS).control.intercept_cr_write = writes;
         }

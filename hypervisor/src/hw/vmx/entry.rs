@@ -165,9 +165,9 @@ impl ExitRegs for Regs<'_> {
     }
 
     #[inline(always)]
-    fn advance(&mut self, instruction: Instruction) -> bool {
+    fn advance(&mut self, instruction: Instruction, hold: Rflags) -> bool {
         let rflags = Rflags::from_bits_retain(self.vmcs.read(FieldNatural::GUEST_RFLAGS));
-        if rflags.intersects(Rflags::TF.union(Rflags::RF)) {
+        if rflags.intersects(hold) {
             return false;
         }
         self.vmcs.write(FieldNatural::GUEST_RIP, instruction.next_rip);
@@ -195,7 +195,9 @@ impl ExitRegs for Regs<'_> {
         let qualification = self.vmcs.read(FieldNatural::EXIT_QUALIFICATION);
         let vectoring =
             InterruptionInfo::from_bits(self.vmcs.read(Field32::IDT_VECTORING_INFO)).valid();
-        (is_first_touch(qualification) && !vectoring)
+        // One emulator leaves a step pending that is not due.
+        let pending = self.vmcs.read(FieldNatural::GUEST_PENDING_DEBUG) != 0;
+        (is_first_touch(qualification) && !vectoring && !pending)
             .then(|| GuestPhysAddr::new(self.vmcs.read(Field64::GUEST_PHYSICAL_ADDRESS)))
     }
 

@@ -430,6 +430,7 @@ impl VmxVcpu {
         match exit {
             VmExit::NmiWindow => self.set_primary(PrimaryControls::NMI_WINDOW, false),
             VmExit::Nmi => raise_host_nmi(),
+            VmExit::NestedFault(_) => self.forget_step(),
             VmExit::InvalidState(_) => self.explain(Stage::Guest),
             VmExit::Exception(ExceptionExit { exception: Exception::DB, .. }) => {
                 let info = InterruptionInfo::from_bits(information.interruption);
@@ -442,6 +443,16 @@ impl VmxVcpu {
             _ => {}
         }
         Some(ExitWithEvent { exit, interrupted })
+    }
+
+    /// The instruction has not run: a step over it is not due. One emulator
+    /// leaves it pending, and would make it before the instruction runs again.
+    fn forget_step(&self) {
+        let v = self.current();
+        let pending = v.read(FieldNatural::GUEST_PENDING_DEBUG);
+        if pending & PENDING_DEBUG_BS != 0 {
+            v.write(FieldNatural::GUEST_PENDING_DEBUG, pending & !PENDING_DEBUG_BS);
+        }
     }
 
     /// Neither the exit nor an injection changes DR6 and DR7 as the exception

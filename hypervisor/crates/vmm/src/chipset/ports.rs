@@ -2,7 +2,8 @@
 //! answers reads as all ones.
 
 use super::{Chipset, PortOutcome};
-use crate::layout::{DEBUG_EXIT_PORT, PM1A_EVENT_PORT, PVPANIC_PORT};
+use crate::layout::{DEBUG_EXIT_PORT, PM1A_EVENT_PORT, PVPANIC_PORT, TRACE_PORT};
+use crate::trace::Trace;
 use crate::vm::EndReason;
 use devices::acpi_pm::AcpiPm;
 use devices::debug_exit::DebugExit;
@@ -35,11 +36,13 @@ pub(super) enum Target {
     Pci,
     PvPanic,
     DebugExit,
+    Trace,
 }
 
 const PM_PORTS: PortRange = PortRange::new(PM1A_EVENT_PORT, AcpiPm::PORT_COUNT, 0);
 const PVPANIC_PORTS: PortRange = PortRange::new(PVPANIC_PORT, 1, 0);
 const DEBUG_EXIT_PORTS: PortRange = PortRange::new(DEBUG_EXIT_PORT, DebugExit::PORT_COUNT, 0);
+const TRACE_PORTS: PortRange = PortRange::new(TRACE_PORT, Trace::PORT_COUNT, 0);
 
 /// Ports that devices have; all above are nobody's.
 const TABLE_SIZE: usize = 0x1000;
@@ -57,6 +60,7 @@ static TABLE: [(Target, u8); TABLE_SIZE] = {
     table = fill(table, Target::Reset, &ResetControl::PORTS);
     table = fill(table, Target::PvPanic, &[PVPANIC_PORTS]);
     table = fill(table, Target::DebugExit, &[DEBUG_EXIT_PORTS]);
+    table = fill(table, Target::Trace, &[TRACE_PORTS]);
     table
 };
 
@@ -169,6 +173,8 @@ impl Chipset {
                 Some(device) => device.lock().port_read(offset, width, now),
                 None => Err(AccessError::NoRegister),
             },
+            Target::Trace if self.debug_exit.is_some() => self.trace.port_read(offset, width),
+            Target::Trace => Err(AccessError::NoRegister),
         }
     }
 
@@ -276,6 +282,10 @@ impl Chipset {
                 }
                 result
             }
+            Target::Trace if self.debug_exit.is_some() => {
+                self.trace.port_write(offset, width, value)
+            }
+            Target::Trace => Err(AccessError::NoRegister),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::{Done, Served, behind, decode, emulated, raise};
 use crate::hw::Backend;
 use crate::memory::GuestRam;
-use crate::vcpu::Vcpu;
+use crate::vcpu::{DR7_GENERAL_DETECT, Vcpu};
 use crate::vm::{Host, Vm, VmError};
 use x86defs::bits::{Low, join};
 use x86defs::control::CR8_MASK;
@@ -11,8 +11,6 @@ use x86defs::exit::{CrAccess, DrAccess};
 use x86defs::{Cr0, Cr4, Efer, Event, Exception, Gpr, GuestPhysAddr, SegmentRegister, VmExit};
 use x86emu::{Fault, SystemOp};
 
-/// DR7.GD: general detect.
-const DR7_GENERAL_DETECT: u64 = 1 << 13;
 /// DR6.BD.
 const DR6_GENERAL_DETECT: u64 = 1 << 13;
 /// Bits of DR6 and DR7 that software may change.

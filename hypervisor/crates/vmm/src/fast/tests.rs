@@ -55,8 +55,8 @@ impl ExitRegs for Cpu {
     fn instruction(&self) -> Option<Instruction> {
         Some(Instruction { rip: self.rip, next_rip: self.rip + self.length? })
     }
-    fn advance(&mut self, instruction: Instruction) -> bool {
-        if self.rflags.intersects(Rflags::TF | Rflags::RF) {
+    fn advance(&mut self, instruction: Instruction, hold: Rflags) -> bool {
+        if self.rflags.intersects(hold) {
             return false;
         }
         self.rip = instruction.next_rip;
@@ -177,6 +177,17 @@ fn a_trap_behind_the_instruction_is_the_general_codes() {
             declines(play, cpu, reason);
         });
     }
+}
+
+#[test]
+fn what_is_traced_is_the_general_codes() {
+    let trace = crate::trace::Trace::default();
+    trace.port_write(0, Width::B4, 1).unwrap();
+    each_kind(|play, cpu, reason| {
+        cpu.rflags |= Rflags::RESERVED1;
+        play.vcpu.core.hold = trace.hold();
+        declines(play, cpu, reason);
+    });
 }
 
 #[test]

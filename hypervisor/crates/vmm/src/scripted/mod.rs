@@ -131,6 +131,7 @@ pub(super) struct Script {
     pub(super) cr4: u64,
     pub(super) shadow: bool,
     pub(super) dr6: u64,
+    pub(super) dr7: u64,
     pub(super) tsc_offset: u64,
     rsp: u64,
     cr0: u64,
@@ -212,11 +213,17 @@ impl Backend for Script {
     }
     fn set_xcr0(&mut self, _: u64) {}
     fn dr(&self, number: u8) -> u64 {
-        if number == 6 { self.dr6 } else { 0 }
+        match number {
+            6 => self.dr6,
+            7 => self.dr7,
+            _ => 0,
+        }
     }
     fn set_dr(&mut self, number: u8, value: u64) {
-        if number == 6 {
-            self.dr6 = value;
+        match number {
+            6 => self.dr6 = value,
+            7 => self.dr7 = value,
+            _ => {}
         }
     }
     fn segment(&self, register: SegmentRegister) -> Segment {
@@ -372,6 +379,7 @@ impl Play {
         let core = VcpuCore {
             hot: HotState::default(),
             served: false,
+            hold: crate::trace::HOT_DECLINES,
             ended_level: None,
             timer: HotTimer::new(LEAST),
             leaves: QuickLeaves::new(&cpuid, view),

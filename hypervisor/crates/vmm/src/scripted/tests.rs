@@ -62,11 +62,14 @@ fn an_encoding_that_can_not_be_is_refused_the_second_time() {
 fn single_step_traps_after_an_emulated_instruction() {
     let mut play = Play::new();
     play.vcpu.hw.rflags = TF;
+    play.vcpu.hw.dr7 = 0x2400;
     play.vcpu.hw.next_rip = Some(0x1002);
     play.turn(VmExit::Cpuid);
     play.turn(VmExit::HostInterrupt);
     assert_eq!(play.injected(), Some(Event::exception(Exception::DB)));
     assert_ne!(play.vcpu.hw.dr6 & 1 << 14, 0);
+    // Its handler can look at DR6: general detect is over.
+    assert_eq!(play.vcpu.hw.dr7, 0x400);
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub(crate) fn run(tests: &mut Tests) {
     tests.case("step_exiting", step_exiting);
     tests.case("step_ports", step_ports);
     tests.case("step_mmio", step_mmio);
+    tests.case("step_first_touch", step_first_touch);
     tests.case("step_hypercall", step_hypercall);
     tests.case("step_rep", step_rep);
     tests.case("step_mov_ss", step_mov_ss);
@@ -124,6 +125,13 @@ fn step_mmio() -> Outcome {
     let lapic = 0xfee0_0000u64;
     check_eq!(step!(["mov {v:e}, [{a} + 0x30]"], v = out(reg) _, a = in(reg) lapic), ONCE, "read");
     check_eq!(step!(["mov dword ptr [{a} + 0x80], 0"], a = in(reg) lapic), ONCE, "write");
+    Ok(())
+}
+
+fn step_first_touch() -> Outcome {
+    // The access exits, and the instruction runs once more.
+    let untouched = guests::info::ram_bytes() / 2;
+    check_eq!(step!(["mov byte ptr [{a}], 1"], a = in(reg) untouched), ONCE, "write to fresh RAM");
     Ok(())
 }
 

@@ -1,0 +1,187 @@
+//! Random programs of a few instructions, run one after the other; what each
+//! did comes out as a few characters, which other machines must repeat.
+//!
+//! The command line says which: `seed=FIRST count=N`, or `brief=A,B,C` to have
+//! more told about a few, or `seeds=A,B,C` to have everything told. Each program runs twice: first with all exits
+//! written down (so that the hypervisor's hot handler declines them), then
+//! without; what the program sees must be the same. `docs/lockstep.md` has the
+//! output's format.
+#![no_std]
+#![no_main]
+
+mod machine;
+mod record;
+mod run;
+mod trace;
+mod window;
+
+use guests::harness::{self, Shared};
+use guests::{cpu, info, print, println};
+use micro::{Program, Vendor};
+use record::{How, Record};
+use run::{Run, Seen};
+
+guests::entry!(main);
+
+/// Seeds on a line of digests.
+const PER_LINE: u64 = 10;
+
+fn main() -> ! {
+    machine::init();
+    window::init();
+    let vendor = if cpu::is_amd() { Vendor::Amd } else { Vendor::Intel };
+    let mut failed = 0;
+    let mut passed = 0;
+    if let Some(list) = info::option("seeds") {
+        for seed in list.split(',').filter_map(|text| text.parse().ok()) {
+            failed += u32::from(!tell(seed, vendor));
+            passed += 1;
+        }
+    } else if let Some(list) = info::option("brief") {
+        for seed in list.split(',').filter_map(|text| text.parse().ok()) {
+            outline(seed, vendor);
+            passed += 1;
+        }
+    } else {
+        let first = info::number("seed").unwrap_or(0);
+        let last = first + info::number("count").unwrap_or(100);
+        for seed in first..last {
+            if (seed - first) % PER_LINE == 0 {
+                print!("{}D {seed}", if seed == first { "" } else { "\n" });
+            }
+            let outcome = both(seed, vendor);
+            let Seen { strict, loose } = outcome.cold;
+            print!(" {}{}{}", Digest(strict, 4), Digest(loose, 3), Digest(outcome.exits, 3));
+            if outcome.cold != outcome.hot {
+                failed += 1;
+                println!("!");
+                // Once more with the exits written down: most likely as before.
+                print_records('H', &Program::generate(seed, vendor));
+                tell(seed, vendor);
+                print!("D {}", seed + 1);
+            }
+            passed += 1;
+        }
+        println!();
+    }
+    println!("{} passed, {failed} failed", passed - failed);
+    harness::exit(u8::from(failed != 0))
+}
+
+/// What a program did.
+struct Outcome {
+    /// What it saw with the hot handler declining.
+    cold: Seen,
+    /// What it saw with it.
+    hot: Seen,
+    /// Its exits.
+    exits: u64,
+}
+
+/// All is told of what programs leave.
+static TELLING: Shared<bool> = Shared::new(false);
+
+/// Adds a value that a program has left to digests, and tells it where asked.
+fn left(digest: Seen, what: &str, value: u64) -> Seen {
+    if TELLING.get() {
+        println!("S {} {what} {value:x}", current());
+    }
+    let Seen { strict, loose } = digest;
+    Seen { strict: micro::mix(strict, value), loose: micro::mix(loose, value) }
+}
+
+fn current() -> u64 {
+    // SAFETY: the program lives until its run is over.
+    unsafe { PROGRAM.get().as_ref() }.map_or(0, |program| program.seed)
+}
+
+static PROGRAM: Shared<*const Program> = Shared::new(core::ptr::null());
+
+fn both(seed: u64, vendor: Vendor) -> Outcome {
+    let program = Program::generate(seed, vendor);
+    let cold = run::run(&program, Run::Traced);
+    let exits = trace::digest();
+    let hot = run::run(&program, Run::Free);
+    Outcome { cold, hot, exits }
+}
+
+/// Runs one program and prints where each of its records and exits was, with
+/// a digest of each: enough to find the first difference.
+fn outline(seed: u64, vendor: Vendor) {
+    let program = Program::generate(seed, vendor);
+    let seen = run::run(&program, Run::Traced);
+    print!("R {seed}");
+    record::each(|record| {
+        let strict = Digest(record.digest(0, How::Strict), 3);
+        let loose = Digest(record.digest(0, How::Loose), 3);
+        print!(
+            " {}.{:x}.{:x}.{strict}{loose}",
+            At(&program, record.rip),
+            record.vector,
+            record.error
+        );
+    });
+    println!("\nL {seed} {}{}", Digest(seen.strict, 4), Digest(seen.loose, 3));
+    print!("E {seed}");
+    trace::each(|[kind, detail, rip, hash]| {
+        print!(" {}.{kind:x}.{detail:x}.{}", At(&program, rip.into()), Digest(hash.into(), 3));
+    });
+    println!();
+}
+
+/// An address: of the program as an offset, of anything else as it is.
+struct At<'a>(&'a Program, u64);
+
+impl core::fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.0.offset(self.1) {
+            Some(offset) => write!(f, "+{offset:x}"),
+            None => write!(f, "{:x}", self.1),
+        }
+    }
+}
+
+/// Runs one program and prints all that is known of it; whether both runs were
+/// the same.
+fn tell(seed: u64, vendor: Vendor) -> bool {
+    let program = Program::generate(seed, vendor);
+    TELLING.set(true);
+    println!("P {seed}");
+    let cold = run::run(&program, Run::Traced);
+    TELLING.set(false);
+    print_records('G', &program);
+    trace::each(|[kind, detail, rip, hash]| {
+        println!("X {seed} {kind:x} {detail:x} {} {hash:x}", At(&program, rip.into()));
+    });
+    let hot = run::run(&program, Run::Free);
+    if cold != hot {
+        print_records('H', &program);
+    }
+    println!("T {seed} {:x} {:x} {:x}", cold.strict, cold.loose, hot.strict);
+    cold == hot
+}
+
+fn print_records(kind: char, program: &Program) {
+    let mut last = Record::default();
+    record::each(|record| {
+        record.print(kind, program.seed, program, &last);
+        last = *record;
+    });
+}
+
+/// The low bits of a digest, six to a character.
+struct Digest(u64, u32);
+
+impl core::fmt::Display for Digest {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        const LETTERS: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        use core::fmt::Write;
+        let folded = self.0 ^ self.0 >> 32;
+        for n in 0..self.1 {
+            let index = usize::try_from(folded >> (6 * n) & 63).unwrap_or(0);
+            f.write_char(char::from(LETTERS[index]))?;
+        }
+        Ok(())
+    }
+}

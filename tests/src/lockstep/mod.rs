@@ -1,0 +1,232 @@
+//! Lock step: the same random programs on several machines must see the same
+//! and exit alike (`docs/lockstep.md`).
+//!
+//! Each machine runs all of them in one boot and prints a few characters for
+//! each. Where those differ, the programs in question run again and tell more:
+//! the first difference is found and looked up among the [`known`] ones. One
+//! that is not known fails the case, with the program's listing.
+
+pub mod known;
+pub mod listing;
+pub mod text;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use micro::{Program, Vendor};
+use xtask::machine::Machine;
+
+use known::{Difference, Kind};
+use text::{Digests, Outline};
+
+/// One program in so many may differ on a machine: each is looked at closely.
+const LOOKED_AT: u64 = 10;
+/// How many are asked about in one boot: a command line has its limits.
+const ASKED_AT_ONCE: usize = 500;
+/// How many unexplained differences are reported in full.
+const REPORTED: usize = 3;
+/// The machine that the others are compared with.
+const REFERENCE: Machine = Machine::BochsVmx;
+/// The others. The first emulates the same CPU as the reference: there all must
+/// be the same. The second's CPU is another: known differences are left out.
+const OTHERS: [(Machine, How); 2] =
+    [(Machine::BochsSvm, How::Strict), (Machine::QemuSvm, How::Loose)];
+
+/// How exactly a machine is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    Strict,
+    Loose,
+}
+
+/// Boots the lock-step guest on a machine with a command line, writes its
+/// serial log to a file, and returns what it printed.
+pub type Boot<'a> = dyn Fn(Machine, &str, &Path) -> Result<String> + 'a;
+
+/// Compares `count` programs; the logs go to files beginning with `log`.
+///
+/// # Errors
+/// Machines that did not get through, and differences that are not explained.
+pub fn run(count: u64, log: &Path, boot: &Boot<'_>) -> Result<String> {
+    let file =
+        |machine: Machine, what: &str| log.with_extension(format!("{}{what}.log", machine.name()));
+    let all = |machine| -> Result<BTreeMap<u64, Digests>> {
+        let text = boot(machine, &format!("seed=0 count={count}"), &file(machine, ""))
+            .with_context(|| machine.name().to_owned())?;
+        let found = text::digests(&text).with_context(|| machine.name().to_owned())?;
+        let missing = (0..count).find(|seed| !found.contains_key(seed));
+        ensure!(missing.is_none(), "{}: no digest of seed {missing:?}", machine.name());
+        for (seed, digests) in &found {
+            ensure!(
+                digests.hot_is_cold,
+                "{}: seed {seed} sees something else where the hot handler serves its exits",
+                machine.name()
+            );
+        }
+        Ok(found)
+    };
+    let reference = all(REFERENCE)?;
+    let mut suspects = Vec::new();
+    let mut asked = BTreeSet::new();
+    for (machine, how) in OTHERS {
+        let seeds = differing(&reference, &all(machine)?, how);
+        ensure!(
+            seeds.len() as u64 <= (count / LOOKED_AT).max(1),
+            "{} of {count} programs differ between {} and {}, the first: {:?}",
+            seeds.len(),
+            REFERENCE.name(),
+            machine.name(),
+            seeds.iter().take(10).collect::<Vec<_>>()
+        );
+        asked.extend(seeds.iter().copied());
+        suspects.push((machine, how, seeds));
+    }
+    if asked.is_empty() {
+        return Ok(format!("{count} programs, no difference"));
+    }
+    let outlines = |machine, seeds: &BTreeSet<u64>| -> Result<BTreeMap<u64, Outline>> {
+        let mut found = BTreeMap::new();
+        let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
+        for seeds in seeds.chunks(ASKED_AT_ONCE) {
+            let words = format!("brief={}", seeds.join(","));
+            found.extend(text::outlines(&boot(machine, &words, &file(machine, "-brief"))?)?);
+        }
+        Ok(found)
+    };
+    let reference = outlines(REFERENCE, &asked)?;
+    let mut explained: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut unexplained = Vec::new();
+    for (machine, how, seeds) in suspects {
+        let other = if seeds.is_empty() { BTreeMap::new() } else { outlines(machine, &seeds)? };
+        for seed in &seeds {
+            let program = Program::generate(*seed, Vendor::Intel);
+            let (Some(a), Some(b)) = (reference.get(seed), other.get(seed)) else {
+                bail!("{}: nothing told of seed {seed}", machine.name());
+            };
+            let difference = first_difference(a, b, how);
+            let why = difference.as_ref().and_then(|d| known::explain(machine, &program, a, d));
+            match why {
+                Some(name) => *explained.entry(name).or_default() += 1,
+                None => unexplained.push(report(machine, &program, difference.as_ref())),
+            }
+        }
+    }
+    if !unexplained.is_empty() {
+        bail!(
+            "{} difference(s) that nothing explains:\n{}",
+            unexplained.len(),
+            unexplained.into_iter().take(REPORTED).collect::<Vec<_>>().join("\n")
+        );
+    }
+    let told: Vec<String> =
+        explained.iter().map(|(name, times)| format!("{name}: {times}")).collect();
+    Ok(format!("{count} programs; explained differences: {}", told.join(", ")))
+}
+
+/// Programs whose digests differ.
+fn differing(a: &BTreeMap<u64, Digests>, b: &BTreeMap<u64, Digests>, how: How) -> BTreeSet<u64> {
+    let same = |a: &Digests, b: &Digests| {
+        let seen = match how {
+            How::Strict => a.strict == b.strict,
+            How::Loose => a.loose == b.loose,
+        };
+        seen && a.exits == b.exits
+    };
+    a.iter()
+        .filter(|(seed, digests)| b.get(seed).is_none_or(|other| !same(digests, other)))
+        .map(|(seed, _)| *seed)
+        .collect()
+}
+
+/// The first record that differs, or else the first exit; nothing where only
+/// what was left at the end differs.
+fn first_difference(a: &Outline, b: &Outline, how: How) -> Option<Difference> {
+    let records = |step: &text::Step| {
+        let digest = match how {
+            How::Strict => step.digest.get(..3),
+            How::Loose => step.digest.get(3..),
+        };
+        (step.offset, step.what, digest.unwrap_or_default().to_owned())
+    };
+    let exits = |step: &text::Step| (step.offset, step.what, step.digest.clone());
+    difference(Kind::Record, &a.records, &b.records, records)
+        .or_else(|| difference(Kind::Exit, &a.exits, &b.exits, exits))
+}
+
+fn difference<T: PartialEq>(
+    kind: Kind,
+    a: &[text::Step],
+    b: &[text::Step],
+    key: impl Fn(&text::Step) -> T,
+) -> Option<Difference> {
+    let index = (0..a.len().max(b.len()))
+        .find(|index| a.get(*index).map(&key) != b.get(*index).map(&key))?;
+    Some(Difference { kind, index, a: a.get(index).cloned(), b: b.get(index).cloned() })
+}
+
+fn report(machine: Machine, program: &Program, difference: Option<&Difference>) -> String {
+    let what = match difference {
+        None => "what it left at the end".to_owned(),
+        Some(d) => format!("{:?} {}: {:x?}\n  against {:x?}", d.kind, d.index, d.a, d.b),
+    };
+    format!(
+        "seed {} on {} and {}: {what}\n{}",
+        program.seed,
+        REFERENCE.name(),
+        machine.name(),
+        listing::of(program)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outline(records: &str, exits: &str) -> Outline {
+        let text = format!("R 1 {records}\nE 1 {exits}\n");
+        text::outlines(&text).unwrap().remove(&1).unwrap()
+    }
+
+    #[test]
+    fn the_first_difference_is_found() {
+        let a = outline("+1.d.0.aaabbb +5.6.0.cccddd", "+1.3.0.abc");
+        let b = outline("+1.d.0.xxxbbb +5.6.0.cccddd", "+1.3.0.abd");
+        let strict = first_difference(&a, &b, How::Strict).unwrap();
+        assert_eq!((strict.kind, strict.index), (Kind::Record, 0));
+        let loose = first_difference(&a, &b, How::Loose).unwrap();
+        assert_eq!((loose.kind, loose.index), (Kind::Exit, 0));
+        assert_eq!(first_difference(&a, &a, How::Strict), None);
+        let shorter = outline("+1.d.0.aaabbb", "+1.3.0.abc");
+        let end = first_difference(&a, &shorter, How::Strict).unwrap();
+        assert_eq!((end.index, end.b), (1, None));
+    }
+
+    #[test]
+    fn seeds_differ_by_what_is_compared() {
+        let a = text::digests("D 0 AAAAbbbccc AAAAbbbccc AAAAbbbccc\n").unwrap();
+        let b = text::digests("D 0 AAAXbbbccc AAAAbbbccX AAAAbbbccc\n").unwrap();
+        assert_eq!(differing(&a, &b, How::Strict), BTreeSet::from([0, 1]));
+        assert_eq!(differing(&a, &b, How::Loose), BTreeSet::from([1]));
+    }
+
+    /// A boot that answers from a script, as if it were the guest.
+    #[test]
+    fn an_unexplained_difference_fails_and_a_known_one_does_not() {
+        let boot = |odd: &'static str| {
+            move |machine: Machine, words: &str, _: &Path| -> Result<String> {
+                let own = machine == Machine::QemuSvm;
+                Ok(match (words.starts_with("seed="), own) {
+                    (true, false) => "D 0 AAAAbbbccc\n".to_owned(),
+                    (true, true) => "D 0 AAAAbbXccc\n".to_owned(),
+                    (false, false) => "R 0 +0.d.0.aaabbb\nE 0\n".to_owned(),
+                    (false, true) => format!("R 0 {odd}\nE 0\n"),
+                })
+            }
+        };
+        let log = Path::new("x.log");
+        let error = run(1, log, &boot("+0.d.0.aaaXXX")).unwrap_err();
+        assert!(format!("{error:#}").contains("nothing explains"), "{error:#}");
+        assert!(run(2, log, &boot("+0.d.0.aaaXXX")).is_err(), "a seed without a digest");
+    }
+}

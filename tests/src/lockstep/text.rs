@@ -1,0 +1,143 @@
+//! What the lock-step guest prints.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+
+/// The digests of one program on one machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Digests {
+    /// Of all that it saw.
+    pub strict: String,
+    /// Of that without what emulated CPUs are known to do otherwise.
+    pub loose: String,
+    /// Of its exits.
+    pub exits: String,
+    /// It saw the same whether or not the hot handler served its exits.
+    pub hot_is_cold: bool,
+}
+
+/// Reads the lines `D FIRST DIGESTS…`.
+///
+/// # Errors
+/// A line that is not as the guest writes it.
+pub fn digests(text: &str) -> Result<BTreeMap<u64, Digests>> {
+    let mut found = BTreeMap::new();
+    for line in text.lines().filter_map(|line| line.trim_end().strip_prefix("D ")) {
+        let mut words = line.split(' ');
+        let first = words.next().and_then(|word| word.parse::<u64>().ok());
+        let first = first.with_context(|| format!("no seed in {line:?}"))?;
+        for (seed, word) in (first..).zip(words) {
+            let bare = word.trim_end_matches('!');
+            ensure!(bare.len() == 10 && bare.is_ascii(), "no digests: {word:?}");
+            let part = |from: usize, to: usize| bare.get(from..to).unwrap_or_default().to_owned();
+            found.insert(
+                seed,
+                Digests {
+                    strict: part(0, 4),
+                    loose: part(4, 7),
+                    exits: part(7, 10),
+                    hot_is_cold: bare.len() == word.len(),
+                },
+            );
+        }
+    }
+    Ok(found)
+}
+
+/// One exception, interrupt or exit of an outlined program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Where: an offset in the program, or nothing where it was elsewhere.
+    pub offset: Option<usize>,
+    /// The vector, or the kind of exit (`vmm::trace`).
+    pub what: u32,
+    /// The error code, or the exit's detail.
+    pub detail: u64,
+    /// Its digest: of a record strict and loose.
+    pub digest: String,
+}
+
+/// What is told of a program by `brief=`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outline {
+    /// Exceptions and interrupts.
+    pub records: Vec<Step>,
+    /// Exits.
+    pub exits: Vec<Step>,
+}
+
+/// Reads the lines `R SEED RECORDS…` and `E SEED EXITS…`.
+///
+/// # Errors
+/// A line that is not as the guest writes it.
+pub fn outlines(text: &str) -> Result<BTreeMap<u64, Outline>> {
+    let mut found: BTreeMap<u64, Outline> = BTreeMap::new();
+    for line in text.lines().map(str::trim_end) {
+        let (records, line) = match (line.strip_prefix("R "), line.strip_prefix("E ")) {
+            (Some(rest), _) => (true, rest),
+            (_, Some(rest)) => (false, rest),
+            _ => continue,
+        };
+        let mut words = line.split(' ');
+        let seed = words.next().and_then(|word| word.parse::<u64>().ok());
+        let seed = seed.with_context(|| format!("no seed in {line:?}"))?;
+        let steps = words.map(step).collect::<Result<Vec<Step>>>()?;
+        let outline = found.entry(seed).or_default();
+        *(if records { &mut outline.records } else { &mut outline.exits }) = steps;
+    }
+    Ok(found)
+}
+
+fn step(word: &str) -> Result<Step> {
+    let parts: Vec<&str> = word.split('.').collect();
+    let [at, what, detail, digest] = parts.as_slice() else {
+        anyhow::bail!("no step: {word:?}");
+    };
+    let number = |text: &str| {
+        u64::from_str_radix(text, 16).with_context(|| format!("no number in {word:?}"))
+    };
+    let offset = match at.strip_prefix('+') {
+        Some(text) => Some(usize::try_from(number(text)?)?),
+        None => None,
+    };
+    Ok(Step {
+        offset,
+        what: u32::try_from(number(what)?)?,
+        detail: number(detail)?,
+        digest: (*digest).to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_are_read() {
+        let found = digests("x\nD 20 AAAAbbbccc AAAABBBCCC!\r\nD 30 abcdefghi+\r\n").unwrap();
+        assert_eq!(found.keys().copied().collect::<Vec<_>>(), [20, 21, 30]);
+        assert_eq!(found[&20].strict, "AAAA");
+        assert_eq!(found[&20].loose, "bbb");
+        assert_eq!(found[&20].exits, "ccc");
+        assert!(found[&20].hot_is_cold);
+        assert!(!found[&21].hot_is_cold);
+        assert!(digests("D 20 AAAA\n").is_err());
+        assert!(digests("D x AAAAbbbccc\n").is_err());
+    }
+
+    #[test]
+    fn outlines_are_read() {
+        let text = "R 7 +1a.d.0.abcdef 2002ed.82.0.ABCDEF\r\nE 7 +1a.2.fee00300.abc\r\nE 8\r\n";
+        let found = outlines(text).unwrap();
+        assert_eq!(found.len(), 2);
+        let seven = &found[&7];
+        assert_eq!(seven.records.len(), 2);
+        assert_eq!(seven.records[0].offset, Some(0x1a));
+        assert_eq!(seven.records[0].what, 13);
+        assert_eq!(seven.records[1].offset, None);
+        assert_eq!(seven.exits[0].detail, 0xfee0_0300);
+        assert!(found[&8].exits.is_empty());
+        assert!(outlines("R 7 +1a.d.0\n").is_err());
+    }
+}
