@@ -365,10 +365,8 @@ impl Scheduler {
                 let allowance = guest.allowance(&self.cpus, now, self.timing.grant);
                 if allowance.is_none_or(|(available, _)| available >= self.timing.grant) {
                     idle.remove(to);
-                    // Its own was kicked when it came.
-                    if own.is_none() {
-                        self.kicks.insert(to);
-                    }
+                    // Its own too: a cap may let it run earlier than that CPU knows.
+                    self.kicks.insert(to);
                 }
             }
         }

@@ -59,8 +59,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Guests that never have enough get what is ideal, over a second: within
-    /// 2 % of it, or 2 ms where it is little (20 ms on several CPUs, all that the
-    /// balance remembers); with caps, different numbers of vCPUs, and service contexts charged.
+    /// 2 % of it, or 2 ms where it is little (a cap's bucket; on several CPUs 30 ms,
+    /// for the balance remembers 20 ms on either side); with caps, different numbers of vCPUs, and service contexts charged.
     #[test]
     fn shares_follow_weights(
         cpus in 1usize..5,
@@ -76,7 +76,10 @@ proptest! {
         for (at, ideal) in ideal(&limits, cpus).into_iter().enumerate() {
             let ideal = ideal * SECOND as f64;
             let off = (got[at] as f64 - ideal).abs();
-            let least = if cpus == 1 { 2 * MILLI } else { 4 * timing().frame };
+            let least = if cpus == 1 { 2 * MILLI } else { 6 * timing().frame };
+            // A cap's bucket may have been full when the second began.
+            let bucket = guests[at].1.map_or(0, |cap| u64::from(cap.div_ceil(100)));
+            let least = least.max(bucket * timing().slice_max + LATE);
             let most = (ideal * 0.02).max(least as f64);
             prop_assert!(off <= most, "guest {at} got {} of {ideal}: off by {off}", got[at]);
         }
@@ -218,6 +221,38 @@ proptest! {
         let reserve = f64::from(reserve);
         prop_assert!(percent >= reserve - 1.0 && percent <= reserve + 1.0, "{percent} %");
     }
+}
+
+/// What the limits above leave open for several CPUs: nearly all guests are
+/// much nearer to the ideal.
+#[test]
+fn several_cpus_share_closely() {
+    let (mut all, mut off, mut worst) = (0, 0, 0.0f64);
+    for seed in 1..100u64 {
+        let mut sim = Sim::new(4, seed * 104_729);
+        let cpus = 2 + sim.random(3) as usize;
+        let random = |sim: &mut Sim| -> Hungry {
+            let weight = [50, 100, 200, 30 + sim.random(370) as u32][sim.random(4) as usize];
+            let cap = (sim.random(5) == 0).then_some(5 + sim.random(155) as u32);
+            (weight, cap, 1 + sim.random(4) as usize, usize::from(sim.random(8) == 0))
+        };
+        let guests: Vec<Hungry> = (0..2 + sim.random(5)).map(|_| random(&mut sim)).collect();
+        let mut sim = Sim::new(cpus, seed * 7919);
+        let limits = start(&mut sim, &guests);
+        sim.run_for(300 * MILLI);
+        let got = sim.measure(SECOND);
+        sim.settle_books();
+        assert!(sim.faults.is_empty(), "{:?}", sim.faults);
+        for (at, ideal) in ideal(&limits, cpus).into_iter().enumerate() {
+            let ideal = ideal * SECOND as f64;
+            let miss = (got[at] as f64 - ideal).abs();
+            all += 1;
+            off += u32::from(miss > (ideal * 0.02).max(10.0 * MILLI as f64));
+            worst = worst.max(miss / MILLI as f64);
+        }
+    }
+    assert!(off * 100 <= all, "{off} of {all} guests are off, the worst by {worst} ms");
+    assert!(worst < 20.0, "{worst} ms off");
 }
 
 #[derive(Clone, Debug)]

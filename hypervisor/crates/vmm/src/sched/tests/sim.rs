@@ -54,6 +54,8 @@ pub(super) struct Actor {
     added: u64,
     since: u64,
     ready_since: u64,
+    /// When its affinity last changed.
+    pinned: u64,
     by_interrupt: bool,
     pub(super) run: u64,
     pub(super) ready: u64,
@@ -171,6 +173,7 @@ impl Sim {
             added: now,
             since: now,
             ready_since: now,
+            pinned: now,
             by_interrupt: false,
             run: 0,
             ready: 0,
@@ -249,6 +252,7 @@ impl Sim {
     pub(super) fn pin(&mut self, actor: usize, set: CpuSet) {
         let kicks = self.sched.set_affinity(self.actors[actor].id, set, self.now).unwrap();
         self.actors[actor].allowed = set;
+        self.actors[actor].pinned = self.now;
         self.kick(kicks);
     }
 
@@ -412,7 +416,7 @@ impl Sim {
                 if skip || actor.state != State::Ready || !actor.allowed.contains(cpu) {
                     continue;
                 }
-                let wasted = now - idle.max(actor.ready_since);
+                let wasted = now - idle.max(actor.ready_since).max(actor.pinned);
                 check!(self, wasted <= 2 * LATE, "CPU {cpu} idles while actor {index} waits");
             }
         }

@@ -157,6 +157,33 @@ fn a_capped_guest_tells_the_cpu_when_it_may_go_on() {
 }
 
 #[test]
+fn what_a_cap_lets_in_early_does_not_hide_others() {
+    // Two vCPUs of a capped guest: one has set all the time aside, the other
+    // sends CPU 1 to sleep.
+    let mut sched = Scheduler::new(2, timing());
+    let settings = GuestSettings { cap: Some(100), ..GuestSettings::default() };
+    let capped = sched.add_guest(settings, 0).unwrap();
+    let first = sched.add(capped, Kind::Vcpu, CpuSet::one(0), 0).unwrap();
+    let second = sched.add(capped, Kind::Vcpu, CpuSet::one(1), 0).unwrap();
+    let _ = sched.wake(first, 0, Reason::Other);
+    assert_eq!(runs(sched.next(0, 0).0), Some(first));
+    let _ = sched.wake(second, 0, Reason::Other);
+    assert!(matches!(sched.next(1, 0).0, Decision::Idle { until: Some(_) }));
+    let other = sched.add_guest(GuestSettings::default(), 0).unwrap();
+    let third = sched.add(other, Kind::Vcpu, CpuSet::one(0), 0).unwrap();
+    let fourth = sched.add(other, Kind::Vcpu, CpuSet::one(0), 0).unwrap();
+    let _ = sched.wake(third, 0, Reason::Other);
+    let _ = sched.wake(fourth, 0, Reason::Other);
+    // The first blocks early and gives its time back; CPU 1 must look again.
+    let now = 10 * MICRO;
+    let _ = sched.stopped(0, now, Stop::Blocked);
+    let (decision, kicks) = sched.next(0, now);
+    assert!(runs(decision).is_some());
+    assert!(kicks.0.contains(1));
+    assert_eq!(runs(sched.next(1, now).0), Some(second));
+}
+
+#[test]
 fn nothing_breaks_on_nonsense() {
     let (mut sched, guest) = one(1);
     let id = sched.add(guest, Kind::Vcpu, CpuSet::ALL, 100).unwrap();
