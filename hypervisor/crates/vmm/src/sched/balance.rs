@@ -49,6 +49,7 @@ impl Scheduler {
         let span = now.saturating_sub(self.balanced);
         self.balanced = now;
         if self.started.len() < 2 {
+            self.watched = false;
             return;
         }
         for (_, guest) in self.guests.iter_mut() {
@@ -64,7 +65,8 @@ impl Scheduler {
             }
         }
         self.share_out(span);
-        let stale = span > self.timing.frame.saturating_mul(MEMORY);
+        let watched = core::mem::replace(&mut self.watched, true);
+        let stale = !watched || span > self.timing.frame.saturating_mul(MEMORY);
         let most = signed(self.timing.frame.saturating_mul(MEMORY));
         for at in 0..self.guests.places() {
             let Ok(at) = u32::try_from(at) else { break };

@@ -65,6 +65,8 @@ pub struct Scheduler {
     /// The latest time that anybody told.
     now: u64,
     balanced: u64,
+    /// The balance has seen the frame before.
+    watched: bool,
     /// CPUs to kick, for the call at hand.
     kicks: CpuSet,
 }
@@ -85,6 +87,7 @@ impl Scheduler {
             entities: Slots::new(),
             now: 0,
             balanced: 0,
+            watched: false,
             kicks: CpuSet::EMPTY,
         }
     }
