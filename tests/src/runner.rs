@@ -274,7 +274,7 @@ fn run_case(case: &Case, parts: &Parts, elf: &Path, log: &Path) -> Result<String
 
 fn start(case: &Case, parts: &Parts, elf: &Path, log: &Path, dir: &Path) -> Result<Session> {
     let guests = [guest(case, parts, dir)?];
-    let mut bundle = bundle::build(case.machine, LogLevel::Info, &guests)?;
+    let mut bundle = bundle::build(bundle::host(case.machine, LogLevel::Info), &guests)?;
     damage(&mut bundle, case.damage)?;
     let memory = match case.machine_memory {
         Some(mib) => mib << 20,
@@ -328,18 +328,15 @@ fn guest(case: &Case, parts: &Parts, dir: &Path) -> Result<Guest> {
         fs::write(&path, contents)?;
         modules.push((path, (*cmdline).to_owned()));
     }
-    Ok(Guest {
-        name: "guest".to_owned(),
-        memory: case.memory << 20,
-        vcpus: case.cpus.1,
-        kernel,
-        initrd,
-        modules,
-        cmdline: cmdline_of(case, cmdline),
-        debug_exit: case.debug_exit,
-        on_reset: case.on_reset,
-        apic: case.apic,
-    })
+    let mut guest = Guest::new("guest", case.memory << 20, kernel);
+    guest.settings.vcpus = case.cpus.1;
+    guest.initrd = initrd;
+    guest.modules = modules;
+    guest.settings.cmdline = cmdline_of(case, cmdline);
+    guest.settings.debug_exit = case.debug_exit;
+    guest.settings.on_reset = case.on_reset;
+    guest.settings.apic = case.apic;
+    Ok(guest)
 }
 
 /// A tiny guest is told what CPU it runs on: on QEMU's it leaves out what that

@@ -1,38 +1,38 @@
 //! The bundle that travels in the ramdisk, from the files on this computer.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use vmm::bundle::{
-    self, ApicAssist, GuestSettings, HostExit, HostSettings, LogLevel, ModuleSettings, OnReset,
-};
+use vmm::bundle::{self, GuestSettings, HostExit, HostSettings, LogLevel, ModuleSettings};
 
 use crate::machine::Machine;
 
 /// A guest, with its files where they are on this computer.
 #[derive(Debug, Clone)]
 pub struct Guest {
-    /// Its name.
-    pub name: String,
-    /// Its memory in bytes.
-    pub memory: u64,
-    /// Its number of vCPUs.
-    pub vcpus: u32,
+    /// Its settings. [`build`] writes `kernel`, `initrd` and `modules`: the files'
+    /// names in the bundle.
+    pub settings: GuestSettings,
     /// Its kernel.
     pub kernel: PathBuf,
     /// Its initial ramdisk.
     pub initrd: Option<PathBuf>,
     /// Modules and their command lines.
     pub modules: Vec<(PathBuf, String)>,
-    /// The kernel's command line.
-    pub cmdline: String,
-    /// Whether it has the debug-exit port.
-    pub debug_exit: bool,
-    /// What happens when it resets its machine.
-    pub on_reset: OnReset,
-    /// How far the CPU may run its local APICs.
-    pub apic: ApicAssist,
+}
+
+impl Guest {
+    /// A guest with one vCPU, this kernel, and the default of everything else.
+    pub fn new(name: &str, memory: u64, kernel: impl Into<PathBuf>) -> Guest {
+        Guest {
+            settings: GuestSettings::new(name, memory, ""),
+            kernel: kernel.into(),
+            initrd: None,
+            modules: Vec::new(),
+        }
+    }
 }
 
 /// How the hypervisor leaves `machine`.
@@ -40,40 +40,48 @@ pub fn host_exit(machine: Machine) -> HostExit {
     if machine.is_bochs() { HostExit::Bochs } else { HostExit::IsaDebugExit }
 }
 
+/// The usual settings of the hypervisor on `machine`.
+pub fn host(machine: Machine, log: LogLevel) -> HostSettings {
+    HostSettings::new(host_exit(machine), log)
+}
+
+/// The files of a bundle: each once, whoever uses it.
+#[derive(Default)]
+struct Files {
+    names: BTreeMap<PathBuf, String>,
+    files: Vec<(String, Vec<u8>)>,
+}
+
+impl Files {
+    /// Puts the file `path` in, under `name` unless it is there; returns its name.
+    fn add(&mut self, name: String, path: &Path) -> Result<String> {
+        if let Some(name) = self.names.get(path) {
+            return Ok(name.clone());
+        }
+        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        self.files.push((name.clone(), bytes));
+        self.names.insert(path.to_owned(), name.clone());
+        Ok(name)
+    }
+}
+
 /// Writes the bundle.
-pub fn build(machine: Machine, log: LogLevel, guests: &[Guest]) -> Result<Vec<u8>> {
-    let mut files = Vec::new();
-    let mut settings = Vec::new();
+pub fn build(host: HostSettings, guests: &[Guest]) -> Result<Vec<u8>> {
+    let mut files = Files::default();
+    let mut all = Vec::new();
     for (number, guest) in guests.iter().enumerate() {
-        let mut add = |what: &str, path: &Path| -> Result<String> {
-            let name = format!("guest{number}/{what}");
-            let bytes =
-                fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            files.push((name.clone(), bytes));
-            Ok(name)
-        };
-        let kernel = add("kernel", &guest.kernel)?;
-        let initrd = guest.initrd.as_deref().map(|path| add("initrd", path)).transpose()?;
-        let mut modules = Vec::new();
+        let mut add = |what: &str, path: &Path| files.add(format!("guest{number}/{what}"), path);
+        let mut settings = guest.settings.clone();
+        settings.kernel = add("kernel", &guest.kernel)?;
+        settings.initrd = guest.initrd.as_deref().map(|path| add("initrd", path)).transpose()?;
+        settings.modules.clear();
         for (index, (path, cmdline)) in guest.modules.iter().enumerate() {
             let file = add(&format!("module{index}"), path)?;
-            modules.push(ModuleSettings { file, cmdline: cmdline.clone() });
+            settings.modules.push(ModuleSettings { file, cmdline: cmdline.clone() });
         }
-        settings.push(GuestSettings {
-            name: guest.name.clone(),
-            memory: guest.memory,
-            vcpus: guest.vcpus,
-            kernel,
-            initrd,
-            modules,
-            cmdline: guest.cmdline.clone(),
-            debug_exit: guest.debug_exit,
-            on_reset: guest.on_reset,
-            apic: guest.apic,
-        });
+        all.push(settings);
     }
-    let host = HostSettings { exit: host_exit(machine), log };
-    bundle::build(host, settings, &files)
+    bundle::build(host, all, &files.files)
         .map_err(|error| anyhow::anyhow!("the bundle is refused: {error}"))
 }
 
@@ -81,7 +89,10 @@ pub fn build(machine: Machine, log: LogLevel, guests: &[Guest]) -> Result<Vec<u8
 /// stays until the guests are loaded), and the hypervisor's own.
 pub fn machine_memory(guests: &[Guest], bundle: u64) -> u64 {
     const MIB: u64 = 1 << 20;
-    let theirs: u64 = guests.iter().map(|guest| guest.memory).sum();
+    let theirs: u64 = guests
+        .iter()
+        .map(|guest| guest.settings.memory + u64::from(guest.settings.console_ring))
+        .sum();
     // Frame table and second-stage tables take about one part in 64.
     let own = 192 * MIB + theirs / 64 + bundle * 2;
     (theirs + own).next_multiple_of(64 * MIB)
@@ -117,18 +128,7 @@ mod tests {
     }
 
     fn guest(memory: u64) -> Guest {
-        Guest {
-            name: "t".to_owned(),
-            memory,
-            vcpus: 1,
-            kernel: PathBuf::from(file!()),
-            initrd: None,
-            modules: Vec::new(),
-            cmdline: String::new(),
-            debug_exit: true,
-            on_reset: OnReset::End,
-            apic: ApicAssist::Full,
-        }
+        Guest::new("t", memory, file!())
     }
 
     #[test]
@@ -147,7 +147,7 @@ mod tests {
         let mut guest = guest(64 << 20);
         guest.kernel = file.clone();
         guest.modules.push((file.clone(), "a b".to_owned()));
-        let bytes = build(Machine::QemuSvm, LogLevel::Info, &[guest]).unwrap();
+        let bytes = build(host(Machine::QemuSvm, LogLevel::Info), &[guest]).unwrap();
         let read = bundle::Bundle::open(&bytes).unwrap();
         assert_eq!(read.manifest().guests[0].modules[0].cmdline, "a b");
         assert_eq!(read.file("guest0/kernel"), Some(&b"kernel"[..]));
@@ -162,12 +162,25 @@ mod tests {
     }
 
     #[test]
+    fn guests_share_files() {
+        let file = std::env::temp_dir().join(format!("steward-bundle-two-{}", std::process::id()));
+        std::fs::write(&file, b"kernel").unwrap();
+        let guests = ["a", "b"].map(|name| Guest::new(name, 64 << 20, &file));
+        let bytes = build(host(Machine::QemuSvm, LogLevel::Info), &guests).unwrap();
+        let read = bundle::Bundle::open(&bytes).unwrap();
+        let kernels = read.manifest().guests.iter().map(|guest| guest.kernel.as_str());
+        assert_eq!(kernels.collect::<Vec<_>>(), ["guest0/kernel"; 2]);
+        assert_eq!(read.manifest().files.len(), 1);
+        std::fs::remove_file(file).unwrap();
+    }
+
+    #[test]
     fn bad_settings_are_refused_here_already() {
         let file = std::env::temp_dir().join(format!("steward-bundle-bad-{}", std::process::id()));
         std::fs::write(&file, b"kernel").unwrap();
         let mut guest = guest(12345);
         guest.kernel = file.clone();
-        assert!(build(Machine::QemuSvm, LogLevel::Info, &[guest]).is_err());
+        assert!(build(host(Machine::QemuSvm, LogLevel::Info), &[guest]).is_err());
         std::fs::remove_file(file).unwrap();
     }
 }

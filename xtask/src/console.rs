@@ -1,8 +1,9 @@
 //! The person's terminal as the machine's serial console.
 //!
-//! Every byte typed goes to the machine, Ctrl-C too. Only the escape key is ours:
-//! `Ctrl-]` then `q` ends the run. With any other key it goes to the machine, where
-//! `Ctrl-]` then `p` presses the guest's power button, and `Ctrl-]` twice types one.
+//! Every byte typed goes to the machine, Ctrl-C too. Only the escape key, `Ctrl-]`
+//! where no configuration names another, is ours: with `q` it ends the run. With any
+//! other key it goes to the machine, where `p` presses the guest's power button, and
+//! the escape key itself types one.
 
 use std::io::{IsTerminal, Read, Write};
 use std::sync::mpsc::{self, Receiver};
@@ -10,13 +11,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use vmm::bundle::EscapeKey;
+
 use crate::session::{Ending, Event, Session};
 
 /// How the run can be ended, for the line at the start.
-pub const ESCAPE_HELP: &str =
-    "Ctrl-] then q ends the run, Ctrl-] then p presses the guest's power button";
-
-const ESCAPE: u8 = 0x1d;
+pub fn help(escape: EscapeKey) -> String {
+    format!("{escape} then q ends the run, {escape} then p presses the guest's power button")
+}
 
 /// What the keyboard asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,16 +30,18 @@ enum Typed {
 /// Recognises the escape key in what is typed.
 #[derive(Debug, Default)]
 struct Keys {
+    escape: EscapeKey,
     escaped: bool,
 }
 
 impl Keys {
     fn feed(&mut self, bytes: &[u8]) -> Vec<Typed> {
+        let escape = self.escape.byte();
         let mut out = Vec::new();
         let mut plain = Vec::new();
         for &byte in bytes {
             match (std::mem::take(&mut self.escaped), byte) {
-                (false, ESCAPE) => self.escaped = true,
+                (false, byte) if byte == escape => self.escaped = true,
                 (true, b'q' | b'Q') => {
                     if !plain.is_empty() {
                         out.push(Typed::Bytes(std::mem::take(&mut plain)));
@@ -45,8 +49,7 @@ impl Keys {
                     out.push(Typed::Quit);
                 }
                 // The machine knows the key too (`p` presses the guest's power button).
-                (true, ESCAPE) => plain.extend([ESCAPE, ESCAPE]),
-                (true, other) => plain.extend([ESCAPE, other]),
+                (true, other) => plain.extend([escape, other]),
                 (false, other) => plain.push(other),
             }
         }
@@ -108,13 +111,13 @@ impl Carriage {
     }
 }
 
-/// Connects terminal and machine until the run ends.
-pub fn attach(session: &mut Session) -> Result<Ending> {
+/// Connects terminal and machine until the run ends. `escape` is the key that is ours.
+pub fn attach(session: &mut Session, escape: EscapeKey) -> Result<Ending> {
     let typing = std::io::stdin().is_terminal();
     let raw = Raw::enter(typing)?;
     let signals = signals()?;
     let typed = read_stdin();
-    let mut keys = Keys::default();
+    let mut keys = Keys { escape, escaped: false };
     let mut carriage = Carriage::default();
     let mut stdout = std::io::stdout();
     let ending = loop {
@@ -215,6 +218,13 @@ mod tests {
         let mut keys = Keys::default();
         assert_eq!(keys.feed(b"\x1d\x1dq"), [bytes(b"\x1d\x1dq")]);
         assert_eq!(keys.feed(b"\x1dx"), [bytes(b"\x1dx")]);
+    }
+
+    #[test]
+    fn another_key_can_be_the_escape_key() {
+        let escape = EscapeKey::parse("Ctrl-A").unwrap();
+        let mut keys = Keys { escape, escaped: false };
+        assert_eq!(keys.feed(b"\x1dq\x01\x01\x01q"), [bytes(b"\x1dq\x01\x01"), Typed::Quit]);
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl Command {
         let path = dir.join("exec-initrd");
         fs::write(&path, guest::append(&first, &archive.finish()?))?;
         guest.initrd = Some(path);
-        guest.cmdline.push_str(" quiet loglevel=0");
+        guest.settings.cmdline.push_str(" quiet loglevel=0");
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 pub mod bench;
 pub mod bundle;
 pub mod cmd;
+pub mod config;
 pub mod console;
 pub mod emulator;
 pub mod exec;

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use vmm::bundle::{ApicAssist, LogLevel, OnReset};
+use vmm::bundle::{ApicAssist, HostSettings, LogLevel, OnReset};
 
 use crate::bundle::{self, Guest};
+use crate::config::{Config, Host};
 use crate::console;
 use crate::emulator::{Boot, Clock, Launch};
 use crate::kernel::{self, Profile};
@@ -27,9 +28,12 @@ pub struct RunOptions {
     /// The firmware that boots the image [default: uefi where OVMF is there, else bios]
     #[arg(long, value_enum)]
     pub firmware: Option<Firmware>,
-    /// Physical CPUs of the machine
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub cpus: u32,
+    /// Run the guests that this file describes (docs/config.md)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["memory", "vcpus", "kernel", "initrd", "modules", "cmdline", "debug_exit", "reset_ends", "apic", "exec"])]
+    pub config: Option<PathBuf>,
+    /// Physical CPUs of the machine [default: what the configuration says, else 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub cpus: Option<u32>,
     /// CPU model to emulate instead of the usual one, for example EPYC,-svm
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
@@ -39,7 +43,7 @@ pub struct RunOptions {
     /// Memory of the guest; the machine gets more
     #[arg(long, default_value = "512M", value_name = "SIZE", value_parser = bundle::parse_size)]
     pub memory: u64,
-    /// Memory of the machine [default: what the guest, the bundle and Steward need]
+    /// Memory of the machine [default: what the configuration says, else what the guests, the bundle and Steward need]
     #[arg(long, value_name = "SIZE", value_parser = bundle::parse_size)]
     pub machine_memory: Option<u64>,
     /// Virtual CPUs of the guest
@@ -81,9 +85,9 @@ pub struct RunOptions {
     /// Put this ELF file into the image instead of building the hypervisor
     #[arg(long, value_name = "FILE", hide = true)]
     pub image_elf: Option<PathBuf>,
-    /// How much the hypervisor logs: off, error, warn, info, debug or trace
-    #[arg(long, default_value = "info", value_name = "LEVEL", value_parser = parse_level)]
-    pub verbosity: LogLevel,
+    /// How much the hypervisor logs: off, error, warn, info, debug or trace [default: what the configuration says, else info]
+    #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
+    pub verbosity: Option<LogLevel>,
     /// Keep the serial log in this file
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
@@ -126,26 +130,59 @@ impl RunOptions {
         Profile { release: self.release, elf: self.image_elf.clone(), ..Profile::default() }
     }
 
+    /// The configuration, if there is one, for a machine that has `usual` CPUs where
+    /// neither it nor the options say how many.
+    fn config(&self, usual: Option<u32>) -> Result<Option<Config>> {
+        self.config.as_deref().map(|path| Config::load(path, self.cpus, usual)).transpose()
+    }
+
+    /// What runs: the configuration's guests, or the one that the options describe.
+    fn scene(&self, machine: Machine, config: Option<Config>) -> Result<Scene> {
+        let Host { log, when_empty, escape, cpus, memory } =
+            config.as_ref().map(|config| config.host).unwrap_or_default();
+        let log = match self.exec {
+            // What a command prints is not to be mixed with much else.
+            Some(_) => LogLevel::Warn,
+            None => self.verbosity.or(log).unwrap_or(LogLevel::Info),
+        };
+        Ok(Scene {
+            guests: match config {
+                Some(config) => config.guests()?,
+                None => vec![self.guest()?],
+            },
+            host: HostSettings { when_empty, escape, ..bundle::host(machine, log) },
+            cpus: self.cpus.or(cpus).unwrap_or(USUAL_CPUS),
+            memory: self.machine_memory.or(memory),
+        })
+    }
+
     /// The guest that the options describe.
     fn guest(&self) -> Result<Guest> {
         let mut guest = match &self.kernel {
-            Some(kernel) => Guest {
-                name: "guest".to_owned(),
-                memory: self.memory,
-                vcpus: self.vcpus,
-                kernel: kernel.clone(),
-                initrd: self.initrd.clone(),
-                modules: Vec::new(),
-                cmdline: "console=ttyS0".to_owned(),
-                debug_exit: self.debug_exit,
-                on_reset: OnReset::Restart,
-                apic: ApicAssist::Full,
-            },
-            None => guest::default_guest(self.memory, self.vcpus, self.debug_exit)?,
+            Some(kernel) => {
+                let mut guest = Guest::new("guest", self.memory, kernel);
+                guest.initrd.clone_from(&self.initrd);
+                guest.settings.cmdline = guest::FILE_CMDLINE.to_owned();
+                guest
+            }
+            None => guest::default_guest(self.memory)?,
         };
-        guest.apic = self.apic;
+        let settings = &mut guest.settings;
+        settings.vcpus = self.vcpus;
+        settings.apic = self.apic;
+        settings.debug_exit |= self.debug_exit;
         if self.reset_ends || self.exec.is_some() {
-            guest.on_reset = OnReset::End;
+            settings.on_reset = OnReset::End;
+        }
+        if self.kernel.is_none()
+            && std::io::stdin().is_terminal()
+            && let Ok((columns @ 1.., lines @ 1..)) = crossterm::terminal::size()
+        {
+            // Linux hands what it does not know to `init` as environment.
+            settings.cmdline.push_str(&format!(" LINES={lines} COLUMNS={columns}"));
+        }
+        if let Some(cmdline) = &self.cmdline {
+            settings.cmdline.clone_from(cmdline);
         }
         for module in &self.modules {
             let (file, cmdline) = module.split_once('=').unwrap_or((module, ""));
@@ -154,18 +191,19 @@ impl RunOptions {
         if self.kernel.is_none() && self.initrd.is_some() {
             guest.initrd.clone_from(&self.initrd);
         }
-        if self.kernel.is_none()
-            && std::io::stdin().is_terminal()
-            && let Ok((columns @ 1.., lines @ 1..)) = crossterm::terminal::size()
-        {
-            // Linux hands what it does not know to `init` as environment.
-            guest.cmdline.push_str(&format!(" LINES={lines} COLUMNS={columns}"));
-        }
-        if let Some(cmdline) = &self.cmdline {
-            guest.cmdline.clone_from(cmdline);
-        }
         Ok(guest)
     }
+}
+
+/// CPUs of a machine of which nobody says how many it has.
+const USUAL_CPUS: u32 = 1;
+
+/// Guests and the machine for them.
+struct Scene {
+    guests: Vec<Guest>,
+    host: HostSettings,
+    cpus: u32,
+    memory: Option<u64>,
 }
 
 /// Bytes of Bochs' disk: 16,383 cylinders, about 8 GiB.
@@ -185,6 +223,8 @@ impl Drop for RunDir {
 pub fn run(options: &RunOptions) -> Result<u8> {
     let choice = machine::choose(options.machine, &HostFacts::read());
     let machine = choice.machine;
+    // Its faults are told before anything slow begins.
+    let config = options.config(Some(USUAL_CPUS))?;
     // OVMF is worth installing only where it is the likely choice.
     let wanted = match options.firmware {
         Some(firmware) => firmware,
@@ -195,39 +235,40 @@ pub fn run(options: &RunOptions) -> Result<u8> {
         setup::ensure(&setup::needs(machine, options.firmware(machine)))?;
     }
     let firmware = options.firmware(machine);
+    let command = options.exec.as_deref().map(exec::Command::new).transpose()?;
+    let mut scene = options.scene(machine, config)?;
     ui::say(format!(
         "machine {} ({}), firmware {}, {} CPU(s)",
         machine.name(),
         choice.why,
         if firmware == Firmware::Uefi { "UEFI" } else { "BIOS" },
-        options.cpus
+        scene.cpus
     ));
     let dir = RunDir(paths::run_dir());
     fs::create_dir_all(&dir.0).with_context(|| format!("cannot make {}", dir.0.display()))?;
-    let command = options.exec.as_deref().map(exec::Command::new).transpose()?;
-    let mut guest = options.guest()?;
-    if let Some(command) = &command {
-        command.prepare(&mut guest, &dir.0)?;
+    if let (Some(command), [guest]) = (&command, scene.guests.as_mut_slice()) {
+        command.prepare(guest, &dir.0)?;
     }
-    let verbosity = if command.is_some() { LogLevel::Warn } else { options.verbosity };
     let profile = options.profile();
+    let escape = scene.host.escape;
     let (boot, memory) = if machine == Machine::Bare {
-        (
-            Boot::Direct { kernel: guest.kernel, initrd: guest.initrd, cmdline: guest.cmdline },
-            guest.memory,
-        )
+        let [guest] = scene.guests.as_slice() else {
+            bail!("the bare machine runs one guest, the configuration has {}", scene.guests.len())
+        };
+        let (kernel, initrd) = (guest.kernel.clone(), guest.initrd.clone());
+        let cmdline = guest.settings.cmdline.clone();
+        (Boot::Direct { kernel, initrd, cmdline }, scene.memory.unwrap_or(guest.settings.memory))
     } else {
-        let guests = [guest];
         let path = dir.0.join("steward.img");
         let memory =
-            write_image(machine, &guests, verbosity, &profile, options.machine_memory, &path)?;
+            write_image(machine, &scene.guests, scene.host, &profile, scene.memory, &path)?;
         (Boot::Image(path), memory)
     };
     let display = !options.headless && command.is_none() && std::env::var_os("DISPLAY").is_some();
     let launch = Launch {
         machine,
         firmware,
-        cpus: options.cpus,
+        cpus: scene.cpus,
         memory,
         cpu_model: options.cpu.clone(),
         clock: if options.icount { Clock::Instructions } else { Clock::Usual },
@@ -240,8 +281,8 @@ pub fn run(options: &RunOptions) -> Result<u8> {
     if let Some(command) = &command {
         return command.attend(&mut session, &log);
     }
-    ui::say(format!("starting; {}; the serial log is {}", console::ESCAPE_HELP, log.display()));
-    let ending = console::attach(&mut session)?;
+    ui::say(format!("starting; {}; the serial log is {}", console::help(escape), log.display()));
+    let ending = console::attach(&mut session, escape)?;
     let ending = bare_ending(machine, ending);
     ui::say(ending.describe());
     Ok(ending.status())
@@ -262,14 +303,14 @@ fn bare_ending(machine: Machine, ending: Ending) -> Ending {
 pub fn write_image(
     machine: Machine,
     guests: &[Guest],
-    verbosity: LogLevel,
+    host: HostSettings,
     profile: &Profile,
     memory: Option<u64>,
     path: &Path,
 ) -> Result<u64> {
     let stages = Stages::ensure()?;
     let elf = kernel::hypervisor(profile)?;
-    let bundle = bundle::build(machine, verbosity, guests)?;
+    let bundle = bundle::build(host, guests)?;
     let memory = memory.unwrap_or_else(|| bundle::machine_memory(guests, bundle.len() as u64));
     let elf = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
     write_disk(machine, &image::build(&stages, &elf, &bundle, memory)?, path)?;
@@ -287,19 +328,20 @@ pub fn write_disk(machine: Machine, bytes: &[u8], path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// `image`: makes the image with the default guest, prints where it is and its size.
+/// `image`: makes the image with the configuration's guests or the one that the
+/// options describe, prints where it is and its size.
 pub fn image(options: &RunOptions) -> Result<u8> {
+    let config = options.config(None)?;
     setup::ensure(&[])?;
     let machine = options.machine.unwrap_or(Machine::QemuSvm);
     if machine == Machine::Bare {
         bail!("the bare machine has no image");
     }
-    let guests = [options.guest()?];
+    let Scene { guests, host, memory, .. } = options.scene(machine, config)?;
     let path = paths::target().join("steward/steward.img");
     fs::create_dir_all(path.parent().unwrap_or(&path))?;
     let profile = options.profile();
-    let memory =
-        write_image(machine, &guests, options.verbosity, &profile, options.machine_memory, &path)?;
+    let memory = write_image(machine, &guests, host, &profile, memory, &path)?;
     let size = fs::metadata(&path)?.len();
     println!("{} {size} bytes ({})", path.display(), ui::size(size));
     println!("needs a machine with {} of memory", ui::size(memory));

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use vmm::bundle::{ApicAssist, LogLevel, OnReset};
 
 use self::figures::{Figures, Line};
-use crate::bundle::Guest;
+use crate::bundle::{Guest, host};
 use crate::emulator::{Boot, Clock, Launch};
 use crate::kernel::{self, Profile};
 use crate::machine::{Firmware, Machine};
@@ -140,20 +140,14 @@ fn run_in(
     if let Some(filter) = &options.filter {
         cmdline.push_str(&format!(" only={filter}"));
     }
-    let guests = [Guest {
-        name: "bench".to_owned(),
-        memory: 64 << 20,
-        vcpus: 1,
-        kernel: kernel.to_owned(),
-        initrd: None,
-        modules: Vec::new(),
-        cmdline,
-        debug_exit: true,
-        on_reset: OnReset::End,
-        apic: options.apic,
-    }];
+    let mut guest = Guest::new("bench", 64 << 20, kernel);
+    guest.settings.cmdline = cmdline;
+    guest.settings.debug_exit = true;
+    guest.settings.on_reset = OnReset::End;
+    guest.settings.apic = options.apic;
     let image = dir.join("steward.img");
-    let memory = write_image(machine, &guests, LogLevel::Info, profile, None, &image)?;
+    let memory =
+        write_image(machine, &[guest], host(machine, LogLevel::Info), profile, None, &image)?;
     let launch = Launch {
         machine,
         firmware: Firmware::Bios,

@@ -9,8 +9,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use vmm::bundle::{ApicAssist, OnReset};
-
 use crate::bundle::Guest;
 use crate::kernel;
 use crate::lock::Lock;
@@ -25,6 +23,12 @@ pub(crate) use initrd::{Archive, append};
 /// Linux's command line: the console is the first serial port, a panic ends the
 /// guest after a second.
 pub const CMDLINE: &str = "console=ttyS0 panic=1";
+
+/// The command line of a kernel from a file, where none is given.
+pub const FILE_CMDLINE: &str = "console=ttyS0";
+
+/// The tiny guest that is built in.
+pub const BUILT_IN: &str = "hello";
 
 /// Raised when the initial ramdisk that we make changes.
 const INITRD_VERSION: u32 = 1;
@@ -88,45 +92,30 @@ pub(crate) fn write_whole(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// The default guest with this much memory.
-pub fn default_guest(memory: u64, vcpus: u32, debug_exit: bool) -> Result<Guest> {
+pub fn default_guest(memory: u64) -> Result<Guest> {
     match Debian::ensure() {
-        Ok(debian) => Ok(Guest {
-            name: "debian".to_owned(),
-            memory,
-            vcpus,
-            kernel: debian.kernel,
-            initrd: Some(debian.initrd),
-            modules: Vec::new(),
-            cmdline: CMDLINE.to_owned(),
-            debug_exit,
-            on_reset: OnReset::Restart,
-            apic: ApicAssist::Full,
-        }),
+        Ok(debian) => {
+            let mut guest = Guest::new("debian", memory, debian.kernel);
+            guest.initrd = Some(debian.initrd);
+            guest.settings.cmdline = CMDLINE.to_owned();
+            Ok(guest)
+        }
         Err(error) => {
             ui::say(format!(
                 "no Debian kernel can be had here ({error:#}); running the built-in guest instead"
             ));
-            built_in(memory, vcpus)
+            built_in(memory)
         }
     }
 }
 
-fn built_in(memory: u64, vcpus: u32) -> Result<Guest> {
+fn built_in(memory: u64) -> Result<Guest> {
     let guests = kernel::guests()?;
     let (_, kernel) = guests
         .into_iter()
-        .find(|(name, _)| name == "hello")
-        .context("there is no built-in guest `hello`")?;
-    Ok(Guest {
-        name: "hello".to_owned(),
-        memory,
-        vcpus,
-        kernel,
-        initrd: None,
-        modules: Vec::new(),
-        cmdline: String::new(),
-        debug_exit: true,
-        on_reset: OnReset::Restart,
-        apic: ApicAssist::Full,
-    })
+        .find(|(name, _)| name == BUILT_IN)
+        .context("there is no built-in guest")?;
+    let mut guest = Guest::new(BUILT_IN, memory, kernel);
+    guest.settings.debug_exit = true;
+    Ok(guest)
 }

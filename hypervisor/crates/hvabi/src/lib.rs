@@ -31,9 +31,11 @@
 
 mod call;
 pub mod kvm;
+mod names;
 mod status;
 
 pub use call::{Call, Features, Registers, Reply, ShutDownKind};
+pub use names::{CallName, CallSet};
 pub use status::Status;
 
 /// Set in RAX for every call that is Steward's own and clear in KVM's.

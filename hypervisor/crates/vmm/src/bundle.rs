@@ -12,16 +12,22 @@
 //! `docs/bundle.md` describes the format.
 
 mod error;
+mod guest;
 mod manifest;
 mod tar;
 #[cfg(test)]
 mod tests;
+mod values;
 
 pub use error::{BundleError, GuestFault, TarFault};
-pub use manifest::{
-    ApicAssist, FileEntry, GuestSettings, HostExit, HostSettings, LogLevel, MAX_MEMORY, MAX_NAME,
-    MAX_VCPUS, MIN_MEMORY, Manifest, ModuleSettings, OnReset,
+pub use guest::{
+    ApicAssist, BackOffSettings, DEFAULT_CONSOLE_RING, DEFAULT_WEIGHT, GuestSettings, MAX_BACK_OFF_MS, MAX_CAP,
+    MAX_CONSOLE_RING, MAX_CPU, MAX_MEMORY, MAX_NAME, MAX_VCPUS, MAX_WATCHDOG_MS, MAX_WEIGHT,
+    MIN_BACK_OFF_MS, MIN_CONSOLE_RING, MIN_MEMORY, MIN_WATCHDOG_MS, MIN_WEIGHT, ModuleSettings,
+    OnReset, Populate, RestartPolicy, is_guest_name,
 };
+pub use manifest::{FileEntry, HostExit, HostSettings, LogLevel, Manifest, WhenEmpty};
+pub use values::{EscapeKey, Hypercalls, Uuid};
 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;
@@ -29,8 +35,10 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-/// The version of the format that this code reads and writes.
-pub const VERSION: u32 = 1;
+/// The version of the format that this code writes.
+pub const VERSION: u32 = 2;
+/// The oldest version that it reads: what it lacks has a default.
+pub const OLDEST_VERSION: u32 = 1;
 /// Name of the archive's first member.
 pub const MANIFEST_NAME: &str = "manifest.json";
 /// Name of the second member: the manifest's CRC-32, eight hexadecimal digits.

@@ -4,7 +4,7 @@ extern crate std;
 use super::event::{EventGuest, KEPT};
 use super::uploads::MAX_UPLOADS;
 use super::*;
-use crate::bundle::{ApicAssist, GuestSettings, LogLevel, ModuleSettings, OnReset};
+use crate::bundle::{GuestSettings, LogLevel, ModuleSettings, OnReset};
 use crate::operator::{Answer, ErrorCode, GuestRef, Operation, Refusal};
 use alloc::boxed::Box;
 use alloc::format;
@@ -19,16 +19,12 @@ mod fuzz;
 
 fn settings() -> Box<GuestSettings> {
     Box::new(GuestSettings {
-        name: "debian".into(),
-        memory: 512 << 20,
         vcpus: 2,
-        kernel: "kernel".into(),
         initrd: Some("initrd".into()),
         modules: vec![ModuleSettings { file: "m".into(), cmdline: "a\"b\n".into() }],
         cmdline: "console=ttyS0".into(),
-        debug_exit: false,
         on_reset: OnReset::End,
-        apic: ApicAssist::Full,
+        ..GuestSettings::new("debian", 512 << 20, "kernel")
     })
 }
 
