@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use vmm::bundle::{
-    BackOffSettings, DEFAULT_CONSOLE_RING, DEFAULT_WEIGHT, EscapeKey, GuestSettings,
-    MAX_BACK_OFF_MS, MAX_CAP, MAX_CONSOLE_RING, MAX_CPU, MAX_MEMORY, MAX_NAME, MAX_VCPUS,
-    MAX_WATCHDOG_MS, MAX_WEIGHT, MIN_BACK_OFF_MS, MIN_CONSOLE_RING, MIN_MEMORY, MIN_WATCHDOG_MS,
-    MIN_WEIGHT, Populate, Uuid, is_guest_name,
+    BackOffSettings, DEFAULT_CONSOLE_RING, EscapeKey, GuestSettings, MAX_BACK_OFF_MS,
+    MAX_CONSOLE_RING, MAX_CPU, MAX_MEMORY, MAX_NAME, MAX_VCPUS, MAX_WATCHDOG_MS, MIN_BACK_OFF_MS,
+    MIN_CONSOLE_RING, MIN_MEMORY, MIN_WATCHDOG_MS, Populate, Uuid, is_guest_name,
 };
+use vmm::sched::{DEFAULT_WEIGHT, MAX_CAP, MAX_WEIGHT, MIN_WEIGHT};
 
 use super::fault::Fault;
 use super::schema::{self, Memory, Number, Time};

@@ -21,23 +21,13 @@
 #[cfg(test)]
 mod tests;
 
+pub use crate::bundle::RestartPolicy;
+
 use crate::bundle::OnReset;
 use crate::vm::EndReason;
 use arrayvec::ArrayVec;
 use core::fmt;
 use hvabi::ShutDownKind;
-
-/// Whether a guest that has ended is started again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RestartPolicy {
-    /// It is not.
-    #[default]
-    Never,
-    /// It is, if it ended by a failure.
-    OnFailure,
-    /// It is, unless the operator ended it.
-    Always,
-}
 
 /// How long to wait before a restart: doubled each time, until the guest has
 /// run for a healthy time.

@@ -1,11 +1,11 @@
 //! Why a bundle is refused.
 
 use super::guest::{
-    MAX_BACK_OFF_MS, MAX_CAP, MAX_CONSOLE_RING, MAX_CPU, MAX_MEMORY, MAX_NAME, MAX_VCPUS,
-    MAX_WATCHDOG_MS, MAX_WEIGHT, MIN_BACK_OFF_MS, MIN_CONSOLE_RING, MIN_MEMORY, MIN_WATCHDOG_MS,
-    MIN_WEIGHT,
+    MAX_BACK_OFF_MS, MAX_CONSOLE_RING, MAX_CPU, MAX_MEMORY, MAX_NAME, MAX_VCPUS, MAX_WATCHDOG_MS,
+    MIN_BACK_OFF_MS, MIN_CONSOLE_RING, MIN_MEMORY, MIN_WATCHDOG_MS,
 };
 use super::{MANIFEST_CRC_NAME, OLDEST_VERSION, VERSION};
+use crate::sched::{MAX_CAP, MAX_WEIGHT, MIN_WEIGHT};
 use alloc::string::String;
 
 /// A bundle that can't be used: what is wrong, where, and what to do.

@@ -2,6 +2,9 @@
 
 use super::GuestFault;
 use super::values::{Hypercalls, Uuid};
+use crate::clock::TscFrequency;
+use crate::lifecycle::{BackOff, Rules};
+use crate::sched::{self, CpuSet, DEFAULT_WEIGHT, MAX_CAP, MAX_WEIGHT, MIN_WEIGHT};
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -15,16 +18,9 @@ pub const MAX_MEMORY: u64 = 1 << 40;
 pub const MAX_VCPUS: u32 = 64;
 /// The longest name of a guest, in bytes.
 pub const MAX_NAME: usize = 64;
-/// The lowest weight.
-pub const MIN_WEIGHT: u32 = 1;
-/// The weight of a guest whose settings name none.
-pub const DEFAULT_WEIGHT: u32 = 100;
-/// The highest weight.
-pub const MAX_WEIGHT: u32 = 10_000;
-/// The highest cap, in percent of one CPU.
-pub const MAX_CAP: u32 = 6400;
 /// The highest number of a CPU that an affinity list can name.
 pub const MAX_CPU: u8 = 63;
+const _: () = assert!(MAX_CPU as usize + 1 == sched::MAX_CPUS);
 /// The shortest time of a restart's back-off, in milliseconds.
 pub const MIN_BACK_OFF_MS: u32 = 10;
 /// The longest: a day.
@@ -228,6 +224,37 @@ impl GuestSettings {
     #[must_use]
     pub fn machine_uuid(&self) -> Uuid {
         self.uuid.unwrap_or_else(|| Uuid::from_name(&self.name))
+    }
+
+    /// Its share of the CPUs, for the scheduler.
+    #[must_use]
+    pub const fn share(&self) -> sched::GuestSettings {
+        sched::GuestSettings { weight: self.weight, cap: self.cap, reserve: 0 }
+    }
+
+    /// The CPUs that its vCPUs may run on.
+    #[must_use]
+    pub fn cpus(&self) -> CpuSet {
+        match &self.affinity {
+            Some(cpus) => cpus.iter().map(|cpu| usize::from(*cpu)).collect(),
+            None => CpuSet::ALL,
+        }
+    }
+
+    /// What happens at its end, on a machine whose TSC counts at `frequency`.
+    #[must_use]
+    pub fn rules(&self, frequency: TscFrequency) -> Rules {
+        let ticks = |ms: u32| u64::from(ms).saturating_mul(frequency.khz());
+        let BackOffSettings { first_ms, most_ms, healthy_ms } = self.back_off;
+        Rules {
+            restart: self.restart,
+            on_reset: self.on_reset,
+            back_off: BackOff {
+                first: ticks(first_ms),
+                most: ticks(most_ms),
+                healthy: ticks(healthy_ms),
+            },
+        }
     }
 
     /// Checks what JSON can't say, where `files` are there.

@@ -20,6 +20,9 @@ pub const DEFAULT_WEIGHT: u32 = 100;
 /// The highest weight.
 pub const MAX_WEIGHT: u32 = 10_000;
 
+/// The highest cap, in percent of one CPU.
+pub const MAX_CAP: u32 = 6400;
+
 /// How a guest is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestSettings {
@@ -27,7 +30,7 @@ pub struct GuestSettings {
     /// [`MAX_WEIGHT`]. All its runnable entities share it.
     pub weight: u32,
     /// The most that all its entities get together, in percent of one CPU (150
-    /// is one CPU and a half): 1 to 6400. `None`: no limit.
+    /// is one CPU and a half): 1 to [`MAX_CAP`]. `None`: no limit.
     pub cap: Option<u32>,
     /// What it gets before all others, in percent of one CPU: 0 to 50. For the
     /// operator; guests have 0.
@@ -115,7 +118,7 @@ pub enum SchedError {
     #[error("weight {0}: must be {MIN_WEIGHT} to {MAX_WEIGHT}")]
     Weight(u32),
     /// A cap out of range.
-    #[error("cap of {0} %: must be 1 to 6400 percent of one CPU")]
+    #[error("cap of {0} %: must be 1 to {MAX_CAP} percent of one CPU")]
     Cap(u32),
     /// A reserve out of range.
     #[error("reserve of {0} %: must be 0 to 50 percent of one CPU")]
@@ -134,7 +137,7 @@ impl GuestSettings {
             return Err(SchedError::Weight(self.weight));
         }
         if let Some(cap) = self.cap
-            && (cap == 0 || cap > 6400)
+            && (cap == 0 || cap > MAX_CAP)
         {
             return Err(SchedError::Cap(cap));
         }
