@@ -293,6 +293,7 @@ fn start(case: &Case, parts: &Parts, elf: &Path, log: &Path, dir: &Path) -> Resu
         display: false,
         boot: Boot::Image(path),
         dir: dir.to_path_buf(),
+        control: None,
     };
     Session::start(&launch, log, Some(Duration::from_secs(case.seconds)))
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -33,6 +33,8 @@ pub struct Launch {
     pub boot: Boot,
     /// A folder of this run alone, for the emulator's own files.
     pub dir: PathBuf,
+    /// The socket that the machine's second serial port shall be, for `ctl`.
+    pub control: Option<PathBuf>,
 }
 
 /// What the clocks of a machine go by.
@@ -68,21 +70,45 @@ pub(crate) enum Serial {
     Socket(TcpListener),
 }
 
+/// What an emulator needs of us while it runs, beside its command.
+pub(crate) struct Lines {
+    /// The first serial port.
+    pub(crate) serial: Serial,
+    /// The second one, where the emulator can't make the socket itself: it
+    /// connects to this listener.
+    pub(crate) control: Option<TcpListener>,
+}
+
+/// Longest path of a socket, in bytes (unix(7): "Address format").
+const MAX_SOCKET_PATH: usize = 107;
+
 impl Launch {
-    /// The command that starts the emulator, and where its serial port goes.
-    pub(crate) fn command(&self) -> Result<(Command, Serial)> {
+    /// The command that starts the emulator, and where its serial ports go.
+    pub(crate) fn command(&self) -> Result<(Command, Lines)> {
         fs::create_dir_all(&self.dir)
             .with_context(|| format!("cannot make {}", self.dir.display()))?;
-        let (mut command, serial) =
-            if self.machine.is_bochs() { self.bochs()? } else { (self.qemu()?, Serial::Pipes) };
+        if let Some(path) = &self.control {
+            if path.as_os_str().len() > MAX_SOCKET_PATH {
+                bail!("{}: a socket's path has at most {MAX_SOCKET_PATH} bytes", path.display());
+            }
+            if let Some(dir) = path.parent() {
+                fs::create_dir_all(dir)
+                    .with_context(|| format!("cannot make {}", dir.display()))?;
+            }
+        }
+        let (mut command, lines) = if self.machine.is_bochs() {
+            self.bochs()?
+        } else {
+            (self.qemu()?, Lines { serial: Serial::Pipes, control: None })
+        };
         let errors = fs::File::create(self.errors())?;
-        match serial {
+        match lines.serial {
             Serial::Pipes => command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors),
             Serial::Socket(_) => {
                 command.stdin(Stdio::null()).stdout(errors.try_clone()?).stderr(errors)
             }
         };
-        Ok((command, serial))
+        Ok((command, lines))
     }
 
     /// What the emulator itself says goes here.
@@ -113,6 +139,12 @@ impl Launch {
         };
         command.args(["-cpu", self.cpu_model.as_deref().unwrap_or(model)]);
         command.args(["-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial"]);
+        if let Some(path) = &self.control {
+            // A comma in an option's value is doubled.
+            let path = path.to_str().context("the socket's path is not UTF-8")?.replace(',', ",,");
+            let socket = format!("socket,id=control,path={path},server=on,wait=off");
+            command.args(["-chardev", &socket, "-serial", "chardev:control"]);
+        }
         command.args([
             "-device",
             "isa-debug-exit,iobase=0xf4,iosize=4",
@@ -158,7 +190,7 @@ impl Launch {
         Ok(command)
     }
 
-    fn bochs(&self) -> Result<(Command, Serial)> {
+    fn bochs(&self) -> Result<(Command, Lines)> {
         let Boot::Image(image) = &self.boot else { bail!("Bochs boots the image only") };
         if self.firmware == Firmware::Uefi {
             bail!("Bochs has a BIOS only: `--firmware bios`");
@@ -176,9 +208,17 @@ impl Launch {
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .context("cannot open a local port for the serial line")?;
         let port = listener.local_addr()?.port();
+        let control = match self.control {
+            Some(_) => Some(
+                TcpListener::bind(("127.0.0.1", 0))
+                    .context("cannot open a local port for the control line")?,
+            ),
+            None => None,
+        };
+        let control_port = control.as_ref().map(TcpListener::local_addr).transpose()?;
         let config = self.dir.join("bochsrc");
         let mut file = fs::File::create(&config)?;
-        file.write_all(self.bochsrc(image, port)?.as_bytes())?;
+        file.write_all(self.bochsrc(image, port, control_port)?.as_bytes())?;
         // Debian's Bochs stops in its debugger at the start: this continues it.
         let commands = self.dir.join("bochs-commands");
         fs::write(&commands, "c\n")?;
@@ -187,10 +227,15 @@ impl Launch {
         if !self.display {
             command.env("SDL_VIDEODRIVER", "dummy").env("SDL_AUDIODRIVER", "dummy");
         }
-        Ok((command, Serial::Socket(listener)))
+        Ok((command, Lines { serial: Serial::Socket(listener), control }))
     }
 
-    fn bochsrc(&self, image: &Path, serial_port: u16) -> Result<String> {
+    fn bochsrc(
+        &self,
+        image: &Path,
+        serial_port: u16,
+        control: Option<SocketAddr>,
+    ) -> Result<String> {
         let length =
             fs::metadata(image).with_context(|| format!("cannot read {}", image.display()))?.len();
         let cylinders = length / CYLINDER as u64;
@@ -217,10 +262,14 @@ impl Launch {
              ata0-master: type=disk, path=\"{image}\", mode=volatile, journal=\"{dir}/disk.redolog\", cylinders={cylinders}, heads=16, spt=63\n\
              boot: disk\n\
              com1: enabled=1, mode=socket-client, dev=127.0.0.1:{serial_port}\n\
+             {com2}\
              port_e9_hack: enabled=0\n\
              log: {dir}/bochs.log\n\
              panic: action=fatal\nerror: action=report\ninfo: action=report\ndebug: action=ignore\n\
              magic_break: enabled=0\n",
+            com2 = control.map_or_else(String::new, |address| {
+                format!("com2: enabled=1, mode=socket-client, dev={address}\n")
+            }),
             cpus = self.cpus,
             host = memory.min(1024),
         ))
@@ -243,8 +292,8 @@ fn supervised(program: &str) -> Command {
 mod tests {
     use super::*;
 
-    fn arguments(machine: Machine, clock: Clock) -> Result<Vec<String>> {
-        let launch = Launch {
+    fn launch(machine: Machine, clock: Clock) -> Launch {
+        Launch {
             machine,
             firmware: Firmware::Bios,
             cpus: 1,
@@ -254,7 +303,12 @@ mod tests {
             display: false,
             boot: Boot::Image("steward.img".into()),
             dir: "run".into(),
-        };
+            control: None,
+        }
+    }
+
+    fn arguments(machine: Machine, clock: Clock) -> Result<Vec<String>> {
+        let launch = launch(machine, clock);
         let command = launch.qemu()?;
         Ok(command.get_args().map(|word| word.to_string_lossy().into_owned()).collect())
     }
@@ -269,5 +323,36 @@ mod tests {
         assert!(!usual.iter().any(|word| word == "-icount"));
         assert!(arguments(Machine::Kvm, Clock::Instructions).is_err());
         assert!(arguments(Machine::Kvm, Clock::Usual).unwrap().contains(&"kvm".to_owned()));
+    }
+    #[test]
+    fn the_control_line_is_the_second_serial_port() {
+        let mut launch = launch(Machine::QemuSvm, Clock::Usual);
+        launch.control = Some("/tmp/a,b".into());
+        let command = launch.qemu().unwrap();
+        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+        let serials: Vec<_> =
+            words.iter().enumerate().filter(|(_, word)| *word == "-serial").collect();
+        assert_eq!(serials.len(), 2);
+        assert_eq!(words[serials[0].0 + 1], "chardev:serial");
+        assert_eq!(words[serials[1].0 + 1], "chardev:control");
+        assert!(words.iter().any(|word| word.contains("path=/tmp/a,,b,server=on,wait=off")));
+
+        let bochs = self::launch(Machine::BochsVmx, Clock::Usual);
+        // Any file there is has a length.
+        let image = Path::new("Cargo.toml");
+        let without = bochs.bochsrc(image, 1, None).unwrap();
+        let with = bochs.bochsrc(image, 1, Some(([127, 0, 0, 1], 7).into())).unwrap();
+        let com2 = "com2: enabled=1, mode=socket-client, dev=127.0.0.1:7\n";
+        assert!(!without.contains("com2") && with.contains(com2));
+        assert_eq!(with.replace(com2, ""), without);
+    }
+
+    #[test]
+    fn a_sockets_path_that_is_too_long_is_refused() {
+        let mut launch = launch(Machine::QemuSvm, Clock::Usual);
+        launch.dir = std::env::temp_dir();
+        launch.control = Some("x".repeat(108).into());
+        let error = launch.command().err().unwrap().to_string();
+        assert!(error.contains("at most 107 bytes"), "{error}");
     }
 }

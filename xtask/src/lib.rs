@@ -9,6 +9,8 @@ pub mod bundle;
 pub mod cmd;
 pub mod config;
 pub mod console;
+pub mod control;
+pub mod ctl;
 pub mod emulator;
 pub mod exec;
 pub mod guest;

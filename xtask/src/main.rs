@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::bench::BenchOptions;
+use xtask::ctl::CtlOptions;
 use xtask::run::RunOptions;
 use xtask::setup::{self, Need};
 use xtask::test::{self, TestOptions};
-use xtask::{bench, lint, run, ui};
+use xtask::{bench, ctl, lint, run, ui};
 
 /// Sets up, builds, runs and tests Steward.
 #[derive(Parser)]
@@ -44,6 +45,11 @@ enum Task {
     /// Prints a table for each machine and writes target/bench/MACHINE.json. The exit status
     /// is 1 where a run failed; with --check, 2 where a target is missed.
     Bench(BenchOptions),
+    /// Control a running Steward: guests, statistics, events (docs/control.md)
+    ///
+    /// Needs `run --control`. The exit status is 1 where the control line does not work, 3
+    /// where Steward refused, 4 where a dry run says no.
+    Ctl(Box<CtlOptions>),
     /// Count lines of Rust and unsafe blocks; fails on `unsafe` where none may be
     Lint,
 }
@@ -70,6 +76,7 @@ fn perform(task: Task) -> Result<u8> {
         Task::Image(options) => run::image(&options),
         Task::Test(options) => test::test(&options),
         Task::Bench(options) => bench::bench(&options),
+        Task::Ctl(options) => ctl::ctl(&options),
         Task::Lint => lint::lint(),
     }
 }

@@ -17,7 +17,7 @@ use crate::kernel::{self, Profile};
 use crate::machine::{self, Firmware, HostFacts, Machine, Ovmf};
 use crate::session::{Ending, Session};
 use crate::stages::Stages;
-use crate::{exec, guest, image, paths, setup, ui};
+use crate::{ctl, exec, guest, image, paths, setup, ui};
 
 /// Options of `run`.
 #[derive(Debug, Clone, Args)]
@@ -91,9 +91,13 @@ pub struct RunOptions {
     /// Keep the serial log in this file
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
+    /// Make this socket the machine's second serial port, for `cargo xtask ctl`
+    #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub control: Option<PathBuf>,
 }
 
-fn parse_level(text: &str) -> Result<LogLevel, String> {
+/// Reads a level of the log by its name.
+pub fn parse_level(text: &str) -> Result<LogLevel, String> {
     [
         LogLevel::Off,
         LogLevel::Error,
@@ -124,6 +128,14 @@ impl RunOptions {
             None if machine.is_bochs() || Ovmf::find().is_none() => Firmware::Bios,
             None => Firmware::Uefi,
         }
+    }
+
+    /// The control line's socket.
+    fn control(&self) -> Option<PathBuf> {
+        self.control.as_ref().map(|path| match path.as_os_str().is_empty() {
+            true => ctl::default_socket(),
+            false => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
+        })
     }
 
     fn profile(&self) -> Profile {
@@ -275,6 +287,7 @@ pub fn run(options: &RunOptions) -> Result<u8> {
         display,
         boot,
         dir: dir.0.clone(),
+        control: options.control(),
     };
     let log = options.log.clone().unwrap_or_else(|| paths::target().join("steward/serial.log"));
     let mut session = Session::start(&launch, &log, options.timeout.map(Duration::from_secs))?;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::cmd;
+use crate::control::Relay;
 use crate::emulator::{Launch, Serial};
 use crate::scan::EndScanner;
 
@@ -101,6 +102,8 @@ pub struct Session {
     deadline: Option<(Instant, Duration)>,
     last_output: Instant,
     ended: Option<Ending>,
+    /// The control line's socket, where the emulator can't make it itself.
+    _control: Option<Relay>,
 }
 
 impl Session {
@@ -111,11 +114,15 @@ impl Session {
                 .with_context(|| format!("cannot make {}", dir.display()))?;
         }
         let log = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-        let (mut command, serial) = launch.command()?;
+        let (mut command, lines) = launch.command()?;
+        let control = match (lines.control, &launch.control) {
+            (Some(listener), Some(path)) => Some(Relay::start(listener, path)?),
+            _ => None,
+        };
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let (out_tx, output) = mpsc::channel();
         let (input, in_rx) = mpsc::channel();
-        match serial {
+        match lines.serial {
             Serial::Pipes => {
                 let stdout = child.stdout.take().context("no pipe from the emulator")?;
                 let stdin = child.stdin.take().context("no pipe to the emulator")?;
@@ -137,6 +144,7 @@ impl Session {
             deadline: limit.map(|limit| (now + limit, limit)),
             last_output: now,
             ended: None,
+            _control: control,
         })
     }
 

@@ -158,6 +158,7 @@ fn run_in(
         display: false,
         boot: Boot::Image(image),
         dir: dir.to_path_buf(),
+        control: None,
     };
     let log = paths::target().join("bench").join(format!("{}.log", machine.name()));
     let step = Step::new(format!("measuring on {}", machine.name()));

@@ -1,0 +1,87 @@
+//! Traces for the timeline viewer Perfetto, in the JSON format that Chrome's
+//! tracing introduced ("Trace Event Format"): a slice for each exit, a row for
+//! each vCPU. Times there are microseconds.
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+use vmm::operator::snapshot::TraceSnapshot;
+
+/// The trace in that format.
+pub fn trace(snapshot: &TraceSnapshot) -> Result<Value> {
+    let mut events = vec![json!({
+        "name": "process_name", "ph": "M", "pid": 1, "args": { "name": snapshot.name },
+    })];
+    for vcpu in &snapshot.vcpus {
+        events.push(json!({
+            "name": "thread_name", "ph": "M", "pid": 1, "tid": vcpu.index,
+            "args": { "name": format!("vCPU {}", vcpu.index) },
+        }));
+        for exit in &vcpu.exits {
+            let Some(time) = exit.time_ns else {
+                bail!("this machine does not record when an exit was: there is no timeline to draw")
+            };
+            let mut event = json!({
+                "name": exit.reason, "cat": "exit", "pid": 1, "tid": vcpu.index,
+                "ts": micros(time),
+                "args": { "rip": format!("{:#x}", exit.rip), "detail": exit.detail },
+            });
+            // Without a length it is an instant, on its thread's row.
+            let more = match exit.took_ns {
+                Some(took) => [("ph", json!("X")), ("dur", micros(took))],
+                None => [("ph", json!("i")), ("s", json!("t"))],
+            };
+            if let Value::Object(event) = &mut event {
+                event.extend(more.map(|(key, value)| (key.to_owned(), value)));
+            }
+            events.push(event);
+        }
+    }
+    Ok(json!({ "displayTimeUnit": "ns", "traceEvents": events }))
+}
+
+/// Beyond the 53 bits of a JSON number only the nanoseconds suffer, after 104 days.
+fn micros(ns: u64) -> Value {
+    let whole = u32::try_from(ns / 1_000_000_000).unwrap_or(u32::MAX);
+    let rest = u32::try_from(ns % 1_000_000_000).unwrap_or(0);
+    json!(f64::from(whole) * 1e6 + f64::from(rest) / 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmm::operator::snapshot::{TracedExit, VcpuTrace};
+
+    fn snapshot(time_ns: Option<u64>, took_ns: Option<u64>) -> TraceSnapshot {
+        let exit = TracedExit {
+            time_ns,
+            took_ns,
+            rip: 0x1000,
+            reason: "cpuid".to_owned(),
+            detail: "leaf 1".to_owned(),
+        };
+        let vcpus = vec![VcpuTrace { index: 1, total: 9, exits: vec![exit] }];
+        TraceSnapshot { name: "tiny".to_owned(), vcpus }
+    }
+
+    #[test]
+    fn an_exit_is_a_slice_on_its_vcpus_row() {
+        let trace = trace(&snapshot(Some(2_000_001_500), Some(250))).unwrap();
+        let events = trace["traceEvents"].as_array().unwrap();
+        assert_eq!(events[0]["args"]["name"], "tiny");
+        assert_eq!(events[1]["args"]["name"], "vCPU 1");
+        let exit = &events[2];
+        assert_eq!(
+            (&exit["ph"], &exit["tid"], &exit["name"]),
+            (&json!("X"), &json!(1), &json!("cpuid"))
+        );
+        assert_eq!((exit["ts"].as_f64(), exit["dur"].as_f64()), (Some(2_000_001.5), Some(0.25)));
+        assert_eq!(exit["args"]["rip"], "0x1000");
+    }
+
+    #[test]
+    fn without_lengths_instants_and_without_times_nothing() {
+        let instants = trace(&snapshot(Some(1), None)).unwrap();
+        assert_eq!(instants["traceEvents"][2]["ph"], "i");
+        assert!(trace(&snapshot(None, None)).is_err());
+    }
+}
