@@ -92,8 +92,8 @@ pub struct RunOptions {
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
     /// Make this socket the machine's second serial port, for `cargo xtask ctl`
-    #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true, default_missing_value = "")]
-    pub control: Option<PathBuf>,
+    #[arg(long, value_name = "PATH", require_equals = true)]
+    pub control: Option<Option<PathBuf>>,
 }
 
 /// Reads a level of the log by its name.
@@ -132,9 +132,9 @@ impl RunOptions {
 
     /// The control line's socket.
     fn control(&self) -> Option<PathBuf> {
-        self.control.as_ref().map(|path| match path.as_os_str().is_empty() {
-            true => ctl::default_socket(),
-            false => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
+        self.control.as_ref().map(|path| match path {
+            None => ctl::default_socket(),
+            Some(path) => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
         })
     }
 

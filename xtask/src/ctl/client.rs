@@ -57,10 +57,8 @@ impl Client {
         let line = Request::new(id.clone(), operation).to_line();
         let mut problem = None;
         for attempt in 0..ATTEMPTS {
-            let result = match (attempt, &problem) {
-                (0, _) => self.exchange(&id, &line),
-                _ => self.reconnect().and_then(|()| self.exchange(&id, &line)),
-            };
+            let ready = if attempt == 0 { Ok(()) } else { self.reconnect() };
+            let result = ready.and_then(|()| self.exchange(&id, &line));
             match result {
                 Ok(exchange) => return Ok(exchange),
                 Err(error) => problem = Some(error),
@@ -126,6 +124,7 @@ impl Client {
                 Ok(count) => {
                     self.pending.extend_from_slice(buffer.get(..count).unwrap_or_default())
                 }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if is_timeout(error.kind()) => return Ok(None),
                 Err(error) => return Err(error).context("the control line is broken"),
             }
@@ -134,7 +133,7 @@ impl Client {
 }
 
 fn is_timeout(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+    matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 fn open(path: &Path) -> Result<UnixStream> {

@@ -105,7 +105,7 @@ pub enum Task {
         /// The guest's name or number
         guest: Option<String>,
         /// Print Prometheus' text format, under libvirt-exporter's names where it has them
-        #[arg(long, conflicts_with = "json")]
+        #[arg(long)]
         prometheus: bool,
     },
     /// What the guests use: since the start, then again every second
@@ -122,7 +122,7 @@ pub enum Task {
         #[command(flatten)]
         of: OneVcpu,
         /// Print a trace for the timeline viewer Perfetto
-        #[arg(long, conflicts_with = "json")]
+        #[arg(long)]
         perfetto: bool,
     },
     /// What a guest's vCPUs wait for, and what is in the way

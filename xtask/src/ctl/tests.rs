@@ -187,8 +187,8 @@ impl Server {
         })
     }
 
-    /// Serves a client until it goes; `false` if the server went.
-    fn serve(&mut self, mut client: UnixStream, fault: Fault) -> bool {
+    /// Serves a client until it goes.
+    fn serve(&mut self, mut client: UnixStream, fault: Fault) {
         let mut buffer = [0; 1000];
         while let Ok(count @ 1..) = client.read(&mut buffer) {
             let mut bytes = &buffer[..count];
@@ -202,7 +202,7 @@ impl Server {
                         let outcome = self.perform(request.operation.clone());
                         let line = self.session.finish(&request, outcome);
                         if fault == Fault::HangsUp && self.done == 1 {
-                            return true;
+                            return;
                         }
                         line
                     }
@@ -216,11 +216,10 @@ impl Server {
                 if fault != Fault::Mute
                     && client.write_all(head).and_then(|()| client.write_all(tail)).is_err()
                 {
-                    return true;
+                    return;
                 }
             }
         }
-        true
     }
 }
 
