@@ -164,9 +164,10 @@ fn run_planted(options: &Options, parts: &Parts, all: &[Case]) -> Result<Counts>
                 catch_on_host(planted.fault, test)
             } else {
                 let case = all.iter().find(|case| case.name == *name);
-                case.context("there is no such case")
-                    .and_then(|case| healthy.check(case, parts).map(|()| case))
-                    .and_then(|case| catch(planted, case, parts))
+                case.context("there is no such case").and_then(|case| {
+                    let usual = healthy.check(case, parts)?;
+                    catch(planted, case, usual, parts)
+                })
             };
             match caught {
                 Ok(error) => {
@@ -184,32 +185,43 @@ fn run_planted(options: &Options, parts: &Parts, all: &[Case]) -> Result<Counts>
     Ok(counts)
 }
 
-/// Which cases are green without a fault: a case that is red anyway catches nothing.
+/// Which cases are green without a fault, and how long they take: a case that is
+/// red anyway catches nothing.
 struct Healthy {
     elf: PathBuf,
-    known: BTreeMap<String, Option<String>>,
+    known: BTreeMap<String, Result<Duration, String>>,
 }
 
 impl Healthy {
-    fn check(&mut self, case: &Case, parts: &Parts) -> Result<()> {
+    fn check(&mut self, case: &Case, parts: &Parts) -> Result<Duration> {
         let elf = &self.elf;
         let outcome = self.known.entry(case.name.clone()).or_insert_with(|| {
             let log = planted_log(&format!("{}-healthy", case.name));
-            run_case(case, parts, elf, &log).err().map(|error| format!("{error:#}"))
+            let start = Instant::now();
+            match run_case(case, parts, elf, &log) {
+                Ok(_) => Ok(start.elapsed()),
+                Err(error) => Err(format!("{error:#}")),
+            }
         });
         match outcome {
-            None => Ok(()),
-            Some(error) => bail!("the case is red without the fault too: {}", first_line(error)),
+            Ok(usual) => Ok(*usual),
+            Err(error) => bail!("the case is red without the fault too: {}", first_line(error)),
         }
     }
 }
 
 /// Runs the case with the fault built in, and returns how it failed.
-fn catch(planted: &Planted, case: &Case, parts: &Parts) -> Result<anyhow::Error> {
+fn catch(
+    planted: &Planted,
+    case: &Case,
+    usual: Duration,
+    parts: &Parts,
+) -> Result<anyhow::Error> {
     let profile = Profile { planted: Some(planted.fault.to_owned()), ..checked() };
     let elf = kernel::hypervisor(&profile)?;
     // A fault may hang the guest: that is caught too, and need not take long.
-    let case = Case { seconds: case.seconds.min(240), ..case.clone() };
+    let patience = usual.as_secs() * 4 + 30;
+    let case = Case { seconds: case.seconds.min(patience), ..case.clone() };
     match run_case(&case, parts, &elf, &planted_log(&format!("{}-{}", planted.fault, case.name))) {
         Ok(_) => bail!("the case stayed green"),
         Err(error) => Ok(error),
