@@ -9,14 +9,15 @@ pub struct Planted {
     pub fault: &'static str,
     /// The cases that must fail, one on each vendor's machine; `host:` names a test
     /// of `vmm` that runs on this computer (both emulators forget all translations
-    /// at every entry, so that no guest can see a stale tag there).
+    /// at every entry, so that no guest can see a stale tag there). For AMD-V it is
+    /// Bochs where QEMU can't show the fault: its VMRUN loses interrupt shadows.
     pub cases: &'static [&'static str],
 }
 
 /// All of them.
 pub const PLANTED: &[Planted] = &[
     Planted { fault: "rip-not-advanced", cases: &["tiny-exits", "tiny-exits-vmx"] },
-    Planted { fault: "shadow-not-cleared", cases: &["tiny-exits", "tiny-exits-vmx"] },
+    Planted { fault: "shadow-not-cleared", cases: &["tiny-exits-bochs-svm", "tiny-exits-vmx"] },
     Planted { fault: "reinjection-dropped", cases: &["tiny-exits", "tiny-exits-vmx"] },
     Planted { fault: "xcr0-leaked", cases: &["tiny-state", "tiny-state-vmx"] },
     Planted { fault: "asid-not-bumped", cases: &["host:tags::"] },
