@@ -211,12 +211,7 @@ impl Healthy {
 }
 
 /// Runs the case with the fault built in, and returns how it failed.
-fn catch(
-    planted: &Planted,
-    case: &Case,
-    usual: Duration,
-    parts: &Parts,
-) -> Result<anyhow::Error> {
+fn catch(planted: &Planted, case: &Case, usual: Duration, parts: &Parts) -> Result<anyhow::Error> {
     let profile = Profile { planted: Some(planted.fault.to_owned()), ..checked() };
     let elf = kernel::hypervisor(&profile)?;
     // A fault may hang the guest: that is caught too, and need not take long.

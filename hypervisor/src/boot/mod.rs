@@ -12,7 +12,6 @@ use crate::hw::{self, Extension, VendorCpu, svm, vmx};
 use crate::machine;
 use crate::mm::{self, Handover, layout};
 use crate::monitor;
-use alloc::string::ToString;
 use bootloader_api::BootInfo;
 use bootloader_api::config::{BootloaderConfig, Mapping};
 use vmm::bundle::Bundle;
@@ -34,7 +33,7 @@ pub static CONFIG: BootloaderConfig = {
 /// Boots the machine and runs its guests. Never returns.
 pub fn start(info: &'static mut BootInfo) -> ! {
     monitor::init();
-    let serial = serial::init();
+    let serial = serial::CONSOLE.init();
     if let Some(screen) = info.framebuffer.take() {
         framebuffer::init(screen);
     }
@@ -113,7 +112,7 @@ fn processor() -> Result<Extension, HostError> {
     };
     processor_tables(0, stacks);
     let extension = hw::detect()?;
-    monitor::stage("processor", format_args!("{}", brand()));
+    monitor::stage("processor", format_args!("{}", cpu::brand()));
     Ok(extension)
 }
 
@@ -141,7 +140,11 @@ fn processor_tables(index: usize, stacks: TrapStacks) {
 fn clocks() -> Result<(), HostError> {
     let khz = tsc::calibrate()?;
     apic::init()?;
-    serial::enable_interrupts();
+    serial::CONSOLE.enable_interrupts();
+    if serial::CONTROL.init() {
+        serial::CONTROL.enable_interrupts();
+        monitor::stage("control", format_args!("control line on COM2"));
+    }
     monitor::stage("clocks", format_args!("TSC at {}.{:03} MHz", khz / 1000, khz % 1000));
     Ok(())
 }
@@ -153,19 +156,4 @@ fn virtualization<C: VendorCpu>() -> Result<C, HostError> {
     let cpu = C::enable()?;
     monitor::stage("virtualization", format_args!("{}", cpu.describe()));
     Ok(cpu)
-}
-
-/// The CPU's name from CPUID (SDM: "The Processor Brand String Method").
-fn brand() -> alloc::string::String {
-    let mut bytes = [0u8; 48];
-    if cpu::cpuid(0x8000_0000, 0).eax >= 0x8000_0004 {
-        for (leaf, chunk) in (0x8000_0002..).zip(bytes.chunks_exact_mut(16)) {
-            let r = cpu::cpuid(leaf, 0);
-            for (word, place) in [r.eax, r.ebx, r.ecx, r.edx].iter().zip(chunk.chunks_exact_mut(4))
-            {
-                place.copy_from_slice(&word.to_le_bytes());
-            }
-        }
-    }
-    alloc::string::String::from_utf8_lossy(&bytes).trim_matches(['\0', ' ']).to_string()
 }

@@ -50,3 +50,13 @@ pub fn end_of_interrupt(line: u64) {
     }
     out(PRIMARY, 0x20);
 }
+
+/// Resets the machine: by the chip set's reset register, or the keyboard
+/// controller's line where there is none.
+pub fn reset() -> ! {
+    for (port, value) in [(0xcf9, 0x02), (0xcf9, 0x06), (0x64, 0xfe)] {
+        // SAFETY: nothing of the machine is needed any more.
+        unsafe { outb(port, value) };
+    }
+    super::asm::stop()
+}

@@ -26,3 +26,19 @@ pub fn cpuid_checked(leaf: u32, subleaf: u32) -> CpuidResult {
     let highest = cpuid(leaf & 0xf000_0000, 0).eax;
     if leaf > highest { CpuidResult::default() } else { cpuid(leaf, subleaf) }
 }
+
+/// The CPU's name from CPUID (SDM: "The Processor Brand String Method").
+#[must_use]
+pub fn brand() -> alloc::string::String {
+    let mut bytes = [0u8; 48];
+    if cpuid(0x8000_0000, 0).eax >= 0x8000_0004 {
+        for (leaf, chunk) in (0x8000_0002..).zip(bytes.chunks_exact_mut(16)) {
+            let r = cpuid(leaf, 0);
+            for (word, place) in [r.eax, r.ebx, r.ecx, r.edx].iter().zip(chunk.chunks_exact_mut(4))
+            {
+                place.copy_from_slice(&word.to_le_bytes());
+            }
+        }
+    }
+    alloc::string::String::from_utf8_lossy(&bytes).trim_matches(['\0', ' ']).into()
+}

@@ -1,5 +1,6 @@
-//! The machine's first serial port: a ring that its interrupts drain.
-//! Nothing ever waits for it but the very end.
+//! The machine's serial ports, the operator's [`CONSOLE`] and the [`CONTROL`]
+//! line for programs: each a ring that its interrupts drain. Nothing ever waits
+//! for them but the very end.
 
 use crate::cpu::{asm, legacy, tsc};
 use spin::Mutex;
@@ -7,8 +8,6 @@ use uart_16550::backend::PioBackend;
 use uart_16550::spec::registers::{IER, LSR};
 use uart_16550::{BaudRate, Config, Uart16550};
 
-const COM1: u16 = 0x3f8;
-const IRQ: u8 = 4;
 /// Bytes that can wait: a power of two.
 const RING: usize = 1 << 16;
 /// How long the transmitter may stand still before output is given up.
@@ -16,14 +15,25 @@ const PATIENCE_MS: u64 = 1000;
 /// What a machine is taken for whose TSC was not measured yet: 5 GHz.
 const FAST_KHZ: u64 = 5_000_000;
 
+/// The operator's terminal: COM1.
+pub static CONSOLE: Line = Line::new(0x3f8, 4);
+/// Where programs speak the control protocol: COM2.
+pub static CONTROL: Line = Line::new(0x2f8, 3);
+
+/// A serial port of the machine. One that is not there takes what is written
+/// and reads nothing.
+pub struct Line {
+    base: u16,
+    irq: u8,
+    port: Mutex<Option<Port>>,
+}
+
 struct Port {
     uart: Uart16550<PioBackend>,
     ring: [u8; RING],
     head: usize,
     tail: usize,
 }
-
-static PORT: Mutex<Option<Port>> = Mutex::new(None);
 
 impl Port {
     fn room(&self) -> usize {
@@ -49,91 +59,97 @@ impl Port {
     }
 }
 
-/// Looks for the port and sets it up. `false` if there is none.
-pub fn init() -> bool {
-    // SAFETY: on a PC nothing else answers at COM1's ports, and this is the
-    // only driver for them.
-    let Ok(mut uart) = (unsafe { Uart16550::new_port(COM1) }) else { return false };
-    let config = Config { baud_rate: BaudRate::Baud115200, ..Config::default() };
-    if !uart.check_present() || uart.init(config).is_err() {
-        return false;
+impl Line {
+    const fn new(base: u16, irq: u8) -> Self {
+        Self { base, irq, port: Mutex::new(None) }
     }
-    *PORT.lock() = Some(Port { uart, ring: [0; RING], head: 0, tail: 0 });
-    true
-}
 
-/// Lets the port interrupt.
-pub fn enable_interrupts() {
-    if let Some(port) = PORT.lock().as_mut() {
-        port.uart.enable_interrupts(IER::DATA_READY | IER::THR_EMPTY);
-        legacy::unmask(IRQ);
+    /// Looks for the port and sets it up. `false` if there is none.
+    pub fn init(&self) -> bool {
+        // SAFETY: on a PC nothing else answers at a serial port's ports, and this
+        // is the only driver for them.
+        let Ok(mut uart) = (unsafe { Uart16550::new_port(self.base) }) else { return false };
+        let config = Config { baud_rate: BaudRate::Baud115200, ..Config::default() };
+        if !uart.check_present() || uart.init(config).is_err() {
+            return false;
+        }
+        *self.port.lock() = Some(Port { uart, ring: [0; RING], head: 0, tail: 0 });
+        true
     }
-}
 
-/// Queues bytes for output; returns how many there was room for.
-pub fn write(bytes: &[u8]) -> usize {
-    let mut guard = PORT.lock();
-    let Some(port) = guard.as_mut() else { return bytes.len() };
-    let count = bytes.len().min(port.room());
-    for byte in &bytes[..count] {
-        port.push(*byte);
-    }
-    port.drain();
-    count
-}
-
-/// How many bytes [`write()`] would take.
-#[must_use]
-pub fn room() -> usize {
-    PORT.lock().as_ref().map_or(usize::MAX, Port::room)
-}
-
-/// Sends what the transmitter takes; whether anything is left.
-pub fn drain() -> bool {
-    PORT.lock().as_mut().is_some_and(|port| {
-        // Reading what interrupts ends the transmitter's request, so that the
-        // next one is an edge again.
-        let _ = port.uart.isr();
-        port.drain()
-    })
-}
-
-/// Fetches bytes that were typed; how many.
-pub fn read(buffer: &mut [u8]) -> usize {
-    PORT.lock().as_mut().map_or(0, |port| port.uart.receive_bytes(buffer))
-}
-
-/// Sends everything, waiting for the transmitter: for the boot and the end.
-pub fn flush() {
-    let mut guard = PORT.lock();
-    let Some(port) = guard.as_mut() else { return };
-    let khz = match tsc::khz() {
-        0 => FAST_KHZ,
-        khz => khz,
-    };
-    let mut tail = port.tail;
-    let mut moved = asm::rdtsc();
-    // The last bytes are gone when the transmitter itself is empty.
-    while port.drain() || !port.uart.lsr().contains(LSR::TRANSMITTER_EMPTY) {
-        let now = asm::rdtsc();
-        if port.tail != tail {
-            (tail, moved) = (port.tail, now);
-        } else if now.wrapping_sub(moved) > khz * PATIENCE_MS {
-            return;
+    /// Lets the port interrupt.
+    pub fn enable_interrupts(&self) {
+        if let Some(port) = self.port.lock().as_mut() {
+            port.uart.enable_interrupts(IER::DATA_READY | IER::THR_EMPTY);
+            legacy::unmask(self.irq);
         }
     }
-}
 
-/// Whatever the state of the lock, write this: for a panic.
-pub fn write_in_panic(bytes: &[u8]) {
-    if PORT.is_locked() {
-        // SAFETY: the CPU that held the lock is this one, it will never go on,
-        // and the ring is plain data.
-        unsafe { PORT.force_unlock() };
+    /// Queues bytes for output; returns how many there was room for.
+    pub fn write(&self, bytes: &[u8]) -> usize {
+        let mut guard = self.port.lock();
+        let Some(port) = guard.as_mut() else { return bytes.len() };
+        let count = bytes.len().min(port.room());
+        for byte in &bytes[..count] {
+            port.push(*byte);
+        }
+        port.drain();
+        count
     }
-    for chunk in bytes.chunks(RING / 2) {
-        flush();
-        write(chunk);
+
+    /// How many bytes [`write`](Self::write) would take.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.port.lock().as_ref().map_or(usize::MAX, Port::room)
     }
-    flush();
+
+    /// Sends what the transmitter takes; whether anything is left.
+    pub fn drain(&self) -> bool {
+        self.port.lock().as_mut().is_some_and(|port| {
+            // Reading what interrupts ends the transmitter's request, so that the
+            // next one is an edge again.
+            let _ = port.uart.isr();
+            port.drain()
+        })
+    }
+
+    /// Fetches bytes that came; how many.
+    pub fn read(&self, buffer: &mut [u8]) -> usize {
+        self.port.lock().as_mut().map_or(0, |port| port.uart.receive_bytes(buffer))
+    }
+
+    /// Sends everything, waiting for the transmitter: for the boot and the end.
+    pub fn flush(&self) {
+        let mut guard = self.port.lock();
+        let Some(port) = guard.as_mut() else { return };
+        let khz = match tsc::khz() {
+            0 => FAST_KHZ,
+            khz => khz,
+        };
+        let mut tail = port.tail;
+        let mut moved = asm::rdtsc();
+        // The last bytes are gone when the transmitter itself is empty.
+        while port.drain() || !port.uart.lsr().contains(LSR::TRANSMITTER_EMPTY) {
+            let now = asm::rdtsc();
+            if port.tail != tail {
+                (tail, moved) = (port.tail, now);
+            } else if now.wrapping_sub(moved) > khz * PATIENCE_MS {
+                return;
+            }
+        }
+    }
+
+    /// Whatever the state of the lock, write this: for a panic.
+    pub fn write_in_panic(&self, bytes: &[u8]) {
+        if self.port.is_locked() {
+            // SAFETY: the CPU that held the lock is this one, it will never go on,
+            // and the ring is plain data.
+            unsafe { self.port.force_unlock() };
+        }
+        for chunk in bytes.chunks(RING / 2) {
+            self.flush();
+            self.write(chunk);
+        }
+        self.flush();
+    }
 }

@@ -103,6 +103,9 @@ pub(crate) struct ExtendedState {
 }
 
 impl ExtendedState {
+    /// What one takes.
+    pub(crate) const BYTES: usize = 4096;
+
     /// The state after reset: a new vCPU finds nothing of firmware's or of
     /// another guest.
     ///

@@ -42,6 +42,9 @@ pub trait VendorCpu: Debug + Sized + 'static {
     /// A vCPU of this vendor.
     type Vcpu: Backend + Debug + Send;
 
+    /// Bytes of memory that each vCPU takes for the hardware's sake.
+    const VCPU_BYTES: u64;
+
     /// The format of its nested tables.
     const NESTED: NestedFormat;
 
@@ -76,7 +79,7 @@ pub trait VendorCpu: Debug + Sized + 'static {
     fn load(&self, vcpu: &mut Self::Vcpu);
 
     /// Takes `vcpu` off this CPU, so that any may [`load`](Self::load) it.
-    fn unload(&self, vcpu: &mut Self::Vcpu);
+    fn unload(vcpu: &mut Self::Vcpu);
 
     /// What the CPU has but can't give to guests.
     fn withheld(&self) -> &'static [FeatureBit];

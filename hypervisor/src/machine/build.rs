@@ -1,10 +1,11 @@
-//! From a guest's settings to a guest: memory, devices and vCPUs made, the
-//! kernel loaded, its place in the scheduler taken.
+//! From a guest's settings to a guest, in pieces that each take little time:
+//! memory, tables and kernel ([`lay_out`]), then the vCPUs one by one
+//! ([`Assembly`]).
 
 use super::console::Console;
-use super::guest::{Guest, Places, Private, Slot};
-use super::{NANOS_PER_SECOND, World, scheduling};
-use crate::cpu::{self, asm};
+use super::guest::{Guest, Places, Private, Published, Slot};
+use super::{NANOS_PER_SECOND, World};
+use crate::cpu;
 use crate::error::HostError;
 use crate::hw::{ExtendedState, GuestApic, VendorCpu};
 use crate::mm;
@@ -15,18 +16,18 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use devices::lapic::{Lapic, Role, TickRatio};
 use spin::{Mutex, RwLock};
-use vmm::bundle::{Bundle, GuestSettings};
+use vmm::bundle::GuestSettings;
 use vmm::chipset::{Chipset, DebugPorts};
-use vmm::clock::{Interruption, TscFrequency, VcpuClock, VmClock};
+use vmm::clock::{Interruption, VcpuClock, VmClock};
 use vmm::cpuid::{CpuidConfig, CpuidTable, FeatureBit, QuickLeaves, VcpuView};
 use vmm::e820;
 use vmm::hw::{Backend, HotState};
 use vmm::irq::{Posted, Routes};
-use vmm::load::{self, EntryState, LoadSettings, Module, TablesConfig};
+use vmm::load::{self, EntryState, LoadSettings, Loading, Module, TablesConfig};
 use vmm::msr::{MsrConfig, MsrFile, MsrTable};
 use vmm::mtrr::Mtrrs;
 use vmm::recorder::Recorder;
-use vmm::sched::{self, CpuSet, Kind};
+use vmm::sched::GuestId;
 use vmm::stats::ExitCounts;
 use vmm::timer::HotTimer;
 use vmm::vcpu::{Vcpu, VcpuCore};
@@ -47,22 +48,77 @@ struct Parts {
     apic: GuestApic,
 }
 
-impl<C: VendorCpu> World<C> {
-    /// Makes a guest. Nothing of it runs before [`admit`](Self::admit).
+/// A file of the bundle, or one that was uploaded.
+pub(super) type FindFile<'a, 'f> = &'a dyn Fn(&str) -> Option<&'f [u8]>;
+
+/// Makes a guest's memory with the firmware's tables in it, and plans what else
+/// is to be written there.
+///
+/// # Errors
+/// [`HostError`] says what is wrong with its settings or files, or what is
+/// short; nothing is left behind then.
+pub(super) fn lay_out<'f, C: VendorCpu>(
+    settings: &'f GuestSettings,
+    file: FindFile<'_, 'f>,
+) -> Result<(Arc<GuestSpace>, Loading<'f>), HostError> {
+    let fail = |why: String| HostError::Guest { guest: settings.name.clone(), why };
+    let file =
+        |name: &str| file(name).ok_or_else(|| fail(alloc::format!("there is no file \"{name}\"")));
+    let kernel = file(&settings.kernel)?;
+    let initrd = settings.initrd.as_deref().map(file).transpose()?;
+    let modules = settings
+        .modules
+        .iter()
+        .map(|m| Ok(Module { data: file(&m.file)?, cmdline: &m.cmdline }))
+        .collect::<Result<Vec<_>, HostError>>()?;
+    let regions = e820::ram_regions(settings.memory).into_iter().collect();
+    let space = GuestSpace::new(&settings.name, 0, regions, C::NESTED)?;
+    let config = TablesConfig {
+        memory: settings.memory,
+        vcpus: settings.vcpus,
+        uuid: settings.machine_uuid().0,
+    };
+    let tables = mm::with_root(space.root(), || load::write_tables(&space, &config))
+        .map_err(|e| fail(e.to_string()))?;
+    log::debug!("tables of \"{}\" at {:?}", settings.name, tables);
+    let load_settings = LoadSettings {
+        memory: settings.memory,
+        cmdline: &settings.cmdline,
+        initrd,
+        modules: &modules,
+        rsdp: tables.rsdp,
+    };
+    let loading = Loading::new(kernel, &load_settings)
+        .map_err(|e| fail(alloc::format!("its kernel {}: {e}", settings.kernel)))?;
+    Ok((Arc::new(space), loading))
+}
+
+/// A guest of which some vCPUs are still to be made.
+pub(super) struct Assembly<C: VendorCpu> {
+    settings: Arc<GuestSettings>,
+    console: Arc<Console>,
+    parts: Parts,
+    clock: VmClock,
+    state: EntryState,
+    routes: Routes,
+    slots: Vec<Slot<C::Vcpu>>,
+    posted: Vec<Arc<Posted>>,
+}
+
+impl<C: VendorCpu> Assembly<C> {
+    /// Makes what the vCPUs share.
     ///
     /// # Errors
-    /// [`HostError`] says what is wrong with its settings or files, or what is
-    /// short; nothing is left behind then.
-    pub(super) fn build(
-        &'static self,
+    /// [`HostError`] says what is short.
+    pub(super) fn new(
+        world: &World<C>,
         vendor: &C,
-        bundle: &Bundle<'static>,
-        settings: &GuestSettings,
-        console: Arc<Console>,
-    ) -> Result<Arc<Guest<C>>, HostError> {
-        let fail = |why: String| HostError::Guest { guest: settings.name.clone(), why };
-        let (space, state) = self.load(bundle, settings)?;
-        let frequency = TscFrequency::from_khz(self.khz).ok_or(HostError::NoClock)?;
+        settings: &Arc<GuestSettings>,
+        console: &Arc<Console>,
+        space: Arc<GuestSpace>,
+        state: EntryState,
+    ) -> Result<Self, HostError> {
+        let frequency = world.frequency;
         let mut withheld = vendor.withheld().to_vec();
         withheld.push(FeatureBit::PKU);
         let vcpus = settings.vcpus;
@@ -86,121 +142,78 @@ impl<C: VendorCpu> World<C> {
                 high_ram_end: e820::high_ram_end(settings.memory),
             },
         ));
-        let time = self.time();
+        let time = world.time();
         let debug = if settings.debug_exit { DebugPorts::Present } else { DebugPorts::Absent };
         let chipset = Arc::new(Chipset::new(time.wall / NANOS_PER_SECOND, debug));
         let watched = vendor.watches_apic_page(settings.apic);
         let page = watched.then(|| space.add_apic_page()).transpose()?;
         let apic = GuestApic { assist: settings.apic, page };
-        let parts = Parts { khz: self.khz, cpuid, msrs, chipset, space, apic };
-
         let mut clock = VmClock::new(frequency);
-        let mut clocks: Vec<VcpuClock> = (0..vcpus).map(|_| VcpuClock::default()).collect();
-        let mut each: Vec<&mut VcpuClock> = clocks.iter_mut().collect();
-        clock
-            .resume(time, &mut each, &parts.space, Interruption::None)
-            .map_err(|(_, error)| fail(error.to_string()))?;
-        let routes = Routes::new();
-        let mut slots = Vec::new();
-        let mut posted = Vec::new();
-        for (index, vcpu_clock) in clocks.into_iter().enumerate() {
-            let mut vcpu = parts.vcpu(vendor, index, vcpu_clock, &clock)?;
-            if index == 0 {
-                vcpu.start_at(&state);
-            } else {
-                vcpu.init();
-            }
-            routes.publish(index, vcpu.core.lapic.identity());
-            posted.push(Arc::clone(&vcpu.core.shared));
-            vendor.unload(&mut vcpu.hw);
-            let extended = ExtendedState::new()?;
-            let private = Private { vcpu, extended, last_cpu: None };
-            slots.push(Slot { private: Mutex::new(private) });
+        // No vCPU has a clock in memory yet that could be wrong.
+        let _ = clock.resume(time, &mut [], &space, Interruption::None);
+        Ok(Self {
+            settings: Arc::clone(settings),
+            console: Arc::clone(console),
+            parts: Parts { khz: frequency.khz(), cpuid, msrs, chipset, space, apic },
+            clock,
+            state,
+            routes: Routes::new(),
+            slots: Vec::new(),
+            posted: Vec::new(),
+        })
+    }
+
+    /// Makes one more vCPU; whether there are more to make.
+    ///
+    /// # Errors
+    /// [`HostError`] says what is short.
+    pub(super) fn add_vcpu(&mut self, vendor: &C) -> Result<bool, HostError> {
+        let index = self.slots.len();
+        if index >= self.settings.vcpus as usize {
+            return Ok(false);
         }
-        let places = Arc::new(Places::new(slots.len()));
+        let mut vcpu = self.parts.vcpu(vendor, index, VcpuClock::default(), &self.clock)?;
+        if index == 0 {
+            vcpu.start_at(&self.state);
+        } else {
+            vcpu.init();
+        }
+        self.routes.publish(index, vcpu.core.lapic.identity());
+        self.posted.push(Arc::clone(&vcpu.core.shared));
+        C::unload(&mut vcpu.hw);
+        let private = Private { vcpu, extended: ExtendedState::new()?, last_cpu: None };
+        let published = Mutex::new(Published::default());
+        self.slots.push(Slot { private: Mutex::new(private), published });
+        Ok(true)
+    }
+
+    /// The guest. Its time begins now.
+    pub(super) fn finish(mut self, world: &'static World<C>, id: GuestId) -> Arc<Guest<C>> {
+        let time = world.time();
+        self.clock.pause(time.tsc);
+        // As in `new`.
+        let _ = self.clock.resume(time, &mut [], &self.parts.space, Interruption::None);
+        for slot in &mut self.slots {
+            let vcpu = &mut slot.private.get_mut().vcpu;
+            vcpu.hw.set_tsc_offset(self.clock.tsc_offset(&vcpu.core.clock));
+            C::unload(&mut vcpu.hw);
+        }
+        let places = Arc::new(Places::new(self.slots.len()));
         let kick = {
             let places = Arc::clone(&places);
-            Kick(Box::new(move |index| places.kick(index, self)))
+            Kick(Box::new(move |index| places.kick(index, world)))
         };
         let vm = Vm {
-            name: settings.name.clone(),
-            mtrrs: Mutex::new(Mtrrs::new(parts.cpuid.physical_address_bits())),
-            memory: parts.space,
-            clock: RwLock::new(clock),
-            chipset: parts.chipset,
-            vcpus: posted,
-            routes,
+            name: self.settings.name.clone(),
+            mtrrs: Mutex::new(Mtrrs::new(self.parts.cpuid.physical_address_bits())),
+            memory: self.parts.space,
+            clock: RwLock::new(self.clock),
+            chipset: self.parts.chipset,
+            vcpus: self.posted,
+            routes: self.routes,
             kick,
         };
-        let id = self.schedule(settings, &places, slots.len())?;
-        Ok(Arc::new(Guest::new(settings.clone(), vm, slots, places, console, id)))
-    }
-
-    /// Takes the guest's place in the scheduler.
-    fn schedule(
-        &self,
-        _settings: &GuestSettings,
-        places: &Places,
-        vcpus: usize,
-    ) -> Result<sched::GuestId, HostError> {
-        let mut scheduler = self.scheduler.lock();
-        let now = asm::rdtsc();
-        let id = scheduler.add_guest(sched::GuestSettings::default(), now).map_err(scheduling)?;
-        for index in 0..vcpus {
-            match scheduler.add(id, Kind::Vcpu, CpuSet::ALL, now) {
-                Ok(entity) => places.set_entity(index, entity),
-                Err(error) => {
-                    // It was just added, and nothing of it runs.
-                    let _ = scheduler.remove_guest(id, now);
-                    return Err(scheduling(error));
-                }
-            }
-        }
-        Ok(id)
-    }
-
-    /// Makes the guest's memory and puts its kernel there.
-    fn load(
-        &self,
-        bundle: &Bundle<'static>,
-        settings: &GuestSettings,
-    ) -> Result<(Arc<GuestSpace>, EntryState), HostError> {
-        let fail = |why: String| HostError::Guest { guest: settings.name.clone(), why };
-        let file = |name: &str| {
-            bundle
-                .file(name)
-                .ok_or_else(|| fail(alloc::format!("the bundle has no file \"{name}\"")))
-        };
-        let kernel = file(&settings.kernel)?;
-        let initrd = settings.initrd.as_deref().map(file).transpose()?;
-        let modules = settings
-            .modules
-            .iter()
-            .map(|m| Ok(Module { data: file(&m.file)?, cmdline: &m.cmdline }))
-            .collect::<Result<Vec<_>, HostError>>()?;
-        let regions = e820::ram_regions(settings.memory).into_iter().collect();
-        let space = GuestSpace::new(&settings.name, 0, regions, C::NESTED)?;
-        let (tables, state) = mm::with_root(space.root(), || {
-            let config = TablesConfig {
-                memory: settings.memory,
-                vcpus: settings.vcpus,
-                uuid: uuid(&settings.name),
-            };
-            let tables = load::write_tables(&space, &config).map_err(|e| fail(e.to_string()))?;
-            let load_settings = LoadSettings {
-                memory: settings.memory,
-                cmdline: &settings.cmdline,
-                initrd,
-                modules: &modules,
-                rsdp: tables.rsdp,
-            };
-            let state = load::load(kernel, &space, &load_settings)
-                .map_err(|e| fail(alloc::format!("its kernel {}: {e}", settings.kernel)))?;
-            Ok::<_, HostError>((tables, state))
-        })?;
-        space.seal_rom();
-        log::debug!("tables of \"{}\" at {:?}", settings.name, tables);
-        Ok((Arc::new(space), state))
+        Arc::new(Guest::new(self.settings, vm, self.slots, places, self.console, id, time.tsc))
     }
 }
 
@@ -230,7 +243,7 @@ impl Parts {
         let core = VcpuCore {
             hot: HotState::default(),
             served: false,
-        hold: vmm::trace::HOT_DECLINES,
+            hold: vmm::trace::HOT_DECLINES,
             ended_level: None,
             timer: HotTimer::new(self.khz / 1000 * MIN_SLICE_US),
             leaves: QuickLeaves::new(&self.cpuid, view),
@@ -249,19 +262,4 @@ impl Parts {
         };
         Ok(Vcpu::new(index, core, hw))
     }
-}
-
-/// A UUID that is the same each time for a guest of this name (RFC 9562,
-/// version 8).
-fn uuid(name: &str) -> [u8; 16] {
-    let hash = |seed: u64| {
-        name.bytes()
-            .fold(seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
-    };
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&hash(0xcbf2_9ce4_8422_2325).to_be_bytes());
-    bytes[8..].copy_from_slice(&hash(0x9e37_79b9_7f4a_7c15).to_be_bytes());
-    bytes[6] = bytes[6] & 0x0f | 0x80;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    bytes
 }

@@ -2,70 +2,56 @@
 //! operator looks at it, and is kept in a ring while not.
 
 use crate::drivers::serial;
-use alloc::collections::VecDeque;
-use alloc::string::String;
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Mutex;
-
-/// Bytes that are kept while nobody looks.
-const RING: usize = 16 << 10;
+use vmm::operator::Ring;
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Console {
-    /// The guest's name.
-    pub(super) name: String,
     /// The operator looks at it.
     attached: AtomicBool,
-    kept: Mutex<Kept>,
-}
-
-#[derive(Debug)]
-struct Kept {
-    bytes: VecDeque<u8>,
-    /// Bytes that there was no room for.
-    dropped: u64,
+    kept: Mutex<Ring>,
 }
 
 impl Console {
-    pub(super) fn new(name: &str) -> Self {
-        let kept = Kept { bytes: VecDeque::with_capacity(RING), dropped: 0 };
-        Self { name: name.into(), attached: AtomicBool::new(false), kept: Mutex::new(kept) }
+    /// A console that nobody looks at; `kept` takes what it is sent.
+    pub(super) const fn new(kept: Ring) -> Self {
+        Self { attached: AtomicBool::new(false), kept: Mutex::new(kept) }
     }
 
     /// Takes what the guest sent; how many bytes, from the start. While the
     /// operator looks, it is no more than the serial port takes.
     pub(super) fn write(&self, bytes: &[u8]) -> usize {
         let mut kept = self.kept.lock();
-        if self.attached.load(Ordering::Relaxed) {
-            return if kept.bytes.is_empty() { serial::write(bytes) } else { 0 };
+        if self.is_attached() {
+            return if kept.is_empty() { serial::CONSOLE.write(bytes) } else { 0 };
         }
-        for byte in bytes {
-            if kept.bytes.len() == RING {
-                kept.bytes.pop_front();
-                kept.dropped += 1;
-            }
-            kept.bytes.push_back(*byte);
-        }
+        kept.push(bytes);
         bytes.len()
     }
 
     /// How many bytes [`write`](Self::write) would take.
     pub(super) fn room(&self) -> usize {
-        if !self.attached.load(Ordering::Relaxed) {
-            RING
-        } else if self.kept.lock().bytes.is_empty() {
-            serial::room()
+        if !self.is_attached() {
+            usize::MAX
+        } else if self.kept.lock().is_empty() {
+            serial::CONSOLE.room()
         } else {
             0
         }
+    }
+
+    /// Whether the operator looks at it.
+    pub(super) fn is_attached(&self) -> bool {
+        self.attached.load(Ordering::Relaxed)
     }
 
     /// The operator looks at it from now on; returns how many bytes were lost.
     pub(super) fn attach(&self) -> u64 {
         let mut kept = self.kept.lock();
         self.attached.store(true, Ordering::Relaxed);
-        core::mem::take(&mut kept.dropped)
+        kept.begin()
     }
 
     /// The operator looks elsewhere.
@@ -77,13 +63,23 @@ impl Console {
     /// Shows what was kept, as far as the serial port takes it.
     pub(super) fn show(&self) {
         let mut kept = self.kept.lock();
-        while self.attached.load(Ordering::Relaxed) && !kept.bytes.is_empty() {
-            let (first, _) = kept.bytes.as_slices();
-            let sent = serial::write(first);
+        while self.is_attached() && !kept.is_empty() {
+            let sent = serial::CONSOLE.write(kept.front());
             if sent == 0 {
                 return;
             }
-            kept.bytes.drain(..sent);
+            kept.consume(sent);
         }
+    }
+
+    /// Bytes that wait to be looked at, and bytes that were lost.
+    pub(super) fn unread(&self) -> (u64, u64) {
+        let kept = self.kept.lock();
+        (kept.len() as u64, kept.dropped())
+    }
+
+    /// Bytes of memory that it takes.
+    pub(super) fn memory(&self) -> u64 {
+        (size_of::<Self>() + self.kept.lock().memory()) as u64
     }
 }

@@ -2,7 +2,8 @@
 
 use super::World;
 use super::console::Console;
-use super::guest::{Guest, Private};
+use super::guest::{Guest, Private, Published};
+use super::start::Starter;
 use crate::cpu::{apic, asm, percpu, traps};
 use crate::hw::VendorCpu;
 use crate::mm;
@@ -18,6 +19,8 @@ use vmm::vm::{EndReason, Host};
 pub(super) enum Runner<C: VendorCpu> {
     /// A vCPU.
     Vcpu(Arc<Guest<C>>, usize),
+    /// The start of a guest.
+    Starter(Arc<Starter<C>>),
     /// The operator's service context.
     Operator,
 }
@@ -26,6 +29,7 @@ impl<C: VendorCpu> Clone for Runner<C> {
     fn clone(&self) -> Self {
         match self {
             Self::Vcpu(guest, index) => Self::Vcpu(Arc::clone(guest), *index),
+            Self::Starter(starter) => Self::Starter(Arc::clone(starter)),
             Self::Operator => Self::Operator,
         }
     }
@@ -153,6 +157,7 @@ impl<C: VendorCpu> ThisCpu<C> {
         self.until = choice.until;
         match self.world.runner(choice.id) {
             Some(Runner::Vcpu(guest, index)) => self.run_vcpu(&guest, index, &choice),
+            Some(Runner::Starter(starter)) => starter.step(self.world, &self.vendor, choice.until),
             Some(Runner::Operator) => {
                 let stop = self.world.operate(&self.vendor);
                 if stop == Stop::Blocked {
@@ -185,11 +190,12 @@ impl<C: VendorCpu> ThisCpu<C> {
             private.extended.load();
             let result = self.turns(guest, index, choice, &mut private);
             private.extended.save();
-            self.vendor.unload(&mut private.vcpu.hw);
+            C::unload(&mut private.vcpu.hw);
             result
         });
         guest.places.leave(index);
         self.console = None;
+        *slot.published.lock() = Published { counts: private.vcpu.core.counts, left: asm::rdtsc() };
         drop(private);
         if let Some(reason) = end {
             guest.stop(reason, Some(index), self.world);

@@ -11,13 +11,17 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use spin::{Mutex, Once};
 use vmm::bundle::GuestSettings;
-use vmm::irq::Requests;
+use vmm::chipset::Chipset;
+use vmm::irq::{Posted, Requests};
 use vmm::sched::{EntityId, GuestId, Reason};
+use vmm::stats::ExitCounts;
 use vmm::vcpu::Vcpu;
 use vmm::vm::{EndReason, Vm};
 
 /// No CPU.
 const NOWHERE: usize = usize::MAX;
+/// How often to try for a vCPU that runs on another CPU: some milliseconds.
+const PATIENCE: u32 = 100_000;
 
 /// What a CPU has to itself while it runs a vCPU.
 #[derive(Debug)]
@@ -35,6 +39,24 @@ pub(super) struct Private<B> {
 pub(super) struct Slot<B> {
     /// Taken by the CPU that runs it, for as long as it does.
     pub(super) private: Mutex<Private<B>>,
+    /// What it was when it last left a CPU.
+    pub(super) published: Mutex<Published>,
+}
+
+/// What anybody may know of a vCPU while it runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Published {
+    /// Its exits by kind.
+    pub(super) counts: ExitCounts,
+    /// The TSC then.
+    pub(super) left: u64,
+}
+
+impl Published {
+    /// What else was counted of it.
+    pub(super) fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        core::iter::empty()
+    }
 }
 
 /// Where a guest's vCPUs are: what a kick has to know.
@@ -86,6 +108,19 @@ impl Places {
         self.enter(index, NOWHERE);
     }
 
+    /// The CPU that runs vCPU `index`.
+    pub(super) fn cpu(&self, index: usize) -> Option<usize> {
+        let cpu = self.places.get(index)?.cpu.load(Ordering::SeqCst);
+        (cpu != NOWHERE).then_some(cpu)
+    }
+
+    /// Makes the CPU that runs vCPU `index` ask the scheduler again.
+    fn interrupt(&self, index: usize) {
+        if let Some(cpu) = self.cpu(index).and_then(percpu::cpu) {
+            cpu.request(percpu::RESCHEDULE);
+        }
+    }
+
     /// Makes vCPU `index` look at its mailbox.
     pub(super) fn kick<C: VendorCpu>(&self, index: usize, world: &World<C>) {
         let Some(place) = self.places.get(index) else { return };
@@ -110,7 +145,7 @@ impl Places {
 /// A guest.
 pub(super) struct Guest<C: VendorCpu> {
     /// Its settings.
-    pub(super) settings: GuestSettings,
+    pub(super) settings: Arc<GuestSettings>,
     /// What its vCPUs share.
     pub(super) vm: Vm<Arc<GuestSpace>>,
     /// Its vCPUs.
@@ -121,6 +156,8 @@ pub(super) struct Guest<C: VendorCpu> {
     pub(super) console: Arc<Console>,
     /// Its name in the scheduler.
     pub(super) id: GuestId,
+    /// The TSC when it was started.
+    pub(super) started: u64,
     /// The vCPUs are not to run any more.
     stopping: AtomicBool,
     end: Once<End>,
@@ -144,15 +181,48 @@ impl<C: VendorCpu> core::fmt::Debug for Guest<C> {
 impl<C: VendorCpu> Guest<C> {
     /// A guest around its parts.
     pub(super) fn new(
-        settings: GuestSettings,
+        settings: Arc<GuestSettings>,
         vm: Vm<Arc<GuestSpace>>,
         slots: Vec<Slot<C::Vcpu>>,
         places: Arc<Places>,
         console: Arc<Console>,
         id: GuestId,
+        started: u64,
     ) -> Self {
         let stopping = AtomicBool::new(false);
-        Self { settings, vm, slots, places, console, id, stopping, end: Once::new() }
+        Self { settings, vm, slots, places, console, id, started, stopping, end: Once::new() }
+    }
+
+    /// What it costs beside its RAM and page tables, in bytes: vCPUs, device
+    /// models, rings.
+    pub(super) fn overhead(&self) -> u64 {
+        let vcpus = self.slots.len() as u64;
+        let each = size_of::<Slot<C::Vcpu>>() + size_of::<Posted>() + ExtendedState::BYTES;
+        let shared = size_of::<Self>() + size_of::<Chipset>();
+        vcpus * (each as u64 + C::VCPU_BYTES) + shared as u64 + self.console.memory()
+    }
+
+    /// Lets `look` see vCPU `index`, taken off its CPU for as long. `None` if
+    /// there is no such vCPU, or it could not be had.
+    pub(super) fn with_vcpu<R>(
+        &self,
+        index: usize,
+        look: impl FnOnce(&mut Vcpu<C::Vcpu>) -> R,
+    ) -> Option<R> {
+        let slot = self.slots.get(index)?;
+        for attempt in 0..PATIENCE {
+            if let Some(mut private) = slot.private.try_lock() {
+                let result =
+                    crate::mm::with_root(self.vm.memory.root(), || look(&mut private.vcpu));
+                C::unload(&mut private.vcpu.hw);
+                return Some(result);
+            }
+            if attempt % 1024 == 0 {
+                self.places.interrupt(index);
+            }
+            core::hint::spin_loop();
+        }
+        None
     }
 
     /// Whether its vCPUs are to leave it.
@@ -161,15 +231,20 @@ impl<C: VendorCpu> Guest<C> {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Ends it: the first reason counts. Its vCPUs leave it at their next look;
-    /// the operator's context takes it apart then.
-    pub(super) fn stop(&self, reason: EndReason, vcpu: Option<usize>, world: &World<C>) {
-        self.end.call_once(|| End { reason, vcpu });
+    /// Lets its vCPUs leave it, for good.
+    pub(super) fn halt(&self, world: &World<C>) {
         self.stopping.store(true, Ordering::Release);
         for (index, posted) in self.vm.vcpus.iter().enumerate() {
             posted.request(Requests::STOP);
             self.places.kick(index, world);
         }
+    }
+
+    /// Ends it: the first reason counts. Its vCPUs leave it at their next look;
+    /// the operator's context takes it apart then.
+    pub(super) fn stop(&self, reason: EndReason, vcpu: Option<usize>, world: &World<C>) {
+        self.end.call_once(|| End { reason, vcpu });
+        self.halt(world);
         world.wake_operator();
     }
 

@@ -10,6 +10,7 @@ mod console;
 mod cpu;
 mod guest;
 mod operator;
+mod start;
 
 use crate::cpu::{asm, percpu, tsc};
 use crate::error::HostError;
@@ -25,14 +26,15 @@ use guest::Guest;
 use operator::Operator;
 use spin::{Mutex, Once, RwLock};
 use vmm::bundle::Bundle;
-use vmm::clock::{HostTime, TscFrequency};
+use vmm::clock::{HostTime, Scale, TscFrequency};
 use vmm::sched::{Decision, EntityId, GuestSettings, Kicks, Kind, Reason, Scheduler, Stop, Timing};
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// What all CPUs share.
 pub struct World<C: VendorCpu> {
-    khz: u64,
+    frequency: TscFrequency,
+    scale: Scale,
     /// The wall clock at boot, and the TSC then.
     boot: HostTime,
     scheduler: Mutex<Scheduler>,
@@ -40,7 +42,7 @@ pub struct World<C: VendorCpu> {
     runners: RwLock<BTreeMap<EntityId, Runner<C>>>,
     /// The guests that exist.
     guests: RwLock<Vec<Arc<Guest<C>>>>,
-    operator: Mutex<Operator<C>>,
+    operator: Once<Mutex<Operator<C>>>,
     operator_entity: Once<EntityId>,
 }
 
@@ -50,7 +52,7 @@ static WORLD: Once<&'static (dyn Any + Send + Sync)> = Once::new();
 /// Makes the guests of `bundle` and runs them with all CPUs, of which there are
 /// `cpus`; this one's extension is `vendor`.
 pub fn run<C: VendorCpu>(vendor: C, cpus: usize, unix_seconds: u64, bundle: Bundle<'static>) -> ! {
-    match World::new(&vendor, cpus, unix_seconds, bundle) {
+    match World::<C>::new(cpus, unix_seconds, &bundle) {
         Ok(world) => {
             WORLD.call_once(|| world);
             ThisCpu::new(world, vendor).run()
@@ -89,25 +91,25 @@ pub fn join<C: VendorCpu>() -> ! {
 
 impl<C: VendorCpu> World<C> {
     fn new(
-        vendor: &C,
         cpus: usize,
         unix_seconds: u64,
-        bundle: Bundle<'static>,
+        bundle: &Bundle<'static>,
     ) -> Result<&'static Self, HostError> {
-        let khz = tsc::khz();
-        let frequency = TscFrequency::from_khz(khz).ok_or(HostError::NoClock)?;
+        let frequency = TscFrequency::from_khz(tsc::khz()).ok_or(HostError::NoClock)?;
         let boot = HostTime { tsc: asm::rdtsc(), wall: unix_seconds * NANOS_PER_SECOND };
         let world: &'static Self = Box::leak(Box::new(Self {
-            khz,
+            frequency,
+            scale: Scale::new(frequency),
             boot,
             scheduler: Mutex::new(Scheduler::new(cpus, Timing::new(frequency))),
             runners: RwLock::new(BTreeMap::new()),
             guests: RwLock::new(Vec::new()),
-            operator: Mutex::new(Operator::new(bundle)),
+            operator: Once::new(),
             operator_entity: Once::new(),
         }));
         world.add_operator()?;
-        world.operator.lock().start_all(world, vendor)?;
+        let operator = world.operator.call_once(|| Mutex::new(Operator::new(bundle, world)));
+        operator.lock().start_all(world);
         Ok(world)
     }
 
@@ -127,17 +129,19 @@ impl<C: VendorCpu> World<C> {
     }
 
     /// The machine's clocks.
-    pub(self) fn time(&self) -> HostTime {
+    fn time(&self) -> HostTime {
         let tsc = asm::rdtsc();
-        let ticks = u128::from(tsc.wrapping_sub(self.boot.tsc));
-        let nanos = ticks * 1_000_000 / u128::from(self.khz);
-        let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
-        HostTime { tsc, wall: self.boot.wall.saturating_add(nanos) }
+        HostTime { tsc, wall: self.boot.wall.saturating_add(self.nanos(tsc)) }
+    }
+
+    /// Nanoseconds from the machine's start to the tick `tsc`.
+    fn nanos(&self, tsc: u64) -> u64 {
+        self.scale.nanos(tsc.wrapping_sub(self.boot.tsc))
     }
 
     /// Ticks between two looks at the serial port without an interrupt of its: 10 ms.
     fn poll_interval(&self) -> u64 {
-        self.khz * 10
+        self.frequency.khz() * 10
     }
 
     /// What CPU `cpu` does next.
@@ -180,7 +184,7 @@ impl<C: VendorCpu> World<C> {
 /// Percent of a CPU that the operator gets before all guests.
 const OPERATOR_RESERVE: u32 = 5;
 
-/// The scheduler has no room for another.
+/// The scheduler has no room for the operator.
 fn scheduling(error: vmm::sched::SchedError) -> HostError {
     log::error!("scheduler: {error}");
     HostError::OutOfMemory("the scheduler")

@@ -5,7 +5,7 @@
 //! first touched, 2 MiB at a time where that fits. A frame is zeroed before
 //! anything of the guest can reach it.
 
-use super::pool::Tables;
+use super::pool::CountedTables;
 use super::stock::Stock;
 use super::{FRAMES, copy, host, layout};
 use crate::error::HostError;
@@ -14,9 +14,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use devices::lapic::APIC_BASE_ADDRESS;
 use paging::frames::{ORDER_2M, Owner};
-use paging::stage2::{
-    Attributes, Ept, Format, HostTable, Mapper, Npt, PageSize, Permissions, TableMemory,
-};
+use paging::stage2::{Attributes, Ept, Format, HostTable, Mapper, Npt, PageSize, Permissions};
 use spin::Mutex;
 use vmm::layout::{LEGACY_HOLE_END, ROM_START};
 use vmm::memory::{GuestMemory, GuestRam, HotRam, MemoryError};
@@ -49,30 +47,37 @@ pub enum NestedFormat {
 }
 
 impl Nested {
-    fn map(&mut self, at: u64, hpa: HostPhysAddr, len: u64, permissions: Permissions) -> bool {
+    fn map(
+        &mut self,
+        tables: &mut CountedTables,
+        at: u64,
+        hpa: HostPhysAddr,
+        len: u64,
+        permissions: Permissions,
+    ) -> bool {
         let attributes = Attributes::ram(permissions);
         match self {
-            Self::Npt(m) => m.map(&mut Tables, at, hpa, len, attributes).is_ok(),
-            Self::Ept(m) => m.map(&mut Tables, at, hpa, len, attributes).is_ok(),
+            Self::Npt(m) => m.map(tables, at, hpa, len, attributes).is_ok(),
+            Self::Ept(m) => m.map(tables, at, hpa, len, attributes).is_ok(),
         }
     }
 
-    fn protect(&mut self, at: u64, len: u64, permissions: Permissions) {
+    fn protect(&mut self, tables: &mut CountedTables, at: u64, len: u64, permissions: Permissions) {
         let attributes = Attributes::ram(permissions);
         // A page of 4 KiB is never split: it can't fail.
         let _ = match self {
-            Self::Npt(m) => m.protect(&mut Tables, at, len, attributes),
-            Self::Ept(m) => m.protect(&mut Tables, at, len, attributes),
+            Self::Npt(m) => m.protect(tables, at, len, attributes),
+            Self::Ept(m) => m.protect(tables, at, len, attributes),
         };
     }
 
     /// As [`map`](Self::map), for 2 MiB and only if that is simple.
     #[inline(always)]
-    fn map_2m(&mut self, at: u64, hpa: HostPhysAddr) -> bool {
+    fn map_2m(&mut self, tables: &mut CountedTables, at: u64, hpa: HostPhysAddr) -> bool {
         let attributes = Attributes::ram(Permissions::RWX);
         match self {
-            Self::Npt(m) => m.map_2m(&mut Tables, at, hpa, attributes),
-            Self::Ept(m) => m.map_2m(&mut Tables, at, hpa, attributes),
+            Self::Npt(m) => m.map_2m(tables, at, hpa, attributes),
+            Self::Ept(m) => m.map_2m(tables, at, hpa, attributes),
         }
     }
 
@@ -85,6 +90,7 @@ impl Nested {
 }
 
 struct Inner {
+    tables: CountedTables,
     window: Mapper<HostTable>,
     nested: Nested,
     /// By what a CPU recognizes the local APIC's registers. It reads as the bus
@@ -99,9 +105,22 @@ struct Inner {
 impl Inner {
     fn protect_apic_page(&mut self, permissions: Permissions) {
         if self.apic_page.is_some() {
-            self.nested.protect(APIC_BASE_ADDRESS, PAGE_SIZE, permissions);
+            self.nested.protect(&mut self.tables, APIC_BASE_ADDRESS, PAGE_SIZE, permissions);
         }
     }
+}
+
+/// What a guest's address space takes of the machine's memory, in frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpaceUsage {
+    /// Promised as RAM.
+    pub reserved: u64,
+    /// Of these: the guest has them.
+    pub populated: u64,
+    /// Of these: zeroed ahead, not yet the guest's.
+    pub stocked: u64,
+    /// Page tables: nested ones, and the hypervisor's of the window.
+    pub tables: u64,
 }
 
 /// The address space of one guest.
@@ -110,8 +129,10 @@ pub struct GuestSpace {
     nested_root: HostPhysAddr,
     regions: Vec<Range<GuestPhysAddr>>,
     owner: Owner,
-    /// Frames promised to this guest.
+    /// Frames promised to this guest as RAM.
     reserved: u64,
+    /// Frames promised to it for page tables.
+    overhead: u64,
     /// The ROM is read-only for the hypervisor too.
     sealed: AtomicBool,
     inner: Mutex<Inner>,
@@ -124,6 +145,48 @@ impl core::fmt::Debug for GuestSpace {
             .field("regions", &self.regions)
             .finish()
     }
+}
+
+/// Frames promised to a guest that is being made, given back if that fails.
+struct Promise(u64);
+
+impl Promise {
+    /// # Errors
+    /// There are only so many.
+    fn new(frames: u64) -> Result<Self, u64> {
+        // Frames are taken before their promise ends: never too many are seen here.
+        let (free, _) = super::frame_counts();
+        RESERVED
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |reserved| {
+                (free.saturating_sub(reserved) >= frames).then_some(reserved + frames)
+            })
+            .map(|_| Self(frames))
+            .map_err(|reserved| free.saturating_sub(reserved))
+    }
+
+    /// The guest keeps it.
+    fn keep(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        RESERVED.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
+
+/// Frames that a guest with so many of RAM takes in the worst case: tables are
+/// one for 512, twice over.
+#[must_use]
+pub const fn frames_needed(ram: u64) -> u64 {
+    ram + ram / 256 + 64
+}
+
+/// Frames promised to guests that have not taken them yet.
+#[must_use]
+pub fn reserved_frames() -> u64 {
+    RESERVED.load(Ordering::Relaxed)
 }
 
 impl GuestSpace {
@@ -144,37 +207,37 @@ impl GuestSpace {
             .filter_map(|r| r.end.checked_offset_from(r.start))
             .map(|bytes| bytes / PAGE_SIZE)
             .sum();
-        // Tables take one frame for 512 of RAM in the worst case, twice over.
-        let overhead = frames / 256 + 64;
-        let (free, _) = super::frame_counts();
-        let available = free.saturating_sub(RESERVED.load(Ordering::Relaxed));
-        if frames + overhead > available {
-            return Err(HostError::GuestMemory {
+        // It stays promised while tables are taken bit by bit: no guest can have it.
+        let overhead = frames_needed(frames) - frames;
+        let promise =
+            Promise::new(frames + overhead).map_err(|available| HostError::GuestMemory {
                 guest: name.into(),
                 wanted: frames / 256,
                 available: available.saturating_sub(overhead) / 256,
-            });
-        }
+            })?;
+        let mut tables = CountedTables::default();
         let mut window =
-            Mapper::<HostTable>::new(&mut Tables, PageSize::Size2M).map_err(|_| out())?;
+            Mapper::<HostTable>::new(&mut tables, PageSize::Size2M).map_err(|_| out())?;
         let owner = host::kernel_mapper();
         for slot in host::shared_slots() {
-            window.share_slot(&mut Tables, slot, &owner).map_err(|_| out())?;
+            window.share_slot(&mut tables, slot, &owner).map_err(|_| out())?;
         }
         let nested = match format {
-            NestedFormat::Npt => Mapper::new(&mut Tables, PageSize::Size2M).map(Nested::Npt),
-            NestedFormat::Ept => Mapper::new(&mut Tables, PageSize::Size2M).map(Nested::Ept),
+            NestedFormat::Npt => Mapper::new(&mut tables, PageSize::Size2M).map(Nested::Npt),
+            NestedFormat::Ept => Mapper::new(&mut tables, PageSize::Size2M).map(Nested::Ept),
         }
         .map_err(|_| out())?;
-        RESERVED.fetch_add(frames, Ordering::Relaxed);
+        promise.keep();
         Ok(Self {
             root: window.root(),
             nested_root: nested.root(),
             regions,
             owner: Owner(Owner::GUESTS.0 + index),
             reserved: frames,
+            overhead,
             sealed: AtomicBool::new(false),
             inner: Mutex::new(Inner {
+                tables,
                 window,
                 nested,
                 apic_page: None,
@@ -204,7 +267,8 @@ impl GuestSpace {
     /// [`HostError::OutOfMemory`].
     pub fn add_apic_page(&self) -> Result<HostPhysAddr, HostError> {
         let mut inner = self.inner.lock();
-        let page = map_apic_page(&mut inner.nested)
+        let inner = &mut *inner;
+        let page = map_apic_page(&mut inner.nested, &mut inner.tables)
             .ok_or(HostError::OutOfMemory("the page of a guest's local APICs"))?;
         inner.apic_page = Some(page);
         Ok(page)
@@ -214,6 +278,18 @@ impl GuestSpace {
     #[must_use]
     pub fn populated_frames(&self) -> u64 {
         self.inner.lock().populated
+    }
+
+    /// What it takes of the machine's memory.
+    #[must_use]
+    pub fn usage(&self) -> SpaceUsage {
+        let inner = self.inner.lock();
+        SpaceUsage {
+            reserved: self.reserved,
+            populated: inner.populated,
+            stocked: inner.stocked,
+            tables: inner.tables.frames() + u64::from(inner.apic_page.is_some()),
+        }
     }
 
     fn region(&self, gpa: GuestPhysAddr) -> Option<&Range<GuestPhysAddr>> {
@@ -227,7 +303,25 @@ impl GuestSpace {
 
     fn is_backed(&self, gpa: GuestPhysAddr) -> bool {
         let at = layout::VM_WINDOW + gpa.align_down(PAGE_SIZE).as_u64();
-        self.inner.lock().window.query(&Tables, at).is_some()
+        {
+            let inner = self.inner.lock();
+            inner.window.query(&inner.tables, at).is_some()
+        }
+    }
+
+    /// Backs the first page of RAM at `gpa` or behind it, a large one if it can
+    /// be; returns the address behind the page, `None` behind the end of RAM.
+    ///
+    /// # Errors
+    /// [`MemoryError::NoFrame`].
+    pub fn populate_from(&self, gpa: GuestPhysAddr) -> Result<Option<GuestPhysAddr>, MemoryError> {
+        let at = self.regions.iter().filter(|r| r.end > gpa).map(|r| r.start.max(gpa)).min();
+        let Some(at) = at else { return Ok(None) };
+        self.try_populate(at)?;
+        let inner = self.inner.lock();
+        let mapping = inner.window.query(&inner.tables, layout::VM_WINDOW + at.as_u64());
+        let size = mapping.map_or(PAGE_SIZE, |mapping| mapping.size.bytes());
+        Ok(at.align_down(size).checked_add(size))
     }
 
     /// From now on nothing is written to the ROM: it has its contents.
@@ -253,7 +347,7 @@ impl GuestSpace {
         }
         let small = gpa.align_down(PAGE_SIZE);
         let at = layout::VM_WINDOW + small.as_u64();
-        if inner.window.query(&Tables, at).is_some() || self.back(&mut inner, small, 0) {
+        if inner.window.query(&inner.tables, at).is_some() || self.back(&mut inner, small, 0) {
             return Ok(());
         }
         Err(MemoryError::NoFrame(gpa))
@@ -275,8 +369,8 @@ impl GuestSpace {
         };
         let hpa = frame.base();
         let user = Attributes::ram(Permissions::RW | Permissions::USER);
-        if let Err(error) = inner.window.map(&mut Tables, at, hpa, len, user) {
-            let _ = inner.window.unmap(&mut Tables, at, error.done, |_, _| ());
+        if let Err(error) = inner.window.map(&mut inner.tables, at, hpa, len, user) {
+            let _ = inner.window.unmap(&mut inner.tables, at, error.done, |_, _| ());
             give_back();
             return false;
         }
@@ -290,8 +384,8 @@ impl GuestSpace {
         if self.is_rom(gpa) && !cfg!(planted = "nested-page-writable") {
             permissions.remove(Permissions::WRITE);
         }
-        if left != 0 || !inner.nested.map(gpa.as_u64(), hpa, len, permissions) {
-            let _ = inner.window.unmap(&mut Tables, at, len, |_, _| ());
+        if left != 0 || !inner.nested.map(&mut inner.tables, gpa.as_u64(), hpa, len, permissions) {
+            let _ = inner.window.unmap(&mut inner.tables, at, len, |_, _| ());
             give_back();
             return false;
         }
@@ -324,11 +418,11 @@ impl GuestSpace {
         let Some(frame) = inner.stock.peek() else { return false };
         let (at, hpa) = (layout::VM_WINDOW + large.as_u64(), frame.base());
         let user = Attributes::ram(Permissions::RW | Permissions::USER);
-        if !inner.window.map_2m(&mut Tables, at, hpa, user) {
+        if !inner.window.map_2m(&mut inner.tables, at, hpa, user) {
             return false;
         }
-        if !inner.nested.map_2m(large.as_u64(), hpa) {
-            let _ = inner.window.unmap(&mut Tables, at, LARGE, |_, _| ());
+        if !inner.nested.map_2m(&mut inner.tables, large.as_u64(), hpa) {
+            let _ = inner.window.unmap(&mut inner.tables, at, LARGE, |_, _| ());
             return false;
         }
         let _ = inner.stock.take();
@@ -461,7 +555,7 @@ impl Drop for GuestSpace {
     fn drop(&mut self) {
         let inner = self.inner.get_mut();
         let promised = self.reserved - inner.populated - inner.stocked;
-        RESERVED.fetch_sub(promised, Ordering::Relaxed);
+        RESERVED.fetch_sub(promised + self.overhead, Ordering::Relaxed);
         inner.stock.give_back();
         let give_back = |hpa: HostPhysAddr, size: PageSize| {
             let order = match size {
@@ -474,10 +568,10 @@ impl Drop for GuestSpace {
         // The window goes first: its pages are the frames; the nested tables
         // refer to the same ones.
         Mapper::<HostTable>::from_root(self.root, PageSize::Size2M)
-            .free_all(&mut Tables, give_back);
+            .free_all(&mut inner.tables, give_back);
         match &inner.nested {
-            Nested::Npt(m) => free_tables(m),
-            Nested::Ept(m) => free_tables(m),
+            Nested::Npt(m) => free_tables(m, &mut inner.tables),
+            Nested::Ept(m) => free_tables(m, &mut inner.tables),
         }
         if let Some(page) = inner.apic_page {
             super::free_page(page);
@@ -486,24 +580,18 @@ impl Drop for GuestSpace {
 }
 
 /// Takes a page for the local APIC's registers and maps it there.
-fn map_apic_page(nested: &mut Nested) -> Option<HostPhysAddr> {
+fn map_apic_page(nested: &mut Nested, tables: &mut CountedTables) -> Option<HostPhysAddr> {
     let page = super::allocate_page()?;
     let bytes = super::direct(page) as *mut u8;
     // SAFETY: the page was just taken, and is mapped at its direct address.
     unsafe { bytes.write_bytes(0xff, 4096) };
-    if nested.map(APIC_BASE_ADDRESS, page, PAGE_SIZE, Permissions::RW) {
+    if nested.map(tables, APIC_BASE_ADDRESS, page, PAGE_SIZE, Permissions::RW) {
         return Some(page);
     }
     super::free_page(page);
     None
 }
 
-fn free_tables<F: Format>(mapper: &Mapper<F>) {
-    Mapper::<F>::from_root(mapper.root(), mapper.max_leaf()).free_all(&mut Tables, |_, _| ());
+fn free_tables<F: Format>(mapper: &Mapper<F>, tables: &mut CountedTables) {
+    Mapper::<F>::from_root(mapper.root(), mapper.max_leaf()).free_all(tables, |_, _| ());
 }
-
-// `Tables` is used through the trait.
-const _: fn() = || {
-    fn assert<T: TableMemory>() {}
-    let _ = assert::<Tables>;
-};

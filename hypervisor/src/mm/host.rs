@@ -149,8 +149,15 @@ fn build(
     let mem = &mut Tables;
     let mut mapper = Mapper::<HostTable>::new(mem, PageSize::Size2M).map_err(out)?;
     let slots = pool::direct_slots(HostPhysAddr::new(end)).chain(
-        [layout::FRAME_TABLE, layout::DEVICES, layout::STACKS, layout::HEAP, layout::IMAGE]
-            .map(layout::slot),
+        [
+            layout::FRAME_TABLE,
+            layout::DEVICES,
+            layout::STACKS,
+            layout::HEAP,
+            layout::UPLOADS,
+            layout::IMAGE,
+        ]
+        .map(layout::slot),
     );
     for slot in slots {
         mapper.reserve_slot(mem, slot).map_err(|_| full())?;

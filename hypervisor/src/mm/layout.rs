@@ -10,6 +10,7 @@
 //! | 321  | [`DEVICES`]: device registers |
 //! | 322  | [`STACKS`], each between guard pages |
 //! | 323  | [`HEAP`] |
+//! | 324  | [`UPLOADS`]: files that came while the machine runs |
 //! | 384… | the bootloader's window on all memory, gone before the first guest |
 //! | 511  | the image, its first stack, the bootloader's leftovers |
 
@@ -31,6 +32,8 @@ pub const ZEROING: u64 = DEVICES + SLOT_SIZE - (2 << 20);
 pub const STACKS: u64 = 0xffff_a100_0000_0000;
 /// The heap.
 pub const HEAP: u64 = 0xffff_a180_0000_0000;
+/// Files that came while the machine runs.
+pub const UPLOADS: u64 = 0xffff_a200_0000_0000;
 /// The bootloader's window on all of memory.
 pub const BOOT_WINDOW: u64 = 0xffff_c000_0000_0000;
 /// The image.

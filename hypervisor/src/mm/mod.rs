@@ -14,6 +14,7 @@ mod host;
 pub mod layout;
 mod pool;
 mod stock;
+pub mod upload;
 
 pub use heap::usage as heap_usage;
 pub use host::{

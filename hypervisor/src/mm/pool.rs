@@ -219,6 +219,40 @@ impl TableMemory for Tables {
     }
 }
 
+/// The same, counted: what the tables of one guest take.
+#[derive(Debug, Default)]
+pub(super) struct CountedTables(u64);
+
+impl CountedTables {
+    /// Frames that are in use.
+    pub(super) const fn frames(&self) -> u64 {
+        self.0
+    }
+}
+
+impl TableMemory for CountedTables {
+    type Error = NoFrame;
+
+    fn alloc_table(&mut self) -> Result<HostPhysAddr, NoFrame> {
+        let table = allocate().ok_or(NoFrame)?;
+        self.0 += 1;
+        Ok(table)
+    }
+
+    fn free_table(&mut self, table: HostPhysAddr) {
+        free(table);
+        self.0 = self.0.saturating_sub(1);
+    }
+
+    fn read(&self, table: HostPhysAddr, index: usize) -> u64 {
+        read(table, index)
+    }
+
+    fn write(&mut self, table: HostPhysAddr, index: usize, value: u64) {
+        write(table, index, value);
+    }
+}
+
 /// The same, while the pool itself is at work.
 struct Inner<'a>(&'a mut Pool);
 

@@ -3,7 +3,7 @@
 
 use super::log::Out;
 use crate::cpu::asm::{outb, outl, stop};
-use crate::cpu::percpu;
+use crate::cpu::{legacy, percpu};
 use crate::drivers::serial;
 use crate::error::HostError;
 use core::fmt::{self, Write};
@@ -43,20 +43,34 @@ pub fn end(status: Status, reason: fmt::Arguments<'_>) -> ! {
     leave(&mut Out, status, reason)
 }
 
+/// Says what is wrong with the machine, the bundle or a guest.
+pub fn refused(why: fmt::Arguments<'_>) {
+    // Neither output fails.
+    let _ = writeln!(Out, "steward: refused: {why}");
+}
+
 /// Ends the run because of the machine or the bundle.
 pub fn refuse(error: &HostError) -> ! {
-    // Neither output fails.
-    let _ = writeln!(Out, "steward: refused: {error}");
+    refused(format_args!("{error}"));
     end(Status::REFUSED, format_args!("refused"))
+}
+
+/// Starts the machine again, with what it is booted from.
+pub fn reboot() -> ! {
+    percpu::stop_others();
+    // Neither output fails.
+    let _ = writeln!(Out, "\nsteward: the machine starts again");
+    serial::CONSOLE.flush();
+    legacy::reset()
 }
 
 pub(super) fn leave(out: &mut dyn Write, status: Status, reason: fmt::Arguments<'_>) -> ! {
     percpu::stop_others();
     // What waits in the ring must not keep the last line out.
-    serial::flush();
+    serial::CONSOLE.flush();
     // Neither output fails. A guest may have left its line unfinished.
     let _ = writeln!(out, "\nsteward: end: status={} reason={reason}", status.0);
-    serial::flush();
+    serial::CONSOLE.flush();
     match EXIT.load(Ordering::Relaxed) {
         1 => {
             // SAFETY: the bundle says that the machine has this device, which

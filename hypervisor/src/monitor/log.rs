@@ -4,12 +4,14 @@ use super::end::{self, Status};
 use crate::drivers::{framebuffer, serial};
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use log::{LevelFilter, Log, Metadata, Record};
 
 struct Logger;
 
 static LOGGER: Logger = Logger;
+/// Lines that were shown.
+static LINES: AtomicU64 = AtomicU64::new(0);
 /// A panic is under way.
 static PANICKED: AtomicBool = AtomicBool::new(false);
 
@@ -35,10 +37,10 @@ impl Write for Out {
 
 /// Queues bytes; where the ring is full, the operator's lines wait for room.
 fn send(bytes: &[u8]) {
-    let sent = serial::write(bytes);
+    let sent = serial::CONSOLE.write(bytes);
     if sent < bytes.len() {
-        serial::flush();
-        serial::write(&bytes[sent..]);
+        serial::CONSOLE.flush();
+        serial::CONSOLE.write(&bytes[sent..]);
     }
 }
 
@@ -49,6 +51,7 @@ impl Log for Logger {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
+            LINES.fetch_add(1, Ordering::Relaxed);
             // Neither output fails.
             let _ = writeln!(Out, "steward: {}: {}", record.level(), record.args());
         }
@@ -71,13 +74,21 @@ pub fn set_level(level: LevelFilter) {
 
 /// Says that a stage of the boot is done. Always shown.
 pub fn stage(name: &str, what: fmt::Arguments<'_>) {
+    LINES.fetch_add(1, Ordering::Relaxed);
     // Neither output fails.
     let _ = writeln!(Out, "steward: {name}: {what}");
-    serial::flush();
+    serial::CONSOLE.flush();
+}
+
+/// How many lines were shown: whoever has a prompt on the screen shows it again.
+#[must_use]
+pub fn lines() -> u64 {
+    LINES.load(Ordering::Relaxed)
 }
 
 /// Says something that the operator asked for.
 pub fn note(what: fmt::Arguments<'_>) {
+    LINES.fetch_add(1, Ordering::Relaxed);
     // Neither output fails.
     let _ = writeln!(Out, "\nsteward: {what}");
 }
@@ -87,9 +98,9 @@ struct PanicOut;
 impl Write for PanicOut {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for line in text.split_inclusive('\n') {
-            serial::write_in_panic(line.trim_end_matches('\n').as_bytes());
+            serial::CONSOLE.write_in_panic(line.trim_end_matches('\n').as_bytes());
             if line.ends_with('\n') {
-                serial::write_in_panic(b"\r\n");
+                serial::CONSOLE.write_in_panic(b"\r\n");
             }
         }
         framebuffer::write_in_panic(text);

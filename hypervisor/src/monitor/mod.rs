@@ -3,5 +3,5 @@
 mod end;
 mod log;
 
-pub use self::end::{Status, end, refuse, set_exit};
-pub use self::log::{init, note, panicked, set_level, stage};
+pub use self::end::{Status, end, reboot, refuse, refused, set_exit};
+pub use self::log::{init, lines, note, panicked, set_level, stage};

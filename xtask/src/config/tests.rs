@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 
 use vmm::bundle::{
-    ApicAssist,
-    BackOffSettings, FileEntry, HostExit, HostSettings, Manifest, OnReset, Populate, RestartPolicy,
-    VERSION,
+    ApicAssist, BackOffSettings, FileEntry, HostExit, HostSettings, Manifest, OnReset, Populate,
+    RestartPolicy, VERSION,
 };
 
 use super::*;

@@ -107,6 +107,13 @@ impl PicPair {
         self.slave.vector(slave_input)
     }
 
+    /// Requests, inputs in service and masks of the first and the second chip,
+    /// to look at.
+    #[must_use]
+    pub fn registers(&self) -> [[u8; 3]; 2] {
+        [self.master.registers(), self.slave.registers()]
+    }
+
     /// A read of one byte at `offset` that changes nothing: not one that a poll
     /// command has made an acknowledgement.
     #[inline]

@@ -14,8 +14,10 @@ pub use quick::ReadyWrite;
 pub use scratch::{SCRATCH_BASE, SCRATCH_SIZE};
 
 use crate::layout::{COM1_IRQ, IOAPIC_BASE, IOAPIC_ID, IOAPIC_SIZE, RTC_IRQ, SCI_IRQ};
+use crate::operator::snapshot::{PicSnapshot, PinState};
 use crate::trace::Trace;
 use crate::vm::EndReason;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use devices::acpi_pm::{AcpiPm, TimerWidth};
 use devices::debug_exit::DebugExit;
@@ -106,6 +108,12 @@ impl Chipset {
     #[must_use]
     pub fn trace(&self) -> &Trace {
         &self.trace
+    }
+
+    /// Pins of the I/O APIC that are asserted or open, and the 8259s, to look at.
+    #[must_use]
+    pub fn lines(&self) -> (Vec<PinState>, Vec<PicSnapshot>) {
+        self.irq.lock().look()
     }
 
     /// When a device next wants to act.

@@ -42,6 +42,22 @@ impl<M: GuestRam> GuestPageTables for Tables<'_, M> {
     }
 }
 
+/// How a vCPU's accesses are translated now.
+pub(crate) fn walk_config<B: Backend>(vcpu: &Vcpu<B>) -> WalkConfig {
+    let hw = &vcpu.hw;
+    WalkConfig {
+        cr0: hw.cr0(),
+        cr3: hw.cr3(),
+        cr4: hw.cr4(),
+        efer: hw.efer(),
+        rflags: hw.rflags(),
+        cpl: hw.cpl(),
+        pkru: hw.pkru(),
+        physical_bits: vcpu.core.cpuid.physical_address_bits(),
+        features: WalkFeatures::PAGES_1G,
+    }
+}
+
 /// A vCPU under emulation.
 pub(crate) struct Emulated<'a, B, M> {
     pub(crate) vcpu: &'a mut Vcpu<B>,
@@ -66,20 +82,12 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
     }
 
     fn config(&self) -> WalkConfig {
-        let hw = &self.vcpu.hw;
+        let mut config = walk_config(self.vcpu);
         // An emulated write is made with the rights of the instruction.
-        let cpl = if cfg!(planted = "emulated-write-privilege") { 0 } else { hw.cpl() };
-        WalkConfig {
-            cr0: hw.cr0(),
-            cr3: hw.cr3(),
-            cr4: hw.cr4(),
-            efer: hw.efer(),
-            rflags: hw.rflags(),
-            cpl,
-            pkru: hw.pkru(),
-            physical_bits: self.vcpu.core.cpuid.physical_address_bits(),
-            features: WalkFeatures::PAGES_1G,
+        if cfg!(planted = "emulated-write-privilege") {
+            config.cpl = 0;
         }
+        config
     }
 
     /// Translates one byte's address.

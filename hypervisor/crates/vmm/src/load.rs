@@ -26,13 +26,13 @@ pub use entry::EntryState;
 pub use error::{Format, LoadError};
 pub use tables::{TableAddresses, TablesConfig, TablesError, write_tables};
 
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, MemoryError};
 use bytes::Bytes;
 use x86defs::GuestPhysAddr;
 
 /// What is loaded beside the kernel.
 #[derive(Clone, Copy, Debug)]
-pub struct LoadSettings<'a> {
+pub struct LoadSettings<'m, 'a> {
     /// The guest's memory in bytes, at least 1 MiB.
     pub memory: u64,
     /// The kernel's command line, without a NUL.
@@ -40,7 +40,7 @@ pub struct LoadSettings<'a> {
     /// The initial ramdisk. For PVH and Multiboot kernels it is the first module.
     pub initrd: Option<&'a [u8]>,
     /// Modules for PVH and Multiboot kernels.
-    pub modules: &'a [Module<'a>],
+    pub modules: &'m [Module<'a>],
     /// Where [`write_tables`] put the ACPI root pointer.
     pub rsdp: GuestPhysAddr,
 }
@@ -54,11 +54,65 @@ pub struct Module<'a> {
     pub cmdline: &'a str,
 }
 
-impl<'a> LoadSettings<'a> {
+impl<'a> LoadSettings<'_, 'a> {
     /// The modules, an initial ramdisk first.
     fn all_modules(&self) -> impl Iterator<Item = Module<'a>> {
         let initrd = self.initrd.map(|data| Module { data, cmdline: "" });
         initrd.into_iter().chain(self.modules.iter().copied())
+    }
+}
+
+/// What has to be written for a kernel, and how its first vCPU starts then.
+pub struct Loading<'a> {
+    plan: place::Plan<'a>,
+    state: EntryState,
+}
+
+impl core::fmt::Debug for Loading<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Loading").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Loading<'a> {
+    /// Checks the kernel `image` and finds places for everything. Nothing is
+    /// written yet.
+    ///
+    /// # Errors
+    /// [`LoadError`] names what is wrong with the image, or what does not fit.
+    pub fn new(image: &'a [u8], settings: &LoadSettings<'_, 'a>) -> Result<Self, LoadError> {
+        let bytes = Bytes(image);
+        let (plan, state) = if elf::is_elf(bytes) {
+            let elf = elf::Elf::parse(bytes)?;
+            match multiboot::find_header(bytes)? {
+                Some(header) => multiboot::plan(bytes, Some(&elf), &header, settings)?,
+                None => match pvh::find_entry(&elf)? {
+                    Some(entry) => pvh::plan(&elf, entry, settings)?,
+                    None => return Err(LoadError::ElfWithoutProtocol),
+                },
+            }
+        } else if linux::is_linux(bytes) {
+            linux::plan(bytes, settings)?
+        } else if let Some(header) = multiboot::find_header(bytes)? {
+            multiboot::plan(bytes, None, &header, settings)?
+        } else {
+            return Err(LoadError::unrecognised(image));
+        };
+        Ok(Self { plan, state })
+    }
+
+    /// Writes at most `bytes` more; whether something is left.
+    ///
+    /// # Errors
+    /// [`MemoryError`] where the guest's memory could not be had.
+    pub fn write(&mut self, memory: &impl GuestMemory, bytes: usize) -> Result<bool, MemoryError> {
+        self.plan.write(memory, bytes)
+    }
+
+    /// How the first vCPU starts, once everything is written.
+    #[must_use]
+    pub const fn state(&self) -> &EntryState {
+        &self.state
     }
 }
 
@@ -71,25 +125,9 @@ impl<'a> LoadSettings<'a> {
 pub fn load(
     image: &[u8],
     memory: &impl GuestMemory,
-    settings: &LoadSettings<'_>,
+    settings: &LoadSettings<'_, '_>,
 ) -> Result<EntryState, LoadError> {
-    let bytes = Bytes(image);
-    let (plan, state) = if elf::is_elf(bytes) {
-        let elf = elf::Elf::parse(bytes)?;
-        match multiboot::find_header(bytes)? {
-            Some(header) => multiboot::plan(bytes, Some(&elf), &header, settings)?,
-            None => match pvh::find_entry(&elf)? {
-                Some(entry) => pvh::plan(&elf, entry, settings)?,
-                None => return Err(LoadError::ElfWithoutProtocol),
-            },
-        }
-    } else if linux::is_linux(bytes) {
-        linux::plan(bytes, settings)?
-    } else if let Some(header) = multiboot::find_header(bytes)? {
-        multiboot::plan(bytes, None, &header, settings)?
-    } else {
-        return Err(LoadError::unrecognised(image));
-    };
-    plan.write(memory)?;
-    Ok(state)
+    let mut loading = Loading::new(image, settings)?;
+    while loading.write(memory, usize::MAX)? {}
+    Ok(loading.state)
 }

@@ -67,7 +67,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         vm.chipset.end_of_interrupt(vector, |message| vm.deliver(message));
     }
     vcpu.core.counts.count(&exit);
-    vcpu.core.recent.note(vcpu.hw.rip(), exit);
+    vcpu.core.recent.note_at(vcpu.hw.rip(), exit, host.time().tsc);
     if trace.is_on() {
         trace.note(vcpu, &vm.memory, &exit);
     }
@@ -79,6 +79,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         return Next::End(EndReason::Failed(VmError::NotOffered(exits::DELIVERY)));
     }
     let served = exits::serve(vcpu, vm, host, exit);
+    vcpu.core.recent.served(host.time().tsc);
     if vcpu.shutdown {
         return Next::End(EndReason::TripleFault);
     }
@@ -90,7 +91,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
 }
 
 /// Whether the 8259s ask for an interrupt and this vCPU takes it.
-fn pic_asks<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, vm: &Vm<M>) -> bool {
+pub(crate) fn pic_asks<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, vm: &Vm<M>) -> bool {
     let wired = vcpu.index == 0 && vcpu.core.lapic.accepts_pic();
     (wired || vcpu.extint) && vm.chipset.pic_output()
 }

@@ -54,6 +54,23 @@ macro_rules! kinds {
                 }
             }
 
+            /// Exits that show that the guest does something: not those that the
+            /// machine makes, nor waiting in a loop.
+            #[must_use]
+            pub fn signs_of_life(&self) -> u64 {
+                let idle = ["hot", "host", "window", "slice", "pause", "exception", "other"];
+                let live = self.iter().filter(|(name, _)| !idle.contains(name));
+                live.fold(0, |sum, (_, count)| sum.wrapping_add(count))
+            }
+
+            /// The name of an exit's kind.
+            #[must_use]
+            pub const fn name(exit: &VmExit) -> &'static str {
+                match exit {
+                    $($pattern => stringify!($name),)*
+                }
+            }
+
             /// Names and counts, in the order of the fields.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 let cold = [$((stringify!($name), self.$name),)*];

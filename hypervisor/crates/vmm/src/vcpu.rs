@@ -334,6 +334,15 @@ impl<B: Backend> Vcpu<B> {
             || open && (self.core.lapic.deliverable().is_some() || pic)
     }
 
+    /// Whether it waits for an interrupt that it would take, or to be started.
+    pub fn sleeps_soundly(&self) -> bool {
+        match self.activity {
+            Activity::Running => false,
+            Activity::Halted => self.hw.rflags().contains(Rflags::IF),
+            Activity::WaitForStartup => true,
+        }
+    }
+
     /// Decides what the next entry injects. `pic` says whether the 8259s ask
     /// for an interrupt that this vCPU takes, and `acknowledge` gets its vector.
     pub fn prepare_injection(&mut self, pic: bool, acknowledge: impl FnOnce() -> Vector) {

@@ -91,6 +91,9 @@ pub enum VmError {
     /// Memory that should be there is not.
     #[error(transparent)]
     Memory(#[from] crate::memory::MemoryError),
+    /// Its watchdog saw nothing of it for so many milliseconds.
+    #[error("no sign of life for {0} ms")]
+    Lifeless(u32),
     /// The machine reported an error of its hardware.
     #[error("machine check")]
     MachineCheck,

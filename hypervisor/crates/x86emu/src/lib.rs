@@ -20,12 +20,15 @@
     deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]
 
+extern crate alloc;
+
 mod address;
 pub mod alu;
 mod cpu;
 mod decode;
 mod execute;
 mod instruction;
+mod listing;
 mod system;
 
 pub use cpu::{AccessKind, Cpu, Fault, GuestException, Mnemonic, Step, Stop, Unsupported};
@@ -35,6 +38,7 @@ pub use instruction::{
     AluOp, BitOp, Condition, Instruction, MemoryOperand, Op, Operand, Register, Repeat, ShiftOp,
     StringOp,
 };
+pub use listing::disassemble;
 pub use system::{
     PortOperand, SkipError, SystemInstruction, SystemOp, TableOp, decode_system, invlpg_address,
     read_operand, skip, table_register, write_operand,

@@ -77,6 +77,8 @@ impl Cpu {
 impl VendorCpu for Cpu {
     type Vcpu = SvmVcpu;
 
+    // The VMCB.
+    const VCPU_BYTES: u64 = 4096;
     const NESTED: NestedFormat = NestedFormat::Npt;
 
     fn enable() -> Result<Self, HostError> {
@@ -104,7 +106,7 @@ impl VendorCpu for Cpu {
         vcpu.load(self.host_vmcb);
     }
 
-    fn unload(&self, _: &mut SvmVcpu) {
+    fn unload(_: &mut SvmVcpu) {
         // Everything stands in the VMCB.
     }
 

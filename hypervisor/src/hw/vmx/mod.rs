@@ -83,6 +83,8 @@ impl Cpu {
 impl VendorCpu for Cpu {
     type Vcpu = VmxVcpu;
 
+    // The VMCS and the virtual-APIC page.
+    const VCPU_BYTES: u64 = 2 * 4096;
     const NESTED: NestedFormat = NestedFormat::Ept;
 
     fn enable() -> Result<Self, HostError> {
@@ -110,7 +112,7 @@ impl VendorCpu for Cpu {
         vcpu.load();
     }
 
-    fn unload(&self, vcpu: &mut VmxVcpu) {
+    fn unload(vcpu: &mut VmxVcpu) {
         vcpu.unload();
     }
 

@@ -108,6 +108,11 @@ impl Chip {
         self.lowest < 8
     }
 
+    /// Requests, inputs in service, and masks, to look at.
+    pub(super) fn registers(&self) -> [u8; 3] {
+        [self.irr(), self.isr, self.imr]
+    }
+
     fn level_triggered(&self) -> u8 {
         if self.icw1 & icw1::LEVEL != 0 { 0xff } else { self.level }
     }

@@ -1,6 +1,8 @@
 //! Interrupt lines: from a device's pin to the 8259 pair and the I/O APIC.
 
 use crate::layout::IOAPIC_PIT_PIN;
+use crate::operator::snapshot::{PicSnapshot, PinState};
+use alloc::vec::Vec;
 use devices::ioapic::IoApic;
 use devices::lapic::InterruptMessage;
 use devices::pic::PicPair;
@@ -63,6 +65,26 @@ impl IrqChip {
 
     pub(super) fn ioapic(&mut self) -> &mut IoApic {
         &mut self.ioapic
+    }
+
+    /// The controllers' registers, for the operator.
+    pub(super) fn look(&self) -> (Vec<PinState>, Vec<PicSnapshot>) {
+        let pin = |pin: u8| {
+            let entry = self.ioapic.entry(pin)?;
+            let asserted = self.ioapic.is_asserted(pin);
+            (asserted || !entry.masked()).then(|| PinState {
+                pin,
+                vector: entry.vector(),
+                masked: entry.masked(),
+                level: entry.level(),
+                asserted,
+                remote_irr: entry.remote_irr(),
+                destination: entry.destination().into(),
+            })
+        };
+        let pic = |[irr, isr, imr]: [u8; 3]| PicSnapshot { irr, isr, imr };
+        let pins = (0..devices::ioapic::PINS).filter_map(pin).collect();
+        (pins, self.pic.registers().map(pic).into())
     }
 
     pub(super) fn pic_output(&self) -> bool {

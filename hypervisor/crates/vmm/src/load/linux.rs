@@ -202,7 +202,7 @@ impl Setup {
 /// Checks everything and decides what goes where.
 pub(super) fn plan<'a>(
     image: Bytes<'a>,
-    settings: &LoadSettings<'a>,
+    settings: &LoadSettings<'_, 'a>,
 ) -> Result<(Plan<'a>, EntryState), LoadError> {
     let setup = Setup::parse(image)?;
     check_crc(image, &setup)?;
@@ -271,7 +271,7 @@ pub(super) fn plan<'a>(
 fn boot_params(
     image: Bytes<'_>,
     setup: &Setup,
-    settings: &LoadSettings<'_>,
+    settings: &LoadSettings<'_, '_>,
     ramdisk: (u64, u64),
     cmdline: u64,
 ) -> Vec<u8> {

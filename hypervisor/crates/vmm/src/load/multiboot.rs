@@ -76,7 +76,7 @@ pub(super) fn plan<'a>(
     image: Bytes<'a>,
     elf: Option<&Elf<'a>>,
     header: &Header,
-    settings: &LoadSettings<'a>,
+    settings: &LoadSettings<'_, 'a>,
 ) -> Result<(Plan<'a>, EntryState), LoadError> {
     let unknown = header.flags & MANDATORY & !(PAGE_ALIGN | MEMORY_INFO);
     if unknown != 0 {
@@ -119,7 +119,7 @@ fn place_flat<'a>(
     image: Bytes<'a>,
     header: &Header,
     plan: &mut Plan<'a>,
-    settings: &LoadSettings<'a>,
+    settings: &LoadSettings<'_, 'a>,
 ) -> Result<Loaded, LoadError> {
     let word = |offset| {
         image.u32(header.at + offset).map(u64::from).ok_or(LoadError::Truncated {
@@ -191,7 +191,7 @@ fn place_flat<'a>(
 fn place_info<'a>(
     plan: &mut Plan<'a>,
     loaded: &Loaded,
-    settings: &LoadSettings<'a>,
+    settings: &LoadSettings<'_, 'a>,
 ) -> Result<u64, LoadError> {
     let mut modules = Vec::new();
     let mut count = 0u32;

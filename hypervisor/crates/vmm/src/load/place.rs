@@ -29,6 +29,9 @@ pub(super) struct Plan<'a> {
     used: Vec<Range<u64>>,
     writes: Vec<(u64, Cow<'a, [u8]>)>,
     zeros: Vec<Range<u64>>,
+    /// The first of `writes` that is not done, and how many of its bytes are.
+    next: usize,
+    done: usize,
 }
 
 impl<'a> Plan<'a> {
@@ -39,6 +42,8 @@ impl<'a> Plan<'a> {
             used: Vec::new(),
             writes: Vec::new(),
             zeros: Vec::new(),
+            next: 0,
+            done: 0,
         }
     }
 
@@ -121,22 +126,39 @@ impl<'a> Plan<'a> {
         Ok(start)
     }
 
-    /// Writes everything.
-    pub(super) fn write(&self, memory: &impl GuestMemory) -> Result<(), MemoryError> {
+    /// Writes at most `bytes` more; whether something is left.
+    pub(super) fn write(
+        &mut self,
+        memory: &impl GuestMemory,
+        bytes: usize,
+    ) -> Result<bool, MemoryError> {
         let page = [0; 4096];
-        for range in &self.zeros {
-            let mut at = range.start;
-            while at < range.end {
-                let bytes = (range.end - at).min(PAGE_SIZE);
-                let chunk = usize::try_from(bytes).ok().and_then(|bytes| page.get(..bytes));
-                memory.write(GuestPhysAddr::new(at), chunk.unwrap_or_default())?;
-                at += bytes;
+        let mut left = bytes;
+        while let Some(range) = self.zeros.last_mut() {
+            let length = range.end.saturating_sub(range.start).min(PAGE_SIZE);
+            let length = usize::try_from(length).unwrap_or(usize::MAX).min(left);
+            memory
+                .write(GuestPhysAddr::new(range.start), page.get(..length).unwrap_or_default())?;
+            range.start += length as u64;
+            left -= length;
+            if range.is_empty() {
+                self.zeros.pop();
+            } else if left == 0 {
+                return Ok(true);
             }
         }
-        for (start, data) in &self.writes {
-            memory.write(GuestPhysAddr::new(*start), data)?;
+        while let Some((start, data)) = self.writes.get(self.next) {
+            let rest = data.get(self.done..).unwrap_or_default();
+            let part = rest.get(..rest.len().min(left)).unwrap_or_default();
+            memory.write(GuestPhysAddr::new(*start + self.done as u64), part)?;
+            self.done += part.len();
+            left -= part.len();
+            if part.len() < rest.len() {
+                return Ok(true);
+            }
+            (self.next, self.done) = (self.next + 1, 0);
         }
-        Ok(())
+        Ok(false)
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) fn find_entry(elf: &Elf<'_>) -> Result<Option<u32>, LoadError> {
 pub(super) fn plan<'a>(
     elf: &Elf<'a>,
     entry: u32,
-    settings: &LoadSettings<'a>,
+    settings: &LoadSettings<'_, 'a>,
 ) -> Result<(Plan<'a>, EntryState), LoadError> {
     let mut plan = Plan::new(settings.memory);
     let loaded = elf.place_segments(&mut plan, settings.memory)?;

@@ -41,8 +41,8 @@ mod wake;
 
 pub use cpuset::{CpuSet, MAX_CPUS};
 pub use settings::{
-    Choice, DEFAULT_WEIGHT, Decision, EntityId, GuestId, GuestSettings, Kicks, Kind, MAX_CAP, MAX_WEIGHT,
-    MIN_WEIGHT, Reason, SchedError, Stop, Timing,
+    Choice, DEFAULT_WEIGHT, Decision, EntityId, GuestId, GuestSettings, Kicks, Kind, MAX_CAP,
+    MAX_WEIGHT, MIN_WEIGHT, Reason, SchedError, Stop, Timing,
 };
 pub use stats::{CpuTimes, EntityTimes, GuestTimes};
 

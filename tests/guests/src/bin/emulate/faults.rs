@@ -14,6 +14,7 @@ pub(crate) fn run(tests: &mut Tests) {
     tests.case("fault_ring3", ring3);
     tests.case("ring3_allowed", ring3_allowed);
     tests.case("fault_ring3_read_only", ring3_read_only);
+    tests.case("fault_ring3_movs_to_supervisor", ring3_movs_to_supervisor);
     tests.case("fault_second_page", second_page);
     tests.case("fault_movs_other_side", movs_other_side);
     tests.case("accessed_and_dirty", accessed_and_dirty);
@@ -100,6 +101,21 @@ fn ring3_read_only() -> Outcome {
     let trap = user::run(&[0x89, 0x00, 0xcd, 0x80], [TPR, 0, 0, 0]);
     let _ = cpu::set_cr0(cr0);
     check_eq!((trap.vector, trap.error), (PF, 7), "write, CR0.WP clear");
+    Ok(())
+}
+
+/// The CPU leaves the guest at the device, before it looks at the other side:
+/// whether ring 3 may write there is the emulator's to find out.
+fn ring3_movs_to_supervisor() -> Outcome {
+    map(bits::PRESENT | bits::WRITE | bits::USER);
+    paging::map(PAGE + 0x1000, OTHER, bits::PRESENT | bits::WRITE);
+    io::mmio_write32(OTHER, 0x1111_2222);
+    // mov rsi, rax; mov rdi, rcx; movsd; int 0x80
+    let code = [0x48, 0x89, 0xc6, 0x48, 0x89, 0xcf, 0xa5, 0xcd, 0x80];
+    let trap = user::run(&code, [TPR, 0, PAGE + 0x1000, 0]);
+    let left = io::mmio_read32(OTHER);
+    check_eq!((trap.vector, trap.error, trap.cr2), (PF, 7, PAGE + 0x1000), "write");
+    check_eq!(left, 0x1111_2222, "the memory");
     Ok(())
 }
 

@@ -1,0 +1,337 @@
+//! What the operator, or a program over the control line, asks for.
+
+use super::super::World;
+use super::super::guest::Guest;
+use super::super::start::Files;
+use super::{Leave, Operator};
+use crate::cpu::asm;
+use crate::hw::VendorCpu;
+use crate::mm;
+use crate::mm::upload::FileMemory;
+use crate::monitor;
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use vmm::bundle::GuestSettings;
+use vmm::lifecycle::Command;
+use vmm::look;
+use vmm::operator::operation::Verdict;
+use vmm::operator::protocol::EventKind;
+use vmm::operator::protocol::uploads::Storage;
+use vmm::operator::snapshot::{DumpSnapshot, TraceSnapshot, VcpuDump, WhySnapshot};
+use vmm::operator::{Answer, ErrorCode, GuestRef, Known, Operation, Refusal};
+
+/// Where uploads lie.
+#[derive(Debug)]
+pub(super) struct UploadMemory;
+
+impl Storage for UploadMemory {
+    type File = Arc<FileMemory>;
+
+    fn allocate(&mut self, size: u64) -> Result<Self::File, Refusal> {
+        FileMemory::new(size).map(Arc::new).ok_or_else(|| {
+            let (free, _) = mm::frame_counts();
+            let left = free.saturating_sub(mm::guest::reserved_frames()) * 4096;
+            let message =
+                format!("no memory for a file of {size} bytes: {left} are free in all, in pieces");
+            Refusal::new(ErrorCode::NoMemory, message)
+        })
+    }
+
+    fn write(&mut self, file: &mut Self::File, offset: u64, bytes: &[u8]) -> Result<(), Refusal> {
+        // A guest can be made of it only once it is whole.
+        let written = Arc::get_mut(file).is_some_and(|file| file.write(offset, bytes));
+        written
+            .then_some(())
+            .ok_or_else(|| Refusal::new(ErrorCode::Internal, "the file can't be written to"))
+    }
+
+    fn release(&mut self, file: Self::File) {
+        drop(file);
+    }
+}
+
+impl<C: VendorCpu> Operator<C> {
+    /// Does what is asked for, or begins to.
+    pub(super) fn perform(
+        &mut self,
+        world: &'static World<C>,
+        vendor: &C,
+        operation: Operation,
+    ) -> Result<Answer, Refusal> {
+        match operation {
+            Operation::Hello => Ok(Answer::Hello(self.control.hello())),
+            Operation::List => Ok(Answer::Guests(self.list(world))),
+            Operation::Attach(guest) => {
+                let at = self.find(&guest)?;
+                self.attach(at);
+                self.one(world, at)
+            }
+            Operation::Pause(guest) => self.order(world, &guest, Command::Pause),
+            Operation::Resume(guest) => self.order(world, &guest, Command::Resume),
+            Operation::Stop { guest, seconds } => {
+                self.order(world, &guest, Command::Stop(in_seconds(world, seconds)))
+            }
+            Operation::Kill(guest) => self.order(world, &guest, Command::Kill),
+            Operation::Start(guest) => self.order(world, &guest, Command::Start),
+            Operation::Restart { guest, seconds } => {
+                self.order(world, &guest, Command::Restart(in_seconds(world, seconds)))
+            }
+            Operation::Stats(guest) => {
+                let only = guest.map(|guest| self.find(&guest)).transpose()?;
+                Ok(Answer::Stats(self.stats(world, only).into()))
+            }
+            Operation::Dump { guest, vcpu } => self.dump(&guest, vcpu),
+            Operation::Trace { guest, vcpu } => self.trace(world, &guest, vcpu),
+            Operation::Why(guest) => self.why(world, &guest),
+            Operation::Memory => Ok(Answer::Memory(self.memory())),
+            Operation::Cpus => Ok(Answer::Cpus(self.cpus(world, vendor))),
+            Operation::Log(level) => {
+                if let Ok(level) = level.as_str().parse() {
+                    monitor::set_level(level);
+                }
+                Ok(Answer::Done)
+            }
+            Operation::Reboot => {
+                self.leave = Some(Leave::Reboot);
+                Ok(Answer::Done)
+            }
+            Operation::PowerOff => {
+                self.leave = Some(Leave::PowerOff);
+                Ok(Answer::Done)
+            }
+            Operation::Events { since, max } => self.events.since(since, max).map(Answer::Events),
+            Operation::UploadBegin { name, size, crc32 } => {
+                self.control.uploads.begin(&name, size, crc32).map(Answer::Upload)
+            }
+            Operation::UploadChunk { name, offset, data, crc32 } => {
+                self.control.uploads.chunk(&name, offset, &data, crc32).map(Answer::Upload)
+            }
+            Operation::UploadEnd { name } => {
+                let state = self.control.uploads.end(&name)?;
+                let what = EventKind::Uploaded { name };
+                self.events.push(world.nanos(asm::rdtsc()), None, what);
+                Ok(Answer::Upload(state))
+            }
+            Operation::UploadDelete { name } => {
+                self.control.uploads.delete(&name)?;
+                let what = EventKind::UploadDeleted { name };
+                self.events.push(world.nanos(asm::rdtsc()), None, what);
+                Ok(Answer::Done)
+            }
+            Operation::Define(settings) => self.define_uploaded(world, *settings),
+            Operation::Delete(guest) => {
+                let at = self.find(&guest)?;
+                self.command(world, at, Command::Delete)?;
+                Ok(Answer::Done)
+            }
+            Operation::DryRun(settings) => Ok(Answer::Verdict(self.dry_run(world, &settings))),
+        }
+    }
+
+    /// The place of the guest that is meant.
+    pub(super) fn find(&self, guest: &GuestRef) -> Result<usize, Refusal> {
+        let number = guest.resolve(&self.known())?;
+        let at = self.records.iter().position(|record| record.number == number);
+        at.ok_or_else(|| Refusal::new(ErrorCode::Internal, "the guest is gone"))
+    }
+
+    /// The guests' names and numbers.
+    pub(super) fn known(&self) -> Vec<Known<'_>> {
+        let known = |r: &'_ super::Record<C>| r.number;
+        self.records
+            .iter()
+            .map(|record| Known { number: known(record), name: &record.settings.name })
+            .collect()
+    }
+
+    fn one(&self, world: &World<C>, at: usize) -> Result<Answer, Refusal> {
+        let record = self.records.get(at);
+        let record =
+            record.ok_or_else(|| Refusal::new(ErrorCode::Internal, "the guest is gone"))?;
+        Ok(Answer::Guest(self.info(world, record).into()))
+    }
+
+    fn order(
+        &mut self,
+        world: &'static World<C>,
+        guest: &GuestRef,
+        command: Command,
+    ) -> Result<Answer, Refusal> {
+        let at = self.find(guest)?;
+        self.command(world, at, command)?;
+        self.one(world, at)
+    }
+
+    /// The guest that is meant, which must be there.
+    fn there(&self, guest: &GuestRef) -> Result<(usize, Arc<Guest<C>>), Refusal> {
+        let at = self.find(guest)?;
+        let record = self.records.get(at);
+        let there = record.and_then(|record| record.guest()).map(Arc::clone);
+        let there = there.ok_or_else(|| {
+            let message = format!("guest {guest} does not run: start it first");
+            Refusal::new(ErrorCode::WrongState, message)
+        })?;
+        Ok((at, there))
+    }
+
+    fn dump(&self, guest: &GuestRef, vcpu: Option<u32>) -> Result<Answer, Refusal> {
+        let (_, guest) = self.there(guest)?;
+        let dumps = chosen(&guest, vcpu)?.map(|index| {
+            with_vcpu(&guest, index, |vcpu| {
+                let mut text = alloc::string::String::new();
+                // Writing to a string does not fail.
+                let _ = vcpu.dump(&mut text);
+                let _ = look::code(vcpu, &guest.vm.memory, &mut text);
+                VcpuDump { index: number(index), text }
+            })
+        });
+        let vcpus = dumps.collect::<Result<_, _>>()?;
+        Ok(Answer::Dump(DumpSnapshot { name: guest.vm.name.clone(), vcpus }))
+    }
+
+    fn trace(
+        &self,
+        world: &World<C>,
+        guest: &GuestRef,
+        vcpu: Option<u32>,
+    ) -> Result<Answer, Refusal> {
+        let (_, guest) = self.there(guest)?;
+        let traces = chosen(&guest, vcpu)?.map(|index| {
+            with_vcpu(&guest, index, |vcpu| look::trace(vcpu, world.boot.tsc, world.scale))
+        });
+        let vcpus = traces.collect::<Result<_, _>>()?;
+        Ok(Answer::Trace(TraceSnapshot { name: guest.vm.name.clone(), vcpus }))
+    }
+
+    fn why(&self, world: &World<C>, guest: &GuestRef) -> Result<Answer, Refusal> {
+        let (at, guest) = self.there(guest)?;
+        let state =
+            self.records.get(at).map_or_else(|| super::snapshots::GONE, super::snapshots::state);
+        let waits = chosen(&guest, None)?.map(|index| {
+            let running = guest.places.cpu(index).is_some();
+            let now = asm::rdtsc();
+            let left = guest.slots.get(index).map_or(now, |slot| slot.published.lock().left);
+            let for_ns = world.scale.nanos(now.saturating_sub(left));
+            let mut wait = with_vcpu(&guest, index, |vcpu| {
+                look::wait(vcpu, &guest.vm, now, world.scale, for_ns)
+            })?;
+            if running {
+                wait.activity = vmm::operator::snapshot::VcpuActivity::Running;
+            }
+            Ok(wait)
+        });
+        let vcpus = waits.collect::<Result<_, _>>()?;
+        let (pins, pics) = guest.vm.chipset.lines();
+        Ok(Answer::Why(WhySnapshot { name: guest.vm.name.clone(), state, vcpus, pins, pics }))
+    }
+
+    /// Knows a guest that is made of uploads.
+    fn define_uploaded(
+        &mut self,
+        world: &World<C>,
+        settings: GuestSettings,
+    ) -> Result<Answer, Refusal> {
+        self.check(&settings)?;
+        let names: Vec<_> = file_names(&settings).map(ToString::to_string).collect();
+        let mut files = Vec::new();
+        for name in &names {
+            files.push((name.clone(), Arc::clone(self.control.uploads.complete(name)?)));
+        }
+        let at = self.define(world, settings, Files::Uploads(files))?;
+        self.control.uploads.hold(names.iter().map(|name| name.as_str()))?;
+        self.one(world, at)
+    }
+
+    fn check(&self, settings: &GuestSettings) -> Result<(), Refusal> {
+        let bad = |message| Refusal::new(ErrorCode::BadArgument, message);
+        for name in file_names(settings) {
+            self.control.uploads.complete(name)?;
+        }
+        let files: BTreeSet<&str> = self.control.uploads.names().collect();
+        settings.check(&files).map_err(|fault| bad(fault.to_string()))
+    }
+
+    /// A guest is no longer known: its files may go.
+    pub(super) fn forget(&mut self, at: usize) {
+        let Some(record) = self.records.get(at) else { return };
+        if let Files::Uploads(files) = &record.files {
+            self.control.uploads.let_go(files.iter().map(|(name, _)| name.as_str()));
+        }
+        if self.terminal.shows(record.number) {
+            record.console.detach();
+            self.terminal.show_monitor();
+        }
+    }
+
+    /// Could this guest be defined and started now?
+    fn dry_run(&self, world: &World<C>, settings: &GuestSettings) -> Verdict {
+        let no = |reason| Verdict { possible: false, reason };
+        if let Err(refusal) = self.check(settings) {
+            return no(refusal.message);
+        }
+        if self.records.iter().any(|record| record.settings.name == settings.name) {
+            return no(format!("there is a guest \"{}\" already", settings.name));
+        }
+        let cpus = world.scheduler.lock().cpus();
+        if settings.cpus().iter().all(|cpu| !cpus.contains(cpu)) {
+            return no(format!(
+                "affinity: this machine has the CPUs 0 to {}",
+                cpus.iter().count() - 1
+            ));
+        }
+        let (free, _) = mm::frame_counts();
+        let left = free.saturating_sub(mm::guest::reserved_frames());
+        let wanted = mm::guest::frames_needed(settings.memory / 4096);
+        if wanted > left {
+            return no(format!(
+                "it takes {} MiB with its page tables, and {} MiB are free",
+                wanted / 256,
+                left / 256
+            ));
+        }
+        let reason = format!("{} of {} MiB that are free", wanted / 256, left / 256);
+        Verdict { possible: true, reason }
+    }
+}
+
+/// The files that a guest is made of.
+fn file_names(settings: &GuestSettings) -> impl Iterator<Item = &str> {
+    let modules = settings.modules.iter().map(|module| module.file.as_str());
+    core::iter::once(settings.kernel.as_str()).chain(settings.initrd.as_deref()).chain(modules)
+}
+
+fn in_seconds<C: VendorCpu>(world: &World<C>, seconds: u32) -> u64 {
+    asm::rdtsc().saturating_add(u64::from(seconds).saturating_mul(world.frequency.hz()))
+}
+
+fn number(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+/// One vCPU, or all.
+fn chosen<C: VendorCpu>(
+    guest: &Guest<C>,
+    vcpu: Option<u32>,
+) -> Result<core::ops::Range<usize>, Refusal> {
+    let count = guest.slots.len();
+    let Some(vcpu) = vcpu else { return Ok(0..count) };
+    let index = usize::try_from(vcpu).ok().filter(|index| *index < count).ok_or_else(|| {
+        let message = format!("there is no vCPU {vcpu}: it has 0 to {}", count - 1);
+        Refusal::new(ErrorCode::NoVcpu, message)
+    })?;
+    Ok(index..index + 1)
+}
+
+fn with_vcpu<C: VendorCpu, R>(
+    guest: &Guest<C>,
+    index: usize,
+    look: impl FnOnce(&mut vmm::vcpu::Vcpu<C::Vcpu>) -> R,
+) -> Result<R, Refusal> {
+    guest.with_vcpu(index, look).ok_or_else(|| {
+        let message = format!("vCPU {index} does not leave its CPU");
+        Refusal::new(ErrorCode::Internal, message)
+    })
+}

@@ -1,0 +1,468 @@
+//! The life of each guest that is known: what its [`Lifecycle`] asks for is done
+//! here, and what happens is told to it.
+
+use super::super::World;
+use super::super::console::Console;
+use super::super::cpu::Runner;
+use super::super::guest::Guest;
+use super::super::start::{Files, Starter};
+use super::{Operator, verdict};
+use crate::cpu::asm;
+use crate::drivers::serial;
+use crate::error::HostError;
+use crate::hw::VendorCpu;
+use crate::monitor::{self, Status};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::{Arc, Weak};
+use core::fmt::Write;
+use vmm::bundle::GuestSettings;
+use vmm::clock::{Interruption, VcpuClock};
+use vmm::hw::Backend;
+use vmm::lifecycle::{Action, Cause, Command, Event, Lifecycle, State};
+use vmm::operator::protocol::EventKind;
+use vmm::operator::{ErrorCode, Refusal, Ring};
+use vmm::sched::{Kind, Reason, SchedError};
+use vmm::vm::{EndReason, VmError};
+
+/// A guest that is known.
+pub(super) struct Record<C: VendorCpu> {
+    pub(super) number: u32,
+    pub(super) settings: Arc<GuestSettings>,
+    pub(super) files: Files,
+    pub(super) life: Lifecycle,
+    pub(super) console: Arc<Console>,
+    pub(super) stage: Stage<C>,
+    /// Its clock stands.
+    clock_stands: bool,
+    watch: Watch,
+}
+
+/// What there is of a guest.
+pub(super) enum Stage<C: VendorCpu> {
+    /// Nothing.
+    Nothing,
+    /// It is being made.
+    Starting(Arc<Starter<C>>),
+    /// All of it.
+    There(Arc<Guest<C>>),
+    /// No CPU runs it any more; what it had goes with the last that knows it.
+    Leaving(Weak<Guest<C>>),
+}
+
+/// What the watchdog saw last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Watch {
+    /// Exits that only a guest that does something makes.
+    signs: u64,
+    /// The tick of the last new one; 0: it was not looked yet.
+    since: u64,
+}
+
+impl<C: VendorCpu> Record<C> {
+    /// The guest, while it is there.
+    pub(super) fn guest(&self) -> Option<&Arc<Guest<C>>> {
+        match &self.stage {
+            Stage::There(guest) => Some(guest),
+            _ => None,
+        }
+    }
+}
+
+impl<C: VendorCpu> Operator<C> {
+    /// Knows one more guest; returns its place.
+    ///
+    /// # Errors
+    /// There is one of that name; there is no memory.
+    pub(super) fn define(
+        &mut self,
+        world: &World<C>,
+        settings: GuestSettings,
+        files: Files,
+    ) -> Result<usize, Refusal> {
+        if self.records.iter().any(|record| record.settings.name == settings.name) {
+            let message = format!("there is a guest \"{}\" already", settings.name);
+            return Err(Refusal::new(ErrorCode::Exists, message));
+        }
+        let ring = Ring::new(settings.console_ring as usize).map_err(|_| {
+            Refusal::new(ErrorCode::NoMemory, "there is no memory for the guest's console")
+        })?;
+        let life = Lifecycle::new(settings.rules(world.frequency));
+        self.records.push(Record {
+            number: self.next,
+            settings: Arc::new(settings),
+            files,
+            life,
+            console: Arc::new(Console::new(ring)),
+            stage: Stage::Nothing,
+            clock_stands: false,
+            watch: Watch::default(),
+        });
+        self.next += 1;
+        let at = self.records.len() - 1;
+        self.tell(world, at, EventKind::Defined);
+        Ok(at)
+    }
+
+    /// Obeys the operator.
+    ///
+    /// # Errors
+    /// The guest's state does not allow it.
+    pub(super) fn command(
+        &mut self,
+        world: &'static World<C>,
+        at: usize,
+        command: Command,
+    ) -> Result<(), Refusal> {
+        let Some(record) = self.records.get_mut(at) else { return Ok(()) };
+        let actions = record
+            .life
+            .command(command)
+            .map_err(|refused| Refusal::new(ErrorCode::WrongState, refused.to_string()))?;
+        for action in actions {
+            self.act(world, at, action);
+        }
+        world.wake_operator();
+        Ok(())
+    }
+
+    fn event(&mut self, world: &'static World<C>, at: usize, event: Event) {
+        let Some(record) = self.records.get_mut(at) else { return };
+        for action in record.life.event(event, asm::rdtsc()) {
+            self.act(world, at, action);
+        }
+    }
+
+    fn act(&mut self, world: &'static World<C>, at: usize, action: Action) {
+        let Some(record) = self.records.get_mut(at) else { return };
+        match action {
+            Action::Start => {
+                self.tell(world, at, EventKind::Starting);
+                if let Err(error) = self.begin(world, at) {
+                    self.start_failed(world, at, &error);
+                }
+            }
+            Action::CancelStart => {
+                if let Stage::Starting(starter) = &record.stage {
+                    starter.cancel();
+                }
+            }
+            Action::Pause => {
+                if let Some(guest) = record.guest()
+                    && let Ok(kicks) = world.scheduler.lock().pause(guest.id, asm::rdtsc())
+                {
+                    super::super::send(kicks);
+                }
+                self.tell(world, at, EventKind::Paused);
+            }
+            Action::Resume => {
+                record.resume(world);
+                self.tell(world, at, EventKind::Resumed);
+            }
+            Action::PressPowerButton => {
+                if let Some(guest) = record.guest() {
+                    guest.vm.press_power_button();
+                }
+                let left = match record.life.state() {
+                    State::Stopping { deadline, .. } => deadline.saturating_sub(asm::rdtsc()),
+                    _ => 0,
+                };
+                let seconds = u32::try_from(left.div_ceil(world.frequency.hz()));
+                let seconds = seconds.unwrap_or(u32::MAX);
+                self.tell(world, at, EventKind::Stopping { seconds });
+            }
+            Action::Reclaim => {
+                if let Some(guest) = record.guest() {
+                    guest.halt(world);
+                }
+                let words = record.life.last().map_or_else(String::new, ToString::to_string);
+                let crashed = matches!(
+                    record.life.last(),
+                    Some(Cause::Guest(reason)) if verdict(reason).0 == Status::CRASHED
+                );
+                if !matches!(record.life.last(), Some(Cause::Start(_))) {
+                    self.tell(world, at, EventKind::Ended { reason: words, crashed });
+                }
+            }
+            Action::Forget => {
+                self.tell(world, at, EventKind::Deleted);
+                self.forget(at);
+            }
+        }
+    }
+
+    /// Has a guest made.
+    fn begin(&mut self, world: &'static World<C>, at: usize) -> Result<(), HostError> {
+        let Some(record) = self.records.get_mut(at) else { return Ok(()) };
+        let settings = &record.settings;
+        let fail = |error: SchedError| HostError::Guest {
+            guest: settings.name.clone(),
+            why: error.to_string(),
+        };
+        let mut scheduler = world.scheduler.lock();
+        let now = asm::rdtsc();
+        let id = scheduler.add_guest(settings.share(), now).map_err(fail)?;
+        let entity = match scheduler.add(id, Kind::Service, settings.cpus(), now) {
+            Ok(entity) => entity,
+            Err(error) => {
+                // It was just added, and nothing of it runs.
+                let _ = scheduler.remove_guest(id, now);
+                return Err(fail(error));
+            }
+        };
+        drop(scheduler);
+        let (files, console) = (record.files.clone(), Arc::clone(&record.console));
+        let starter = Arc::new(Starter::new(Arc::clone(settings), files, console, id, entity));
+        world.runners.write().insert(entity, Runner::Starter(Arc::clone(&starter)));
+        record.stage = Stage::Starting(starter);
+        world.wake(entity, Reason::Other);
+        Ok(())
+    }
+
+    fn start_failed(&mut self, world: &'static World<C>, at: usize, error: &HostError) {
+        let reason = error.to_string();
+        self.refused(&reason);
+        self.tell(world, at, EventKind::StartFailed { reason });
+        self.event(world, at, Event::StartFailed("make the guest"));
+    }
+
+    /// What there is to do for a guest. Whether there is more.
+    pub(super) fn look_after(&mut self, world: &'static World<C>, vendor: &C, at: usize) -> bool {
+        let now = asm::rdtsc();
+        let Some(record) = self.records.get_mut(at) else { return false };
+        let state = record.life.state();
+        match &record.stage {
+            Stage::Starting(starter) => {
+                let starter = Arc::clone(starter);
+                if let Some(result) = starter.result() {
+                    self.started(world, vendor, at, &starter, result);
+                }
+            }
+            Stage::There(guest) => {
+                let guest = Arc::clone(guest);
+                guest.console.show();
+                let console = &guest.console;
+                guest.vm.flush_console(|bytes| console.write(bytes), console.room());
+                if let Some(end) = guest.end()
+                    && !matches!(state, State::Clearing { .. })
+                {
+                    let reason = end.reason.clone();
+                    self.event(world, at, Event::Ended(reason));
+                    return true;
+                }
+                match state {
+                    State::Clearing { .. } if guest.is_left() => self.reap(world, at),
+                    State::Clearing { .. } => return true,
+                    State::Paused if !record.clock_stands => {
+                        record.clock_stands = !world.runs(&guest);
+                        if !record.clock_stands {
+                            return true;
+                        }
+                        guest.vm.clock.write().pause(asm::rdtsc());
+                    }
+                    State::Running => record.watch(world, &guest, now),
+                    _ => {}
+                }
+            }
+            Stage::Leaving(guest) if guest.strong_count() != 0 => return true,
+            Stage::Leaving(_) => {
+                record.stage = Stage::Nothing;
+                self.cleared(world, at);
+            }
+            Stage::Nothing => {
+                if matches!(state, State::Clearing { .. }) {
+                    self.cleared(world, at);
+                }
+            }
+        }
+        if let Some(record) = self.records.get_mut(at)
+            && record.life.deadline().is_some_and(|deadline| deadline <= now)
+        {
+            for action in record.life.timer(now) {
+                self.act(world, at, action);
+            }
+        }
+        let busy = |record: &Record<C>| {
+            matches!(record.stage, Stage::Leaving(_))
+                || matches!(record.life.state(), State::Clearing { .. })
+        };
+        self.records.get(at).is_some_and(busy)
+    }
+
+    /// The start of a guest is over.
+    fn started(
+        &mut self,
+        world: &'static World<C>,
+        vendor: &C,
+        at: usize,
+        starter: &Starter<C>,
+        result: Result<Arc<Guest<C>>, HostError>,
+    ) {
+        world.runners.write().remove(&starter.entity);
+        let kicks = world.scheduler.lock().remove(starter.entity, asm::rdtsc());
+        if let Ok(kicks) = kicks {
+            super::super::send(kicks);
+        }
+        let result = result.and_then(|guest| world.schedule(&guest).map(|()| guest));
+        let Some(record) = self.records.get_mut(at) else { return };
+        match result {
+            Ok(guest) => {
+                let settings = &record.settings;
+                monitor::stage(
+                    "guest",
+                    format_args!("\"{}\" starts: {} MiB", settings.name, settings.memory >> 20),
+                );
+                #[cfg(feature = "check-entries")]
+                if crate::hw::broken::requested(&settings.cmdline).is_some() {
+                    world.try_broken(vendor, &guest);
+                }
+                record.stage = Stage::There(Arc::clone(&guest));
+                record.clock_stands = false;
+                record.watch = Watch::default();
+                world.admit(&guest);
+                self.event(world, at, Event::Started);
+                self.tell(world, at, EventKind::Started);
+            }
+            Err(error) => {
+                record.stage = Stage::Nothing;
+                if let Ok(kicks) = world.scheduler.lock().remove_guest(starter.id, asm::rdtsc()) {
+                    super::super::send(kicks);
+                }
+                self.start_failed(world, at, &error);
+            }
+        }
+        // Only its feature uses it here.
+        let _ = vendor;
+    }
+
+    /// A guest has ended and no CPU runs it any more.
+    fn reap(&mut self, world: &World<C>, at: usize) {
+        let Some(record) = self.records.get_mut(at) else { return };
+        let Some(guest) = record.guest().map(Arc::clone) else { return };
+        world.remove(&guest);
+        // What is still in its serial port.
+        let console = &guest.console;
+        let flush = || guest.vm.flush_console(|bytes| console.write(bytes), console.room());
+        console.show();
+        flush();
+        if console.is_attached() {
+            serial::CONSOLE.flush();
+            console.show();
+            flush();
+        }
+        report(&guest);
+        record.stage = Stage::Leaving(Arc::downgrade(&guest));
+    }
+
+    /// Nothing of a guest is left.
+    fn cleared(&mut self, world: &'static World<C>, at: usize) {
+        self.tell(world, at, EventKind::Cleared);
+        self.event(world, at, Event::Reclaimed);
+        let Some(record) = self.records.get(at) else { return };
+        let name = record.settings.name.clone();
+        match record.life.state() {
+            State::Waiting { until } => {
+                let ticks = until.saturating_sub(asm::rdtsc());
+                let delay_ns = world.scale.nanos(ticks);
+                log::info!("guest \"{name}\" starts again in {} ms", delay_ns / 1_000_000);
+                self.tell(world, at, EventKind::Waiting { delay_ns });
+            }
+            State::Starting { .. } => log::info!("guest \"{name}\" starts again"),
+            State::Ended => {
+                let (status, words) = match record.life.last() {
+                    Some(Cause::Guest(reason)) => verdict(reason),
+                    Some(cause @ (Cause::Forced | Cause::Killed | Cause::Cancelled)) => {
+                        (Status::OK, cause.to_string())
+                    }
+                    // It was said when it failed.
+                    Some(Cause::Start(_)) | None => return,
+                };
+                self.note_end(status, &format!("guest {name} {words}"));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl<C: VendorCpu> Record<C> {
+    /// Lets a paused guest go on: its clock first.
+    fn resume(&mut self, world: &World<C>) {
+        let Some(guest) = self.guest().map(Arc::clone) else { return };
+        self.watch = Watch::default();
+        if core::mem::take(&mut self.clock_stands) {
+            let mut slots: alloc::vec::Vec<_> =
+                guest.slots.iter().map(|slot| slot.private.lock()).collect();
+            let mut clocks: alloc::vec::Vec<&mut VcpuClock> =
+                slots.iter_mut().map(|private| &mut private.vcpu.core.clock).collect();
+            let mut clock = guest.vm.clock.write();
+            let memory = &guest.vm.memory;
+            let told = crate::mm::with_root(memory.root(), || {
+                clock.resume(world.time(), &mut clocks, memory, Interruption::Paused)
+            });
+            if let Err((vcpu, error)) = told {
+                log::warn!("guest \"{}\" vCPU {vcpu}: its kvmclock: {error}", guest.vm.name);
+            }
+            for private in &mut slots {
+                let vcpu = &mut private.vcpu;
+                vcpu.hw.set_tsc_offset(clock.tsc_offset(&vcpu.core.clock));
+                C::unload(&mut vcpu.hw);
+            }
+        }
+        if let Ok(kicks) = world.scheduler.lock().resume(guest.id, asm::rdtsc()) {
+            super::super::send(kicks);
+        }
+    }
+
+    /// Ends a guest that its watchdog gives up: one that was on a CPU, or can
+    /// never be again, and did nothing that a living guest does.
+    fn watch(&mut self, world: &World<C>, guest: &Guest<C>, now: u64) {
+        let Some(ms) = self.settings.watchdog_ms else { return };
+        let signs = guest.slots.iter().map(|slot| slot.published.lock().counts.signs_of_life());
+        let signs: u64 = signs.sum();
+        if self.watch.since == 0 || signs != self.watch.signs {
+            self.watch = Watch { signs, since: now };
+            return;
+        }
+        let patience = u64::from(ms).saturating_mul(world.frequency.khz());
+        if now.saturating_sub(self.watch.since) < patience {
+            return;
+        }
+        // One that sleeps, and could be woken, is well.
+        let sleeps = (0..guest.slots.len())
+            .all(|index| guest.with_vcpu(index, |vcpu| vcpu.sleeps_soundly()).unwrap_or(false));
+        if sleeps {
+            self.watch.since = now;
+            return;
+        }
+        guest.stop(EndReason::Failed(VmError::Lifeless(ms)), Some(0), world);
+    }
+}
+
+/// What the operator should know of a guest's end.
+fn report<C: VendorCpu>(guest: &Guest<C>) {
+    let end = guest.end();
+    let crash = end.filter(|end| verdict(&end.reason).0 == Status::CRASHED);
+    let mut text = String::new();
+    for (index, slot) in guest.slots.iter().enumerate() {
+        if let Some(end) = crash.filter(|end| end.vcpu.is_none_or(|vcpu| vcpu == index)) {
+            let mut dump = String::new();
+            // Writing to a string does not fail, and nobody runs the vCPU.
+            let _ = guest.with_vcpu(index, |vcpu| vcpu.dump(&mut dump));
+            log::error!("guest \"{}\" {}\n{dump}", guest.vm.name, verdict(&end.reason).1);
+        }
+        if guest.slots.len() > 1 {
+            // Writing to a string does not fail.
+            let _ = write!(text, " vCPU {index}:");
+        }
+        let counts = slot.published.lock().counts;
+        for (name, count) in counts.iter().filter(|(_, count)| *count != 0) {
+            // Writing to a string does not fail.
+            let _ = write!(text, " {name}={count}");
+        }
+    }
+    log::info!(
+        "guest \"{}\": {} MiB of RAM touched, exits:{text}",
+        guest.vm.name,
+        guest.vm.memory.populated_frames() / 256
+    );
+}

@@ -1,0 +1,213 @@
+//! What the machine tells of itself: filled in one go, from what is counted anyway.
+
+use super::super::World;
+use super::super::cpu::Runner;
+use super::Operator;
+use super::record::Record;
+use crate::cpu::{asm, percpu};
+use crate::hw::VendorCpu;
+use crate::mm;
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use vmm::lifecycle::{Cause, State};
+use vmm::operator::snapshot::{
+    Counter, CpuInfo, CpusSnapshot, ExitStats, GuestInfo, GuestMemory, GuestState, GuestStats,
+    HostMemory, MemoryOwner, MemorySnapshot, StatsSnapshot, Times, VcpuStats,
+};
+
+const PAGE: u64 = 4096;
+/// The state of a guest that is no longer known.
+pub(super) const GONE: GuestState = GuestState::Ended;
+
+/// Where a guest is in its life.
+pub(super) fn state<C: VendorCpu>(record: &Record<C>) -> GuestState {
+    let crashed = || match record.life.last() {
+        Some(Cause::Guest(reason)) => super::verdict(reason).0 == crate::monitor::Status::CRASHED,
+        Some(Cause::Start(_)) => true,
+        _ => false,
+    };
+    match record.life.state() {
+        State::Defined => GuestState::Defined,
+        State::Starting { .. } => GuestState::Starting,
+        State::Running => GuestState::Running,
+        State::Paused => GuestState::Paused,
+        State::Stopping { .. } => GuestState::Stopping,
+        State::Clearing { .. } => GuestState::Clearing,
+        State::Ended | State::Deleted if crashed() => GuestState::Crashed,
+        State::Ended | State::Deleted => GuestState::Ended,
+        State::Waiting { .. } => GuestState::Waiting,
+    }
+}
+
+impl<C: VendorCpu> Operator<C> {
+    pub(super) fn list(&self, world: &World<C>) -> Vec<GuestInfo> {
+        self.records.iter().map(|record| self.info(world, record)).collect()
+    }
+
+    pub(super) fn info(&self, world: &World<C>, record: &Record<C>) -> GuestInfo {
+        let settings = &record.settings;
+        let (console_kept, console_dropped) = record.console.unread();
+        let up = |started: u64| world.scale.nanos(asm::rdtsc().saturating_sub(started));
+        GuestInfo {
+            number: record.number,
+            name: settings.name.clone(),
+            uuid: Some(settings.machine_uuid().to_string()),
+            state: state(record),
+            attached: self.terminal.shows(record.number),
+            memory: settings.memory,
+            vcpus: settings.vcpus,
+            weight: settings.weight,
+            cap: settings.cap,
+            up_ns: record.guest().map(|guest| up(guest.started)),
+            starts: record.life.starts(),
+            last_end: record.life.last().map(ToString::to_string),
+            console_kept,
+            console_dropped,
+        }
+    }
+
+    /// Statistics of the machine and of all guests, or of one.
+    pub(super) fn stats(&self, world: &World<C>, only: Option<usize>) -> StatsSnapshot {
+        let records = self.records.iter().enumerate();
+        let chosen = records.filter(|(at, _)| only.is_none_or(|only| only == *at));
+        StatsSnapshot {
+            time_ns: world.nanos(asm::rdtsc()),
+            cpus: cpu_infos(world),
+            memory: self.host_memory(),
+            guests: chosen.map(|(_, record)| guest_stats(world, record)).collect(),
+        }
+    }
+
+    pub(super) fn memory(&self) -> MemorySnapshot {
+        let owner = |record: &Record<C>| MemoryOwner {
+            number: record.number,
+            name: record.settings.name.clone(),
+            memory: guest_memory(record),
+        };
+        MemorySnapshot {
+            host: self.host_memory(),
+            guests: self.records.iter().map(owner).collect(),
+        }
+    }
+
+    fn host_memory(&self) -> HostMemory {
+        let (free, total) = mm::frame_counts();
+        let (heap_used, heap_size) = mm::heap_usage();
+        let guests = self.records.iter().filter_map(Record::guest);
+        let usage: Vec<_> = guests.map(|guest| guest.vm.memory.usage()).collect();
+        let stock = usage.iter().fold(0, |sum, usage| sum + usage.stocked);
+        let populated = usage.iter().fold(0, |sum, usage| sum + usage.populated);
+        HostMemory {
+            total: total * PAGE,
+            free: free * PAGE,
+            reserved: mm::guest::reserved_frames() * PAGE,
+            zeroed: 0,
+            stock: stock * PAGE,
+            hypervisor: total.saturating_sub(free + stock + populated) * PAGE,
+            heap_used,
+            heap_size,
+        }
+    }
+
+    pub(super) fn cpus(&self, world: &World<C>, vendor: &C) -> CpusSnapshot {
+        CpusSnapshot {
+            model: crate::cpu::brand(),
+            virtualization: vendor.describe().to_string(),
+            tsc_hz: world.frequency.hz(),
+            cpus: cpu_infos(world),
+        }
+    }
+}
+
+fn guest_memory<C: VendorCpu>(record: &Record<C>) -> GuestMemory {
+    let Some(guest) = record.guest() else {
+        return GuestMemory { overhead: record.console.memory(), ..GuestMemory::default() };
+    };
+    let usage = guest.vm.memory.usage();
+    GuestMemory {
+        ram: usage.reserved * PAGE,
+        populated: usage.populated * PAGE,
+        tables: usage.tables * PAGE,
+        overhead: guest.overhead(),
+    }
+}
+
+fn guest_stats<C: VendorCpu>(world: &World<C>, record: &Record<C>) -> GuestStats {
+    let mut stats = GuestStats {
+        number: record.number,
+        name: record.settings.name.clone(),
+        uuid: Some(record.settings.machine_uuid().to_string()),
+        state: state(record),
+        memory: guest_memory(record),
+        service_ns: 0,
+        throttled_ns: 0,
+        vcpus: Vec::new(),
+        counters: Vec::new(),
+    };
+    let Some(guest) = record.guest() else { return stats };
+    let scheduler = world.scheduler.lock();
+    let now = asm::rdtsc();
+    for (index, entity) in guest.places.entities().enumerate() {
+        let times = scheduler.entity_times(entity, now).unwrap_or_default();
+        stats.vcpus.push(VcpuStats {
+            index: u32::try_from(index).unwrap_or(u32::MAX),
+            times: Times {
+                run_ns: world.scale.nanos(times.run),
+                ready_ns: world.scale.nanos(times.ready),
+                wait_ns: world.scale.nanos(times.wait),
+                paused_ns: world.scale.nanos(times.paused),
+            },
+            longest_ready_ns: world.scale.nanos(times.longest_ready),
+            migrations: times.migrations,
+            cpu: guest.places.cpu(index).and_then(|cpu| u32::try_from(cpu).ok()),
+            exits: Vec::new(),
+        });
+    }
+    if let Some(all) = scheduler.guest_times(guest.id, now) {
+        let vcpus = stats.vcpus.iter().fold(0, |sum, vcpu| sum + vcpu.times.run_ns);
+        stats.service_ns = world.scale.nanos(all.entities.run).saturating_sub(vcpus);
+        stats.throttled_ns = world.scale.nanos(all.throttled);
+    }
+    drop(scheduler);
+    for (vcpu, slot) in stats.vcpus.iter_mut().zip(&guest.slots) {
+        let published = *slot.published.lock();
+        // Those of the hot handler count again by kind.
+        let kinds = published.counts.iter().filter(|(name, count)| *count != 0 && *name != "hot");
+        vcpu.exits = kinds
+            .map(|(name, count)| ExitStats { reason: name.into(), count, time_ns: None })
+            .collect();
+        for (name, count) in published.counters() {
+            match stats.counters.iter_mut().find(|counter| counter.name == name) {
+                Some(counter) => counter.count += count,
+                None => stats.counters.push(Counter { name: name.into(), count }),
+            }
+        }
+    }
+    stats
+}
+
+fn cpu_infos<C: VendorCpu>(world: &World<C>) -> Vec<CpuInfo> {
+    let scheduler = world.scheduler.lock();
+    let now = asm::rdtsc();
+    let each = percpu::online().map(|cpu| {
+        let times = scheduler.cpu_times(cpu.index(), now).unwrap_or_default();
+        (cpu, times, scheduler.running(cpu.index()))
+    });
+    let each: Vec<_> = each.collect();
+    drop(scheduler);
+    let info =
+        |(cpu, times, running): (&percpu::PerCpu, vmm::sched::CpuTimes, Option<_>)| CpuInfo {
+            index: u32::try_from(cpu.index()).unwrap_or(u32::MAX),
+            apic_id: cpu.apic_id(),
+            online: cpu.is_online(),
+            busy_ns: world.scale.nanos(times.busy),
+            idle_ns: world.scale.nanos(times.idle),
+            running: running.and_then(|entity| world.runner(entity)).map(|runner| match runner {
+                Runner::Vcpu(guest, index) => format!("{}/{index}", guest.vm.name),
+                Runner::Starter(starter) => format!("{}/start", starter.name()),
+                Runner::Operator => "operator".into(),
+            }),
+        };
+    each.into_iter().map(info).collect()
+}

@@ -1,0 +1,247 @@
+//! The operator's terminal: one guest's console, or the monitor.
+
+use super::super::World;
+use super::super::guest::Guest;
+use super::Operator;
+use crate::cpu::asm;
+use crate::drivers::serial;
+use crate::hw::VendorCpu;
+use crate::monitor;
+use alloc::format;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use vmm::operator::command::{self, Command, Completer};
+use vmm::operator::line::{Editor, Entered};
+use vmm::operator::snapshot::StatsSnapshot;
+use vmm::operator::{Keys, Operation, Typed, report};
+
+/// Seconds between two pictures of `top`.
+const TOP_SECONDS: u64 = 1;
+/// Where a picture begins: the screen is cleared.
+const CLEAR: &[u8] = b"\x1b[H\x1b[2J";
+/// Bytes of output that may wait here; while there are more, nothing is read.
+const FULL: usize = 64 << 10;
+
+/// What the terminal shows.
+#[derive(Debug)]
+enum View {
+    /// The console of the guest with this number.
+    Guest(u32),
+    /// The monitor's prompt.
+    Monitor,
+    /// `top`, in the monitor.
+    Top {
+        /// What the next picture is compared with.
+        before: Option<StatsSnapshot>,
+        /// The tick of the next one.
+        due: u64,
+    },
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Terminal {
+    keys: Keys,
+    editor: Editor,
+    view: View,
+    /// The guest that was shown last.
+    last: u32,
+    /// What is to be shown, and how much of it was.
+    out: Vec<u8>,
+    sent: usize,
+    /// Lines that the log had when the prompt was last shown.
+    logged: u64,
+}
+
+impl Terminal {
+    pub(super) fn new(escape: u8) -> Self {
+        Self {
+            keys: Keys::new(escape),
+            editor: Editor::new("steward> "),
+            view: View::Monitor,
+            last: 1,
+            out: Vec::new(),
+            sent: 0,
+            logged: 0,
+        }
+    }
+
+    /// Whether it shows the console of guest `number`.
+    pub(super) const fn shows(&self, number: u32) -> bool {
+        matches!(self.view, View::Guest(shown) if shown == number)
+    }
+
+    /// It shows the console of guest `number`, which knows that.
+    pub(super) fn show_guest(&mut self, number: u32) {
+        self.view = View::Guest(number);
+        self.last = number;
+    }
+
+    /// It shows the monitor.
+    pub(super) fn show_monitor(&mut self) {
+        self.view = View::Monitor;
+        self.out.extend_from_slice(b"\r\n");
+        self.editor.show(&mut self.out);
+    }
+
+    /// Shows lines of ours.
+    fn print(&mut self, text: &str) {
+        for line in text.lines() {
+            self.out.extend_from_slice(line.as_bytes());
+            self.out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// Sends what there is room for.
+    fn flush(&mut self) {
+        let rest = self.out.get(self.sent..).unwrap_or_default();
+        self.sent += serial::CONSOLE.write(rest);
+        if self.sent >= self.out.len() {
+            self.out.clear();
+            self.sent = 0;
+        }
+    }
+}
+
+impl<C: VendorCpu> Operator<C> {
+    /// Takes what was typed.
+    pub(super) fn listen(&mut self, world: &'static World<C>, vendor: &C) {
+        let mut buffer = [0; 16];
+        loop {
+            // One byte typed can be two for the guest.
+            let space = match self.shown() {
+                Some(guest) => guest.vm.chipset.console_space() / 2,
+                None => buffer.len(),
+            };
+            let space = if self.terminal.out.len() > FULL { 0 } else { space.min(buffer.len()) };
+            let count = serial::CONSOLE.read(buffer.get_mut(..space).unwrap_or_default());
+            for byte in buffer.get(..count).unwrap_or_default() {
+                self.typed(world, vendor, *byte);
+            }
+            if count == 0 {
+                return;
+            }
+        }
+    }
+
+    /// The guest whose console is shown, while it is there.
+    fn shown(&self) -> Option<Arc<Guest<C>>> {
+        let View::Guest(number) = self.terminal.view else { return None };
+        let record = self.records.iter().find(|record| record.number == number)?;
+        record.guest().map(Arc::clone)
+    }
+
+    fn typed(&mut self, world: &'static World<C>, vendor: &C, byte: u8) {
+        match self.terminal.keys.feed(byte) {
+            Typed::Input(bytes) => match self.terminal.view {
+                View::Guest(_) => {
+                    // While nobody is there, nobody listens.
+                    if let Some(guest) = self.shown() {
+                        guest.vm.console_input(&bytes, guest.vm.now(asm::rdtsc()));
+                    }
+                }
+                View::Monitor => {
+                    for byte in bytes {
+                        self.edit(world, vendor, byte);
+                    }
+                }
+                View::Top { .. } if bytes.is_empty() => {}
+                View::Top { .. } => self.terminal.show_monitor(),
+            },
+            Typed::Attach(number) => {
+                match self.records.iter().position(|record| record.number == number) {
+                    Some(at) => self.attach(at),
+                    None => monitor::note(format_args!("there is no guest {number}")),
+                }
+            }
+            Typed::Monitor => {
+                self.detach();
+                self.terminal.show_monitor();
+            }
+            Typed::PowerButton => {
+                let last = self.terminal.last;
+                let record = self.records.iter().find(|record| record.number == last);
+                if let Some(guest) = record.and_then(|record| record.guest()) {
+                    guest.vm.press_power_button();
+                }
+            }
+            Typed::Quit => {}
+        }
+    }
+
+    fn edit(&mut self, world: &'static World<C>, vendor: &C, byte: u8) {
+        let mut out = core::mem::take(&mut self.terminal.out);
+        let mut editor = core::mem::replace(&mut self.terminal.editor, Editor::new(""));
+        let entered = editor.feed(byte, &Completer { guests: &self.known() }, &mut out);
+        self.terminal.editor = editor;
+        self.terminal.out = out;
+        match entered {
+            None => return,
+            Some(Entered::Cancelled) => {}
+            Some(Entered::Line(line)) => match command::parse(&line) {
+                Ok(None) => {}
+                Ok(Some(Command::Help(text))) => self.terminal.print(&text),
+                Ok(Some(Command::Top)) => {
+                    self.terminal.view = View::Top { before: None, due: 0 };
+                    return;
+                }
+                Ok(Some(Command::Do(operation))) => {
+                    let attaches = matches!(operation, Operation::Attach(_));
+                    match self.perform(world, vendor, operation) {
+                        Ok(_) if attaches => return,
+                        Ok(answer) => self.terminal.print(&report::answer(&answer)),
+                        Err(refusal) => self.terminal.print(&format!("{refusal}")),
+                    }
+                }
+                Err(error) => self.terminal.print(&format!("{error}")),
+            },
+        }
+        let Terminal { editor, out, .. } = &mut self.terminal;
+        editor.show(out);
+    }
+
+    /// No guest's console is shown.
+    fn detach(&self) {
+        for record in &self.records {
+            if record.console.is_attached() {
+                record.console.detach();
+            }
+        }
+    }
+
+    /// Shows the console of the guest at `at`.
+    pub(super) fn attach(&mut self, at: usize) {
+        self.detach();
+        // What waits here was said before.
+        self.terminal.flush();
+        let Some(record) = self.records.get(at) else { return };
+        let dropped = record.console.attach();
+        let name = &record.settings.name;
+        monitor::note(format_args!("console of \"{name}\", {dropped} bytes dropped"));
+        record.console.show();
+        self.terminal.show_guest(record.number);
+    }
+
+    /// Shows what there is to show.
+    pub(super) fn show(&mut self, world: &World<C>) {
+        let now = asm::rdtsc();
+        if let View::Top { before, due } = &mut self.terminal.view
+            && *due <= now
+        {
+            let before = before.take();
+            let picture = self.stats(world, None);
+            let text = report::top(&picture, before.as_ref());
+            self.terminal.out.extend_from_slice(CLEAR);
+            self.terminal.print(&text);
+            let due = now + TOP_SECONDS * world.frequency.hz();
+            self.terminal.view = View::Top { before: Some(picture), due };
+        }
+        let logged = monitor::lines();
+        if matches!(self.terminal.view, View::Monitor) && logged != self.terminal.logged {
+            let Terminal { editor, out, .. } = &mut self.terminal;
+            editor.show(out);
+        }
+        self.terminal.logged = logged;
+        self.terminal.flush();
+    }
+}

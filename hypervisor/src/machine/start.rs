@@ -1,0 +1,177 @@
+//! The start of a guest: done by a service context of its own, step by step, so
+//! that nobody else waits for it, and charged to the guest.
+
+use super::World;
+use super::build::{Assembly, lay_out};
+use super::console::Console;
+use super::guest::Guest;
+use crate::cpu::asm;
+use crate::error::HostError;
+use crate::hw::VendorCpu;
+use crate::mm::guest::GuestSpace;
+use crate::mm::upload::FileMemory;
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+use spin::Mutex;
+use vmm::bundle::{Bundle, GuestSettings, Populate};
+use vmm::load::{EntryState, Loading};
+use vmm::sched::{EntityId, GuestId, Stop};
+use x86defs::GuestPhysAddr;
+
+/// Bytes of a kernel that are copied in one piece: a few microseconds.
+const PIECE: usize = 16 << 10;
+
+/// Where a guest's files are.
+#[derive(Clone, Debug)]
+pub(super) enum Files {
+    /// In the bundle.
+    Bundle(Bundle<'static>),
+    /// Uploads, by name.
+    Uploads(Vec<(String, Arc<FileMemory>)>),
+}
+
+impl Files {
+    fn find(&self, name: &str) -> Option<&[u8]> {
+        match self {
+            Self::Bundle(bundle) => bundle.file(name),
+            Self::Uploads(files) => {
+                files.iter().find(|(known, _)| known == name).map(|(_, file)| file.bytes())
+            }
+        }
+    }
+}
+
+/// What is still to be done.
+enum Work<C: VendorCpu> {
+    LayOut,
+    Write(Arc<GuestSpace>, Loading<'static>),
+    /// From this address on.
+    Populate(Arc<GuestSpace>, EntryState, GuestPhysAddr),
+    Assemble(Box<Assembly<C>>),
+    Done(Result<Arc<Guest<C>>, HostError>),
+    /// The result was taken.
+    Over,
+}
+
+/// See the [module](self).
+pub(super) struct Starter<C: VendorCpu> {
+    // First, as it borrows from what stands below.
+    work: Mutex<Work<C>>,
+    settings: Arc<GuestSettings>,
+    files: Files,
+    console: Arc<Console>,
+    /// The guest's name in the scheduler.
+    pub(super) id: GuestId,
+    /// Its own.
+    pub(super) entity: EntityId,
+    cancelled: AtomicBool,
+}
+
+impl<C: VendorCpu> Starter<C> {
+    pub(super) fn new(
+        settings: Arc<GuestSettings>,
+        files: Files,
+        console: Arc<Console>,
+        id: GuestId,
+        entity: EntityId,
+    ) -> Self {
+        let work = Mutex::new(Work::LayOut);
+        Self { work, settings, files, console, id, entity, cancelled: AtomicBool::new(false) }
+    }
+
+    /// The guest's name.
+    pub(super) fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// Starts no further. The result comes all the same.
+    pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// What came of it, once.
+    pub(super) fn result(&self) -> Option<Result<Arc<Guest<C>>, HostError>> {
+        let mut work = self.work.try_lock()?;
+        match &*work {
+            Work::Done(_) => match core::mem::replace(&mut *work, Work::Over) {
+                Work::Done(result) => Some(result),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Works until the tick `until`.
+    pub(super) fn step(&self, world: &'static World<C>, vendor: &C, until: u64) -> Stop {
+        let mut work = self.work.lock();
+        loop {
+            if matches!(*work, Work::Done(_) | Work::Over) {
+                world.wake_operator();
+                return Stop::Blocked;
+            }
+            let now = core::mem::replace(&mut *work, Work::Over);
+            *work = self.piece(now, world, vendor).unwrap_or_else(|error| Work::Done(Err(error)));
+            if asm::rdtsc() >= until && !matches!(*work, Work::Done(_)) {
+                return Stop::Ready;
+            }
+        }
+    }
+
+    fn piece(
+        &self,
+        work: Work<C>,
+        world: &'static World<C>,
+        vendor: &C,
+    ) -> Result<Work<C>, HostError> {
+        let fail = |why: String| HostError::Guest { guest: self.settings.name.clone(), why };
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(fail("its start was cancelled".into()));
+        }
+        Ok(match work {
+            Work::LayOut => {
+                let (space, loading) = lay_out::<C>(&self.settings, &|name| self.files.find(name))?;
+                // SAFETY: it borrows from the settings and the files, which `self`
+                // owns, does not change, and drops after it.
+                let loading =
+                    unsafe { core::mem::transmute::<Loading<'_>, Loading<'static>>(loading) };
+                Work::Write(space, loading)
+            }
+            Work::Write(space, mut loading) => {
+                // What is written to is zeroed first: in pieces of its own.
+                if space.prepare() {
+                    return Ok(Work::Write(space, loading));
+                }
+                if loading.write(&space, PIECE).map_err(|error| fail(error.to_string()))? {
+                    return Ok(Work::Write(space, loading));
+                }
+                space.seal_rom();
+                let state = loading.state().clone();
+                Work::Populate(space, state, GuestPhysAddr::new(0))
+            }
+            Work::Populate(space, state, at) => {
+                if space.prepare() {
+                    return Ok(Work::Populate(space, state, at));
+                }
+                if self.settings.populate == Populate::UpFront
+                    && let Some(next) =
+                        space.populate_from(at).map_err(|error| fail(error.to_string()))?
+                {
+                    return Ok(Work::Populate(space, state, next));
+                }
+                let (settings, console) = (&self.settings, &self.console);
+                let assembly = Assembly::new(world, vendor, settings, console, space, state)?;
+                Work::Assemble(Box::new(assembly))
+            }
+            Work::Assemble(mut assembly) => {
+                if assembly.add_vcpu(vendor)? {
+                    return Ok(Work::Assemble(assembly));
+                }
+                Work::Done(Ok(assembly.finish(world, self.id)))
+            }
+            over @ (Work::Done(_) | Work::Over) => over,
+        })
+    }
+}
