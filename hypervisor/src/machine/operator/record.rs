@@ -35,6 +35,8 @@ pub(super) struct Record<C: VendorCpu> {
     pub(super) stage: Stage<C>,
     /// Its clock stands.
     clock_stands: bool,
+    /// Ticks of service contexts that are gone.
+    pub(super) service: u64,
     watch: Watch,
 }
 
@@ -96,6 +98,7 @@ impl<C: VendorCpu> Operator<C> {
             console: Arc::new(Console::new(ring)),
             stage: Stage::Nothing,
             clock_stands: false,
+            service: 0,
             watch: Watch::default(),
         });
         self.next += 1;
@@ -299,7 +302,11 @@ impl<C: VendorCpu> Operator<C> {
         result: Result<Arc<Guest<C>>, HostError>,
     ) {
         world.runners.write().remove(&starter.entity);
-        let kicks = world.scheduler.lock().remove(starter.entity, asm::rdtsc());
+        let mut scheduler = world.scheduler.lock();
+        let now = asm::rdtsc();
+        let service = scheduler.entity_times(starter.entity, now).unwrap_or_default().run;
+        let kicks = scheduler.remove(starter.entity, now);
+        drop(scheduler);
         if let Ok(kicks) = kicks {
             super::super::send(kicks);
         }
@@ -318,6 +325,7 @@ impl<C: VendorCpu> Operator<C> {
                 }
                 record.stage = Stage::There(Arc::clone(&guest));
                 record.clock_stands = false;
+                record.service = service;
                 record.watch = Watch::default();
                 world.admit(&guest);
                 self.event(world, at, Event::Started);

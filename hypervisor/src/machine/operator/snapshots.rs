@@ -166,7 +166,8 @@ fn guest_stats<C: VendorCpu>(world: &World<C>, record: &Record<C>) -> GuestStats
     }
     if let Some(all) = scheduler.guest_times(guest.id, now) {
         let vcpus = stats.vcpus.iter().fold(0, |sum, vcpu| sum + vcpu.times.run_ns);
-        stats.service_ns = world.scale.nanos(all.entities.run).saturating_sub(vcpus);
+        let service = world.scale.nanos(all.entities.run).saturating_sub(vcpus);
+        stats.service_ns = service.saturating_add(world.scale.nanos(record.service));
         stats.throttled_ns = world.scale.nanos(all.throttled);
     }
     drop(scheduler);

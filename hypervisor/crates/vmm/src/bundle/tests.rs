@@ -275,9 +275,11 @@ fn settings_for_scheduler_and_life() {
     guest.back_off.most_ms = 2000;
     assert_eq!((guest.share().weight, guest.share().cap), (7, Some(150)));
     assert!(guest.cpus().iter().eq([1, 63]));
-    let rules = guest.rules(TscFrequency::from_khz(3).unwrap());
+    let rules = guest.rules(TscFrequency::from_khz(1_000_000).unwrap());
     assert_eq!((rules.restart, rules.on_reset), (RestartPolicy::Always, OnReset::End));
-    assert_eq!(rules.back_off, BackOff { first: 3000, most: 6000, healthy: 180_000 });
+    let seconds = |count: u64| count * 1_000_000_000;
+    let wanted = BackOff { first: seconds(1), most: seconds(2), healthy: seconds(60) };
+    assert_eq!(rules.back_off, wanted);
 }
 
 #[test]

@@ -105,7 +105,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const RSDP: u64 = 0xe_0000;
 
-fn settings<'a>(memory: u64, cmdline: &'a str) -> LoadSettings<'a> {
+fn settings<'m, 'a>(memory: u64, cmdline: &'a str) -> LoadSettings<'m, 'a> {
     let rsdp = GuestPhysAddr::new(RSDP);
     LoadSettings { memory, cmdline, initrd: None, modules: &[], rsdp }
 }

@@ -86,7 +86,7 @@ fn multiboot_header(flags: u32, addresses: &[u32]) -> Vec<u8> {
     header
 }
 
-fn refuse(image: &[u8], settings: &LoadSettings<'_>) -> alloc::string::String {
+fn refuse(image: &[u8], settings: &LoadSettings<'_, '_>) -> alloc::string::String {
     let ram = Ram::new(settings.memory);
     let error = load(image, &ram, settings).unwrap_err();
     assert!(ram.is_untouched(), "{error}");

@@ -52,7 +52,7 @@ fn changed(at: usize, value: &[u8]) -> Vec<u8> {
     image
 }
 
-fn refuse(image: &[u8], settings: &LoadSettings<'_>) -> LoadError {
+fn refuse(image: &[u8], settings: &LoadSettings<'_, '_>) -> LoadError {
     let ram = Ram::new(settings.memory);
     let error = load(image, &ram, settings).unwrap_err();
     assert!(ram.is_untouched(), "{error}");
@@ -130,6 +130,27 @@ fn a_kernel_is_placed_as_it_wishes() {
             (0x10_0000, 127 * MIB, 1)
         ]
     );
+}
+
+#[test]
+fn in_pieces_the_same_is_written() {
+    let initrd = vec![0x5a; 5000];
+    let settings = LoadSettings { initrd: Some(&initrd), ..settings(128 * MIB, "console=ttyS0") };
+    let image = image();
+    let whole = Ram::new(128 * MIB);
+    let state = load(&image, &whole, &settings).unwrap();
+    for piece in [1, 333, 4096, 10_000] {
+        let ram = Ram::new(128 * MIB);
+        let mut loading = Loading::new(&image, &settings).unwrap();
+        assert!(ram.is_untouched());
+        let mut calls = 1;
+        while loading.write(&ram, piece).unwrap() {
+            calls += 1;
+        }
+        assert!(calls >= initrd.len() / piece, "{calls} calls");
+        assert_eq!(*loading.state(), state);
+        assert!(ram.pages == whole.pages, "pieces of {piece}");
+    }
 }
 
 #[test]

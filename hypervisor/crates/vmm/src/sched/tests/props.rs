@@ -6,6 +6,7 @@ use super::sim::*;
 use crate::sched::*;
 use proptest::prelude::*;
 use std::vec::Vec;
+use x86defs::bits::Low;
 
 /// Max-min fair rates, in CPUs, of guests that never have enough: (weight, the
 /// most that it can use).
@@ -230,11 +231,12 @@ fn several_cpus_share_closely() {
     let (mut all, mut off, mut worst) = (0, 0, 0.0f64);
     for seed in 1..100u64 {
         let mut sim = Sim::new(4, seed * 104_729);
-        let cpus = 2 + sim.random(3) as usize;
+        let small = |number: u64| usize::try_from(number).unwrap();
+        let cpus = 2 + small(sim.random(3));
         let random = |sim: &mut Sim| -> Hungry {
-            let weight = [50, 100, 200, 30 + sim.random(370) as u32][sim.random(4) as usize];
-            let cap = (sim.random(5) == 0).then_some(5 + sim.random(155) as u32);
-            (weight, cap, 1 + sim.random(4) as usize, usize::from(sim.random(8) == 0))
+            let weight = [50, 100, 200, 30 + sim.random(370).low32()][small(sim.random(4))];
+            let cap = (sim.random(5) == 0).then_some(5 + sim.random(155).low32());
+            (weight, cap, 1 + small(sim.random(4)), usize::from(sim.random(8) == 0))
         };
         let guests: Vec<Hungry> = (0..2 + sim.random(5)).map(|_| random(&mut sim)).collect();
         let mut sim = Sim::new(cpus, seed * 7919);
