@@ -39,6 +39,15 @@ pub enum Build {
     Release,
 }
 
+/// Several guests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scene {
+    /// A configuration of the repository, by its path there.
+    File(&'static str),
+    /// This configuration.
+    Text(String),
+}
+
 /// What is damaged in the bundle before it goes into the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Damage {
@@ -98,6 +107,9 @@ pub struct Case {
     pub script: Script,
     /// Whether a tiny guest hears on its command line which emulator it runs in.
     pub tells_host: bool,
+    /// Instead of one guest: those of this configuration. The machine has a control
+    /// line.
+    pub scene: Option<Scene>,
     /// Instead of one machine and a script: this many random programs in lock
     /// step on several.
     pub lockstep: Option<u64>,
@@ -128,7 +140,19 @@ impl Case {
             seconds: 240,
             script: crate::cases::tiny_passes,
             tells_host: true,
+            scene: None,
             lockstep: None,
+        }
+    }
+
+    /// Several guests on QEMU's AMD-V.
+    pub fn scene(name: &str, scene: Scene, script: Script) -> Case {
+        Case {
+            name: name.to_owned(),
+            scene: Some(scene),
+            seconds: 600,
+            script,
+            ..Case::tiny("")
         }
     }
 

@@ -10,7 +10,7 @@ use crate::case::{Build, Case, Damage, Kernel, Script, Tier};
 use crate::drive::Drive;
 
 /// The prompt of the default guest's shell.
-const PROMPT: &str = "root@steward:";
+pub(crate) const PROMPT: &str = "root@steward:";
 /// What a debug exit with the value 0, a tiny guest's "all passed", comes out as.
 const TINY_PASSED: u8 = 1;
 /// The hypervisor refused.
@@ -24,6 +24,7 @@ pub fn all(tiny: &[String]) -> Vec<Case> {
     cases.extend(debian());
     cases.extend(refusals());
     cases.extend(broken_entries());
+    cases.extend(crate::scenes::all());
     cases.push(Case {
         kernel: Kernel::Memtest,
         memory: 128,
@@ -110,6 +111,8 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
                 ..named(&format!("lockstep{name}"))
             })
             .into(),
+        // In scenes of several guests.
+        "steady" => Vec::new(),
         // Where one tick is one instruction, what exits cost is exact, and tested.
         "bench" => vec![Case {
             tier: Tier::Full,
@@ -465,7 +468,7 @@ fn debian_smp<const VCPUS: usize>(drive: &mut Drive) -> Result<()> {
     let count = drive.shell("nproc", 60)?;
     ensure!(count.trim() == VCPUS.to_string(), "nproc says {count:?}");
     // A pipe's two ends and a load on each CPU make them call each other.
-    let work = "for i in 1 2 3 4; do (seq 1 20000 | tail -n 1 &) ; done; sleep 2";
+    let work = "sh -c 'for i in 1 2 3 4; do seq 20000 | tail -n1 & done; wait'";
     let answer = drive.shell(work, 240)?;
     ensure!(answer.matches("20000").count() == VCPUS, "the four pipes answered {answer:?}");
     let ipis = drive.shell("grep RES: /proc/interrupts", 60)?;
@@ -540,7 +543,7 @@ fn system_ram(iomem: &str) -> Result<u64> {
 }
 
 /// The kernel's log has the good lines and none of the bad ones.
-fn check_dmesg(drive: &mut Drive) -> Result<()> {
+pub(crate) fn check_dmesg(drive: &mut Drive) -> Result<()> {
     let log = drive.shell("dmesg", 120)?;
     for wanted in ["kvm-clock: Using msrs", "ACPI: Interpreter enabled"] {
         ensure!(log.contains(wanted), "dmesg lacks {wanted:?}");

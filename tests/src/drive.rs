@@ -1,8 +1,11 @@
 //! A case's hold on its machine: wait for text, type, look at how it ended.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
+use vmm::operator::{Answer, Operation};
+use xtask::ctl::client::Client;
 use xtask::session::{Ending, Event, Session};
 
 /// A machine under test.
@@ -15,12 +18,42 @@ pub struct Drive {
     ending: Option<Ending>,
     /// Bytes that may be the beginning of a character.
     pending: Vec<u8>,
+    /// The control line's socket.
+    control: PathBuf,
 }
 
 impl Drive {
     /// Takes a session over.
     pub fn new(session: Session) -> Drive {
-        Drive { session, text: String::new(), seen: 0, ending: None, pending: Vec::new() }
+        Drive { session, text: String::new(), seen: 0, ending: None, pending: Vec::new(), control: PathBuf::new() }
+    }
+
+    /// The machine's control line is at `path`.
+    pub fn control_at(&mut self, path: PathBuf) {
+        self.control = path;
+    }
+
+    /// A client of the machine's control line.
+    pub fn client(&self) -> Result<Client> {
+        Client::connect(&self.control, Duration::from_secs(90))
+    }
+
+    /// Asks over the control line; it must be done.
+    pub fn ask(&self, client: &mut Client, operation: Operation) -> Result<Answer> {
+        let asked = format!("{operation:?}");
+        let answer = client.request(operation)?.outcome;
+        answer.map_err(|refusal| anyhow!("{asked:.200}: refused: {refusal}"))
+    }
+
+    /// Enters a command of the monitor, which the terminal shows, and returns what
+    /// it printed.
+    pub fn monitor(&mut self, command: &str) -> Result<String> {
+        self.send(&format!("{command}\r"));
+        // The echo, then the answer up to the next prompt.
+        self.expect(&format!("{command}\r\n"), 30)?;
+        let from = self.seen;
+        self.expect("steward> ", 30)?;
+        Ok(self.text.get(from..self.seen).unwrap_or_default().replace('\r', ""))
     }
 
     /// Everything that was printed so far.

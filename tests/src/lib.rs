@@ -13,3 +13,4 @@ pub mod drive;
 pub mod lockstep;
 pub mod planted;
 pub mod runner;
+mod scenes;

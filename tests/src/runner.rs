@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use vmm::bundle::LogLevel;
+use vmm::bundle::{HostSettings, LogLevel};
 use xtask::bundle::{self, Guest};
+use xtask::config::{Config, Host};
 use xtask::emulator::{Boot, Clock, Launch};
 use xtask::guest::{self, Debian};
 use xtask::kernel::{self, Profile};
@@ -19,11 +20,14 @@ use xtask::setup::{self, Need};
 use xtask::stages::Stages;
 use xtask::{image, paths, run};
 
-use crate::case::{Build, Case, Damage, Kernel, Tier};
+use crate::case::{Build, Case, Damage, Kernel, Scene, Tier};
 use crate::cases;
 use crate::drive::Drive;
 use crate::lockstep;
 use crate::planted::{PLANTED, Planted};
+
+/// The control line's socket, in a case's folder.
+const CONTROL: &str = "control";
 
 /// What to run.
 #[derive(Debug, Clone, Default)]
@@ -271,7 +275,11 @@ fn run_case(case: &Case, parts: &Parts, elf: &Path, log: &Path) -> Result<String
             Ok(drive.text().to_owned())
         }),
         None => start(case, parts, elf, log, &dir)
-            .and_then(|session| (case.script)(&mut Drive::new(session)))
+            .and_then(|session| {
+                let mut drive = Drive::new(session);
+                drive.control_at(dir.join(CONTROL));
+                (case.script)(&mut drive)
+            })
             .map(|()| String::new()),
     };
     // Only space; a failed removal changes nothing about the case.
@@ -279,9 +287,27 @@ fn run_case(case: &Case, parts: &Parts, elf: &Path, log: &Path) -> Result<String
     result
 }
 
+/// The guests of a case, the hypervisor's settings, and the machine's CPUs.
+fn guests(case: &Case, parts: &Parts, dir: &Path) -> Result<(Vec<Guest>, HostSettings, u32)> {
+    let host = bundle::host(case.machine, LogLevel::Info);
+    let path = match &case.scene {
+        None => return Ok((vec![guest(case, parts, dir)?], host, case.cpus.0)),
+        Some(Scene::File(name)) => paths::root().join(name),
+        Some(Scene::Text(text)) => {
+            let path = dir.join("guests.toml");
+            fs::write(&path, text)?;
+            path
+        }
+    };
+    let config = Config::load(&path, None, Some(case.cpus.0))?;
+    let Host { when_empty, escape, cpus, .. } = config.host;
+    let host = HostSettings { when_empty, escape, ..host };
+    Ok((config.guests()?, host, cpus.unwrap_or(case.cpus.0)))
+}
+
 fn start(case: &Case, parts: &Parts, elf: &Path, log: &Path, dir: &Path) -> Result<Session> {
-    let guests = [guest(case, parts, dir)?];
-    let mut bundle = bundle::build(bundle::host(case.machine, LogLevel::Info), &guests)?;
+    let (guests, host, cpus) = guests(case, parts, dir)?;
+    let mut bundle = bundle::build(host, &guests)?;
     damage(&mut bundle, case.damage)?;
     let memory = match case.machine_memory {
         Some(mib) => mib << 20,
@@ -293,14 +319,14 @@ fn start(case: &Case, parts: &Parts, elf: &Path, log: &Path, dir: &Path) -> Resu
     let launch = Launch {
         machine: case.machine,
         firmware: case.firmware,
-        cpus: case.cpus.0,
+        cpus,
         memory,
         cpu_model: case.cpu.map(str::to_owned),
         clock: Clock::Usual,
         display: false,
         boot: Boot::Image(path),
         dir: dir.to_path_buf(),
-        control: None,
+        control: case.scene.as_ref().map(|_| dir.join(CONTROL)),
     };
     Session::start(&launch, log, Some(Duration::from_secs(case.seconds)))
 }

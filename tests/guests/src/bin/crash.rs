@@ -1,6 +1,6 @@
 //! A guest that comes to a chosen end; the command line says which:
 //! `triple-fault`, `pvpanic`, `jump`, `reset`, `keyboard-reset`, `poweroff`,
-//! `loop`, `halt`, `cr4`, `shutdown-call`, `exit=N`.
+//! `loop`, `flood`, `halt`, `cr4`, `shutdown-call`, `exit=N`.
 #![no_std]
 #![no_main]
 
@@ -43,6 +43,9 @@ fn main() -> ! {
                 cpu::pause();
             }
         }
+        "flood" => loop {
+            let _ = inb(0x80);
+        },
         "halt" => halt(),
         "cr4" => {
             let caught = cpu::set_cr4(cpu::cr4() | 1 << 63);

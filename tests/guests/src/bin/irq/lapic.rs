@@ -356,9 +356,11 @@ fn timer_count() -> Outcome {
 
 fn timer_divider() -> Outcome {
     let apic = prepare();
-    let whole = ticks(apic, 0xb);
+    // The least of several: a machine that is interrupted itself counts too much.
+    let ticks = |code| (0..3).map(|_| ticks(apic, code)).min().unwrap_or(0);
+    let whole = ticks(0xb);
     for (code, divisor) in [(0, 2), (1, 4), (8, 32), (0xa, 128)] {
-        let divided = ticks(apic, code) * divisor;
+        let divided = ticks(code) * divisor;
         check!(
             time::close(whole, divided, 20),
             "undivided {whole}, by {divisor} times {divisor} {divided}"

@@ -1,0 +1,561 @@
+//! Cases with several guests, under the operator's hand: the monitor on the
+//! machine's serial port, and the control line.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use regex_lite::Regex;
+use vmm::operator::snapshot::{GuestState, MemorySnapshot, StatsSnapshot};
+use vmm::operator::{Answer, ErrorCode, GuestRef, Operation};
+use xtask::ctl::client::Client;
+use xtask::machine::Machine;
+
+use crate::case::{Case, Scene, Tier};
+use crate::cases::{PROMPT, check_dmesg};
+use crate::drive::Drive;
+
+/// To the monitor.
+const MONITOR: &str = "\x1dm";
+
+/// All of them.
+pub(crate) fn all() -> Vec<Case> {
+    let text = |name: &str, text: String, script| Case::scene(name, Scene::Text(text), script);
+    let file = |name: &str, path, script| Case::scene(name, Scene::File(path), script);
+    let mut cases = vec![
+        file("three-guests", "examples/three-guests.toml", three_guests),
+        text("control", control_scene(), control),
+        Case { tier: Tier::Full, seconds: 900, ..text("control-debian", control_scene(), create_debian) },
+        text("starts-and-stops", control_scene(), starts_and_stops::<60>),
+        Case {
+            tier: Tier::Full,
+            seconds: 1200,
+            ..text("starts-and-stops-1000", control_scene(), starts_and_stops::<1000>)
+        },
+        Case { tier: Tier::Full, seconds: 1200, ..text("many-guests", many(), many_guests) },
+        text("restart-policy", restart_scene(), restart_policy),
+        text("watchdog", watchdog_scene(), watchdog),
+    ];
+    for (name, machine) in [("vmx", Machine::BochsVmx), ("bochs-svm", Machine::BochsSvm)] {
+        let on = |what: &str, scene, script, tier| Case {
+            machine,
+            tier,
+            seconds: 900,
+            ..text(&format!("{what}-{name}"), scene, script)
+        };
+        cases.push(on("shares", shares_scene(), shares, Tier::Usual));
+        cases.push(on("caps", caps_scene(), caps, Tier::Full));
+        // Bochs ends itself where an AMD CPU would leave a guest that shuts its CPU
+        // down.
+        if machine == Machine::BochsVmx {
+            cases.push(on("neighbours", neighbours_scene(), neighbours, Tier::Full));
+        }
+    }
+    cases
+}
+
+/// A guest of our tests.
+fn tiny(name: &str, kernel: &str, rest: &str) -> String {
+    format!(
+        "[[guest]]\nname = \"{name}\"\nkernel = \"test:{kernel}\"\nmemory = \"32M\"\n{rest}\n"
+    )
+}
+
+fn shell(drive: &mut Drive) -> Result<()> {
+    drive.expect(PROMPT, 400)
+}
+
+fn to_monitor(drive: &mut Drive) -> Result<()> {
+    drive.send(MONITOR);
+    drive.expect("steward> ", 30)
+}
+
+fn contains(text: &str, wanted: &str) -> Result<()> {
+    ensure!(text.contains(wanted), "no {wanted:?} in {text:?}");
+    Ok(())
+}
+
+/// Enters a command until its answer passes.
+fn until(
+    drive: &mut Drive,
+    command: &str,
+    seconds: u64,
+    passes: impl Fn(&str) -> bool,
+) -> Result<String> {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        let answer = drive.monitor(command)?;
+        if passes(&answer) {
+            return Ok(answer);
+        }
+        ensure!(Instant::now() < end, "{command:?} still says {answer:?}");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
+/// The line of a guest in `list`.
+fn line<'a>(list: &'a str, guest: &str) -> &'a str {
+    list.lines().find(|line| line.contains(guest)).unwrap_or_default()
+}
+
+fn three_guests(drive: &mut Drive) -> Result<()> {
+    shell(drive)?;
+    let answer = drive.shell("echo $((6*7))", 60)?;
+    ensure!(answer.trim() == "42", "the shell answered {answer:?}");
+    to_monitor(drive)?;
+    let list = until(drive, "list", 120, |list| list.matches("running").count() == 3)?;
+    for guest in ["1  alpha", "2  beta", "3  hello"] {
+        contains(&list, guest)?;
+    }
+    contains(&drive.monitor("cpus")?, "AMD-V")?;
+    let memory = drive.monitor("mem")?;
+    for word in ["frames:", "alpha", "OVERHEAD"] {
+        contains(&memory, word)?;
+    }
+    contains(&drive.monitor("stats alpha")?, "port_io")?;
+    contains(&drive.monitor("dump hello")?, "guest-physical")?;
+    contains(&drive.monitor("trace hello")?, "port_io")?;
+    contains(&drive.monitor("why alpha")?, "RIP")?;
+    contains(&drive.monitor("stop nobody")?, "there is no guest \"nobody\"; there are 1 alpha")?;
+    contains(&drive.monitor("frobnicate")?, "there is no command")?;
+    contains(&drive.monitor("help stop")?, "power button")?;
+
+    // The one of our own computes all the time; the two others sleep.
+    drive.send("top\r");
+    drive.expect("CPU%", 30)?;
+    drive.expect("CPU%", 30)?;
+    drive.expect("3  hello  running", 30)?;
+    let from = drive.text().len();
+    drive.expect("CPU%", 30)?;
+    drive.send("x");
+    drive.expect("steward> ", 30)?;
+    let picture = drive.text().get(from..).unwrap_or_default().to_owned();
+    let share = Regex::new(r"hello +running +([0-9.]+)")?;
+    let share = share.captures(&picture).context("top does not show hello")?;
+    let share: f64 = share.get(1).map_or("", |found| found.as_str()).parse()?;
+    ensure!((50.0..=101.0).contains(&share), "top says that hello uses {share} %");
+
+    // A paused guest stands still, and sees no gap in its time.
+    contains(&drive.monitor("pause beta")?, "paused")?;
+    contains(&drive.monitor("stop hello 0")?, "hello")?;
+    until(drive, "list", 30, |list| line(list, "hello").contains("ended"))?;
+    contains(&drive.monitor("start hello")?, "starting")?;
+    until(drive, "list", 30, |list| line(list, "hello").contains("running"))?;
+    contains(&drive.monitor("resume beta")?, "running")?;
+    drive.send("\x1d2");
+    drive.expect("console of \"beta\"", 30)?;
+    drive.send("\n");
+    shell(drive)?;
+    check_dmesg(drive)?;
+
+    // A restart and a stop end Debian through its power button.
+    to_monitor(drive)?;
+    contains(&drive.monitor("restart beta 60")?, "stopping")?;
+    until(drive, "list", 90, |list| {
+        line(list, "beta").contains("running") && line(list, "beta").contains(" 2 ")
+    })?;
+    contains(&drive.monitor("stop alpha 60")?, "stopping")?;
+    let list = until(drive, "list", 90, |list| line(list, "alpha").contains("ended"))?;
+    contains(&list, "1 alpha: powered off")?;
+    contains(&drive.monitor("kill beta")?, "beta")?;
+    drive.send("kill hello\r");
+    drive.ends(0).map(|_| ())
+}
+
+/// The machine waits for a program.
+fn control_scene() -> String {
+    format!(
+        "[host]\ncpus = 2\nmemory = \"1G\"\nwhen_empty = \"stay\"\n{}",
+        tiny("first", "steady", "cmdline = \"windows=2\"")
+    )
+}
+
+fn reference(name: &str) -> GuestRef {
+    GuestRef::typed(name)
+}
+
+fn stats(drive: &Drive, client: &mut Client) -> Result<StatsSnapshot> {
+    match drive.ask(client, Operation::Stats(None))? {
+        Answer::Stats(stats) => Ok(*stats),
+        other => bail!("stats are answered with {other:?}"),
+    }
+}
+
+fn memory(drive: &Drive, client: &mut Client) -> Result<MemorySnapshot> {
+    match drive.ask(client, Operation::Memory)? {
+        Answer::Memory(memory) => Ok(memory),
+        other => bail!("mem is answered with {other:?}"),
+    }
+}
+
+/// Waits until a guest is in this state.
+fn wait_for(
+    drive: &Drive,
+    client: &mut Client,
+    name: &str,
+    state: GuestState,
+    seconds: u64,
+) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        let Answer::Guests(guests) = drive.ask(client, Operation::List)? else {
+            bail!("list is answered with something else")
+        };
+        let now = guests.iter().find(|guest| guest.name == name).map(|guest| guest.state);
+        if now == Some(state) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "guest {name} is {now:?}, not {state:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The operation is refused, for this reason.
+fn refuses(client: &mut Client, operation: Operation, code: ErrorCode) -> Result<()> {
+    let asked = format!("{operation:?}");
+    match client.request(operation)?.outcome {
+        Err(refusal) if refusal.code == code => Ok(()),
+        other => bail!("{asked:.100} is answered with {other:?}, not {code:?}"),
+    }
+}
+
+fn control(drive: &mut Drive) -> Result<()> {
+    drive.expect("steady: done", 120)?;
+    let mut client = drive.client()?;
+    let c = &mut client;
+    drive.ask(c, Operation::Hello)?;
+    wait_for(drive, c, "first", GuestState::Ended, 30)?;
+    // What is wrong is told, and harms nothing.
+    refuses(c, Operation::Pause(reference("first")), ErrorCode::WrongState)?;
+    refuses(c, Operation::Start(reference("nobody")), ErrorCode::NoGuest)?;
+    refuses(c, Operation::Events { since: 1 << 40, max: 1 }, ErrorCode::BadCursor)?;
+    let begin = |crc32| Operation::UploadBegin { name: "k".into(), size: 4, crc32 };
+    drive.ask(c, begin(1))?;
+    refuses(c, Operation::UploadEnd { name: "k".into() }, ErrorCode::UploadSize)?;
+    let piece = |crc32| Operation::UploadChunk {
+        name: "k".into(),
+        offset: 0,
+        data: b"abcd".to_vec(),
+        crc32,
+    };
+    refuses(c, piece(7), ErrorCode::UploadChecksum)?;
+    drive.ask(c, piece(0xed82_cd11))?;
+    refuses(c, Operation::UploadEnd { name: "k".into() }, ErrorCode::UploadChecksum)?;
+    drive.ask(c, Operation::UploadDelete { name: "k".into() })?;
+    refuses(c, Operation::UploadDelete { name: "k".into() }, ErrorCode::NoUpload)?;
+
+    // The one that is there runs again; its events can be read from where one was.
+    drive.ask(c, Operation::Start(reference("first")))?;
+    wait_for(drive, c, "first", GuestState::Ended, 60)?;
+    let Answer::Events(events) = drive.ask(c, Operation::Events { since: 0, max: 64 })? else {
+        bail!("events are answered with something else")
+    };
+    let started = events.events.iter().filter(|e| format!("{:?}", e.what) == "Started").count();
+    ensure!(started == 2, "{started} starts among {events:?}");
+    drive.ask(c, Operation::PowerOff)?;
+    drive.ends(0).map(|_| ())
+}
+
+/// A program makes a Debian guest of files from here, watches it and deletes it.
+fn create_debian(drive: &mut Drive) -> Result<()> {
+    drive.expect("steady: done", 120)?;
+    let mut client = drive.client()?;
+    let c = &mut client;
+    let debian = xtask::guest::Debian::ensure()?;
+    for (name, file) in [("kernel", &debian.kernel), ("initrd", &debian.initrd)] {
+        xtask::ctl::create::upload(c, file, name)?.outcome.map_err(|e| anyhow::anyhow!("{e}"))?;
+    }
+    let mut settings = vmm::bundle::GuestSettings::new("new", 256 << 20, "kernel");
+    settings.initrd = Some("initrd".into());
+    settings.cmdline = xtask::guest::CMDLINE.into();
+    let Answer::Verdict(verdict) = drive.ask(c, Operation::DryRun(settings.clone().into()))? else {
+        bail!("the dry run is answered with something else")
+    };
+    ensure!(verdict.possible, "the dry run says {verdict:?}");
+    let mut huge = settings.clone();
+    huge.memory = 64 << 30;
+    let Answer::Verdict(verdict) = drive.ask(c, Operation::DryRun(huge.into()))? else {
+        bail!("the dry run is answered with something else")
+    };
+    ensure!(!verdict.possible && verdict.reason.contains("MiB"), "the dry run says {verdict:?}");
+    drive.ask(c, Operation::Define(settings.into()))?;
+    drive.ask(c, Operation::Start(reference("new")))?;
+    drive.ask(c, Operation::Attach(reference("new")))?;
+    shell(drive)?;
+    let uname = drive.shell("uname -a", 60)?;
+    contains(&uname, "Debian")?;
+    let c = &mut client;
+    let all = stats(drive, c)?;
+    let new = all.guests.iter().find(|guest| guest.name == "new").context("no statistics")?;
+    ensure!(new.times().run_ns > 0 && new.exits() > 1000, "statistics: {new:?}");
+    refuses(c, Operation::Delete(reference("new")), ErrorCode::WrongState)?;
+    refuses(c, Operation::UploadDelete { name: "kernel".into() }, ErrorCode::WrongState)?;
+    drive.ask(c, Operation::Stop { guest: reference("new"), seconds: 60 })?;
+    wait_for(drive, c, "new", GuestState::Ended, 90)?;
+    drive.ask(c, Operation::Delete(reference("new")))?;
+    refuses(c, Operation::Start(reference("new")), ErrorCode::NoGuest)?;
+    drive.ask(c, Operation::UploadDelete { name: "kernel".into() })?;
+    drive.ask(c, Operation::PowerOff)?;
+    drive.ends(0).map(|_| ())
+}
+
+/// What starts and stops must leave as it was.
+fn books(drive: &Drive, client: &mut Client) -> Result<(u64, u64, u64)> {
+    let host = memory(drive, client)?.host;
+    Ok((host.free, host.reserved, host.heap_used))
+}
+
+/// Starts and ends a guest many times, every tenth time in the middle of its start.
+fn starts_and_stops<const TIMES: u32>(drive: &mut Drive) -> Result<()> {
+    drive.expect("steady: done", 120)?;
+    let mut client = drive.client()?;
+    let c = &mut client;
+    wait_for(drive, c, "first", GuestState::Ended, 30)?;
+    let guest = || reference("first");
+    let mut first = None;
+    for turn in 0..TIMES {
+        drive.ask(c, Operation::Start(guest()))?;
+        if turn % 10 != 9 {
+            wait_for(drive, c, "first", GuestState::Running, 30)?;
+        }
+        drive.ask(c, Operation::Kill(guest()))?;
+        wait_for(drive, c, "first", GuestState::Ended, 30)?;
+        // The first turns fill what is kept of the past: events, answers.
+        if turn == TIMES / 3 {
+            first = Some(books(drive, c)?);
+        }
+    }
+    let (before, after) = (first.context("no turns")?, books(drive, c)?);
+    ensure!(
+        (before.0, before.1) == (after.0, after.1),
+        "frames that are free and promised: {before:?}, later {after:?}"
+    );
+    let grown = after.2.saturating_sub(before.2);
+    ensure!(grown < 4096, "the heap grew by {grown} bytes");
+    drive.ask(c, Operation::PowerOff)?;
+    drive.ends(0).map(|_| ())
+}
+
+/// More guests than there are ASIDs, then some Debian ones.
+fn many() -> String {
+    let mut text = String::from("[host]\ncpus = 2\nmemory = \"4G\"\nwhen_empty = \"stay\"\n");
+    for number in 1..=32 {
+        text.push_str(&tiny(&format!("t{number}"), "hello", ""));
+    }
+    for number in 1..=4 {
+        text.push_str(&format!(
+            "[[guest]]\nname = \"d{number}\"\nkernel = \"debian\"\nmemory = \"256M\"\n"
+        ));
+    }
+    text
+}
+
+fn many_guests(drive: &mut Drive) -> Result<()> {
+    drive.expect("guest> ", 300)?;
+    let mut client = drive.client()?;
+    let c = &mut client;
+    for number in 1..=32 {
+        let name = format!("t{number}");
+        wait_for(drive, c, &name, GuestState::Running, 300)?;
+        drive.ask(c, Operation::Attach(reference(&name)))?;
+        drive.send("\rfrobnicate\r");
+        drive.expect("frobnicate: no such command", 120)?;
+    }
+    let owners = memory(drive, c)?.guests;
+    let most = owners.iter().map(|owner| owner.memory.overhead).max().unwrap_or(0);
+    println!("       overhead of a guest: at most {} KiB beside its page tables", most / 1024);
+    ensure!(most <= 256 << 10, "a guest costs {most} bytes beside its page tables");
+    for number in 1..=32 {
+        drive.ask(c, Operation::Kill(reference(&format!("t{number}"))))?;
+    }
+    for number in 1..=4 {
+        drive.ask(c, Operation::Attach(reference(&format!("d{number}"))))?;
+        drive.send("\n");
+        shell(drive)?;
+        let answer = drive.shell("echo $((6*7))", 120)?;
+        ensure!(answer.trim() == "42", "the shell of d{number} answered {answer:?}");
+    }
+    drive.ask(c, Operation::PowerOff)?;
+    drive.ends(0).map(|_| ())
+}
+
+fn restart_scene() -> String {
+    let crash = tiny(
+        "crash",
+        "crash",
+        "cmdline = \"pvpanic\"\nrestart = \"on-failure\"\n\
+         back_off = { first = \"50ms\", most = \"100ms\" }",
+    );
+    let fine = tiny("fine", "steady", "restart = \"on-failure\"");
+    format!("[host]\ncpus = 2\nwhen_empty = \"stay\"\n{crash}{fine}")
+}
+
+/// A guest that fails starts again, with a back-off; one that ends well does not.
+fn restart_policy(drive: &mut Drive) -> Result<()> {
+    drive.expect("starts again in 50 ms", 120)?;
+    drive.expect("starts again in 100 ms", 60)?;
+    drive.expect("starts again in 100 ms", 60)?;
+    let mut client = drive.client()?;
+    let c = &mut client;
+    let Answer::Guests(guests) = drive.ask(c, Operation::List)? else {
+        bail!("list is answered with something else")
+    };
+    for guest in &guests {
+        let again = guest.starts > 2;
+        ensure!(again == (guest.name == "crash"), "{guest:?}");
+    }
+    drive.ask(c, Operation::Kill(reference("crash")))?;
+    wait_for(drive, c, "crash", GuestState::Ended, 30).or_else(|_| {
+        wait_for(drive, c, "crash", GuestState::Crashed, 1)
+    })?;
+    drive.ask(c, Operation::PowerOff)?;
+    drive.ends(0).map(|_| ())
+}
+
+fn watchdog_scene() -> String {
+    let spins = tiny("spins", "crash", "cmdline = \"loop\"\nwatchdog = 2");
+    let fine = tiny("fine", "hello", "watchdog = 2");
+    format!("[host]\ncpus = 2\n{spins}{fine}")
+}
+
+/// A guest that loops with interrupts off ends; one that waits for input lives on.
+fn watchdog(drive: &mut Drive) -> Result<()> {
+    drive.expect("no sign of life for 2000 ms", 120)?;
+    drive.send("\x1d2");
+    drive.expect("guest> ", 30)?;
+    std::thread::sleep(Duration::from_secs(5));
+    drive.send("poweroff\r");
+    drive.expect("Good-bye.", 30)?;
+    drive.ends(CRASHED).map(|_| ())
+}
+
+/// A guest crashed.
+const CRASHED: u8 = 3;
+
+/// What `steady` printed of its windows: share, worst lateness and hash of each.
+type Windows = Vec<(u64, u64, String)>;
+
+/// Attaches to guest `number` and reads what its windows were.
+fn windows(drive: &mut Drive, number: usize) -> Result<Windows> {
+    let from = drive.text().len();
+    drive.send(&format!("\x1d{number}"));
+    drive.expect("steady: done", 600)?;
+    let line = Regex::new(r"window \d+ share=(\d+) late=(\d+) hash=([0-9a-f]+)")?;
+    let text = drive.text().get(from..).unwrap_or_default();
+    let windows = line.captures_iter(text).map(|found| {
+        let word = |index| found.get(index).map_or("", |word| word.as_str());
+        Ok((word(1).parse()?, word(2).parse()?, word(3).to_owned()))
+    });
+    windows.collect()
+}
+
+fn mean(windows: &[(u64, u64, String)]) -> f64 {
+    let sum: u64 = windows.iter().map(|(share, ..)| share).sum();
+    sum as f64 / windows.len().max(1) as f64
+}
+
+fn shares_scene() -> String {
+    let mut text = String::from("[host]\ncpus = 1\nwhen_empty = \"stay\"\n");
+    for (name, weight) in [("one", 100), ("two", 200), ("four", 400)] {
+        let rest = format!("weight = {weight}\ncmdline = \"windows=10 ticks=40000000\"");
+        text.push_str(&tiny(name, "steady", &rest));
+    }
+    text
+}
+
+/// Three guests that compute get the CPU as 1 : 2 : 4, within 3 %.
+fn shares(drive: &mut Drive) -> Result<()> {
+    let all: Vec<Windows> = (1..=3).map(|number| windows(drive, number)).collect::<Result<_>>()?;
+    // At the ends some are not there yet, or any more.
+    let middle: Vec<f64> = all.iter().map(|w| mean(w.get(2..7).unwrap_or_default())).collect();
+    let sum: f64 = middle.iter().sum();
+    println!("       shares in per mille of the CPU: {middle:.1?}");
+    for (share, weight) in middle.iter().zip([1.0, 2.0, 4.0]) {
+        let wanted = sum * weight / 7.0;
+        ensure!((share - wanted).abs() <= wanted * 0.03, "shares {middle:?} for 1 : 2 : 4");
+    }
+    ensure!(sum > 900.0, "together they got {sum} per mille of the CPU");
+    drive.send("\x1dm");
+    drive.expect("steward> ", 30)?;
+    drive.send("poweroff\r");
+    drive.ends(0).map(|_| ())
+}
+
+fn caps_scene() -> String {
+    let mut text = String::from("[host]\ncpus = 1\nwhen_empty = \"stay\"\n");
+    for (name, cap) in [("ten", 10), ("fifty", 50)] {
+        let rest = format!("cap = {cap}\ncmdline = \"windows=8 ticks=60000000\"");
+        text.push_str(&tiny(name, "steady", &rest));
+    }
+    text
+}
+
+/// Caps hold within a point.
+fn caps(drive: &mut Drive) -> Result<()> {
+    for (number, cap) in [(1, 10.0), (2, 50.0)] {
+        let share = mean(windows(drive, number)?.get(1..7).unwrap_or_default()) / 10.0;
+        println!("       with a cap of {cap} %: {share:.2} %");
+        ensure!((share - cap).abs() <= 1.0, "a cap of {cap} % gave {share} %");
+    }
+    drive.send("\x1dm");
+    drive.expect("steward> ", 30)?;
+    drive.send("poweroff\r");
+    drive.ends(0).map(|_| ())
+}
+
+/// How the guests beside the neighbours end; the last two do not by themselves.
+const CRASHES: [&str; 7] =
+    ["triple-fault", "pvpanic", "jump", "exit=3", "shutdown-call", "loop", "flood"];
+
+fn crash_name(word: &str) -> String {
+    format!("c-{}", word.replace('=', "-"))
+}
+
+fn neighbours_scene() -> String {
+    let mut text = String::from("[host]\ncpus = 1\nwhen_empty = \"stay\"\n");
+    let steady = |name: &str, more: &str| {
+        let rest = format!("weight = 10000\ncmdline = \"windows=30 ticks=40000000{more}\"");
+        tiny(name, "steady", &rest)
+    };
+    text.push_str(&steady("steady", ""));
+    text.push_str(&steady("sleeper", " sleep=400000"));
+    for word in CRASHES {
+        let rest = format!("weight = 1\ncmdline = \"{word}\"\nwatchdog = 1");
+        text.push_str(&tiny(&crash_name(word), "crash", &rest));
+    }
+    text
+}
+
+/// Neighbours keep their memory and their share, and wake in time, whatever
+/// crashes beside them.
+fn neighbours(drive: &mut Drive) -> Result<()> {
+    drive.expect("window 2 ", 300)?;
+    let mut client = drive.client()?;
+    for word in CRASHES {
+        let name = crash_name(word);
+        let c = &mut client;
+        // Each ended once at the beginning; or is ended now.
+        drive.ask(c, Operation::Kill(reference(&name)))?;
+        drive.ask(c, Operation::Start(reference(&name)))?;
+        std::thread::sleep(Duration::from_millis(300));
+        drive.ask(c, Operation::Kill(reference(&name)))?;
+    }
+    let steady = windows(drive, 1)?;
+    let sleeper = windows(drive, 2)?;
+    let hashes: std::collections::BTreeSet<_> =
+        steady.iter().chain(&sleeper).map(|(.., hash)| hash).collect();
+    ensure!(hashes.len() == 1, "memory has changed: {hashes:?}");
+    let inner = |windows: &Windows| windows.get(2..28).unwrap_or_default().to_vec();
+    let late: Vec<u64> = inner(&sleeper).iter().map(|(_, late, _)| *late).collect();
+    let shares: Vec<u64> = inner(&steady).iter().map(|(share, ..)| *share).collect();
+    println!("       worst wake-ups in ticks: {late:?}");
+    println!("       shares in per mille: {shares:?}");
+    let usual = mean(&inner(&steady));
+    ensure!(
+        shares.iter().all(|share| (*share as f64 - usual).abs() <= 20.0),
+        "shares {shares:?} in per mille, about {usual:.1}"
+    );
+    drive.send("\x1dm");
+    drive.expect("steward> ", 30)?;
+    drive.send("poweroff\r");
+    drive.ends(0).map(|_| ())
+}
