@@ -62,6 +62,10 @@ pub trait VendorCpu: Debug + Sized + 'static {
     /// by the page that the nested tables have there.
     fn watches_apic_page(&self, assist: ApicAssist) -> bool;
 
+    /// Whether the CPU delivers and ends the interrupts of vCPUs with this much
+    /// help by itself.
+    fn delivers_interrupts(&self, assist: ApicAssist) -> bool;
+
     /// A vCPU in its reset state, on the nested tables at `nested_root`, with a
     /// local APIC in hardware as far as `apic` wants and the CPU goes.
     ///

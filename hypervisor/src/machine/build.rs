@@ -26,6 +26,7 @@ use vmm::irq::{Posted, Routes};
 use vmm::load::{self, EntryState, LoadSettings, Loading, Module, TablesConfig};
 use vmm::msr::{MsrConfig, MsrFile, MsrTable};
 use vmm::mtrr::Mtrrs;
+use vmm::pv::{PvCounts, PvFeatures, PvState};
 use vmm::recorder::Recorder;
 use vmm::sched::GuestId;
 use vmm::stats::ExitCounts;
@@ -122,6 +123,8 @@ impl<C: VendorCpu> Assembly<C> {
         let mut withheld = vendor.withheld().to_vec();
         withheld.push(FeatureBit::PKU);
         let vcpus = settings.vcpus;
+        let mut pv = PvFeatures::all();
+        pv.set(PvFeatures::EOI, !vendor.delivers_interrupts(settings.apic));
         let cpuid = Arc::new(CpuidTable::new(
             &cpu::cpuid,
             &CpuidConfig {
@@ -131,6 +134,7 @@ impl<C: VendorCpu> Assembly<C> {
                 apic_timer_hz: 1_000_000_000,
                 physical_address_bits: 39,
                 xcr0: Xcr0::X87 | Xcr0::SSE | Xcr0::AVX,
+                pv: pv.usable(settings.hypercalls.0),
                 withheld: &withheld,
             },
         ));
@@ -259,6 +263,8 @@ impl Parts {
             xcr0: 1,
             recent: Recorder::default(),
             counts: ExitCounts::default(),
+            pv: PvState::default(),
+            pv_counts: PvCounts::default(),
         };
         Ok(Vcpu::new(index, core, hw))
     }

@@ -10,7 +10,7 @@ use crate::mm;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use vmm::clock::HostTime;
-use vmm::run::{Next, turn};
+use vmm::run::{Next, off_cpu, on_cpu, turn};
 use vmm::sched::{Choice, Decision, EntityId, Reason, Stop};
 use vmm::timer::NEVER;
 use vmm::vm::{EndReason, Host};
@@ -188,14 +188,18 @@ impl<C: VendorCpu> ThisCpu<C> {
                 private.last_cpu = Some(self.index);
             }
             private.extended.load();
+            on_cpu(&mut private.vcpu, &guest.vm, choice.steal);
             let result = self.turns(guest, index, choice, &mut private);
+            off_cpu(&mut private.vcpu, &guest.vm);
             private.extended.save();
             C::unload(&mut private.vcpu.hw);
             result
         });
         guest.places.leave(index);
         self.console = None;
-        *slot.published.lock() = Published { counts: private.vcpu.core.counts, left: asm::rdtsc() };
+        let core = &private.vcpu.core;
+        *slot.published.lock() =
+            Published { counts: core.counts, pv: core.pv_counts, left: asm::rdtsc() };
         drop(private);
         if let Some(reason) = end {
             guest.stop(reason, Some(index), self.world);
@@ -222,6 +226,7 @@ impl<C: VendorCpu> ThisCpu<C> {
             }
             match turn(&mut private.vcpu, &guest.vm, self) {
                 Next::Continue => {}
+                Next::Yield => return (Stop::Yielded, None),
                 Next::Idle(deadline) => {
                     guest.places.leave(index);
                     // Who posts from now on wakes it through the scheduler.

@@ -13,6 +13,7 @@ use spin::{Mutex, Once};
 use vmm::bundle::GuestSettings;
 use vmm::chipset::Chipset;
 use vmm::irq::{Posted, Requests};
+use vmm::pv::PvCounts;
 use vmm::sched::{EntityId, GuestId, Reason};
 use vmm::stats::ExitCounts;
 use vmm::vcpu::Vcpu;
@@ -48,6 +49,8 @@ pub(super) struct Slot<B> {
 pub(super) struct Published {
     /// Its exits by kind.
     pub(super) counts: ExitCounts,
+    /// What it used of KVM's paravirtual interface.
+    pub(super) pv: PvCounts,
     /// The TSC then.
     pub(super) left: u64,
 }
@@ -55,7 +58,7 @@ pub(super) struct Published {
 impl Published {
     /// What else was counted of it.
     pub(super) fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
-        core::iter::empty()
+        self.pv.iter()
     }
 }
 

@@ -13,7 +13,8 @@
 //! else but the wall clock.
 //!
 //! [`VmClock`] is shared by a guest's vCPUs, [`VcpuClock`] belongs to one.
-//! [`VmClock::resume`] is the only way in which time is put (back) in motion.
+//! [`VmClock::resume`] and [`VmClock::resume_later`] are the only ways in which
+//! time is put (back) in motion.
 
 pub mod pvclock;
 #[cfg(test)]
@@ -152,6 +153,8 @@ pub struct VmClock {
     /// The wall clock when ticks were 0, in nanoseconds since 1970; later by
     /// all pauses.
     wall_origin: u64,
+    /// How often the guest went on after a pause.
+    pauses: u64,
 }
 
 /// A saved [`VmClock`].
@@ -175,6 +178,9 @@ pub struct VcpuClock {
     wall_clock: u64,
     /// The version that the structure had last, always even.
     version: u32,
+    /// Which of its guest's pauses the vCPU knows of.
+    #[serde(skip)]
+    pauses: u64,
 }
 
 /// What must be done after a write that changed a vCPU's TSC.
@@ -225,6 +231,7 @@ impl VmClock {
             scale: Scale::new(frequency),
             motion: Motion::Paused { ticks: 0 },
             wall_origin: 0,
+            pauses: 0,
         }
     }
 
@@ -357,6 +364,41 @@ impl VmClock {
         self.motion = Motion::Running { offset: ticks.wrapping_sub(host.tsc) };
         self.wall_origin = host.wall.saturating_sub(self.scale.nanos(ticks));
         self.publish_all(vcpus, memory, interruption)
+    }
+
+    /// Lets a paused guest's time run on from where it stood, and leaves it to
+    /// each vCPU to [catch up](VmClock::catch_up) before it runs.
+    pub fn resume_later(&mut self, host: HostTime) {
+        if let Motion::Paused { ticks } = self.motion {
+            self.motion = Motion::Running { offset: ticks.wrapping_sub(host.tsc) };
+            self.wall_origin = host.wall.saturating_sub(self.scale.nanos(ticks));
+            self.pauses = self.pauses.wrapping_add(1);
+        }
+    }
+
+    /// What a vCPU does before it runs again: if its guest was paused since it
+    /// last ran, its kvmclock says so from now on, and its new offset from the
+    /// host's TSC is returned, for VMCB or VMCS.
+    pub fn catch_up(
+        &self,
+        vcpu: &mut VcpuClock,
+        memory: &impl GuestMemory,
+        agreement: TscAgreement,
+    ) -> Option<u64> {
+        if vcpu.pauses == self.pauses {
+            return None;
+        }
+        vcpu.pauses = self.pauses;
+        // The page was writable when it was registered; if the guest has put
+        // something else there since, its clock is what it loses.
+        let _ = self.publish(vcpu, memory, agreement, Interruption::Paused);
+        Some(self.tsc_offset(vcpu))
+    }
+
+    /// A number of ticks in nanoseconds, rounded down.
+    #[must_use]
+    pub fn nanos(&self, ticks: u64) -> u64 {
+        self.scale.nanos(ticks)
     }
 
     /// Writes the kvmclock of each of a guest's vCPUs (see
@@ -512,9 +554,19 @@ impl VcpuClock {
         self.wall_clock
     }
 
+    /// INIT reached the CPU: its TSC goes on, kvmclock is not registered.
+    pub fn init(&mut self) {
+        *self = Self {
+            tsc_adjust: self.tsc_adjust,
+            version: self.version,
+            pauses: self.pauses,
+            ..Self::default()
+        };
+    }
+
     /// The CPU was reset: its TSC starts with its guest's again, and kvmclock
     /// is not registered. (INIT alone leaves all this as it is.)
     pub fn reset(&mut self) {
-        *self = Self { version: self.version, ..Self::default() };
+        *self = Self { version: self.version, pauses: self.pauses, ..Self::default() };
     }
 }

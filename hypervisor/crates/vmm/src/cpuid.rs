@@ -20,6 +20,7 @@ mod quick;
 mod tests;
 
 use crate::clock::TscFrequency;
+use crate::pv::PvFeatures;
 use crate::xstate::Xstate;
 use alloc::vec::Vec;
 pub use features::{FeatureBit, Register};
@@ -43,6 +44,8 @@ pub struct CpuidConfig<'a> {
     pub physical_address_bits: u8,
     /// Extended states that may be offered, as far as the host has them.
     pub xcr0: Xcr0,
+    /// What is offered of KVM's interface beside the clock.
+    pub pv: PvFeatures,
     /// Features that the back end can't virtualise on this CPU (on VT-x, those
     /// that need a control which is missing).
     pub withheld: &'a [FeatureBit],
@@ -90,6 +93,7 @@ pub struct CpuidTable {
     vendor: Vendor,
     xstate: Xstate,
     physical_address_bits: u8,
+    pv: PvFeatures,
     highest_basic: u32,
     highest_extended: u32,
     /// Leaf 8000_0001 EDX repeats the APIC bit.
@@ -138,6 +142,12 @@ impl CpuidTable {
     #[must_use]
     pub const fn xstate(&self) -> &Xstate {
         &self.xstate
+    }
+
+    /// What is offered of KVM's interface beside the clock.
+    #[must_use]
+    pub const fn pv(&self) -> PvFeatures {
+        self.pv
     }
 
     /// Bits of a guest-physical address.

@@ -2,7 +2,12 @@
 //! meaning are in [`hvabi`]; this decides who may call and with what, and
 //! leaves the doing to a [`HypercallHost`].
 
+mod ipis;
+
+pub use ipis::Ipis;
+
 use crate::memory::{GuestMemory, MemoryError};
+use crate::pv::PvFeatures;
 use hvabi::{Call, Features, INTERFACE_VERSION, Registers, Reply, ShutDownKind, Status, kvm};
 use x86defs::control::CpuMode;
 use x86defs::{GuestPhysAddr, Low};
@@ -27,6 +32,20 @@ pub trait HypercallHost {
 
     /// Wall clock and TSC of the calling vCPU, read at one moment.
     fn clock_pairing(&self) -> kvm::ClockPairing;
+
+    /// What the guest is offered of KVM's interface.
+    fn offered(&self) -> PvFeatures;
+
+    /// Ends the HLT of the vCPU with this APIC id, or its next one. One that is
+    /// not there is nothing.
+    fn kick(&mut self, apic_id: u64);
+
+    /// Sends interrupts; returns how many reached a vCPU.
+    fn send_ipis(&mut self, ipis: &Ipis) -> u64;
+
+    /// Whether the vCPU with this APIC id is another than the caller, and has no
+    /// CPU now.
+    fn waits_for_cpu(&self, apic_id: u64) -> bool;
 }
 
 /// Who calls, and how wide.
@@ -65,7 +84,7 @@ pub fn dispatch(registers: Registers, caller: Caller, host: &mut impl HypercallH
     } else if Call::is_steward(arguments.rax) {
         Call::try_from(arguments).and_then(|call| steward_call(call, host))
     } else {
-        kvm_call(arguments, host)
+        kvm_call(arguments, wide, host)
     };
     let plain = Registers { rax: 0, ..registers };
     match result {
@@ -75,6 +94,7 @@ pub fn dispatch(registers: Registers, caller: Caller, host: &mut impl HypercallH
         } else {
             reply.encode32(registers)
         }),
+        Ok(Served::Count(count)) => Outcome::Return(Registers { rax: count, ..registers }),
         Ok(Served::Yield) => Outcome::Yield(plain),
         Ok(Served::ShutDown { kind, status }) => Outcome::ShutDown { kind, status },
         Err(status) => {
@@ -91,6 +111,8 @@ enum Served {
     Nothing,
     /// RAX = 0, and more registers.
     Reply(Reply),
+    /// RAX = this, which is no error.
+    Count(u64),
     /// RAX = 0, later.
     Yield,
     /// Never returns.
@@ -146,7 +168,12 @@ fn console_write(
     Ok(Served::Reply(Reply::ConsoleWrite { taken }))
 }
 
-fn kvm_call(arguments: Registers, host: &mut impl HypercallHost) -> Result<Served, Status> {
+fn kvm_call(
+    arguments: Registers,
+    wide: bool,
+    host: &mut impl HypercallHost,
+) -> Result<Served, Status> {
+    let offered = host.offered();
     match arguments.rax {
         kvm::call::VAPIC_POLL_IRQ => Ok(Served::Nothing),
         kvm::call::CLOCK_PAIRING => {
@@ -157,6 +184,18 @@ fn kvm_call(arguments: Registers, host: &mut impl HypercallHost) -> Result<Serve
             let address = GuestPhysAddr::new(arguments.rbx);
             host.memory().write(address, &bytes).map_err(fault)?;
             Ok(Served::Nothing)
+        }
+        kvm::call::KICK_CPU if offered.contains(PvFeatures::UNHALT) => {
+            host.kick(arguments.rcx);
+            Ok(Served::Nothing)
+        }
+        kvm::call::SEND_IPI if offered.contains(PvFeatures::SEND_IPI) => {
+            Ok(Served::Count(host.send_ipis(&Ipis::new(arguments, wide)?)))
+        }
+        kvm::call::SCHED_YIELD if offered.contains(PvFeatures::SCHED_YIELD) => {
+            // To make room for one that runs already is of no use.
+            let waits = host.waits_for_cpu(arguments.rbx);
+            Ok(if waits { Served::Yield } else { Served::Nothing })
         }
         _ => Err(Status::UnknownCall),
     }

@@ -34,6 +34,7 @@ pub mod memory;
 pub mod msr;
 pub mod mtrr;
 pub mod operator;
+pub mod pv;
 pub mod recorder;
 pub mod run;
 pub mod sched;

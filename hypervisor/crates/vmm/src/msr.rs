@@ -74,6 +74,10 @@ pub enum SpecialMsr {
     KvmSystemTime,
     /// KVM's wall clock: [`crate::clock::VmClock::write_wall_clock`].
     KvmWallClock,
+    /// KVM's steal time: [`crate::pv::StealTime::write`].
+    KvmStealTime,
+    /// KVM's end of interrupt: [`crate::pv::PvEoi::write`].
+    KvmPvEoi,
 }
 
 /// Storage in [`MsrFile`].

@@ -1,9 +1,11 @@
 //! The loop of one vCPU: what is due, what to inject, in, and what came of it.
 
+use crate::clock::TscAgreement;
 use crate::exits;
 use crate::hw::Backend;
 use crate::irq::Requests;
 use crate::memory::GuestRam;
+use crate::pv::Flush;
 use crate::timer::{NEVER, TimerKind};
 use crate::vcpu::{Activity, Vcpu};
 use crate::vm::{EndReason, Host, Vm, VmError};
@@ -19,8 +21,37 @@ pub enum Next {
     /// Nothing to run until an interrupt, or until this TSC of the host
     /// ([`NEVER`]: no timer of this guest's is armed).
     Idle(u64),
+    /// The vCPU lets others run first.
+    Yield,
     /// The guest has ended.
     End(EndReason),
+}
+
+/// `vcpu` gets a CPU, whose registers and memory are the guest's; `ready` is for
+/// how many ticks in its life it has been ready without one
+/// ([`crate::sched::Choice::steal`]). Comes before its turns.
+pub fn on_cpu<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, ready: u64) {
+    let clock = vm.clock.read();
+    let core = &mut vcpu.core;
+    core.shared.set_on_cpu(true);
+    if let Some(offset) = clock.catch_up(&mut core.clock, &vm.memory, TscAgreement::Matched) {
+        vcpu.hw.set_tsc_offset(offset);
+        core.pv_counts.pauses_told += 1;
+    }
+    let waited = clock.nanos(ready);
+    drop(clock);
+    let offered = core.cpuid.pv();
+    match core.pv.steal.on_cpu(waited, offered, &vm.memory, &mut core.pv_counts) {
+        Flush::Due => vcpu.hw.flush_translations(),
+        Flush::None => {}
+    }
+}
+
+/// `vcpu` loses its CPU. Comes after its turns.
+pub fn off_cpu<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) {
+    let core = &mut vcpu.core;
+    core.shared.set_on_cpu(false);
+    core.pv.steal.off_cpu(&vm.memory, &mut core.pv_counts);
 }
 
 /// Runs `vcpu` once: up to an exit that the general code has to serve.
@@ -35,10 +66,12 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     let [apic, devices] = deadlines(vcpu, vm, tsc);
     match vcpu.activity {
         Activity::Running => {}
-        Activity::Halted if vcpu.has_wake_up(pic) => vcpu.activity = Activity::Running,
+        Activity::Halted if vcpu.has_wake_up(pic) => vcpu.wake(),
         Activity::Halted | Activity::WaitForStartup => return Next::Idle(apic.min(devices)),
     }
     vcpu.prepare_injection(pic, || vm.chipset.pic_acknowledge(|message| vm.deliver(message)));
+    let core = &mut vcpu.core;
+    core.pv.eoi.to_guest(&core.lapic, &vm.memory, &mut core.pv_counts);
     let nmi_waits = vcpu.nmi_waits();
     let timer = &mut vcpu.core.timer;
     timer.kind = vcpu.hw.timer();
@@ -55,7 +88,12 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     let trace = vm.chipset.trace();
     vcpu.core.hold = trace.hold();
     let ExitWithEvent { exit, interrupted } = vcpu.hw.run(&mut vcpu.core);
-    vcpu.hw.take_apic(&mut vcpu.core.lapic);
+    let core = &mut vcpu.core;
+    vcpu.hw.take_apic(&mut core.lapic);
+    let ended = core.pv.eoi.from_guest(&mut core.lapic, &vm.memory, &mut core.pv_counts);
+    if let Some(vector) = ended {
+        vm.chipset.end_of_interrupt(vector, |message| vm.deliver(message));
+    }
     if vcpu.core.timer.kind == TimerKind::Machine {
         host.note_armed(vcpu.core.timer.armed);
     }
@@ -84,6 +122,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         return Next::End(EndReason::TripleFault);
     }
     match served {
+        Ok(None) if core::mem::take(&mut vcpu.gives_way) => Next::Yield,
         Ok(None) => Next::Continue,
         Ok(Some(end)) => Next::End(end),
         Err(error) => Next::End(EndReason::Failed(error)),
@@ -125,6 +164,7 @@ fn take_requests<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) -> Opt
     if taken.requests.contains(Requests::NMI) && vcpu.activity != Activity::WaitForStartup {
         vcpu.post_nmi();
     }
+    vcpu.core.pv.kicked |= taken.requests.contains(Requests::UNHALT);
     // An I/O APIC passes the 8259s' request on.
     vcpu.extint |= taken.requests.contains(Requests::PIC);
     let (pending, level) = vcpu.core.shared.take();

@@ -10,6 +10,7 @@ use crate::irq::Posted;
 use crate::load::EntryState;
 use crate::memory::HotRam;
 use crate::msr::{MsrFile, MsrTable};
+use crate::pv::{PvCounts, PvState};
 use crate::recorder::Recorder;
 use crate::stats::ExitCounts;
 use crate::timer::HotTimer;
@@ -60,6 +61,10 @@ pub struct VcpuCore {
     pub recent: Recorder,
     /// Exits by kind.
     pub counts: ExitCounts,
+    /// KVM's paravirtual interface.
+    pub pv: PvState,
+    /// How much of it was used.
+    pub pv_counts: PvCounts,
 }
 
 impl VcpuCore {
@@ -126,6 +131,8 @@ pub struct Vcpu<B> {
     pub(crate) shutdown: bool,
     /// RIP at which the last entry was made with an interrupt shadow.
     shadow_rip: Option<u64>,
+    /// It gives its CPU up.
+    pub(crate) gives_way: bool,
 }
 
 impl<B: Backend> Vcpu<B> {
@@ -143,6 +150,7 @@ impl<B: Backend> Vcpu<B> {
             mismatch_rip: None,
             shutdown: false,
             shadow_rip: None,
+            gives_way: false,
         }
     }
 
@@ -187,8 +195,8 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// INIT arrives: registers and local APIC as after a reset, and the vCPU
-    /// waits for a start-up IPI. Extended state, MSRs and the clock stay
-    /// (SDM: "Processor State After Reset").
+    /// waits for a start-up IPI. Extended state, MSRs and the TSC stay
+    /// (SDM: "Processor State After Reset"); of KVM's interface nothing does.
     pub fn init(&mut self) {
         self.start_at(&EntryState::reset_vector(self.signature()));
         self.hw.set_cr2(0);
@@ -199,6 +207,8 @@ impl<B: Backend> Vcpu<B> {
         self.hw.set_interrupt_shadow(false);
         self.hw.flush_translations();
         self.core.lapic.init();
+        self.core.clock.init();
+        self.core.pv.reset();
         self.event = None;
         self.nmi_pending = false;
         self.extint = false;
@@ -330,6 +340,7 @@ impl<B: Backend> Vcpu<B> {
     pub fn has_wake_up(&self, pic: bool) -> bool {
         let open = self.hw.rflags().contains(Rflags::IF);
         self.event.is_some()
+            || self.core.pv.kicked
             || self.nmi_pending && !self.hw.nmi_blocked()
             || open && (self.core.lapic.deliverable().is_some() || pic)
     }
@@ -341,6 +352,20 @@ impl<B: Backend> Vcpu<B> {
             Activity::Halted => self.hw.rflags().contains(Rflags::IF),
             Activity::WaitForStartup => true,
         }
+    }
+
+    /// A HLT ends. A kick that came before counts for this one.
+    pub(crate) fn wake(&mut self) {
+        self.activity = Activity::Running;
+        if core::mem::take(&mut self.core.pv.kicked) {
+            self.core.pv_counts.unhalts += 1;
+        }
+    }
+
+    /// Gives the CPU up after the instruction at hand.
+    pub(crate) fn give_way(&mut self) {
+        self.core.pv_counts.yields += 1;
+        self.gives_way = true;
     }
 
     /// Decides what the next entry injects. `pic` says whether the 8259s ask

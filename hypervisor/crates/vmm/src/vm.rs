@@ -2,7 +2,7 @@
 
 use crate::chipset::Chipset;
 use crate::clock::{HostTime, VmClock};
-use crate::irq::{Posted, Routes, VcpuSet, send};
+use crate::irq::{Posted, Requests, Routes, VcpuSet, send};
 use crate::memory::GuestRam;
 use crate::mtrr::Mtrrs;
 use alloc::boxed::Box;
@@ -10,7 +10,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use devices::Nanos;
-use devices::lapic::{InterruptMessage, IpiCommand, Ticks};
+use devices::lapic::{Destination, DestinationMode, InterruptMessage, IpiCommand, Ticks};
 use hvabi::ShutDownKind;
 use spin::{Mutex, RwLock};
 use x86defs::exit::RawExit;
@@ -150,6 +150,33 @@ impl<M: GuestRam> Vm<M> {
         tsc.saturating_add(left)
     }
 
+    /// Stops the guest's time, when none of its vCPUs runs any more.
+    pub fn pause(&self, tsc: u64) {
+        self.clock.write().pause(tsc);
+    }
+
+    /// Lets the guest's time run on from where it stood, before its vCPUs may
+    /// run. Each learns of the pause by itself when it gets a CPU
+    /// ([`crate::run::on_cpu`]), so that no watchdog of the guest counts it. One
+    /// that sleeps until a deadline may wake early for nothing, never late.
+    pub fn resume(&self, time: HostTime) {
+        self.clock.write().resume_later(time);
+    }
+
+    /// The vCPU whose local APIC has the identity `id`.
+    pub fn vcpu_of(&self, id: u64) -> Option<usize> {
+        let id = u32::try_from(id).ok().filter(|id| *id != Destination::BROADCAST)?;
+        let destination = Destination { id, mode: DestinationMode::Physical };
+        self.routes.matching(destination).into_iter().next()
+    }
+
+    /// Ends the HLT of vCPU `index`, or the next one that it executes.
+    pub fn unhalt(&self, index: usize) {
+        if self.vcpus.get(index).is_some_and(|posted| posted.request(Requests::UNHALT)) {
+            (self.kick.0)(index);
+        }
+    }
+
     /// Sends an interrupt to the vCPUs that it is for.
     pub fn deliver(&self, message: InterruptMessage) {
         let targets = self.routes.route(&message);
@@ -162,7 +189,8 @@ impl<M: GuestRam> Vm<M> {
         self.send(&command.message, targets);
     }
 
-    fn send(&self, message: &InterruptMessage, targets: VcpuSet) {
+    /// Sends `message` to `targets`, whatever its destination.
+    pub fn send(&self, message: &InterruptMessage, targets: VcpuSet) {
         let mailbox = |index: usize| self.vcpus.get(index).map(|vcpu| &**vcpu);
         send(message, targets, mailbox, |index| (self.kick.0)(index));
     }

@@ -93,6 +93,10 @@ impl VendorCpu for Cpu {
         false
     }
 
+    fn delivers_interrupts(&self, _: ApicAssist) -> bool {
+        false
+    }
+
     fn vcpu(&self, nested_root: HostPhysAddr, _: GuestApic) -> Result<SvmVcpu, HostError> {
         SvmVcpu::new(self, nested_root)
     }

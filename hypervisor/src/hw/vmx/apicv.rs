@@ -37,6 +37,11 @@ pub(super) fn watches_page(caps: &Caps, assist: ApicAssist) -> bool {
     assisted(caps, assist).secondary.contains(SecondaryControls::VIRTUAL_APIC_ACCESSES)
 }
 
+/// See [`crate::hw::VendorCpu::delivers_interrupts`].
+pub(super) fn delivers_interrupts(caps: &Caps, assist: ApicAssist) -> bool {
+    assisted(caps, assist).delivers_interrupts()
+}
+
 /// A vCPU's part of it.
 #[derive(Debug)]
 pub(super) struct ApicHardware {

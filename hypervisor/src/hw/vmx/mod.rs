@@ -99,6 +99,10 @@ impl VendorCpu for Cpu {
         apicv::watches_page(&self.caps, assist)
     }
 
+    fn delivers_interrupts(&self, assist: ApicAssist) -> bool {
+        apicv::delivers_interrupts(&self.caps, assist)
+    }
+
     fn vcpu(&self, nested_root: HostPhysAddr, apic: GuestApic) -> Result<VmxVcpu, HostError> {
         VmxVcpu::new(self, nested_root, apic)
     }

@@ -17,8 +17,6 @@ use alloc::string::{String, ToString};
 use alloc::sync::{Arc, Weak};
 use core::fmt::Write;
 use vmm::bundle::GuestSettings;
-use vmm::clock::{Interruption, VcpuClock};
-use vmm::hw::Backend;
 use vmm::lifecycle::{Action, Cause, Command, Event, Lifecycle, State};
 use vmm::operator::protocol::EventKind;
 use vmm::operator::{ErrorCode, Refusal, Ring};
@@ -261,7 +259,7 @@ impl<C: VendorCpu> Operator<C> {
                         if !record.clock_stands {
                             return true;
                         }
-                        guest.vm.clock.write().pause(asm::rdtsc());
+                        guest.vm.pause(asm::rdtsc());
                     }
                     State::Running => record.watch(world, &guest, now),
                     _ => {}
@@ -398,23 +396,7 @@ impl<C: VendorCpu> Record<C> {
         let Some(guest) = self.guest().map(Arc::clone) else { return };
         self.watch = Watch::default();
         if core::mem::take(&mut self.clock_stands) {
-            let mut slots: alloc::vec::Vec<_> =
-                guest.slots.iter().map(|slot| slot.private.lock()).collect();
-            let mut clocks: alloc::vec::Vec<&mut VcpuClock> =
-                slots.iter_mut().map(|private| &mut private.vcpu.core.clock).collect();
-            let mut clock = guest.vm.clock.write();
-            let memory = &guest.vm.memory;
-            let told = crate::mm::with_root(memory.root(), || {
-                clock.resume(world.time(), &mut clocks, memory, Interruption::Paused)
-            });
-            if let Err((vcpu, error)) = told {
-                log::warn!("guest \"{}\" vCPU {vcpu}: its kvmclock: {error}", guest.vm.name);
-            }
-            for private in &mut slots {
-                let vcpu = &mut private.vcpu;
-                vcpu.hw.set_tsc_offset(clock.tsc_offset(&vcpu.core.clock));
-                C::unload(&mut vcpu.hw);
-            }
+            guest.vm.resume(world.time());
         }
         if let Ok(kicks) = world.scheduler.lock().resume(guest.id, asm::rdtsc()) {
             super::super::send(kicks);
@@ -462,8 +444,9 @@ fn report<C: VendorCpu>(guest: &Guest<C>) {
             // Writing to a string does not fail.
             let _ = write!(text, " vCPU {index}:");
         }
-        let counts = slot.published.lock().counts;
-        for (name, count) in counts.iter().filter(|(_, count)| *count != 0) {
+        let published = *slot.published.lock();
+        let counts = published.counts.iter().chain(published.counters());
+        for (name, count) in counts.filter(|(_, count)| *count != 0) {
             // Writing to a string does not fail.
             let _ = write!(text, " {name}={count}");
         }

@@ -211,6 +211,19 @@ impl Lapic {
         self.s.isr_top = self.s.isr.highest_or_zero();
     }
 
+    /// Whether the interrupt in service can end without anybody else having to do
+    /// something: it is edge-triggered, it interrupted no other, and nothing is
+    /// requested that its end would let through.
+    #[must_use]
+    pub fn ends_unseen(&self) -> bool {
+        let mut others = self.s.isr;
+        others.remove(self.s.isr_top);
+        self.s.isr_top != 0
+            && self.s.irr.is_empty()
+            && others.is_empty()
+            && !self.in_service_is_level()
+    }
+
     #[cold]
     fn eoi_level(&mut self, vector: Vector) -> Option<Vector> {
         self.end_local_level(vector);

@@ -30,7 +30,7 @@ const STEWARD_HIGHEST: u32 = hvabi::CPUID_LEAF_TIMING;
 /// KVM's first leaf and its second, with the features.
 const KVM_SIGNATURE_LEAF: u32 = 0x4000_0100;
 const KVM_FEATURES_LEAF: u32 = 0x4000_0101;
-/// What of KVM's interface is there.
+/// What of KVM's interface is always there.
 const KVM_FEATURES: u32 = kvm::feature::CLOCKSOURCE
     | kvm::feature::NOP_IO_DELAY
     | kvm::feature::CLOCKSOURCE2
@@ -120,6 +120,7 @@ impl<H: CpuidSource> Builder<'_, H> {
             vendor: self.vendor,
             xstate: self.xstate,
             physical_address_bits: self.physical_bits,
+            pv: self.config.pv,
             highest_basic: self.highest_basic,
             highest_extended: self.highest_extended,
             apic_bit_repeated,
@@ -259,7 +260,9 @@ impl<H: CpuidSource> Builder<'_, H> {
                 ..nothing
             },
             KVM_SIGNATURE_LEAF => signature(KVM_FEATURES_LEAF, kvm::CPUID_SIGNATURE),
-            KVM_FEATURES_LEAF => CpuidResult { eax: KVM_FEATURES, ..nothing },
+            KVM_FEATURES_LEAF => {
+                CpuidResult { eax: KVM_FEATURES | self.config.pv.bits(), ..nothing }
+            }
             0x8000_0000 => CpuidResult { eax: self.highest_extended, ..host },
             0x8000_0001 if self.vendor == Vendor::Amd => {
                 // EAX repeats the signature; EBX 31:28 is the package type.

@@ -1,5 +1,6 @@
 use super::features::{FEATURE_WORDS, Rule};
 use super::*;
+use crate::pv::PvFeatures;
 use alloc::vec::Vec;
 use proptest::prelude::*;
 use x86defs::cpuid::CpuidResult;
@@ -47,6 +48,7 @@ fn config(vcpus: u16) -> CpuidConfig<'static> {
         apic_timer_hz: 1_000_000_000,
         physical_address_bits: 40,
         xcr0: Xcr0::all(),
+        pv: PvFeatures::all(),
         withheld: &[],
     }
 }
@@ -324,7 +326,11 @@ fn hypervisor_leaves() {
         .step_by(0x100)
         .find(|base| letters(*base).1 == *b"KVMKVMKVM\0\0\0");
     assert_eq!(found, Some(0x4000_0100));
-    assert_eq!(table.lookup(0x4000_0101, 0, &vcpu(0)), regs(0x0100_000b, 0, 0, 0));
+    assert_eq!(table.lookup(0x4000_0101, 0, &vcpu(0)), regs(0x0100_2aeb, 0, 0, 0));
+    // EOI is for those whose CPU does not deliver interrupts by itself; no hints.
+    let settings = CpuidConfig { pv: PvFeatures::all() - PvFeatures::EOI, ..config(1) };
+    let delivering = CpuidTable::new(&everything(Vendor::Amd), &settings);
+    assert_eq!(delivering.lookup(0x4000_0101, 0, &vcpu(0)), regs(0x0100_2aab, 0, 0, 0));
     assert_eq!(table.lookup(0x4000_0001, 0, &vcpu(0)), regs(1, 0b11110, 0, 0));
     assert_eq!(table.lookup(0x4000_0010, 0, &vcpu(0)), regs(2_800_000, 1_000_000, 0, 0));
 }

@@ -9,8 +9,9 @@ pub(crate) use mmio::DELIVERY;
 
 use crate::emulate::Emulated;
 use crate::hw::{Backend, InterruptDelivery};
-use crate::hypercall::{Caller, HypercallHost, Outcome, dispatch};
+use crate::hypercall::{Caller, HypercallHost, Ipis, Outcome, dispatch};
 use crate::memory::{GuestMemory, GuestRam};
+use crate::pv::{PvCounts, PvFeatures};
 use crate::vcpu::{Activity, Vcpu};
 use crate::vm::{EndReason, Host, Vm, VmError};
 use devices::lapic::{ApicMode, Effect, Lint, LintEvent};
@@ -73,9 +74,14 @@ pub(crate) fn serve<B: Backend, M: GuestRam>(
         }),
         // Caches are the machine's: a guest must not make others pay for them,
         // and its memory is coherent without it.
-        VmExit::CacheControl(CacheControl::Invd | CacheControl::Wbinvd) | VmExit::Pause => {
+        VmExit::CacheControl(CacheControl::Invd | CacheControl::Wbinvd) => {
             instruction(vcpu, vm, host, exit, |_, _, _| Ok(Done::Complete))
         }
+        // It spins, for something that another vCPU does.
+        VmExit::Pause => instruction(vcpu, vm, host, exit, |vcpu, _, _| {
+            vcpu.gives_way = true;
+            Ok(Done::Complete)
+        }),
         // CPUID offers none of these.
         VmExit::Monitor(_) | VmExit::VirtualizationInstruction => {
             vcpu.raise(Event::ud());
@@ -279,6 +285,10 @@ struct CallHost<'a, M, H> {
     pairing: kvm::ClockPairing,
     since_start: u64,
     wall_clock: u64,
+    /// The caller.
+    index: usize,
+    offered: PvFeatures,
+    counts: &'a mut PvCounts,
 }
 
 impl<M: GuestRam, H: Host> HypercallHost for CallHost<'_, M, H> {
@@ -300,6 +310,31 @@ impl<M: GuestRam, H: Host> HypercallHost for CallHost<'_, M, H> {
 
     fn clock_pairing(&self) -> kvm::ClockPairing {
         self.pairing
+    }
+
+    fn offered(&self) -> PvFeatures {
+        self.offered
+    }
+
+    fn kick(&mut self, apic_id: u64) {
+        if let Some(index) = self.vm.vcpu_of(apic_id) {
+            self.counts.kicks += 1;
+            self.vm.unhalt(index);
+        }
+    }
+
+    fn send_ipis(&mut self, ipis: &Ipis) -> u64 {
+        let sent = ipis.send(self.vm);
+        self.counts.ipi_calls += 1;
+        self.counts.ipis += sent;
+        sent
+    }
+
+    fn waits_for_cpu(&self, apic_id: u64) -> bool {
+        self.vm.vcpu_of(apic_id).is_some_and(|index| {
+            index != self.index
+                && self.vm.vcpus.get(index).is_some_and(|posted| !posted.is_on_cpu())
+        })
     }
 }
 
@@ -324,11 +359,16 @@ fn hypercall<B: Backend, M: GuestRam, H: Host>(
         since_start: clock.now(time.tsc).0,
         wall_clock: clock.wall(time.tsc),
         host,
+        index: vcpu.index,
+        offered: vcpu.core.cpuid.pv(),
+        counts: &mut vcpu.core.pv_counts,
     };
-    let (after, _yielded) = match dispatch(registers, caller, &mut call_host) {
-        Outcome::Return(after) => (after, false),
-        // Nobody else waits for this CPU.
-        Outcome::Yield(after) => (after, true),
+    let after = match dispatch(registers, caller, &mut call_host) {
+        Outcome::Return(after) => after,
+        Outcome::Yield(after) => {
+            vcpu.give_way();
+            after
+        }
         Outcome::ShutDown { kind: ShutDownKind::Reset, .. } => {
             return Ok(Done::End(EndReason::Reset));
         }

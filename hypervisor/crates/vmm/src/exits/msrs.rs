@@ -47,6 +47,8 @@ fn value<B: Backend, M: GuestRam, H: Host>(
             SpecialMsr::Mtrr(register) => Ok(vm.mtrrs.lock().read(register)),
             SpecialMsr::KvmSystemTime => Ok(vcpu.core.clock.system_time()),
             SpecialMsr::KvmWallClock => Ok(vcpu.core.clock.wall_clock()),
+            SpecialMsr::KvmStealTime => Ok(vcpu.core.pv.steal.msr()),
+            SpecialMsr::KvmPvEoi => Ok(vcpu.core.pv.eoi.msr()),
         },
     }
 }
@@ -120,6 +122,8 @@ fn set<B: Backend, M: GuestRam, H: Host>(
             SpecialMsr::KvmWallClock => {
                 vm.clock.read().write_wall_clock(&mut core.clock, value, &vm.memory, time)
             }
+            SpecialMsr::KvmStealTime => core.pv.steal.write(value, &vm.memory),
+            SpecialMsr::KvmPvEoi => core.pv.eoi.write(value, &vm.memory),
         },
     }
 }

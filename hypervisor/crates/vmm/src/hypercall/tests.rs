@@ -46,12 +46,22 @@ struct Machine {
     ram: Ram,
     console: Vec<u8>,
     room: usize,
+    offered: PvFeatures,
+    kicked: Vec<u64>,
+    ipis: Vec<Ipis>,
 }
 
 impl Machine {
     fn new() -> Self {
         let bytes = (0..RAM).map(|index| u8::try_from(index % 251).unwrap()).collect();
-        Self { ram: Ram(RefCell::new(bytes)), console: Vec::new(), room: usize::MAX }
+        Self {
+            ram: Ram(RefCell::new(bytes)),
+            console: Vec::new(),
+            room: usize::MAX,
+            offered: PvFeatures::empty(),
+            kicked: Vec::new(),
+            ipis: Vec::new(),
+        }
     }
 }
 
@@ -77,6 +87,23 @@ impl HypercallHost for Machine {
 
     fn clock_pairing(&self) -> kvm::ClockPairing {
         kvm::ClockPairing { seconds: 1, nanoseconds: 2, tsc: 3 }
+    }
+
+    fn offered(&self) -> PvFeatures {
+        self.offered
+    }
+
+    fn kick(&mut self, apic_id: u64) {
+        self.kicked.push(apic_id);
+    }
+
+    fn send_ipis(&mut self, ipis: &Ipis) -> u64 {
+        self.ipis.push(*ipis);
+        ipis.ids().filter(|id| *id < 4).count() as u64
+    }
+
+    fn waits_for_cpu(&self, apic_id: u64) -> bool {
+        apic_id == 2
     }
 }
 
@@ -180,6 +207,81 @@ fn kvm_calls() {
     assert_eq!(ram[0x3fc8], 2);
     assert_eq!(ram[0x3fd0], 3);
     assert_eq!(ram[0x3fd8..0x4000], [0; 40]);
+}
+
+/// A machine that offers all of KVM's calls.
+fn offering() -> Machine {
+    Machine { offered: PvFeatures::all(), ..Machine::new() }
+}
+
+#[test]
+fn kicks_and_yields() {
+    let mut machine = offering();
+    // Flags in RBX mean nothing.
+    let before = call(5, 99, 3);
+    let after = Registers { rax: 0, ..before };
+    assert_eq!(dispatch(before, KERNEL, &mut machine), Outcome::Return(after));
+    assert_eq!(dispatch(call(5, 0, u64::MAX), KERNEL32, &mut machine), {
+        Outcome::Return(Registers { rax: 0, ..call(5, 0, u64::MAX) })
+    });
+    assert_eq!(machine.kicked, [3, 0xffff_ffff]);
+    for (id, yields) in [(2, true), (1, false), (u64::MAX, false)] {
+        let before = call(11, id, 0);
+        let after = Registers { rax: 0, ..before };
+        let wanted = if yields { Outcome::Yield(after) } else { Outcome::Return(after) };
+        assert_eq!(dispatch(before, KERNEL, &mut machine), wanted);
+    }
+    assert_eq!(machine.kicked.len(), 2);
+    for cpl in 1..4 {
+        for rax in [5, 10, 11] {
+            let outcome = dispatch(call(rax, 2, 2), Caller { cpl, ..KERNEL }, &mut machine);
+            assert_eq!(status(outcome), Err(Some(Status::NotPermitted)));
+        }
+    }
+    assert_eq!((machine.kicked.len(), machine.ipis.len()), (2, 0));
+}
+
+#[test]
+fn interrupts_for_a_set() {
+    let send = |rbx, rcx, rdx, rsi, caller| {
+        let mut machine = offering();
+        let before = Registers { rax: 10, rbx, rcx, rdx, rsi };
+        let Outcome::Return(after) = dispatch(before, caller, &mut machine) else { panic!() };
+        assert_eq!(after, Registers { rax: after.rax, ..before });
+        let ids: Vec<u64> = machine.ipis.iter().flat_map(Ipis::ids).collect();
+        (after.rax, ids)
+    };
+    let fixed = 0xfd;
+    assert_eq!(send(0b1011, 1, 0, fixed, KERNEL), (3, [0, 1, 3, 64].into()));
+    assert_eq!(send(0b1011, 1, 0, fixed, KERNEL32), (3, [0, 1, 3, 32].into()));
+    // Narrow callers have low halves.
+    assert_eq!(send(1 << 40 | 2, 1 << 32, 1 << 32, fixed, KERNEL32), (1, [1].into()));
+    assert_eq!(send(1, 1 << 63, 3, 0x400, KERNEL), (1, [3, 130].into()));
+    assert_eq!(send(3, 0, u64::MAX, fixed, KERNEL), (0, [u64::MAX, u64::MAX].into()));
+    assert_eq!(send(0, 0, 0, fixed, KERNEL), (0, [].into()));
+    // Level and trigger mode make no difference.
+    assert_eq!(send(1, 0, 0, fixed | 3 << 14, KERNEL), (1, [0].into()));
+    let invalid = Status::InvalidArgument.to_rax();
+    for command in [0, 0xf, 0x10f, 0x2fd, 0x3fd, 0x5fd, 0x6fd, 0x7fd, 0x8fd, 0x400fd, 0xc00fd] {
+        assert_eq!(send(1, 0, 0, command, KERNEL), (invalid, [].into()), "{command:#x}");
+        assert_eq!(send(1, 0, 0, command, KERNEL32), (0xffff_ffea, [].into()), "{command:#x}");
+    }
+}
+
+#[test]
+fn calls_that_are_not_offered_are_unknown() {
+    let needed =
+        [(5, PvFeatures::UNHALT), (10, PvFeatures::SEND_IPI), (11, PvFeatures::SCHED_YIELD)];
+    for (rax, feature) in needed {
+        let mut machine = Machine { offered: PvFeatures::all() - feature, ..Machine::new() };
+        let outcome = dispatch(call(rax, 2, 2), KERNEL, &mut machine);
+        assert_eq!(status(outcome), Err(Some(Status::UnknownCall)));
+        assert!(machine.kicked.is_empty() && machine.ipis.is_empty());
+        machine.offered = feature;
+        let sent = Registers { rax, rbx: 1, rcx: 2, rdx: 0, rsi: 0xfd };
+        assert!(!matches!(dispatch(sent, KERNEL, &mut machine),
+            Outcome::Return(Registers { rax, .. }) if rax.cast_signed() < 0));
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! [`Posted`]: a vCPU's mailbox for vectors and requests.
 
 use bitflags::bitflags;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use devices::lapic::{DeliveryMode, InterruptMessage, Trigger};
 use x86defs::{Low, Vector};
 
@@ -27,6 +27,9 @@ bitflags! {
         const PIC = 1 << 7;
         /// Stop running and say so: pause, snapshot, end of the VM.
         const STOP = 1 << 8;
+        /// End HLT, or the next one: another vCPU's
+        /// [kick](hvabi::kvm::call::KICK_CPU).
+        const UNHALT = 1 << 9;
     }
 }
 
@@ -62,6 +65,8 @@ pub struct Posted {
     /// For each vector, how it was posted last.
     level: [AtomicU64; 4],
     requests: AtomicU32,
+    /// The vCPU has a CPU.
+    on_cpu: AtomicBool,
 }
 
 impl Posted {
@@ -72,7 +77,19 @@ impl Posted {
             pending: [const { AtomicU64::new(0) }; 4],
             level: [const { AtomicU64::new(0) }; 4],
             requests: AtomicU32::new(0),
+            on_cpu: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the vCPU has a CPU. May be outdated at once.
+    #[must_use]
+    pub fn is_on_cpu(&self) -> bool {
+        self.on_cpu.load(Ordering::Relaxed)
+    }
+
+    /// The vCPU gets or loses its CPU.
+    pub(crate) fn set_on_cpu(&self, on_cpu: bool) {
+        self.on_cpu.store(on_cpu, Ordering::Relaxed);
     }
 
     /// Posts `vector`. Returns whether the vCPU must be kicked or woken: the

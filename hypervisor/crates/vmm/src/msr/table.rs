@@ -4,6 +4,7 @@
 use super::{HardwareMsr, MsrLine, ReadAction, Rule, Slot, SpecialMsr, WriteAction};
 use crate::cpuid::{CpuidTable, FeatureBit};
 use crate::mtrr::MtrrRegister;
+use crate::pv::PvFeatures;
 use alloc::vec::Vec;
 use x86defs::cpuid::Vendor;
 use x86defs::{Low, Msr};
@@ -209,6 +210,14 @@ impl MsrTable {
         }
         if cpuid.has(FeatureBit::RDTSCP) || cpuid.has(FeatureBit::RDPID) {
             lines.push((Msr::TSC_AUX, hardware(HardwareMsr::TscAux, Rule::Low32)));
+        }
+        for (feature, msr, which) in [
+            (PvFeatures::STEAL_TIME, Msr::KVM_STEAL_TIME, SpecialMsr::KvmStealTime),
+            (PvFeatures::EOI, Msr::KVM_PV_EOI, SpecialMsr::KvmPvEoi),
+        ] {
+            if cpuid.pv().contains(feature) {
+                lines.push((msr, special(which)));
+            }
         }
         let mtrrs = (Msr::MTRR_CAP.0..=Msr::MTRR_DEF_TYPE.0)
             .filter_map(|number| Some((Msr(number), MtrrRegister::from_msr(Msr(number))?)));

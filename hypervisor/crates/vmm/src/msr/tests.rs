@@ -1,6 +1,7 @@
 use super::*;
 use crate::clock::TscFrequency;
 use crate::cpuid::{CpuidConfig, CpuidTable, FeatureBit};
+use crate::pv::PvFeatures;
 use x86defs::cpuid::{CpuidResult, Vendor};
 use x86defs::{Cr0, Efer, Xcr0};
 
@@ -23,6 +24,7 @@ fn cpuid(vendor: Vendor, withheld: &[FeatureBit]) -> CpuidTable {
         apic_timer_hz: 1_000_000_000,
         physical_address_bits: 40,
         xcr0: Xcr0::all(),
+        pv: PvFeatures::STEAL_TIME,
         withheld,
     };
     CpuidTable::new(&host, &config)
@@ -127,6 +129,8 @@ fn unknown_numbers_fault() {
         0xda0,
         0x4000_0000,
         0x4b56_4d02,
+        // Not offered to this guest.
+        0x4b56_4d04,
         0x4b56_4d05,
         0xc000_0104,
         0xc001_0000,
@@ -235,6 +239,7 @@ fn others_are_named() {
         (Msr::X2APIC_LAST, SpecialMsr::X2Apic(0xff)),
         (Msr::KVM_SYSTEM_TIME, SpecialMsr::KvmSystemTime),
         (Msr::KVM_WALL_CLOCK_OLD, SpecialMsr::KvmWallClock),
+        (Msr::KVM_STEAL_TIME, SpecialMsr::KvmStealTime),
         (Msr(0x203), SpecialMsr::Mtrr(MtrrRegister::Mask(1))),
         (Msr::MTRR_DEF_TYPE, SpecialMsr::Mtrr(MtrrRegister::DefType)),
     ] {

@@ -14,6 +14,7 @@ use crate::irq::{Posted, Routes};
 use crate::memory::{GuestMemory, GuestRam, HotRam, MemoryError};
 use crate::msr::{MsrConfig, MsrFile, MsrTable};
 use crate::mtrr::Mtrrs;
+use crate::pv::{PvCounts, PvFeatures, PvState};
 use crate::recorder::Recorder;
 use crate::run::{Next, turn};
 use crate::stats::ExitCounts;
@@ -133,6 +134,7 @@ pub(super) struct Script {
     pub(super) dr6: u64,
     pub(super) dr7: u64,
     pub(super) tsc_offset: u64,
+    pub(super) flushes: u32,
     rsp: u64,
     cr0: u64,
     cr2: u64,
@@ -280,7 +282,9 @@ impl Backend for Script {
     fn set_tsc_offset(&mut self, offset: u64) {
         self.tsc_offset = offset;
     }
-    fn flush_translations(&mut self) {}
+    fn flush_translations(&mut self) {
+        self.flushes += 1;
+    }
     fn loses_shadow(&self) -> bool {
         false
     }
@@ -354,6 +358,7 @@ impl Play {
             apic_timer_hz: 1_000_000_000,
             physical_address_bits: 39,
             xcr0: Xcr0::X87 | Xcr0::SSE,
+            pv: PvFeatures::all(),
             withheld: &[],
         };
         let cpuid = Arc::new(CpuidTable::new(&host, &config));
@@ -395,6 +400,8 @@ impl Play {
             xcr0: 1,
             recent: Recorder::default(),
             counts: ExitCounts::default(),
+            pv: PvState::default(),
+            pv_counts: PvCounts::default(),
         };
         let script = Script { rip: 0x1000, rflags: 2, cr0: 0x11, ..Script::default() };
         let vm = Vm {
