@@ -24,6 +24,7 @@ pub mod info;
 pub mod io;
 pub mod paging;
 pub mod pc;
+pub mod smp;
 pub mod time;
 pub mod trap;
 pub mod user;
