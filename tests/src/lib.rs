@@ -14,3 +14,4 @@ pub mod lockstep;
 pub mod planted;
 pub mod runner;
 mod scenes;
+mod steal;
