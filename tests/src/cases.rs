@@ -109,6 +109,7 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
                 // off where one of its own arrives meanwhile.
                 apic: ApicAssist::Priority,
                 lockstep: Some(count),
+                tells_host: true,
                 ..named(&format!("lockstep{name}"))
             })
             .into(),

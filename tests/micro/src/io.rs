@@ -18,7 +18,7 @@ pub(crate) fn item(g: &mut Generator) {
         0..=2 => input(g),
         3 | 4 => output(g),
         5 => {
-            let value = g.random.next() & 0x80ff_fffc;
+            let value = g.random.draw() & 0x80ff_fffc;
             g.set(2, PCI_ADDRESS.into());
             g.set(0, value);
             g.begin();

@@ -81,7 +81,7 @@ impl Program {
             mode,
             code_at,
             gprs: [0; 16],
-            rflags: 2 | random.next() & ARITHMETIC,
+            rflags: 2 | random.draw() & ARITHMETIC,
             cr0: CR0_NE | CR0_MP,
             cr4: CR4_OSXMMEXCPT,
             syscall: random.chance(2),

@@ -12,7 +12,7 @@ impl Random {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -22,7 +22,7 @@ impl Random {
 
     /// A number below `bound`, which is not 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        (self.next() >> 16) % bound
+        (self.draw() >> 16) % bound
     }
 
     /// A byte below `bound`, which is not 0.
@@ -57,7 +57,7 @@ impl Random {
             0x7fff_ffff_ffff_ffff,
             0x8000_0000_0000_0000,
         ];
-        if self.chance(4) { self.pick(&EDGES) } else { self.next() }
+        if self.chance(4) { self.pick(&EDGES) } else { self.draw() }
     }
 }
 

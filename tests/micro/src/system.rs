@@ -405,14 +405,15 @@ fn descriptor_tables(g: &mut Generator) {
         }
         2 => g.raw(&[0x0f, 0x00, 0xc0]), // SLDT EAX
         3 => g.raw(&[0x0f, 0x00, 0xc8]), // STR EAX
-        // LLDT and LTR of what is refused.
+        // LLDT and LTR of what is refused, but for LTR of a null selector: QEMU's CPU
+        // takes it, and ends the emulator at the next interrupt.
         4 => {
             let value = g.random.pick(&[selector::EMPTY, selector::DATA, selector::BEYOND]);
             g.set(RAX, value.into());
             g.raw(&[0x0f, 0x00, 0xd0]);
         }
         _ => {
-            let value = g.random.pick(&[selector::EMPTY, selector::TSS, selector::BEYOND, 0]);
+            let value = g.random.pick(&[selector::EMPTY, selector::TSS, selector::BEYOND]);
             g.set(RAX, value.into());
             g.raw(&[0x0f, 0x00, 0xd8]);
         }
@@ -452,7 +453,7 @@ fn local_apic(g: &mut Generator) {
         g.asm.mem(Width::B4, &[0x8b], register, &mem, 0);
         return;
     }
-    let random = g.random.next().to_le_bytes();
+    let random = g.random.draw().to_le_bytes();
     let byte = u32::from(random[0]);
     match g.random.byte(8) {
         0 => apic_store(g, 0x80, byte),

@@ -46,6 +46,12 @@ impl Context<'_> {
             && d.b.as_ref().map(|b| (b.offset, b.what)) != d.a.as_ref().map(|a| (a.offset, a.what))
     }
 
+    /// Both had the same at the same place, and only registers or flags differ.
+    fn same_event(&self) -> bool {
+        let (Some(a), Some(b)) = (&self.difference.a, &self.difference.b) else { return false };
+        (a.offset, a.what, a.detail) == (b.offset, b.what, b.detail)
+    }
+
     /// The vectors of records at the same place.
     fn vectors(&self) -> Option<(u32, u32)> {
         let (Some(a), Some(b)) = (&self.difference.a, &self.difference.b) else { return None };
@@ -78,12 +84,13 @@ struct Known {
 
 const DB: u32 = 1;
 const UD: u32 = 6;
+const SS: u32 = 12;
 const GP: u32 = 13;
 const AC: u32 = 17;
 /// A device access, among the kinds of exits.
 const DEVICE: u32 = 2;
 
-const KNOWN: [Known; 8] = [
+const KNOWN: [Known; 11] = [
     Known {
         name: "reserved bits of CR8",
         machine: Machine::QemuSvm,
@@ -95,9 +102,11 @@ const KNOWN: [Known; 8] = [
         explains: |c| c.reference_only(GP) && c.instruction() == "wrmsr",
     },
     Known {
-        name: "single step over PAUSE",
+        name: "single step over PAUSE and STI",
         machine: Machine::QemuSvm,
-        explains: |c| c.reference_only(DB) && c.instruction_before() == "pause",
+        explains: |c| {
+            c.reference_only(DB) && ["pause", "sti"].contains(&c.instruction_before().as_str())
+        },
     },
     Known {
         name: "alignment checks",
@@ -139,6 +148,21 @@ const KNOWN: [Known; 8] = [
         name: "flags at a refused RETF",
         machine: Machine::QemuSvm,
         explains: |c| c.vectors() == Some((GP, GP)) && c.instruction().starts_with("ret"),
+    },
+    Known {
+        name: "flags at an RCL or RCR that faults",
+        machine: Machine::QemuSvm,
+        explains: |c| c.same_event() && c.instruction().starts_with("rc"),
+    },
+    Known {
+        name: "order of CMPS' accesses",
+        machine: Machine::QemuSvm,
+        explains: |c| c.difference.kind == Kind::Exit && c.instruction().contains("cmps"),
+    },
+    Known {
+        name: "stack addresses that are not canonical",
+        machine: Machine::QemuSvm,
+        explains: |c| c.vectors() == Some((SS, GP)),
     },
 ];
 

@@ -139,8 +139,8 @@ fn differing(a: &BTreeMap<u64, Digests>, b: &BTreeMap<u64, Digests>, how: How) -
         .collect()
 }
 
-/// The first record that differs, or else the first exit; nothing where only
-/// what was left at the end differs.
+/// The first record or exit that differs: that which stands first in the program,
+/// or else the record; nothing where only what was left at the end differs.
 fn first_difference(a: &Outline, b: &Outline, how: How) -> Option<Difference> {
     let records = |step: &text::Step| {
         let digest = match how {
@@ -149,9 +149,15 @@ fn first_difference(a: &Outline, b: &Outline, how: How) -> Option<Difference> {
         };
         (step.offset, step.what, digest.unwrap_or_default().to_owned())
     };
-    let exits = |step: &text::Step| (step.offset, step.what, step.digest.clone());
-    difference(Kind::Record, &a.records, &b.records, records)
-        .or_else(|| difference(Kind::Exit, &a.exits, &b.exits, exits))
+    let exits = |step: &text::Step| (step.offset, step.what, step.detail, step.digest.clone());
+    let record = difference(Kind::Record, &a.records, &b.records, records);
+    let exit = difference(Kind::Exit, &a.exits, &b.exits, exits);
+    // On the reference: the other may be anywhere by now.
+    let place = |difference: &Option<Difference>| difference.as_ref()?.a.as_ref()?.offset;
+    match (place(&record), place(&exit)) {
+        (Some(record), Some(before)) if before < record => exit,
+        _ => record.or(exit),
+    }
 }
 
 fn difference<T: PartialEq>(
@@ -197,6 +203,10 @@ mod tests {
         let loose = first_difference(&a, &b, How::Loose).unwrap();
         assert_eq!((loose.kind, loose.index), (Kind::Exit, 0));
         assert_eq!(first_difference(&a, &a, How::Strict), None);
+        // The exit stands before the record.
+        let b = outline("+1.d.0.aaabbb +5.6.0.xxxxxx", "+1.3.1.abc");
+        let before = first_difference(&a, &b, How::Strict).unwrap();
+        assert_eq!((before.kind, before.index), (Kind::Exit, 0));
         let shorter = outline("+1.d.0.aaabbb", "+1.3.0.abc");
         let end = first_difference(&a, &shorter, How::Strict).unwrap();
         assert_eq!((end.index, end.b), (1, None));

@@ -26,7 +26,8 @@ static STACKS: [Shared<Stack>; 2] = [const { Shared::new(Stack([0; 16384])) }; 2
 const IST: u8 = 3;
 const IST_DEBUG: u8 = 4;
 
-const DR7_GENERAL_DETECT: u64 = 1 << 13;
+/// General detect: enabled in DR7, and that it was seen in DR6.
+const GENERAL_DETECT: u64 = 1 << 13;
 const CR0: u64 = 0x8000_0031;
 const CR4: u64 = 0x4_0220;
 const EFER: u64 = 0xd00;
@@ -126,8 +127,11 @@ pub(crate) fn collect() -> Seen {
     // One emulated CPU has no general detect.
     digest.strict = left(digest, "gd", general_detect()).strict;
     let dr7 = cpu::dr7();
-    digest.strict = left(digest, "dr7", dr7 & DR7_GENERAL_DETECT).strict;
-    digest = left(digest, "dr7", dr7 & !DR7_GENERAL_DETECT);
+    digest.strict = left(digest, "dr7", dr7 & GENERAL_DETECT).strict;
+    digest = left(digest, "dr7", dr7 & !GENERAL_DETECT);
+    let dr6 = cpu::dr6();
+    digest.strict = left(digest, "dr6", dr6 & GENERAL_DETECT).strict;
+    digest = left(digest, "dr6", dr6 & !GENERAL_DETECT);
     let _ = cpu::set_dr7(0x400);
     for (what, value) in [
         ("cr0", cpu::cr0()),
@@ -138,7 +142,6 @@ pub(crate) fn collect() -> Seen {
         ("dr1", cpu::dr1()),
         ("dr2", cpu::dr2()),
         ("dr3", cpu::dr3()),
-        ("dr6", cpu::dr6()),
     ] {
         digest = left(digest, what, value);
     }

@@ -1,7 +1,7 @@
 //! What a program saw: each exception and interrupt with all registers.
 
 use crate::At;
-use crate::run::SYSCALL_VECTOR;
+use crate::run::{Run, SYSCALL_VECTOR};
 use guests::harness::Shared;
 use guests::{cpu, print, trap};
 use micro::{Program, mix};
@@ -38,46 +38,60 @@ pub(crate) enum How {
 const GP_IDT: u64 = 1 << 1;
 const PF_WRITE: u64 = 1 << 1;
 const PF_RESERVED: u64 = 1 << 3;
-const ARITHMETIC: u64 = 0x8d5;
+/// Arithmetic flags and DF.
+const CALCULATED: u64 = 0xcd5;
 
 /// The most records of a program.
 pub(crate) const MAX: usize = 64;
 
-static RECORDS: [Shared<Record>; MAX] = [const {
-    Shared::new(Record {
-        vector: 0,
-        error: 0,
-        extra: 0,
-        gprs: [0; 16],
-        rip: 0,
-        cs: 0,
-        rflags: 0,
-        ss: 0,
-        unknown: 0,
-    })
-}; MAX];
-static COUNT: Shared<usize> = Shared::new(0);
+const NOTHING: Record = Record {
+    vector: 0,
+    error: 0,
+    extra: 0,
+    gprs: [0; 16],
+    rip: 0,
+    cs: 0,
+    rflags: 0,
+    ss: 0,
+    unknown: 0,
+};
 
-/// Forgets all.
-pub(crate) fn reset() {
-    COUNT.set(0);
+/// The records of one run.
+#[derive(Clone, Copy)]
+struct Records {
+    list: [Record; MAX],
+    count: usize,
+}
+
+/// Of the first run and of the second.
+static RECORDS: [Shared<Records>; 2] =
+    [const { Shared::new(Records { list: [NOTHING; MAX], count: 0 }) }; 2];
+/// The one that goes on.
+static NOW: Shared<Run> = Shared::new(Run::Traced);
+
+/// Forgets all of the last run of this kind; what comes is of this one.
+pub(crate) fn start(run: Run) {
+    NOW.set(run);
+    // SAFETY: nobody uses the records while none are added.
+    unsafe { (*RECORDS[run as usize].address()).count = 0 };
 }
 
 /// Adds one; whether there is room for more.
 pub(crate) fn add(record: Record) -> bool {
-    let count = COUNT.get();
-    if let Some(slot) = RECORDS.get(count) {
-        slot.set(record);
-        COUNT.set(count + 1);
+    // SAFETY: nobody uses the records while some are added.
+    let records = unsafe { &mut *RECORDS[NOW.get() as usize].address() };
+    if let Some(slot) = records.list.get_mut(records.count) {
+        *slot = record;
+        records.count += 1;
     }
-    count + 2 < MAX
+    records.count + 1 < MAX
 }
 
-/// Calls `visit` with each.
-pub(crate) fn each(mut visit: impl FnMut(&Record)) {
-    for slot in RECORDS.iter().take(COUNT.get()) {
-        visit(&slot.get());
-    }
+/// Calls `visit` with each of a run.
+pub(crate) fn each(run: Run, visit: impl FnMut(&Record)) {
+    // SAFETY: none are added meanwhile.
+    let records = unsafe { &*RECORDS[run as usize].address() };
+    records.list.iter().take(records.count).for_each(visit);
 }
 
 const NAMES: [&str; 16] = [
@@ -98,7 +112,7 @@ impl Record {
                 trap::vector::PF => error &= !PF_WRITE,
                 // Which vector a software interrupt would have had.
                 trap::vector::GP if error & GP_IDT != 0 => error = GP_IDT,
-                SYSCALL_VECTOR => rflags &= !ARITHMETIC,
+                SYSCALL_VECTOR => rflags &= !CALCULATED,
                 _ => {}
             }
         }

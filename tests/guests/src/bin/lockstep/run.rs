@@ -81,7 +81,8 @@ pub(crate) struct Seen {
 /// Runs a program.
 pub(crate) fn run(program: &Program, run: Run) -> Seen {
     window::prepare(program, run as u64);
-    record::reset();
+    record::start(run);
+    crate::none_left(run);
     STEPS.set(program.steps);
     DRAINED.set(0);
     crate::PROGRAM.set(program);
@@ -108,7 +109,7 @@ pub(crate) fn run(program: &Program, run: Run) -> Seen {
     machine::restore_devices();
     let state = crate::left(state, "interrupts", DRAINED.get());
     let mut seen = window::add_to(state);
-    record::each(|record| {
+    record::each(run, |record| {
         seen.strict = record.digest(seen.strict, How::Strict);
         seen.loose = record.digest(seen.loose, How::Loose);
     });

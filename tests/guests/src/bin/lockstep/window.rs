@@ -73,13 +73,12 @@ pub(crate) fn prepare(program: &Program, run: u64) {
     }
     let mut random = Random::new(program.seed ^ 0x5eed);
     for (index, page) in each().filter(|(_, page)| is_filled(*page)) {
-        let first = random.next() & mask(page);
-        fill(backing(index), first, random.next() & mask(page));
+        let first = random.draw() & mask(page);
+        fill(backing(index), first, random.draw() & mask(page));
     }
-    let mut at = backing(1) + program.code_at - (WINDOW + PAGE);
-    for byte in program.code() {
+    let code = backing(1) + program.code_at - (WINDOW + PAGE);
+    for (at, byte) in (code..).zip(program.code()) {
         poke8(at, *byte);
-        at += 1;
     }
     paging::flush();
 }
