@@ -94,7 +94,11 @@ pub fn run(count: u64, log: &Path, boot: &Boot<'_>) -> Result<String> {
         }
         Ok(found)
     };
-    let reference = outlines(REFERENCE, &asked)?;
+    // What sees and does the same in all of them may tell it in the reference's place:
+    // its serial line is five times as quick.
+    let same = suspects.iter().find(|(_, how, seeds)| *how == How::Strict && seeds.is_empty());
+    let teller = same.map_or(REFERENCE, |(machine, ..)| *machine);
+    let reference = outlines(teller, &asked)?;
     let mut explained: BTreeMap<&str, usize> = BTreeMap::new();
     let mut unexplained = Vec::new();
     for (machine, how, seeds) in suspects {

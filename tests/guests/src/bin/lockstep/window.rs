@@ -14,8 +14,13 @@ const BACKING: u64 = 0x200_0000;
 const FRESH: u64 = 0x400_0000;
 /// A reserved bit of an entry, above all physical addresses.
 const RESERVED_BIT: u64 = 1 << 51;
-/// Bytes of the scratch device that programs see: at the page's start and end.
-const SCRATCH_WORDS: [u64; 9] = [0, 8, 16, 24, 32, 40, 48, 56, 0xff8];
+/// Words of the scratch device that programs reach: at the page's start, where
+/// they aim at the first 64 bytes and string instructions go further, and at its
+/// end.
+const SCRATCH_WORDS: [u64; 18] = [
+    0x00, 0x08, 0x10, 0x18, 0x20, 0x28, 0x30, 0x38, 0x40, 0x48, 0x50, 0x58, 0x60, 0x68, 0x70, 0x78,
+    0xff0, 0xff8,
+];
 
 /// Entries of the window's pages, and pages of RAM that are never touched.
 static ENTRIES: Shared<u64> = Shared::new(0);
