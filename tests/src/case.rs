@@ -61,6 +61,17 @@ pub enum Damage {
     Truncated,
 }
 
+/// A command that runs in place of a shell, and what is to come of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Exec {
+    /// The command.
+    pub command: &'static str,
+    /// What the last line of its output is, without the line feed.
+    pub ends_with: &'static str,
+    /// Its status.
+    pub status: u8,
+}
+
 /// A script that talks to the machine; an error fails the case.
 pub type Script = fn(&mut Drive) -> Result<()>;
 
@@ -105,6 +116,8 @@ pub struct Case {
     pub seconds: u64,
     /// What happens.
     pub script: Script,
+    /// A command that runs in the Debian guest, as `run --exec` has it.
+    pub exec: Option<Exec>,
     /// Whether a tiny guest hears on its command line which emulator it runs in.
     pub tells_host: bool,
     /// Instead of one guest: those of this configuration. The machine has a control
@@ -139,6 +152,7 @@ impl Case {
             apic: ApicAssist::Full,
             seconds: 240,
             script: crate::cases::tiny_passes,
+            exec: None,
             tells_host: true,
             scene: None,
             lockstep: None,
@@ -147,13 +161,7 @@ impl Case {
 
     /// Several guests on QEMU's AMD-V.
     pub fn scene(name: &str, scene: Scene, script: Script) -> Case {
-        Case {
-            name: name.to_owned(),
-            scene: Some(scene),
-            seconds: 600,
-            script,
-            ..Case::tiny("")
-        }
+        Case { name: name.to_owned(), scene: Some(scene), seconds: 600, script, ..Case::tiny("") }
     }
 
     /// Debian on QEMU's AMD-V.

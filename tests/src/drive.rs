@@ -25,7 +25,14 @@ pub struct Drive {
 impl Drive {
     /// Takes a session over.
     pub fn new(session: Session) -> Drive {
-        Drive { session, text: String::new(), seen: 0, ending: None, pending: Vec::new(), control: PathBuf::new() }
+        Drive {
+            session,
+            text: String::new(),
+            seen: 0,
+            ending: None,
+            pending: Vec::new(),
+            control: PathBuf::new(),
+        }
     }
 
     /// The machine's control line is at `path`.

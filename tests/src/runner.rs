@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use vmm::bundle::{HostSettings, LogLevel};
 use xtask::bundle::{self, Guest};
 use xtask::config::{Config, Host};
@@ -18,7 +18,7 @@ use xtask::machine::Machine;
 use xtask::session::Session;
 use xtask::setup::{self, Need};
 use xtask::stages::Stages;
-use xtask::{image, paths, run};
+use xtask::{exec, image, paths, run};
 
 use crate::case::{Build, Case, Damage, Kernel, Scene, Tier};
 use crate::cases;
@@ -270,17 +270,11 @@ fn run_case(case: &Case, parts: &Parts, elf: &Path, log: &Path) -> Result<String
     let result = match case.lockstep {
         Some(count) => lockstep::run(count, log, &|machine, words, log| {
             let one = Case { machine, words: words.to_owned(), ..case.clone() };
-            let mut drive = Drive::new(start(&one, parts, elf, log, &dir)?);
+            let mut drive = Drive::new(start(&one, parts, elf, log, &dir, None)?);
             (case.script)(&mut drive)?;
             Ok(drive.text().to_owned())
         }),
-        None => start(case, parts, elf, log, &dir)
-            .and_then(|session| {
-                let mut drive = Drive::new(session);
-                drive.control_at(dir.join(CONTROL));
-                (case.script)(&mut drive)
-            })
-            .map(|()| String::new()),
+        None => run_script(case, parts, elf, log, &dir).map(|()| String::new()),
     };
     // Only space; a failed removal changes nothing about the case.
     let _ = fs::remove_dir_all(&dir);
@@ -305,8 +299,33 @@ fn guests(case: &Case, parts: &Parts, dir: &Path) -> Result<(Vec<Guest>, HostSet
     Ok((config.guests()?, host, cpus.unwrap_or(case.cpus.0)))
 }
 
-fn start(case: &Case, parts: &Parts, elf: &Path, log: &Path, dir: &Path) -> Result<Session> {
-    let (guests, host, cpus) = guests(case, parts, dir)?;
+fn run_script(case: &Case, parts: &Parts, elf: &Path, log: &Path, dir: &Path) -> Result<()> {
+    let command = case.exec.map(|exec| exec::Command::new(exec.command)).transpose()?;
+    let mut drive = Drive::new(start(case, parts, elf, log, dir, command.as_ref())?);
+    drive.control_at(dir.join(CONTROL));
+    (case.script)(&mut drive)?;
+    let (Some(exec), Some(command)) = (case.exec, command) else { return Ok(()) };
+    let (output, status) =
+        command.outcome(drive.text().as_bytes()).context("the command did not end")?;
+    ensure!(status == exec.status, "the command's status is {status}");
+    let output = String::from_utf8_lossy(&output);
+    let last = output.strip_suffix('\n').and_then(|text| text.rsplit('\n').next());
+    ensure!(last == Some(exec.ends_with), "the command's output ends with {last:?}");
+    Ok(())
+}
+
+fn start(
+    case: &Case,
+    parts: &Parts,
+    elf: &Path,
+    log: &Path,
+    dir: &Path,
+    command: Option<&exec::Command>,
+) -> Result<Session> {
+    let (mut guests, host, cpus) = guests(case, parts, dir)?;
+    if let (Some(command), Some(guest)) = (command, guests.first_mut()) {
+        command.prepare(guest, dir)?;
+    }
     let mut bundle = bundle::build(host, &guests)?;
     damage(&mut bundle, case.damage)?;
     let memory = match case.machine_memory {

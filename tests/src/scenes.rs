@@ -24,7 +24,11 @@ pub(crate) fn all() -> Vec<Case> {
     let mut cases = vec![
         file("three-guests", "examples/three-guests.toml", three_guests),
         text("control", control_scene(), control),
-        Case { tier: Tier::Full, seconds: 900, ..text("control-debian", control_scene(), create_debian) },
+        Case {
+            tier: Tier::Full,
+            seconds: 900,
+            ..text("control-debian", control_scene(), create_debian)
+        },
         text("starts-and-stops", control_scene(), starts_and_stops::<60>),
         Case {
             tier: Tier::Full,
@@ -55,9 +59,7 @@ pub(crate) fn all() -> Vec<Case> {
 
 /// A guest of our tests.
 fn tiny(name: &str, kernel: &str, rest: &str) -> String {
-    format!(
-        "[[guest]]\nname = \"{name}\"\nkernel = \"test:{kernel}\"\nmemory = \"32M\"\n{rest}\n"
-    )
+    format!("[[guest]]\nname = \"{name}\"\nkernel = \"test:{kernel}\"\nmemory = \"32M\"\n{rest}\n")
 }
 
 fn shell(drive: &mut Drive) -> Result<()> {
@@ -404,9 +406,8 @@ fn restart_policy(drive: &mut Drive) -> Result<()> {
         ensure!(again == (guest.name == "crash"), "{guest:?}");
     }
     drive.ask(c, Operation::Kill(reference("crash")))?;
-    wait_for(drive, c, "crash", GuestState::Ended, 30).or_else(|_| {
-        wait_for(drive, c, "crash", GuestState::Crashed, 1)
-    })?;
+    wait_for(drive, c, "crash", GuestState::Ended, 30)
+        .or_else(|_| wait_for(drive, c, "crash", GuestState::Crashed, 1))?;
     drive.ask(c, Operation::PowerOff)?;
     drive.ends(0).map(|_| ())
 }

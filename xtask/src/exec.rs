@@ -61,6 +61,14 @@ impl Command {
         Ok(())
     }
 
+    /// What the command printed and its status, from all that the guest printed;
+    /// nothing if it did not end.
+    pub fn outcome(&self, text: &[u8]) -> Option<(Vec<u8>, u8)> {
+        let mut filter = Filter::new(&self.mark);
+        let output = filter.feed(text);
+        filter.status.map(|status| (output, status))
+    }
+
     /// Prints what the command prints until the run ends; returns its status.
     pub fn attend(&self, session: &mut Session, log: &Path) -> Result<u8> {
         let signals = console::signals()?;
@@ -198,6 +206,14 @@ mod tests {
         let mut filter = Filter::new("m");
         assert_eq!(filter.feed(b"STEWARD-BEGIN-m\nfirst\n"), b"first\n");
         assert_eq!(filter.status, None);
+    }
+
+    #[test]
+    fn an_outcome_is_there_when_the_command_has_ended() {
+        let command = Command { text: String::new(), mark: "m".to_owned() };
+        let text = b"boot\nSTEWARD-BEGIN-m\nabc\nSTEWARD-END-m-7\nafter\n";
+        assert_eq!(command.outcome(text), Some((b"abc\n".to_vec(), 7)));
+        assert_eq!(command.outcome(b"STEWARD-BEGIN-m\nabc\nSTEWARD-END-m-7"), None);
     }
 
     #[test]
