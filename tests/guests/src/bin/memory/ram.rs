@@ -15,6 +15,8 @@ pub(crate) fn run(tests: &mut Tests) {
     tests.case("rom_keeps", rom_keeps);
     tests.case("a20", a20);
     tests.case("mtrr", mtrr);
+    // Before the next one writes to it.
+    tests.case("without_pat", without_pat);
     tests.case("pat", pat);
 }
 
@@ -187,6 +189,36 @@ fn mtrr() -> Outcome {
         );
         check!(default & 0x800 != 0, "MTRRs are switched off: {default:#x}");
     }
+    Ok(())
+}
+
+/// A guest that knows only PWT and PCD: all of them, and the bit that picks the
+/// other half of PAT, lead to the same memory and the same devices.
+fn without_pat() -> Outcome {
+    const ALIASES: u64 = 0x68_0000_0000;
+    const PAGE: u64 = 0x100_0000;
+    const IO_APIC: u64 = 0xfec0_0000;
+    const KINDS: u64 = 8;
+    for kind in 0..KINDS {
+        // PAT is where large pages have their size.
+        let type_bits = [bits::PWT, bits::PCD, bits::LARGE];
+        let chosen = type_bits.into_iter().enumerate().filter(|(bit, _)| kind >> bit & 1 == 1);
+        let flags = chosen.fold(bits::PRESENT | bits::WRITE, |flags, (_, bit)| flags | bit);
+        tables::map(ALIASES + kind * 0x2000, PAGE, flags);
+        tables::map(ALIASES + kind * 0x2000 + 0x1000, IO_APIC, flags);
+    }
+    mmio_write32(IO_APIC, 1);
+    let version = mmio_read32(IO_APIC + 0x10);
+    for kind in 0..KINDS {
+        let alias = ALIASES + kind * 0x2000;
+        poke(alias, kind + 0x1234_5678);
+        for other in 0..KINDS {
+            let seen = info::peek::<u64>(ALIASES + other * 0x2000);
+            check_eq!(seen, kind + 0x1234_5678, "written as kind {kind}, read as {other}");
+        }
+        check_eq!(mmio_read32(alias + 0x1010), version, "a device as kind {kind}");
+    }
+    check_eq!(rdmsr(0x277).ok(), Some(0x0007_0406_0007_0406), "PAT, which nobody has written");
     Ok(())
 }
 
