@@ -29,6 +29,7 @@ pub fn fast_exit(core: &mut VcpuCore, regs: &mut impl ExitRegs, reason: HotReaso
         HotReason::Cpuid => cpuid(core, regs),
         HotReason::ReadMsr => read_msr(core, regs),
         HotReason::WriteMsr => return write_msr(core, regs),
+        HotReason::WriteTscDeadline => return write_tsc_deadline(core, regs, written(core)),
         HotReason::Hypercall => hypercall(core, regs),
         HotReason::Port => port(core, regs),
         HotReason::Touch => touch(core, regs),
@@ -57,7 +58,9 @@ fn reset_timer(core: &VcpuCore, regs: &mut impl ExitRegs, handled: Handled) -> H
         let now = regs.tsc();
         regs.arm(&core.timer, now);
     }
-    handled
+    // If the compiler saw that this is what was passed, its callers would keep it,
+    // in a register that they would have to save, instead of jumping here.
+    core::hint::black_box(handled)
 }
 
 /// The exit is served, but the general code has to look at what is pending.
@@ -127,9 +130,15 @@ fn read_msr(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
     Some(Handled::Reenter)
 }
 
+/// What WRMSR writes.
+#[inline(always)]
+fn written(core: &VcpuCore) -> u64 {
+    join(core.gpr(Gpr::Rdx).low32(), core.gpr(Gpr::Rax).low32())
+}
+
 #[inline(always)]
 fn write_msr(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Handled {
-    let value = join(core.gpr(Gpr::Rdx).low32(), core.gpr(Gpr::Rax).low32());
+    let value = written(core);
     let handled = match Msr(core.gpr(Gpr::Rcx).low32()) {
         Msr::TSC_DEADLINE => return write_tsc_deadline(core, regs, value),
         Msr::X2APIC_EOI => write_eoi(core, regs, value),

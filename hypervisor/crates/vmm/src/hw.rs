@@ -77,6 +77,9 @@ pub enum HotReason {
     ReadMsr,
     /// WRMSR.
     WriteMsr,
+    /// WRMSR where ECX is TSC_DEADLINE: a backend may look, or call it
+    /// [`HotReason::WriteMsr`].
+    WriteTscDeadline,
     /// VMCALL or VMMCALL.
     Hypercall,
     /// IN, OUT and their string forms.

@@ -63,7 +63,7 @@ impl HotTimer {
         if self.armed <= now {
             return 0;
         }
-        let left = (self.armed - now) >> (shift & 31);
+        let left = (self.armed - now).wrapping_shr(shift as u32);
         #[expect(clippy::cast_possible_truncation, reason = "it was compared")]
         {
             if left < u32::MAX as u64 { left as u32 + 1 } else { u32::MAX }

@@ -17,7 +17,7 @@ use x86defs::vmcs::{
     ExitReason, Field32, Field64, FieldNatural, Interruptibility, InterruptionInfo, byte_port,
     is_first_touch,
 };
-use x86defs::{GuestPhysAddr, Rflags};
+use x86defs::{GuestPhysAddr, Msr, Rflags};
 
 const _: () = assert!(offset_of!(VcpuCore, hot) == 0);
 const _: () = assert!(offset_of!(HotState, gpr) == 0);
@@ -103,9 +103,8 @@ pub(super) unsafe extern "C" fn enter(
         "mov [rdi + 13 * 8], r13",
         "mov [rdi + 14 * 8], r14",
         "mov [rdi + 15 * 8], r15",
-        "mov rbx, rdi",
         "call {hot}",
-        "mov rdi, rbx",
+        "mov rdi, [rsp]",
         "test al, {reenter}",
         "jnz 3b",
         "xor eax, eax",
@@ -217,32 +216,53 @@ impl ExitRegs for Regs<'_> {
     }
 }
 
-/// Called for every exit, with the guest's registers saved.
+/// Called for every exit, with the guest's registers saved and its VMCS current.
 ///
 /// A function for each reason, entered by a jump: each is one straight path
-/// that saves no more registers than it uses.
+/// that saves no more registers than it uses. A failed entry has bit 31 of the
+/// reason set and is none of these.
+#[unsafe(naked)]
 extern "C" fn hot_exit(core: &mut VcpuCore) -> Handled {
-    // SAFETY: the exit left this vCPU's VMCS current.
-    let vmcs = unsafe { Current::assume() };
-    // A failed entry has bit 31 set and is none of these.
-    let code = vmcs.read(Field32::EXIT_REASON);
-    let is = |reason: ExitReason| code == u32::from(reason.0);
-    if is(ExitReason::CPUID) {
-        cpuid(core)
-    } else if is(ExitReason::WRMSR) {
-        write_msr(core)
-    } else if is(ExitReason::RDMSR) {
-        read_msr(core)
-    } else if is(ExitReason::VMCALL) {
-        hypercall(core)
-    } else if is(ExitReason::IO) {
-        port(core)
-    } else if is(ExitReason::EPT_VIOLATION) {
-        touch(core)
-    } else {
-        Handled::Cold
-    }
+    naked_asm!(
+        "mov ecx, {field}",
+        "vmread rax, rcx",
+        "cmp eax, {is_wrmsr}",
+        "je 2f",
+        "cmp eax, {is_io}",
+        "je {port}",
+        "cmp eax, {is_cpuid}",
+        "je {cpuid}",
+        "cmp eax, {is_violation}",
+        "je {touch}",
+        "cmp eax, {is_rdmsr}",
+        "je {read_msr}",
+        "cmp eax, {is_vmcall}",
+        "je {hypercall}",
+        "xor eax, eax",
+        "ret",
+        "2:",
+        "cmp dword ptr [rdi + 8], {is_tsc_deadline}",
+        "je {write_tsc_deadline}",
+        "jmp {write_msr}",
+        field = const Field32::EXIT_REASON.0,
+        is_wrmsr = const ExitReason::WRMSR.0,
+        is_io = const ExitReason::IO.0,
+        is_cpuid = const ExitReason::CPUID.0,
+        is_violation = const ExitReason::EPT_VIOLATION.0,
+        is_rdmsr = const ExitReason::RDMSR.0,
+        is_vmcall = const ExitReason::VMCALL.0,
+        is_tsc_deadline = const Msr::TSC_DEADLINE.0,
+        port = sym port,
+        cpuid = sym cpuid,
+        touch = sym touch,
+        read_msr = sym read_msr,
+        hypercall = sym hypercall,
+        write_tsc_deadline = sym write_tsc_deadline,
+        write_msr = sym write_msr,
+    )
 }
+
+const _: () = assert!(Handled::Cold as u8 == 0);
 
 macro_rules! hot {
     ($($name:ident: $reason:ident;)*) => {$(
@@ -259,6 +279,7 @@ hot! {
     cpuid: Cpuid;
     read_msr: ReadMsr;
     write_msr: WriteMsr;
+    write_tsc_deadline: WriteTscDeadline;
     hypercall: Hypercall;
     port: Port;
     touch: Touch;

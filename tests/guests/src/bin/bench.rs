@@ -248,10 +248,10 @@ impl Run {
         lapic.write(reg::LVT_TIMER, bits::TSC_DEADLINE | u32::from(ARRIVAL));
         // Hours ahead, and another value each time.
         self.measure(&operation!("tsc_deadline", ["mov ecx, 0x6e0", "add edx, 0x1000"], ["wrmsr"]));
-        // A few milliseconds ahead: as an operating system's tick.
+        // So near that the deadline of the CPU moves, which is at most a slice ahead.
         self.measure(&operation!(
             "tsc_deadline_near",
-            ["mov ecx, 0x6e0", "add eax, 0x400000", "adc edx, 0"],
+            ["mov ecx, 0x6e0", "add eax, 0x80000", "adc edx, 0"],
             ["wrmsr"]
         ));
         let _ = cpu::wrmsr(0x6e0, 0);

@@ -135,6 +135,7 @@ fn each_kind(mut check: impl FnMut(&mut Play, &mut Cpu, HotReason)) {
         HotReason::Cpuid,
         HotReason::ReadMsr,
         HotReason::WriteMsr,
+        HotReason::WriteTscDeadline,
         HotReason::Hypercall,
         HotReason::Port,
     ] {
@@ -143,7 +144,9 @@ fn each_kind(mut check: impl FnMut(&mut Play, &mut Cpu, HotReason)) {
         match reason {
             HotReason::Cpuid => play.vcpu.set_gpr(Gpr::Rax, 1),
             HotReason::ReadMsr => load(&mut play, Msr::APIC_BASE, 0),
-            HotReason::WriteMsr => load(&mut play, Msr::TSC_DEADLINE, 1 << 40),
+            HotReason::WriteMsr | HotReason::WriteTscDeadline => {
+                load(&mut play, Msr::TSC_DEADLINE, 1 << 40)
+            }
             HotReason::Hypercall => play.vcpu.set_gpr(Gpr::Rax, kvm::call::VAPIC_POLL_IRQ),
             HotReason::Port | HotReason::Touch => {
                 cpu.port = Some(BytePort { port: 0x21, direction: Direction::In });
@@ -355,7 +358,11 @@ proptest! {
             };
             load(&mut hot, msr, value);
             let mut cpu = Cpu { rip: hot.vcpu.hw.rip, ..Cpu::at(hot.stage.tsc) };
-            let handled = fast_exit(&mut hot.vcpu.core, &mut cpu, HotReason::WriteMsr);
+            let reason = match step {
+                Step::Deadline(_) => HotReason::WriteTscDeadline,
+                _ => HotReason::WriteMsr,
+            };
+            let handled = fast_exit(&mut hot.vcpu.core, &mut cpu, reason);
             let moved = hot.vcpu.core.timer.armed;
             if handled == Handled::Cold {
                 wrmsr(&mut hot, msr, value);
