@@ -65,15 +65,22 @@ pub struct Outline {
     pub records: Vec<Step>,
     /// Exits.
     pub exits: Vec<Step>,
+    /// The digests of all that it saw: strict (4) and loose (3).
+    pub seen: String,
 }
 
-/// Reads the lines `R SEED RECORDS…` and `E SEED EXITS…`.
+/// Reads the lines `R SEED RECORDS…`, `L SEED DIGESTS` and `E SEED EXITS…`.
 ///
 /// # Errors
 /// A line that is not as the guest writes it.
 pub fn outlines(text: &str) -> Result<BTreeMap<u64, Outline>> {
     let mut found: BTreeMap<u64, Outline> = BTreeMap::new();
     for line in text.lines().map(str::trim_end) {
+        if let Some((seed, seen)) = line.strip_prefix("L ").and_then(|rest| rest.split_once(' ')) {
+            let seed = seed.parse().with_context(|| format!("no seed in {line:?}"))?;
+            seen.clone_into(&mut found.entry(seed).or_default().seen);
+            continue;
+        }
         let (records, line) = match (line.strip_prefix("R "), line.strip_prefix("E ")) {
             (Some(rest), _) => (true, rest),
             (_, Some(rest)) => (false, rest),
