@@ -30,7 +30,10 @@ pub struct PerCpu {
     pub(super) seen: [AtomicU64; 4],
     /// What TSC_AUX holds; the hypervisor itself does not use it.
     pub tsc_aux: AtomicU64,
+    /// What other CPUs asked of it. While it is not 0, an interrupt is on its way.
     requests: AtomicU32,
+    /// What it asked of itself: nobody interrupts it for that.
+    own: AtomicU32,
 }
 
 impl PerCpu {
@@ -42,6 +45,7 @@ impl PerCpu {
             seen: [const { AtomicU64::new(0) }; 4],
             tsc_aux: AtomicU64::new(u64::MAX),
             requests: AtomicU32::new(0),
+            own: AtomicU32::new(0),
         }
     }
 
@@ -64,19 +68,32 @@ impl PerCpu {
     }
 
     /// Makes `requests` of this CPU, and interrupts it unless somebody has done
-    /// so already.
+    /// so already. One that asks itself looks before it halts
+    /// ([`asks_itself`](Self::asks_itself)).
     pub fn request(&self, requests: u32) {
-        if self.requests.fetch_or(requests, Ordering::SeqCst) == 0 && !core::ptr::eq(self, this()) {
+        if core::ptr::eq(self, this()) {
+            self.own.fetch_or(requests, Ordering::Relaxed);
+        } else if self.requests.fetch_or(requests, Ordering::SeqCst) == 0 {
             apic::kick(self.apic_id());
         }
     }
 
-    /// Takes what others asked of this CPU.
+    /// Whether the CPU, which must be the calling one, asked something of itself
+    /// that it has not taken yet.
+    pub fn asks_itself(&self) -> bool {
+        self.own.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes what was asked of this CPU, which must be the calling one.
     pub fn take_requests(&self) -> u32 {
+        let own = match self.own.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => self.own.swap(0, Ordering::Relaxed),
+        };
         if self.requests.load(Ordering::Relaxed) == 0 {
-            0
+            own
         } else {
-            self.requests.swap(0, Ordering::SeqCst)
+            own | self.requests.swap(0, Ordering::SeqCst)
         }
     }
 }

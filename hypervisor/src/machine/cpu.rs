@@ -71,6 +71,10 @@ impl<C: VendorCpu> Host for ThisCpu<C> {
     }
 
     fn deadline(&self) -> u64 {
+        if percpu::this().asks_itself() {
+            // Something else is to run here: no longer than it must be.
+            return 0;
+        }
         self.until.min(self.first_sleeper())
     }
 
@@ -112,7 +116,7 @@ impl<C: VendorCpu> ThisCpu<C> {
     fn look(&mut self) -> bool {
         asm::take_pending_interrupts();
         let this = percpu::this();
-        let requests = this.take_requests();
+        let mut requests = this.take_requests();
         percpu::stop_if_asked(requests);
         let seen = traps::take_seen();
         let timer = traps::TIMER_VECTOR;
@@ -121,6 +125,8 @@ impl<C: VendorCpu> ThisCpu<C> {
         }
         if seen[0] >> traps::LEGACY_VECTOR_BASE & 0xffff != 0 {
             self.world.wake_operator();
+            // It may be this CPU that runs the operator now.
+            requests |= this.take_requests();
         }
         requests & percpu::RESCHEDULE != 0
     }
@@ -147,6 +153,9 @@ impl<C: VendorCpu> ThisCpu<C> {
     fn idle(&mut self, until: u64) {
         // What takes long is done while nobody waits.
         if self.world.prepare_memory() {
+            return;
+        }
+        if percpu::this().asks_itself() {
             return;
         }
         self.arm_timer(until.min(self.first_sleeper()));
@@ -177,6 +186,9 @@ impl<C: VendorCpu> ThisCpu<C> {
         let Some(slot) = guest.slots.get(index) else { return Stop::Blocked };
         if guest.is_stopping() {
             return Stop::Blocked;
+        }
+        if guest.is_wanted() {
+            return Stop::Ready;
         }
         let mut private = slot.private.lock();
         guest.places.enter(index, self.index);

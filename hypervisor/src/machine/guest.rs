@@ -21,8 +21,8 @@ use vmm::vm::{EndReason, Vm};
 
 /// No CPU.
 const NOWHERE: usize = usize::MAX;
-/// How often to try for a vCPU that runs on another CPU: some milliseconds.
-const PATIENCE: u32 = 100_000;
+/// How often to try for a vCPU that runs on another CPU: a fraction of a second.
+const PATIENCE: u32 = 10_000_000;
 
 /// What a CPU has to itself while it runs a vCPU.
 #[derive(Debug)]
@@ -163,6 +163,8 @@ pub(super) struct Guest<C: VendorCpu> {
     pub(super) started: u64,
     /// The vCPUs are not to run any more.
     stopping: AtomicBool,
+    /// The vCPUs are not to run for a moment: somebody wants to look at them.
+    wanted: AtomicBool,
     end: Once<End>,
 }
 
@@ -192,8 +194,18 @@ impl<C: VendorCpu> Guest<C> {
         id: GuestId,
         started: u64,
     ) -> Self {
-        let stopping = AtomicBool::new(false);
-        Self { settings, vm, slots, places, console, id, started, stopping, end: Once::new() }
+        Self {
+            settings,
+            vm,
+            slots,
+            places,
+            console,
+            id,
+            started,
+            stopping: AtomicBool::new(false),
+            wanted: AtomicBool::new(false),
+            end: Once::new(),
+        }
     }
 
     /// What it costs beside its RAM and page tables, in bytes: vCPUs, device
@@ -213,25 +225,19 @@ impl<C: VendorCpu> Guest<C> {
         look: impl FnOnce(&mut Vcpu<C::Vcpu>) -> R,
     ) -> Option<R> {
         let slot = self.slots.get(index)?;
-        for attempt in 0..PATIENCE {
-            if let Some(mut private) = slot.private.try_lock() {
-                let result =
-                    crate::mm::with_root(self.vm.memory.root(), || look(&mut private.vcpu));
-                C::unload(&mut private.vcpu.hw);
-                return Some(result);
-            }
-            if attempt % 1024 == 0 {
-                self.places.interrupt(index);
-            }
+        self.wanted.store(true, Ordering::SeqCst);
+        self.places.interrupt(index);
+        let private = (0..PATIENCE).find_map(|_| {
             core::hint::spin_loop();
-        }
-        None
-    }
-
-    /// Whether its vCPUs are to leave it.
-    #[inline]
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+            slot.private.try_lock()
+        });
+        let result = private.map(|mut private| {
+            let result = crate::mm::with_root(self.vm.memory.root(), || look(&mut private.vcpu));
+            C::unload(&mut private.vcpu.hw);
+            result
+        });
+        self.wanted.store(false, Ordering::SeqCst);
+        result
     }
 
     /// Lets its vCPUs leave it, for good.
@@ -241,6 +247,17 @@ impl<C: VendorCpu> Guest<C> {
             posted.request(Requests::STOP);
             self.places.kick(index, world);
         }
+    }
+
+    /// Whether its vCPUs are to leave it.
+    #[inline]
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Whether its vCPUs are to stay away from the CPUs for a moment.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed)
     }
 
     /// Ends it: the first reason counts. Its vCPUs leave it at their next look;

@@ -370,7 +370,8 @@ impl<C: VendorCpu> Operator<C> {
             State::Waiting { until } => {
                 let ticks = until.saturating_sub(asm::rdtsc());
                 let delay_ns = world.scale.nanos(ticks);
-                log::info!("guest \"{name}\" starts again in {} ms", delay_ns / 1_000_000);
+                let ms = (delay_ns + 500_000) / 1_000_000;
+                log::info!("guest \"{name}\" starts again in {ms} ms");
                 self.tell(world, at, EventKind::Waiting { delay_ns });
             }
             State::Starting { .. } => log::info!("guest \"{name}\" starts again"),
