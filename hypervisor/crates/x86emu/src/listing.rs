@@ -34,6 +34,9 @@ mod tests {
         let mut text = String::new();
         // HLT; JMP back to it; the first byte of something longer.
         disassemble(&[0xf4, 0xeb, 0xfd, 0x48], CpuMode::Long64, 0x1000, &mut text).unwrap();
-        assert_eq!(text, "  0x0000000000001000  hlt\n  0x0000000000001001  jmp 1000h\n");
+        assert_eq!(
+            text,
+            "  0x0000000000001000  hlt\n  0x0000000000001001  jmp short 0000000000001000h\n"
+        );
     }
 }
