@@ -4,7 +4,7 @@
 //! A guest that has the debug ports switches it on and off, and reads the
 //! result, through the ports from [`TRACE_PORT`](crate::layout::TRACE_PORT) on.
 //! While it is on, the hot handler declines everything ([`Trace::hold`]), so
-//! that each exit comes by. What is left out, and why, stands at [`record`].
+//! that each exit comes by. What is left out, and why, stands at `describe`.
 
 use crate::hw::Backend;
 use crate::memory::GuestRam;
