@@ -36,6 +36,11 @@ const NO_EXIT: u32 = 20;
 /// Memory from here on nobody has touched before.
 const UNTOUCHED: u64 = 16 << 20;
 const PAGE: u64 = 4096;
+/// After so many pages the guest rests, so that the hypervisor can zero others ahead:
+/// far fewer than a guest's stock of them.
+const REST_AFTER: usize = 4 * LARGE_PAGE;
+/// How long it rests at least: this many ticks of the 8254, 55 ms.
+const REST: u16 = 0xffff;
 /// Pages are touched in whole large pages, so that the average of their first touches
 /// holds where one exit maps a large page.
 const LARGE_PAGE: usize = 512;
@@ -52,6 +57,8 @@ struct Operation {
     empty: fn() -> u32,
     /// Done before it counts.
     warm_up: usize,
+    /// The guest rests in between.
+    rests: bool,
 }
 
 /// Ticks from RDTSC to RDTSC, over instructions that may change RAX, RBX, RCX and RDX.
@@ -87,6 +94,7 @@ macro_rules! operation {
             once: |address| Ok(ticks!(address, [$($load,)* $($instruction),*])),
             empty: || ticks!(0u64, [$($load),*]),
             warm_up: WARM_UP,
+            rests: false,
         }
     };
 }
@@ -157,7 +165,10 @@ impl Run {
             let _ = (operation.once)(0);
         }
         let mut page = UNTOUCHED;
-        for sample in &mut *samples {
+        for (number, sample) in samples.iter_mut().enumerate() {
+            if operation.rests && number % REST_AFTER == 0 {
+                rest();
+            }
             match (operation.once)(page) {
                 Ok(ticks) => *sample = ticks.saturating_sub(overhead),
                 Err(why) => {
@@ -189,7 +200,7 @@ impl Run {
             self.skip(touch.name, "there is too little memory");
             return;
         }
-        self.measure_times(&Operation { warm_up: 0, ..touch }, count);
+        self.measure_times(&Operation { warm_up: 0, rests: true, ..touch }, count);
         // One exit may map many pages: those that did cause one, apart.
         let name = "first_touch_exits";
         if self.wants(name) && self.wants(touch.name) {
@@ -233,7 +244,8 @@ impl Run {
         trap::set_gate(EOI, trap::gate(address_of(&raw const bench_eoi), 0, 0));
         let [eoi, ipi, icr] = x2apic;
         let empty = || ticks!(0u64, ["mov ecx, 0x80b", "xor eax, eax", "xor edx, edx"]);
-        let interrupt = |name, once| Operation { name, once, empty, warm_up: WARM_UP };
+        let interrupt =
+            |name, once| Operation { name, once, empty, warm_up: WARM_UP, rests: false };
         self.measure(&interrupt(eoi, |_| self_ipi(0x83f, u32::from(EOI))));
         self.measure(&interrupt(ipi, |_| self_ipi(0x83f, u32::from(ARRIVAL))));
         self.measure(&interrupt(icr, |_| {
@@ -255,7 +267,13 @@ impl Run {
             ["wrmsr"]
         ));
         let _ = cpu::wrmsr(0x6e0, 0);
-        self.measure(&Operation { name: "hlt_wake", once: |_| nap(), empty: || 0, warm_up: 2 });
+        self.measure(&Operation {
+            name: "hlt_wake",
+            once: |_| nap(),
+            empty: || 0,
+            warm_up: 2,
+            rests: false,
+        });
     }
 
     fn skip(&self, name: &str, why: &str) {
@@ -355,6 +373,30 @@ fn self_ipi(msr: u32, command: u32) -> Sample {
         return Err("the interrupt never arrived");
     }
     Ok(low32(end).wrapping_sub(low32(start)))
+}
+
+static RESTED: Shared<bool> = Shared::new(false);
+
+/// Halts for a while.
+fn rest() {
+    RESTED.set(false);
+    trap::on(
+        pic::VECTOR,
+        Some(|_| {
+            pic::eoi(0);
+            RESTED.set(true);
+        }),
+    );
+    let lapic = Lapic::now();
+    lapic.write(reg::LVT_LINT0, bits::EXTINT);
+    pic::unmask_only(1);
+    pit::program(0, 0, REST);
+    while !RESTED.get() {
+        cpu::wait_for_interrupt();
+    }
+    pic::unmask_only(0);
+    lapic.write(reg::LVT_LINT0, bits::MASKED);
+    trap::on(pic::VECTOR, None);
 }
 
 /// Halts until a deadline; how far beyond it the handler begins.
