@@ -44,7 +44,9 @@ pub(super) const GUEST_CR4: Cr4 = Cr4::PGE;
 
 /// DR6: breakpoints, general detect, single step, as an exit's qualification
 /// has them (SDM: "Exit Qualification for Debug Exceptions").
-const DR6_CAUSES: u64 = 0xf | 1 << 13 | 1 << 14;
+const DR6_CAUSES: u64 = DR6_BREAKPOINTS | 1 << 13 | 1 << 14;
+/// DR6: breakpoints. The others stay set until software clears them.
+const DR6_BREAKPOINTS: u64 = 0xf;
 /// DR7.GD: general detect.
 const DR7_GENERAL_DETECT: u64 = 1 << 13;
 
@@ -458,7 +460,7 @@ impl VmxVcpu {
     /// Neither the exit nor an injection changes DR6 and DR7 as the exception
     /// would have (SDM: "Debug Exceptions").
     fn note_debug_exception(&mut self, qualification: u64) {
-        write_dr6(read_dr6() & !DR6_CAUSES | qualification & DR6_CAUSES);
+        write_dr6(read_dr6() & !DR6_BREAKPOINTS | qualification & DR6_CAUSES);
         let v = self.current();
         let dr7 = v.read(FieldNatural::GUEST_DR7);
         v.write(FieldNatural::GUEST_DR7, dr7 & !DR7_GENERAL_DETECT);
