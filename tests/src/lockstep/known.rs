@@ -90,7 +90,7 @@ const AC: u32 = 17;
 /// A device access, among the kinds of exits.
 const DEVICE: u32 = 2;
 
-const KNOWN: [Known; 11] = [
+const KNOWN: [Known; 13] = [
     Known {
         name: "reserved bits of CR8",
         machine: Machine::QemuSvm,
@@ -149,6 +149,8 @@ const KNOWN: [Known; 11] = [
         machine: Machine::QemuSvm,
         explains: |c| c.vectors() == Some((GP, GP)) && c.instruction().starts_with("ret"),
     },
+    Known { name: "bits of DR6 that stay", machine: Machine::BochsSvm, explains: writes_dr6 },
+    Known { name: "bits of DR6 that stay", machine: Machine::QemuSvm, explains: writes_dr6 },
     Known {
         name: "flags at an RCL or RCR that faults",
         machine: Machine::QemuSvm,
@@ -165,6 +167,14 @@ const KNOWN: [Known; 11] = [
         explains: |c| c.vectors() == Some((SS, GP)),
     },
 ];
+
+/// A #DB of both in a program that writes to DR6 before.
+fn writes_dr6(c: &Context<'_>) -> bool {
+    let here = c.difference.a.as_ref().and_then(|a| a.offset);
+    let mut before = c.program.starts().take_while(|start| here.is_some_and(|here| *start < here));
+    c.vectors() == Some((DB, DB))
+        && before.any(|at| listing::instruction(c.program, at).starts_with("mov dr6"))
+}
 
 /// Whether it is a MOV to (`first`) or from (`second`) a control or debug register.
 fn moves_special(instruction: &str, first: &str, second: &str) -> bool {
