@@ -20,7 +20,7 @@ use guests::{info, println, trap};
 guests::entry!(main);
 
 /// Instructions of one round of computing.
-const ROUND: u64 = 2_000;
+const ROUND: u64 = 20_000;
 /// Memory that is looked after, in words.
 const WORDS: u64 = 64 << 10;
 /// Where it lies: 16 MiB, above what is loaded.
