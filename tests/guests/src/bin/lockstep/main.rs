@@ -137,7 +137,7 @@ fn current() -> u64 {
 static PROGRAM: Shared<*const Program> = Shared::new(core::ptr::null());
 
 /// How often a program runs at most where time has a part in what it sees.
-const PATIENCE: u32 = 4;
+const PATIENCE: u32 = 32;
 
 /// Runs a program both ways.
 fn both(program: &Program) -> Outcome {
