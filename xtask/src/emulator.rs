@@ -240,9 +240,10 @@ impl Launch {
             fs::metadata(image).with_context(|| format!("cannot read {}", image.display()))?.len();
         let cylinders = length / CYLINDER as u64;
         // `ips` makes the clock honest: one instruction, one tick.
-        let (model, ips) = match self.machine {
-            Machine::BochsSvm => ("ryzen", 200_000_000_u64),
-            _ => ("corei7_haswell_4770", 1_000_000_000),
+        let ips = 1_000_000_000_u64;
+        let model = match self.machine {
+            Machine::BochsSvm => "ryzen",
+            _ => "corei7_haswell_4770",
         };
         let model = self.cpu_model.as_deref().unwrap_or(model);
         let memory = self.memory >> 20;
