@@ -305,11 +305,24 @@ fn run_once(case: &Case, parts: &Parts, elf: &Path, log: &Path) -> Result<String
     result
 }
 
+/// What runs on which machine.
+struct Crowd {
+    guests: Vec<Guest>,
+    host: HostSettings,
+    cpus: u32,
+    /// Bytes, where somebody says so.
+    memory: Option<u64>,
+}
+
 /// The guests of a case, the hypervisor's settings, and the machine's CPUs.
-fn guests(case: &Case, parts: &Parts, dir: &Path) -> Result<(Vec<Guest>, HostSettings, u32)> {
+fn guests(case: &Case, parts: &Parts, dir: &Path) -> Result<Crowd> {
     let host = bundle::host(case.machine, LogLevel::Info);
+    let megabytes = case.machine_memory.map(|mib| mib << 20);
     let path = match &case.scene {
-        None => return Ok((vec![guest(case, parts, dir)?], host, case.cpus.0)),
+        None => {
+            let guests = vec![guest(case, parts, dir)?];
+            return Ok(Crowd { guests, host, cpus: case.cpus.0, memory: megabytes });
+        }
         Some(Scene::File(name)) => paths::root().join(name),
         Some(Scene::Text(text)) => {
             let path = dir.join("guests.toml");
@@ -318,9 +331,10 @@ fn guests(case: &Case, parts: &Parts, dir: &Path) -> Result<(Vec<Guest>, HostSet
         }
     };
     let config = Config::load(&path, None, Some(case.cpus.0))?;
-    let Host { when_empty, escape, cpus, .. } = config.host;
+    let Host { when_empty, escape, cpus, memory, .. } = config.host;
     let host = HostSettings { when_empty, escape, ..host };
-    Ok((config.guests()?, host, cpus.unwrap_or(case.cpus.0)))
+    let cpus = cpus.unwrap_or(case.cpus.0);
+    Ok(Crowd { guests: config.guests()?, host, cpus, memory: megabytes.or(memory) })
 }
 
 fn run_script(case: &Case, parts: &Parts, elf: &Path, log: &Path, dir: &Path) -> Result<()> {
@@ -346,16 +360,13 @@ fn start(
     dir: &Path,
     command: Option<&exec::Command>,
 ) -> Result<Session> {
-    let (mut guests, host, cpus) = guests(case, parts, dir)?;
+    let Crowd { mut guests, host, cpus, memory } = guests(case, parts, dir)?;
     if let (Some(command), Some(guest)) = (command, guests.first_mut()) {
         command.prepare(guest, dir)?;
     }
     let mut bundle = bundle::build(host, &guests)?;
     damage(&mut bundle, case.damage)?;
-    let memory = match case.machine_memory {
-        Some(mib) => mib << 20,
-        None => bundle::machine_memory(&guests, bundle.len() as u64),
-    };
+    let memory = memory.unwrap_or_else(|| bundle::machine_memory(&guests, bundle.len() as u64));
     let elf = fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let path = dir.join("steward.img");
     run::write_disk(case.machine, &image::build(&parts.stages, &elf, &bundle, memory)?, &path)?;

@@ -443,10 +443,17 @@ type Windows = Vec<(u64, u64, String)>;
 
 /// Attaches to guest `number` and reads what its windows were.
 fn windows(drive: &mut Drive, number: usize) -> Result<Windows> {
-    let from = drive.text().len();
-    drive.send(&format!("\x1d{number}"));
+    let from = to_console(drive, number)?;
     drive.expect("steady: done", 600)?;
     parse_windows(drive.text().get(from..).unwrap_or_default())
+}
+
+/// Attaches to guest `number`; where its output begins.
+fn to_console(drive: &mut Drive, number: usize) -> Result<usize> {
+    drive.send(&format!("\x1d{number}"));
+    // Another's output may come before it.
+    drive.expect("console of", 300)?;
+    Ok(drive.text().rfind("console of").unwrap_or_default())
 }
 
 fn parse_windows(text: &str) -> Result<Windows> {
@@ -465,10 +472,7 @@ fn mean(windows: &[(u64, u64, String)]) -> f64 {
 
 /// `count` windows of guest `number`: what its console kept, and what comes then.
 fn last_windows(drive: &mut Drive, number: usize, count: usize) -> Result<Windows> {
-    drive.send(&format!("\x1d{number}"));
-    // Another's output may come before it.
-    drive.expect("console of", 60)?;
-    let from = drive.text().rfind("console of").unwrap_or_default();
+    let from = to_console(drive, number)?;
     loop {
         drive.expect("window", 600)?;
         // The last one may still be on its way.
@@ -484,8 +488,7 @@ fn settle(drive: &mut Drive, guests: usize, windows: usize) -> Result<()> {
     // Before that nobody listens.
     drive.expect("window 0 ", 300)?;
     for number in (1..=guests).rev() {
-        drive.send(&format!("\x1d{number}"));
-        drive.expect("console of", 300)?;
+        to_console(drive, number)?;
         drive.expect(&format!("window {windows} "), 900)?;
     }
     Ok(())
@@ -582,8 +585,11 @@ fn neighbours(drive: &mut Drive) -> Result<()> {
         std::thread::sleep(Duration::from_millis(300));
         drive.ask(c, Operation::Kill(reference(&name)))?;
     }
-    let steady = windows(drive, 1)?;
+    // The first guest's console is shown from the beginning.
+    drive.expect("steady: done", 600)?;
+    let steady = parse_windows(drive.text())?;
     let sleeper = windows(drive, 2)?;
+    ensure!(steady.len() == 30 && sleeper.len() == 30, "windows: {steady:?} and {sleeper:?}");
     let hashes: std::collections::BTreeSet<_> =
         steady.iter().chain(&sleeper).map(|(.., hash)| hash).collect();
     ensure!(hashes.len() == 1, "memory has changed: {hashes:?}");

@@ -1,6 +1,7 @@
 //! Single instructions of the CPU that have no safe wrapper elsewhere.
 
 use core::arch::asm;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Stops until the next interrupt, which is taken before this returns.
 /// Interrupts are off before and after.
@@ -10,6 +11,22 @@ pub fn halt_until_interrupt() {
     // state in which the hypervisor runs.
     unsafe {
         asm!("sti", "hlt", "cli", options(nostack));
+    }
+}
+
+/// As [`halt_until_interrupt`], by MWAIT with `hint`; a write to `word` also ends
+/// it. Returns at once if `word` is not 0.
+pub fn mwait_until_interrupt(word: &AtomicU32, hint: u32) {
+    // SAFETY: MONITOR reads memory that is ours; the caller knows that the CPU has it.
+    unsafe {
+        asm!("monitor", in("rax") word.as_ptr(), in("ecx") 0, in("edx") 0, options(nostack));
+    }
+    if word.load(Ordering::SeqCst) != 0 {
+        return;
+    }
+    // SAFETY: as for `halt_until_interrupt`: STI takes effect after MWAIT.
+    unsafe {
+        asm!("sti", "mwait", "cli", in("eax") hint, in("ecx") 0, options(nostack));
     }
 }
 

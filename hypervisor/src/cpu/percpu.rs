@@ -4,7 +4,9 @@
 use super::{apic, asm, msr};
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use spin::Once;
 use x86defs::Msr;
+use x86defs::mwait::MwaitHints;
 
 /// The most CPUs of the machine that are used.
 pub const MAX_CPUS: usize = 64;
@@ -95,6 +97,21 @@ impl PerCpu {
         } else {
             own | self.requests.swap(0, Ordering::SeqCst)
         }
+    }
+}
+
+/// How this machine's CPUs wait; all are of one kind.
+static MWAIT: Once<Option<MwaitHints>> = Once::new();
+
+/// Halts the calling CPU until an interrupt, which is taken before this returns,
+/// or another CPU's request. `long` if it is not expected soon.
+pub fn wait(long: bool) {
+    match MWAIT.call_once(|| MwaitHints::of(&super::cpuid)) {
+        Some(hints) => {
+            let hint = if long { hints.long } else { hints.short };
+            asm::mwait_until_interrupt(&this().requests, hint);
+        }
+        None => asm::halt_until_interrupt(),
     }
 }
 

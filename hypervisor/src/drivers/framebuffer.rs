@@ -1,5 +1,8 @@
-//! The screen: text for the operator where there is no serial port.
+//! The screen: text for the operator where there is no serial port. Drawing takes
+//! long; once guests run, what is to be drawn waits for the operator's context.
 
+use crate::cpu::asm;
+use alloc::string::String;
 use bootloader_api::info::{FrameBuffer, FrameBufferInfo, PixelFormat};
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 use spin::Mutex;
@@ -8,11 +11,17 @@ const HEIGHT: RasterHeight = RasterHeight::Size16;
 const WEIGHT: FontWeight = FontWeight::Regular;
 const LINE: usize = 18;
 
+/// Bytes that can wait to be drawn: a crash's dump, and more.
+const QUEUE: usize = 16 << 10;
+
 struct Screen {
     pixels: &'static mut [u8],
     info: FrameBufferInfo,
     x: usize,
     y: usize,
+    /// Text that waits, from `next` on.
+    queue: String,
+    next: usize,
 }
 
 static SCREEN: Mutex<Option<Screen>> = Mutex::new(None);
@@ -82,7 +91,33 @@ pub fn init(framebuffer: FrameBuffer) {
     let info = framebuffer.info();
     let pixels = framebuffer.into_buffer();
     pixels.fill(0);
-    *SCREEN.lock() = Some(Screen { pixels, info, x: 0, y: 0 });
+    *SCREEN.lock() = Some(Screen { pixels, info, x: 0, y: 0, queue: String::new(), next: 0 });
+}
+
+/// Has text drawn later, if there is a screen. What is too much is left out: the
+/// serial port has it.
+pub fn queue(text: &str) {
+    if let Some(screen) = SCREEN.lock().as_mut()
+        && screen.queue.len() + text.len() <= QUEUE
+    {
+        screen.queue.push_str(text);
+    }
+}
+
+/// Draws what waits, until the tick `until`. Whether anything is left.
+pub fn draw(until: u64) -> bool {
+    let mut guard = SCREEN.lock();
+    let Some(screen) = guard.as_mut() else { return false };
+    while let Some(character) = screen.queue.get(screen.next..).and_then(|s| s.chars().next()) {
+        if asm::rdtsc() >= until {
+            return true;
+        }
+        screen.next += character.len_utf8();
+        screen.put(character);
+    }
+    screen.queue.clear();
+    screen.next = 0;
+    false
 }
 
 /// Writes text, if there is a screen.

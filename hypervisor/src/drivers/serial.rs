@@ -10,6 +10,8 @@ use uart_16550::{BaudRate, Config, Uart16550};
 
 /// Bytes that can wait: a power of two.
 const RING: usize = 1 << 16;
+/// Room that guests' output leaves for the operator's.
+const RESERVE: usize = RING / 4;
 /// How long the transmitter may stand still before output is given up.
 const PATIENCE_MS: u64 = 1000;
 /// What a machine is taken for whose TSC was not measured yet: 5 GHz.
@@ -19,6 +21,15 @@ const FAST_KHZ: u64 = 5_000_000;
 pub static CONSOLE: Line = Line::new(0x3f8, 4);
 /// Where programs speak the control protocol: COM2.
 pub static CONTROL: Line = Line::new(0x2f8, 3);
+
+/// [`PATIENCE_MS`] in ticks.
+fn patience() -> u64 {
+    let khz = match tsc::khz() {
+        0 => FAST_KHZ,
+        khz => khz,
+    };
+    khz * PATIENCE_MS
+}
 
 /// A serial port of the machine. One that is not there takes what is written
 /// and reads nothing.
@@ -33,6 +44,8 @@ struct Port {
     ring: [u8; RING],
     head: usize,
     tail: usize,
+    /// The tick when the transmitter last took something, or something to do.
+    moved: u64,
 }
 
 impl Port {
@@ -41,6 +54,9 @@ impl Port {
     }
 
     fn push(&mut self, byte: u8) {
+        if self.head == self.tail {
+            self.moved = asm::rdtsc();
+        }
         self.ring[self.head] = byte;
         self.head = (self.head + 1) & (RING - 1);
     }
@@ -54,6 +70,7 @@ impl Port {
                 return true;
             }
             self.tail = (self.tail + sent) & (RING - 1);
+            self.moved = asm::rdtsc();
         }
         false
     }
@@ -73,7 +90,7 @@ impl Line {
         if !uart.check_present() || uart.init(config).is_err() {
             return false;
         }
-        *self.port.lock() = Some(Port { uart, ring: [0; RING], head: 0, tail: 0 });
+        *self.port.lock() = Some(Port { uart, ring: [0; RING], head: 0, tail: 0, moved: 0 });
         true
     }
 
@@ -87,9 +104,18 @@ impl Line {
 
     /// Queues bytes for output; returns how many there was room for.
     pub fn write(&self, bytes: &[u8]) -> usize {
+        self.write_leaving(0, bytes)
+    }
+
+    /// As [`write`](Self::write), for a guest: it leaves room for the operator.
+    pub fn write_for_guest(&self, bytes: &[u8]) -> usize {
+        self.write_leaving(RESERVE, bytes)
+    }
+
+    fn write_leaving(&self, reserve: usize, bytes: &[u8]) -> usize {
         let mut guard = self.port.lock();
         let Some(port) = guard.as_mut() else { return bytes.len() };
-        let count = bytes.len().min(port.room());
+        let count = bytes.len().min(port.room().saturating_sub(reserve));
         for byte in &bytes[..count] {
             port.push(*byte);
         }
@@ -101,6 +127,21 @@ impl Line {
     #[must_use]
     pub fn room(&self) -> usize {
         self.port.lock().as_ref().map_or(usize::MAX, Port::room)
+    }
+
+    /// How many bytes [`write_for_guest`](Self::write_for_guest) would take.
+    #[must_use]
+    pub fn room_for_guest(&self) -> usize {
+        self.room().saturating_sub(RESERVE)
+    }
+
+    /// Whether the transmitter has had something to send for a second and took
+    /// nothing.
+    #[must_use]
+    pub fn stands_still(&self) -> bool {
+        self.port.lock().as_ref().is_some_and(|port| {
+            port.head != port.tail && asm::rdtsc().wrapping_sub(port.moved) > patience()
+        })
     }
 
     /// Sends what the transmitter takes; whether anything is left.
@@ -122,18 +163,10 @@ impl Line {
     pub fn flush(&self) {
         let mut guard = self.port.lock();
         let Some(port) = guard.as_mut() else { return };
-        let khz = match tsc::khz() {
-            0 => FAST_KHZ,
-            khz => khz,
-        };
-        let mut tail = port.tail;
-        let mut moved = asm::rdtsc();
+        port.moved = asm::rdtsc();
         // The last bytes are gone when the transmitter itself is empty.
         while port.drain() || !port.uart.lsr().contains(LSR::TRANSMITTER_EMPTY) {
-            let now = asm::rdtsc();
-            if port.tail != tail {
-                (tail, moved) = (port.tail, now);
-            } else if now.wrapping_sub(moved) > khz * PATIENCE_MS {
+            if asm::rdtsc().wrapping_sub(port.moved) > patience() {
                 return;
             }
         }

@@ -135,6 +135,7 @@ impl<C: VendorCpu> Assembly<C> {
                 physical_address_bits: 39,
                 xcr0: Xcr0::X87 | Xcr0::SSE | Xcr0::AVX,
                 pv: pv.usable(settings.hypercalls.0),
+                calls: settings.hypercalls.0,
                 withheld: &withheld,
             },
         ));

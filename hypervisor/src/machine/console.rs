@@ -25,7 +25,7 @@ impl Console {
     pub(super) fn write(&self, bytes: &[u8]) -> usize {
         let mut kept = self.kept.lock();
         if self.is_attached() {
-            return if kept.is_empty() { serial::CONSOLE.write(bytes) } else { 0 };
+            return if kept.is_empty() { serial::CONSOLE.write_for_guest(bytes) } else { 0 };
         }
         kept.push(bytes);
         bytes.len()
@@ -36,7 +36,7 @@ impl Console {
         if !self.is_attached() {
             usize::MAX
         } else if self.kept.lock().is_empty() {
-            serial::CONSOLE.room()
+            serial::CONSOLE.room_for_guest()
         } else {
             0
         }
@@ -64,7 +64,7 @@ impl Console {
     pub(super) fn show(&self) {
         let mut kept = self.kept.lock();
         while self.is_attached() && !kept.is_empty() {
-            let sent = serial::CONSOLE.write(kept.front());
+            let sent = serial::CONSOLE.write_for_guest(kept.front());
             if sent == 0 {
                 return;
             }

@@ -158,8 +158,9 @@ impl<C: VendorCpu> ThisCpu<C> {
         if percpu::this().asks_itself() {
             return;
         }
-        self.arm_timer(until.min(self.first_sleeper()));
-        asm::halt_until_interrupt();
+        let until = until.min(self.first_sleeper());
+        self.arm_timer(until);
+        percpu::wait(until.saturating_sub(asm::rdtsc()) > self.world.long_wait());
     }
 
     fn serve(&mut self, choice: Choice) -> Stop {

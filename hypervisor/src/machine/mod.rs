@@ -70,7 +70,7 @@ pub fn join<C: VendorCpu>() -> ! {
             log::error!("CPU {} stays idle: {error}", percpu::this().index());
             loop {
                 percpu::stop_if_asked(percpu::this().take_requests());
-                asm::halt_until_interrupt();
+                percpu::wait(true);
             }
         }
     };
@@ -109,6 +109,7 @@ impl<C: VendorCpu> World<C> {
         }));
         world.add_operator()?;
         let operator = world.operator.call_once(|| Mutex::new(Operator::new(bundle, world)));
+        monitor::guests_run();
         operator.lock().start_all(world);
         Ok(world)
     }
@@ -142,6 +143,16 @@ impl<C: VendorCpu> World<C> {
     /// Ticks between two looks at the serial port without an interrupt of its: 10 ms.
     fn poll_interval(&self) -> u64 {
         self.frequency.khz() * 10
+    }
+
+    /// Ticks from which on a wait is worth a deep sleep: 2 ms.
+    fn long_wait(&self) -> u64 {
+        self.frequency.khz() * 2
+    }
+
+    /// Ticks that a step of a service context may take: 50 µs.
+    fn step(&self) -> u64 {
+        self.frequency.khz() / 20
     }
 
     /// What CPU `cpu` does next.

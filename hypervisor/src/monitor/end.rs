@@ -1,7 +1,7 @@
 //! How the machine's run ends: one line that a program can read, then the way
 //! out that the bundle's settings name.
 
-use super::log::Out;
+use super::log::{Out, guests_are_over};
 use crate::cpu::asm::{outb, outl, stop};
 use crate::cpu::{legacy, percpu};
 use crate::drivers::serial;
@@ -40,6 +40,7 @@ pub fn set_exit(exit: HostExit) {
 
 /// Ends the run.
 pub fn end(status: Status, reason: fmt::Arguments<'_>) -> ! {
+    guests_are_over();
     leave(&mut Out, status, reason)
 }
 
@@ -58,6 +59,7 @@ pub fn refuse(error: &HostError) -> ! {
 /// Starts the machine again, with what it is booted from.
 pub fn reboot() -> ! {
     percpu::stop_others();
+    guests_are_over();
     // Neither output fails.
     let _ = writeln!(Out, "\nsteward: the machine starts again");
     serial::CONSOLE.flush();

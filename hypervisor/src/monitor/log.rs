@@ -4,7 +4,7 @@ use super::end::{self, Status};
 use crate::drivers::{framebuffer, serial};
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use log::{LevelFilter, Log, Metadata, Record};
 
 struct Logger;
@@ -14,6 +14,12 @@ static LOGGER: Logger = Logger;
 static LINES: AtomicU64 = AtomicU64::new(0);
 /// A panic is under way.
 static PANICKED: AtomicBool = AtomicBool::new(false);
+/// Guests run: nobody waits for an output any more.
+static LIVE: AtomicBool = AtomicBool::new(false);
+/// Bytes that had no room on the serial port since.
+static LOST: AtomicUsize = AtomicUsize::new(0);
+/// Room on the serial port with which losses are told.
+const ENOUGH: usize = 4096;
 
 /// Both outputs.
 pub(super) struct Out;
@@ -30,18 +36,50 @@ impl Write for Out {
                 send(b"\r\n");
             }
         }
-        framebuffer::write(text);
+        if LIVE.load(Ordering::Relaxed) {
+            framebuffer::queue(text);
+        } else {
+            framebuffer::write(text);
+        }
         Ok(())
     }
 }
 
-/// Queues bytes; where the ring is full, the operator's lines wait for room.
+/// Queues bytes. Where the ring is full they wait for room; once guests run they
+/// are lost, and counted.
 fn send(bytes: &[u8]) {
     let sent = serial::CONSOLE.write(bytes);
-    if sent < bytes.len() {
+    let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) else { return };
+    if LIVE.load(Ordering::Relaxed) {
+        LOST.fetch_add(rest.len(), Ordering::Relaxed);
+    } else {
         serial::CONSOLE.flush();
-        serial::CONSOLE.write(&bytes[sent..]);
+        serial::CONSOLE.write(rest);
     }
+}
+
+/// Guests run from now on: they do not wait for what is shown.
+pub fn guests_run() {
+    LIVE.store(true, Ordering::Relaxed);
+}
+
+/// No guest runs any more: all is shown as it comes, and what waited first.
+pub(super) fn guests_are_over() {
+    if LIVE.swap(false, Ordering::Relaxed) {
+        framebuffer::draw(u64::MAX);
+    }
+}
+
+/// One line.
+fn line(what: fmt::Arguments<'_>) {
+    LINES.fetch_add(1, Ordering::Relaxed);
+    if LOST.load(Ordering::Relaxed) != 0 && serial::CONSOLE.room() > ENOUGH {
+        let lost = LOST.swap(0, Ordering::Relaxed);
+        // Neither output fails.
+        let _ = writeln!(Out, "steward: {lost} bytes of messages had no room");
+    }
+    // As above.
+    let _ = writeln!(Out, "{what}");
 }
 
 impl Log for Logger {
@@ -51,9 +89,7 @@ impl Log for Logger {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            LINES.fetch_add(1, Ordering::Relaxed);
-            // Neither output fails.
-            let _ = writeln!(Out, "steward: {}: {}", record.level(), record.args());
+            line(format_args!("steward: {}: {}", record.level(), record.args()));
         }
     }
 
@@ -74,10 +110,10 @@ pub fn set_level(level: LevelFilter) {
 
 /// Says that a stage of the boot is done. Always shown.
 pub fn stage(name: &str, what: fmt::Arguments<'_>) {
-    LINES.fetch_add(1, Ordering::Relaxed);
-    // Neither output fails.
-    let _ = writeln!(Out, "steward: {name}: {what}");
-    serial::CONSOLE.flush();
+    line(format_args!("steward: {name}: {what}"));
+    if !LIVE.load(Ordering::Relaxed) {
+        serial::CONSOLE.flush();
+    }
 }
 
 /// How many lines were shown: whoever has a prompt on the screen shows it again.
@@ -88,9 +124,7 @@ pub fn lines() -> u64 {
 
 /// Says something that the operator asked for.
 pub fn note(what: fmt::Arguments<'_>) {
-    LINES.fetch_add(1, Ordering::Relaxed);
-    // Neither output fails.
-    let _ = writeln!(Out, "\nsteward: {what}");
+    line(format_args!("\nsteward: {what}"));
 }
 
 struct PanicOut;

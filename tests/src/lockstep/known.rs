@@ -196,6 +196,12 @@ pub fn explain(
     known.find(|known| (known.explains)(&context)).map(|known| known.name)
 }
 
+/// Whether it is known of `machine` that two runs of `program` differ from the
+/// exception at `offset` on.
+pub fn differs_by_itself(machine: Machine, program: &Program, offset: usize) -> bool {
+    machine == Machine::QemuSvm && listing::instruction(program, offset).starts_with("rc")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

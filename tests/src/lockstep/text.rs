@@ -96,6 +96,19 @@ pub fn outlines(text: &str) -> Result<BTreeMap<u64, Outline>> {
     Ok(found)
 }
 
+/// Where the first of the exceptions was which the two runs of program `seed` saw
+/// differently (`C` and `H`); `None` where that was elsewhere.
+pub fn first_split(text: &str, seed: u64) -> Option<usize> {
+    let records = |run: &str| {
+        let start = format!("{run} {seed} ");
+        let lines = text.lines().map(str::trim_end);
+        lines.filter_map(move |line| Some(line.strip_prefix(&start)?.to_owned()))
+    };
+    let (cold, _) = records("C").zip(records("H")).find(|(cold, hot)| cold != hot)?;
+    let place = cold.split(' ').nth(3)?;
+    usize::from_str_radix(place.strip_prefix('+')?, 16).ok()
+}
+
 fn step(word: &str) -> Result<Step> {
     let parts: Vec<&str> = word.split('.').collect();
     let [at, what, detail, digest] = parts.as_slice() else {
@@ -131,6 +144,14 @@ mod tests {
         assert!(!found[&21].hot_is_cold);
         assert!(digests("D 20 AAAA\n").is_err());
         assert!(digests("D x AAAAbbbccc\n").is_err());
+    }
+
+    #[test]
+    fn where_two_runs_part_is_found() {
+        let text = "C 7 13 0 0 +a 18 10 202\r\nC 7 14 0 40 +f 18 10 206 rax=4\r\n\
+                    H 7 13 0 0 +a 18 10 202\r\nH 7 14 0 40 +f 18 10 202 rax=4\r\nH 8 1\r\n";
+        assert_eq!(first_split(text, 7), Some(0xf));
+        assert_eq!(first_split(text, 8), None);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::pv::PvFeatures;
 use crate::xstate::Xstate;
 use alloc::vec::Vec;
 pub use features::{FeatureBit, Register};
+use hvabi::CallSet;
 pub use quick::QuickLeaves;
 use x86defs::cpuid::{CpuidResult, CpuidSource, Vendor};
 use x86defs::{Cr4, Efer, Low, Xcr0, msr};
@@ -46,6 +47,8 @@ pub struct CpuidConfig<'a> {
     pub xcr0: Xcr0,
     /// What is offered of KVM's interface beside the clock.
     pub pv: PvFeatures,
+    /// The hypercalls that the guest may make.
+    pub calls: CallSet,
     /// Features that the back end can't virtualise on this CPU (on VT-x, those
     /// that need a control which is missing).
     pub withheld: &'a [FeatureBit],
@@ -94,6 +97,7 @@ pub struct CpuidTable {
     xstate: Xstate,
     physical_address_bits: u8,
     pv: PvFeatures,
+    calls: CallSet,
     highest_basic: u32,
     highest_extended: u32,
     /// Leaf 8000_0001 EDX repeats the APIC bit.
@@ -148,6 +152,12 @@ impl CpuidTable {
     #[must_use]
     pub const fn pv(&self) -> PvFeatures {
         self.pv
+    }
+
+    /// The hypercalls that the guest may make.
+    #[must_use]
+    pub const fn calls(&self) -> CallSet {
+        self.calls
     }
 
     /// Bits of a guest-physical address.

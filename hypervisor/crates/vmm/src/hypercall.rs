@@ -8,7 +8,9 @@ pub use ipis::Ipis;
 
 use crate::memory::{GuestMemory, MemoryError};
 use crate::pv::PvFeatures;
-use hvabi::{Call, Features, INTERFACE_VERSION, Registers, Reply, ShutDownKind, Status, kvm};
+use hvabi::{
+    Call, CallName, CallSet, INTERFACE_VERSION, Registers, Reply, ShutDownKind, Status, kvm,
+};
 use x86defs::control::CpuMode;
 use x86defs::{GuestPhysAddr, Low};
 
@@ -32,6 +34,9 @@ pub trait HypercallHost {
 
     /// Wall clock and TSC of the calling vCPU, read at one moment.
     fn clock_pairing(&self) -> kvm::ClockPairing;
+
+    /// The calls that the guest may make.
+    fn allowed(&self) -> CallSet;
 
     /// What the guest is offered of KVM's interface.
     fn offered(&self) -> PvFeatures;
@@ -81,6 +86,9 @@ pub fn dispatch(registers: Registers, caller: Caller, host: &mut impl HypercallH
     let arguments = if wide { registers } else { registers.low_halves() };
     let result = if caller.cpl != 0 {
         Err(Status::NotPermitted)
+    } else if CallName::from_rax(arguments.rax).is_some_and(|call| !host.allowed().contains(call)) {
+        // For this guest there is none.
+        Err(Status::UnknownCall)
     } else if Call::is_steward(arguments.rax) {
         Call::try_from(arguments).and_then(|call| steward_call(call, host))
     } else {
@@ -123,7 +131,7 @@ fn steward_call(call: Call, host: &mut impl HypercallHost) -> Result<Served, Sta
     match call {
         Call::Version => Ok(Served::Reply(Reply::Version {
             version: INTERFACE_VERSION,
-            features: Features::ALL,
+            features: host.allowed().features(),
         })),
         Call::ConsoleWrite { address, length } => {
             console_write(GuestPhysAddr::new(address), length, host)

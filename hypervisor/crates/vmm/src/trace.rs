@@ -147,6 +147,7 @@ const SWITCHED_BY_HARDWARE: [Msr; 4] = [Msr::STAR, Msr::LSTAR, Msr::CSTAR, Msr::
 ///
 /// - interrupts of the machine, windows, ends of slices, falls of the task
 ///   priority: they depend on time, or on how a backend waits;
+/// - loops of PAUSE, which some CPUs notice;
 /// - first touches of RAM: they depend on what ran before;
 /// - exceptions that exit only to be given back: not all backends need that;
 /// - the local APIC: some CPUs keep it by themselves, as far as they can;
@@ -174,12 +175,12 @@ fn describe<B: Backend, M: GuestRam>(
         VmExit::Hypercall => (6, 0),
         VmExit::Halt => (7, 0),
         VmExit::Monitor(_) => (8, 0),
-        VmExit::Pause => (9, 0),
         // One emulator reports INVD as WBINVD.
         VmExit::CacheControl(CacheControl::Invd | CacheControl::Wbinvd) => (10, 0),
         VmExit::Rdpmc => (11, 0),
         VmExit::TripleFault => (12, 0),
         VmExit::HostInterrupt
+        | VmExit::Pause
         | VmExit::Nmi
         | VmExit::InterruptWindow
         | VmExit::NmiWindow

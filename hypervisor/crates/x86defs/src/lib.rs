@@ -20,6 +20,7 @@ pub mod cpuid;
 pub mod event;
 pub mod exit;
 pub mod msr;
+pub mod mwait;
 pub mod pte;
 pub mod reg;
 pub mod segment;

@@ -37,6 +37,12 @@ fn exceptions(caps: &Caps, nmi: NmiState) -> u32 {
     }
 }
 
+/// PAUSEs in a loop before one exits: some tens of microseconds of spinning.
+const PAUSES: u16 = 3000;
+/// PAUSEs further apart than this many cycles are of no loop, where the CPU has
+/// the threshold.
+const PAUSE_GAP: u16 = 128;
+
 /// PAT after reset.
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 
@@ -137,6 +143,11 @@ impl SvmVcpu {
             | Intercepts4::RDPRU;
         if caps.features.contains(SvmFeatures::NEXT_RIP) {
             control.intercepts3 |= Intercepts3::CR0_SELECTIVE;
+        }
+        if caps.features.contains(SvmFeatures::PAUSE_FILTER) {
+            control.intercepts3 |= Intercepts3::PAUSE;
+            control.pause_filter_count = PAUSES;
+            control.pause_filter_threshold = PAUSE_GAP;
         }
         control.intercept_cr_write = cr_writes;
         control.iopm_base = maps.io.as_u64();

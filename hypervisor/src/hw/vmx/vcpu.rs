@@ -22,7 +22,8 @@ use x86defs::vmcs::check::Stage;
 use x86defs::vmcs::{
     ACCESS_RIGHTS_UNUSABLE, EntryControls, ExitInformation, ExitReason, Field16, Field32, Field64,
     FieldNatural, Interruptibility, InterruptionInfo, InterruptionKind, PENDING_DEBUG_BS,
-    PrimaryControls, apic_offset, decode, ept_pointer, interrupted_event, unblocks_nmi,
+    PrimaryControls, SecondaryControls, apic_offset, decode, ept_pointer, interrupted_event,
+    unblocks_nmi,
 };
 use x86defs::{
     Cr0, Cr4, Efer, Event, EventKind, Exception, HostPhysAddr, Rflags, SegmentRegister, VmExit,
@@ -31,6 +32,11 @@ use x86defs::{
 /// Exceptions that exit: #DB and #AC because a guest can make their delivery
 /// loop for ever, #MC because it is the machine's.
 const EXCEPTIONS: u32 = 1 << Exception::DB.0 | 1 << Exception::AC.0 | 1 << Exception::MC.0;
+
+/// PAUSEs further apart than this many ticks are of no loop, and a loop exits
+/// after this many ticks: some tens of microseconds are spun by who waits long.
+const PAUSE_GAP: u32 = 128;
+const PAUSE_WINDOW: u32 = 1 << 16;
 
 /// PAT after reset.
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
@@ -171,6 +177,10 @@ impl VmxVcpu {
             Field32::GUEST_SYSENTER_CS,
         ] {
             v.write(zero, 0);
+        }
+        if self.caps.words.secondary.contains(SecondaryControls::PAUSE_LOOP_EXITING) {
+            v.write(Field32::PLE_GAP, PAUSE_GAP);
+            v.write(Field32::PLE_WINDOW, PAUSE_WINDOW);
         }
         v.write(Field64::IO_BITMAP_A, maps.io_a.as_u64());
         v.write(Field64::IO_BITMAP_B, maps.io_b.as_u64());

@@ -15,7 +15,7 @@ use super::cpu::Runner;
 use super::guest::Guest;
 use super::start::Files;
 use crate::cpu::asm;
-use crate::drivers::serial;
+use crate::drivers::{framebuffer, serial};
 use crate::error::HostError;
 use crate::hw::VendorCpu;
 use crate::monitor::{self, Status};
@@ -102,6 +102,7 @@ impl<C: VendorCpu> Operator<C> {
         }
         self.records.retain(|record| record.life.state() != State::Deleted);
         self.show(world);
+        busy |= framebuffer::draw(asm::rdtsc() + world.step());
         if let Some(leave) = self.leave
             && self.control.is_quiet()
         {

@@ -21,7 +21,7 @@ use vmm::lifecycle::{Action, Cause, Command, Event, Lifecycle, State};
 use vmm::operator::protocol::EventKind;
 use vmm::operator::{ErrorCode, Refusal, Ring};
 use vmm::sched::{Kind, Reason, SchedError};
-use vmm::vm::{EndReason, VmError};
+use vmm::vm::{EndReason, Flushed, VmError};
 
 /// A guest that is known.
 pub(super) struct Record<C: VendorCpu> {
@@ -243,7 +243,8 @@ impl<C: VendorCpu> Operator<C> {
                 let guest = Arc::clone(guest);
                 guest.console.show();
                 let console = &guest.console;
-                guest.vm.flush_console(|bytes| console.write(bytes), console.room());
+                let flushed = guest.vm.flush_console(|bytes| console.write(bytes), console.room());
+                let said = flushed == Flushed::All && console.unread().0 == 0;
                 if let Some(end) = guest.end()
                     && !matches!(state, State::Clearing { .. })
                 {
@@ -252,7 +253,13 @@ impl<C: VendorCpu> Operator<C> {
                     return true;
                 }
                 match state {
-                    State::Clearing { .. } if guest.is_left() => self.reap(world, at),
+                    State::Clearing { .. } if guest.is_left() => {
+                        // What it said last is shown first, as the line takes it.
+                        if console.is_attached() && !said && !serial::CONSOLE.stands_still() {
+                            return false;
+                        }
+                        self.reap(world, at);
+                    }
                     State::Clearing { .. } => return true,
                     State::Paused if !record.clock_stands => {
                         record.clock_stands = !world.runs(&guest);
@@ -346,16 +353,6 @@ impl<C: VendorCpu> Operator<C> {
         let Some(record) = self.records.get_mut(at) else { return };
         let Some(guest) = record.guest().map(Arc::clone) else { return };
         world.remove(&guest);
-        // What is still in its serial port.
-        let console = &guest.console;
-        let flush = || guest.vm.flush_console(|bytes| console.write(bytes), console.room());
-        console.show();
-        flush();
-        if console.is_attached() {
-            serial::CONSOLE.flush();
-            console.show();
-            flush();
-        }
         report(&guest);
         record.stage = Stage::Leaving(Arc::downgrade(&guest));
     }

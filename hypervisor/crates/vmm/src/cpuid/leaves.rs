@@ -121,6 +121,7 @@ impl<H: CpuidSource> Builder<'_, H> {
             xstate: self.xstate,
             physical_address_bits: self.physical_bits,
             pv: self.config.pv,
+            calls: self.config.calls,
             highest_basic: self.highest_basic,
             highest_extended: self.highest_extended,
             apic_bit_repeated,
@@ -251,7 +252,7 @@ impl<H: CpuidSource> Builder<'_, H> {
             hvabi::CPUID_LEAF_SIGNATURE => signature(STEWARD_HIGHEST, hvabi::CPUID_SIGNATURE),
             hvabi::CPUID_LEAF_INTERFACE => CpuidResult {
                 eax: hvabi::INTERFACE_VERSION,
-                ebx: hvabi::Features::ALL.0,
+                ebx: self.config.calls.features().0,
                 ..nothing
             },
             hvabi::CPUID_LEAF_TIMING => CpuidResult {

@@ -49,6 +49,7 @@ fn config(vcpus: u16) -> CpuidConfig<'static> {
         physical_address_bits: 40,
         xcr0: Xcr0::all(),
         pv: PvFeatures::all(),
+        calls: hvabi::CallSet::ALL,
         withheld: &[],
     }
 }

@@ -15,7 +15,7 @@ use crate::pv::{PvCounts, PvFeatures};
 use crate::vcpu::{Activity, Vcpu};
 use crate::vm::{EndReason, Host, Vm, VmError};
 use devices::lapic::{ApicMode, Effect, Lint, LintEvent};
-use hvabi::{Registers, ShutDownKind, kvm};
+use hvabi::{CallSet, Registers, ShutDownKind, kvm};
 use x86defs::bits::Low;
 use x86defs::exit::{CacheControl, ExceptionExit};
 use x86defs::{Event, Exception, Gpr, VmExit};
@@ -78,8 +78,12 @@ pub(crate) fn serve<B: Backend, M: GuestRam>(
             instruction(vcpu, vm, host, exit, |_, _, _| Ok(Done::Complete))
         }
         // It spins, for something that another vCPU does.
-        VmExit::Pause => instruction(vcpu, vm, host, exit, |vcpu, _, _| {
-            vcpu.gives_way = true;
+        VmExit::Pause => instruction(vcpu, vm, host, exit, |vcpu, vm, _| {
+            let others = vm.vcpus.iter().enumerate().filter(|(index, _)| *index != vcpu.index);
+            // Where all others run, it would only lose time.
+            if others.into_iter().any(|(_, other)| !other.is_on_cpu()) {
+                vcpu.give_way();
+            }
             Ok(Done::Complete)
         }),
         // CPUID offers none of these.
@@ -287,6 +291,7 @@ struct CallHost<'a, M, H> {
     wall_clock: u64,
     /// The caller.
     index: usize,
+    allowed: CallSet,
     offered: PvFeatures,
     counts: &'a mut PvCounts,
 }
@@ -310,6 +315,10 @@ impl<M: GuestRam, H: Host> HypercallHost for CallHost<'_, M, H> {
 
     fn clock_pairing(&self) -> kvm::ClockPairing {
         self.pairing
+    }
+
+    fn allowed(&self) -> CallSet {
+        self.allowed
     }
 
     fn offered(&self) -> PvFeatures {
@@ -360,6 +369,7 @@ fn hypercall<B: Backend, M: GuestRam, H: Host>(
         wall_clock: clock.wall(time.tsc),
         host,
         index: vcpu.index,
+        allowed: vcpu.core.cpuid.calls(),
         offered: vcpu.core.cpuid.pv(),
         counts: &mut vcpu.core.pv_counts,
     };

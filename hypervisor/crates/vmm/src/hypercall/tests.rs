@@ -46,6 +46,7 @@ struct Machine {
     ram: Ram,
     console: Vec<u8>,
     room: usize,
+    allowed: CallSet,
     offered: PvFeatures,
     kicked: Vec<u64>,
     ipis: Vec<Ipis>,
@@ -58,6 +59,7 @@ impl Machine {
             ram: Ram(RefCell::new(bytes)),
             console: Vec::new(),
             room: usize::MAX,
+            allowed: CallSet::ALL,
             offered: PvFeatures::empty(),
             kicked: Vec::new(),
             ipis: Vec::new(),
@@ -87,6 +89,10 @@ impl HypercallHost for Machine {
 
     fn clock_pairing(&self) -> kvm::ClockPairing {
         kvm::ClockPairing { seconds: 1, nanoseconds: 2, tsc: 3 }
+    }
+
+    fn allowed(&self) -> CallSet {
+        self.allowed
     }
 
     fn offered(&self) -> PvFeatures {
@@ -341,4 +347,24 @@ proptest! {
             prop_assert_eq!(outcome, Outcome::Return(call(denied, rbx, rcx)));
         }
     }
+}
+
+#[test]
+fn calls_that_are_not_allowed_are_not_there() {
+    for allowed in CallName::ALL {
+        for call in CallName::ALL {
+            let mut machine = Machine { offered: PvFeatures::all(), ..Machine::new() };
+            machine.allowed = CallSet::from_iter([allowed]);
+            let registers = Registers { rax: call.rax(), ..Registers::default() };
+            let outcome = dispatch(registers, KERNEL, &mut machine);
+            let refused = matches!(outcome, Outcome::Return(registers)
+                if Status::from_rax(registers.rax) == Err(Some(Status::UnknownCall)));
+            assert_eq!(refused, call != allowed, "{call:?} where {allowed:?} is allowed");
+        }
+    }
+    // Every guest may ask which there are.
+    let mut machine = Machine { allowed: CallSet::from_iter([CallName::Time]), ..Machine::new() };
+    let version = Registers { rax: STEWARD_BASE, ..Registers::default() };
+    let Outcome::Return(registers) = dispatch(version, KERNEL, &mut machine) else { panic!() };
+    assert_eq!((registers.rax, registers.rcx), (0, u64::from(Features::TIME.0)));
 }

@@ -25,6 +25,7 @@ fn cpuid(vendor: Vendor, withheld: &[FeatureBit]) -> CpuidTable {
         physical_address_bits: 40,
         xcr0: Xcr0::all(),
         pv: PvFeatures::STEAL_TIME,
+        calls: hvabi::CallSet::ALL,
         withheld,
     };
     CpuidTable::new(&host, &config)

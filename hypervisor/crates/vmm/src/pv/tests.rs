@@ -493,6 +493,9 @@ fn interrupts_and_turns_by_hypercall() {
     assert_eq!(hypercall(&mut play, to_other), (Next::Yield, 0));
     play.vm.vcpus[1].set_on_cpu(true);
     assert_eq!(hypercall(&mut play, to_other), (Next::Continue, 0));
+    // It spins: of use only while another has no CPU.
+    assert_eq!(play.turn(VmExit::Pause), Next::Continue);
+    play.vm.vcpus[1].set_on_cpu(false);
     assert_eq!(play.turn(VmExit::Pause), Next::Yield);
 }
 

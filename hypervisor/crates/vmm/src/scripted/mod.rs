@@ -359,6 +359,7 @@ impl Play {
             physical_address_bits: 39,
             xcr0: Xcr0::X87 | Xcr0::SSE,
             pv: PvFeatures::all(),
+            calls: hvabi::CallSet::ALL,
             withheld: &[],
         };
         let cpuid = Arc::new(CpuidTable::new(&host, &config));

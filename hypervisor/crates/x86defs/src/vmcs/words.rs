@@ -161,7 +161,10 @@ impl ControlWords {
     /// # Errors
     /// [`Missing`] names what is required and not there.
     pub fn choose(cpu: &Limits) -> Result<Self, Missing> {
-        let mut optional = SecondaryControls::RDTSCP | SecondaryControls::INVPCID | APIC_DELIVERY;
+        let mut optional = SecondaryControls::RDTSCP
+            | SecondaryControls::INVPCID
+            | SecondaryControls::PAUSE_LOOP_EXITING
+            | APIC_DELIVERY;
         optional.set(SecondaryControls::VPID, cpu.ept.contains(VPID));
         let (pin, exit) = (PinControls::PREEMPTION_TIMER, ExitControls::SAVE_PREEMPTION_TIMER);
         let counts = cpu.pin.may & pin.bits() != 0 && cpu.exit.may & exit.bits() != 0;
