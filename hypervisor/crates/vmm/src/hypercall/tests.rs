@@ -1,6 +1,7 @@
 use super::*;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use hvabi::Features;
 use hvabi::STEWARD_BASE;
 use proptest::prelude::*;
 

@@ -275,7 +275,7 @@ mod tests {
             words.primary.bits(),
             (PRIMARY | PrimaryControls::TPR_SHADOW).bits() | 0x0400_6172
         );
-        assert_eq!(words.secondary.bits(), 0x13fb);
+        assert_eq!(words.secondary.bits(), 0x17fb);
         let exit = EXIT | ExitControls::SAVE_PREEMPTION_TIMER;
         assert_eq!(words.exit.bits(), 0x36dfb | exit.bits());
         assert_eq!(words.preemption_timer, Some(5));
@@ -316,9 +316,13 @@ mod tests {
 
     #[test]
     fn what_is_optional_may_lack() {
-        for bit in APIC_DELIVERY | SecondaryControls::RDTSCP | SecondaryControls::INVPCID {
+        for bit in APIC_DELIVERY
+            | SecondaryControls::RDTSCP
+            | SecondaryControls::INVPCID
+            | SecondaryControls::PAUSE_LOOP_EXITING
+        {
             let words = without(|cpu| cpu.secondary.may &= !bit.bits()).unwrap();
-            assert_eq!(words.secondary.bits(), 0x13fb & !bit.bits());
+            assert_eq!(words.secondary.bits(), 0x17fb & !bit.bits());
             assert_eq!(words.delivers_interrupts(), !APIC_DELIVERY.contains(bit), "{bit:?}");
         }
         for bit in VPID {
