@@ -28,6 +28,7 @@ fn main() -> ! {
     tests.case("other_cpu", other_cpu);
     tests.case("preempted", preempted);
     tests.case("steal_time", steal_time);
+    tests.case("spinning_gives_way", spinning_gives_way);
     tests.case("no_steal_alone", no_steal_alone);
     tests.case("steal_off", steal_off);
     tests.case("flush_waits", flush_waits);
@@ -234,7 +235,8 @@ fn steal_time() -> Outcome {
     other::begin(Job::Count)?;
     let read = || (rdtsc(), other::STEAL[0].nanos(), other::STEAL[1].nanos());
     let (start, mine, its) = read();
-    time::delay(400_000);
+    // Without PAUSE, which would give the CPU to the other.
+    while rdtsc() - start < time::tsc_hz() * 2 / 5 {}
     let (end, mine_after, its_after) = read();
     let elapsed = (end - start) * 1000 / (time::tsc_hz() / 1_000_000);
     let (mine, its) = (mine_after - mine, its_after - its);
@@ -249,6 +251,24 @@ fn steal_time() -> Outcome {
             "steal of {mine} and {its} in {elapsed} ns"
         );
     }
+    Ok(())
+}
+
+/// One that spins with PAUSE leaves the CPU to the other.
+fn spinning_gives_way() -> Outcome {
+    need_other!(feature::STEAL_TIME);
+    if !other::one_cpu() {
+        skip!("the vCPUs have a CPU each");
+    }
+    if cpu::tcg_underneath() {
+        skip!("the CPU does not notice loops of PAUSE");
+    }
+    other::begin(Job::Count)?;
+    let (start, mine) = (rdtsc(), other::STEAL[0].nanos());
+    time::delay(200_000);
+    let elapsed = (rdtsc() - start) * 1000 / (time::tsc_hz() / 1_000_000);
+    let mine = other::STEAL[0].nanos() - mine;
+    check!(mine > elapsed * 75 / 100, "steal of {mine} in {elapsed} ns of spinning");
     Ok(())
 }
 
