@@ -209,6 +209,14 @@ fn debian() -> Vec<Case> {
         // More vCPUs than CPUs: the scheduler moves them about.
         Case { cpus: (2, 4), ..Case::debian("debian-smp", Firmware::Bios, debian_smp::<4>) },
         Case {
+            machine: Machine::BochsVmx,
+            cpus: (2, 4),
+            memory: 1024,
+            tier: Tier::Full,
+            seconds: 2400,
+            ..Case::debian("debian-smp-vmx", Firmware::Bios, debian_smp_small)
+        },
+        Case {
             memory: 128,
             tier: Tier::Full,
             ..Case::debian("debian-128M", Firmware::Bios, debian_memory::<128>)
@@ -516,6 +524,23 @@ fn debian_smp<const VCPUS: usize>(drive: &mut Drive) -> Result<()> {
         ensure!(line.contains(&format!(" {used}=")), "{used} of KVM's interface never: {line}");
     }
     Ok(())
+}
+
+/// As `debian_smp`, on a slow emulator.
+fn debian_smp_small(drive: &mut Drive) -> Result<()> {
+    drive.expect(PROMPT, 2000)?;
+    let count = drive.shell("nproc", 120)?;
+    ensure!(count.trim() == "4", "nproc says {count:?}");
+    let answer =
+        drive.shell("sh -c 'for i in 1 2 3 4; do seq 500 | tail -n1 & done; wait'", 240)?;
+    ensure!(answer.matches("500").count() == 4, "the four pipes answered {answer:?}");
+    check_dmesg_but(drive, &["hrtimer: interrupt took"])?;
+    let log = drive.shell("dmesg | grep -i kvm", 120)?;
+    for wanted in PARAVIRTUAL {
+        ensure!(log.contains(wanted), "dmesg lacks {wanted:?}: {log}");
+    }
+    drive.send("poweroff\n");
+    drive.ends(0).map(|_| ())
 }
 
 /// What Linux says of the paravirtual interface with several CPUs.

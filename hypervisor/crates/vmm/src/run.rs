@@ -10,8 +10,8 @@ use crate::timer::{NEVER, TimerKind};
 use crate::vcpu::{Activity, Vcpu};
 use crate::vm::{EndReason, Host, Vm, VmError};
 use devices::lapic::Lint;
-use x86defs::VmExit;
 use x86defs::exit::ExitWithEvent;
+use x86defs::{Rflags, VmExit};
 
 /// What the caller does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +107,9 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     vcpu.core.counts.count(&exit);
     vcpu.core.recent.note_at(vcpu.hw.rip(), exit, host.time().tsc);
     if trace.is_on() {
+        // An emulated CPU may be left with reserved bits set, for all programs to come.
+        let flags = vcpu.hw.rflags();
+        vcpu.hw.set_rflags(flags & Rflags::all());
         trace.note(vcpu, &vm.memory, &exit);
     }
     if interrupted.is_some()
