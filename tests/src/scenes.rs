@@ -203,16 +203,31 @@ fn wait_for(
     state: GuestState,
     seconds: u64,
 ) -> Result<()> {
+    wait_for_any(drive, client, name, &[state], seconds)
+}
+
+/// Waits until a guest has ended, well or not.
+fn wait_until_over(drive: &Drive, client: &mut Client, name: &str, seconds: u64) -> Result<()> {
+    wait_for_any(drive, client, name, &[GuestState::Ended, GuestState::Crashed], seconds)
+}
+
+fn wait_for_any(
+    drive: &Drive,
+    client: &mut Client,
+    name: &str,
+    states: &[GuestState],
+    seconds: u64,
+) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(seconds);
     loop {
         let Answer::Guests(guests) = drive.ask(client, Operation::List)? else {
             bail!("list is answered with something else")
         };
         let now = guests.iter().find(|guest| guest.name == name).map(|guest| guest.state);
-        if now == Some(state) {
+        if now.is_some_and(|now| states.contains(&now)) {
             return Ok(());
         }
-        ensure!(Instant::now() < end, "guest {name} is {now:?}, not {state:?}");
+        ensure!(Instant::now() < end, "guest {name} is {now:?}, not {states:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -412,8 +427,7 @@ fn restart_policy(drive: &mut Drive) -> Result<()> {
         ensure!(again == (guest.name == "crash"), "{guest:?}");
     }
     drive.ask(c, Operation::Kill(reference("crash")))?;
-    wait_for(drive, c, "crash", GuestState::Ended, 30)
-        .or_else(|_| wait_for(drive, c, "crash", GuestState::Crashed, 1))?;
+    wait_until_over(drive, c, "crash", 30)?;
     drive.ask(c, Operation::PowerOff)?;
     drive.ends(0).map(|_| ())
 }
@@ -596,7 +610,7 @@ fn neighbours(drive: &mut Drive) -> Result<()> {
     for word in CRASHES {
         let name = crash_name(word);
         drive.ask(c, Operation::Kill(reference(&name)))?;
-        wait_for(drive, c, &name, GuestState::Ended, 60)?;
+        wait_until_over(drive, c, &name, 60)?;
     }
     let first = last_window(drive) + 2;
     drive.expect(&format!("window {} ", first + QUIET), 300)?;
@@ -608,7 +622,7 @@ fn neighbours(drive: &mut Drive) -> Result<()> {
             drive.expect(&format!("window {} ", last_window(drive) + QUIET), 300)?;
             drive.ask(c, Operation::Kill(reference(&name)))?;
         }
-        wait_for(drive, c, &name, GuestState::Ended, 200)?;
+        wait_until_over(drive, c, &name, 200)?;
     }
     let last = last_window(drive) + QUIET;
     drive.expect(&format!("window {last} "), 300)?;

@@ -116,10 +116,14 @@ impl Line {
         let mut guard = self.port.lock();
         let Some(port) = guard.as_mut() else { return bytes.len() };
         let count = bytes.len().min(port.room().saturating_sub(reserve));
+        // Otherwise its interrupt goes on with it.
+        let idle = port.head == port.tail;
         for byte in &bytes[..count] {
             port.push(*byte);
         }
-        port.drain();
+        if idle {
+            port.drain();
+        }
         count
     }
 

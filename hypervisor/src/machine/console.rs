@@ -31,6 +31,18 @@ impl Console {
         bytes.len()
     }
 
+    /// Takes all of what the guest sent: what the serial port has no room for is
+    /// kept, and shown later.
+    pub(super) fn put(&self, bytes: &[u8]) {
+        let mut kept = self.kept.lock();
+        let sent = if self.is_attached() && kept.is_empty() {
+            serial::CONSOLE.write_for_guest(bytes)
+        } else {
+            0
+        };
+        kept.push(bytes.get(sent..).unwrap_or_default());
+    }
+
     /// How many bytes [`write`](Self::write) would take.
     pub(super) fn room(&self) -> usize {
         if !self.is_attached() {

@@ -4,7 +4,7 @@ use super::World;
 use super::console::Console;
 use super::guest::{Guest, Private, Published};
 use super::start::Starter;
-use crate::cpu::{apic, asm, percpu, traps};
+use crate::cpu::{apic, asm, cpuid_checked, msr, percpu, traps};
 use crate::hw::VendorCpu;
 use crate::mm;
 use alloc::sync::Arc;
@@ -14,6 +14,11 @@ use vmm::run::{Next, off_cpu, on_cpu, turn};
 use vmm::sched::{Choice, Decision, EntityId, Reason, Stop};
 use vmm::timer::NEVER;
 use vmm::vm::{EndReason, Host};
+use x86defs::Msr;
+use x86defs::cpuid::has_branch_barrier;
+
+/// IA32_PRED_CMD: forget indirect branches.
+const PRED_CMD_IBPB: u64 = 1;
 
 /// What the scheduler's names stand for.
 pub(super) enum Runner<C: VendorCpu> {
@@ -52,6 +57,10 @@ pub(super) struct ThisCpu<C: VendorCpu> {
     armed: u64,
     /// The running guest's console.
     console: Option<Arc<Console>>,
+    /// The CPU can forget what branches it has learned.
+    has_barrier: bool,
+    /// When the guest was started that ran here last: its name.
+    last_guest: u64,
     /// vCPUs that went to sleep here. One that was woken otherwise is still
     /// here, and wakes once for nothing.
     sleepers: Vec<Sleeper>,
@@ -64,6 +73,12 @@ impl<C: VendorCpu> Host for ThisCpu<C> {
 
     fn console_write(&mut self, bytes: &[u8]) -> usize {
         self.console.as_ref().map_or(bytes.len(), |console| console.write(bytes))
+    }
+
+    fn console_put(&mut self, bytes: &[u8]) {
+        if let Some(console) = &self.console {
+            console.put(bytes);
+        }
     }
 
     fn console_room(&self) -> usize {
@@ -93,7 +108,17 @@ impl<C: VendorCpu> Host for ThisCpu<C> {
 impl<C: VendorCpu> ThisCpu<C> {
     pub(super) fn new(world: &'static World<C>, vendor: C) -> Self {
         let index = percpu::this().index();
-        Self { world, vendor, index, until: 0, armed: NEVER, console: None, sleepers: Vec::new() }
+        Self {
+            world,
+            vendor,
+            index,
+            until: 0,
+            armed: NEVER,
+            console: None,
+            has_barrier: has_branch_barrier(&cpuid_checked),
+            last_guest: 0,
+            sleepers: Vec::new(),
+        }
     }
 
     /// Runs what there is to run, for good.
@@ -193,6 +218,7 @@ impl<C: VendorCpu> ThisCpu<C> {
         }
         let mut private = slot.private.lock();
         guest.places.enter(index, self.index);
+        self.forget_branches(guest);
         self.console = Some(Arc::clone(&guest.console));
         self.sleepers.retain(|sleeper| sleeper.entity != choice.id);
         let (stop, end) = mm::with_root(guest.vm.memory.root(), || {
@@ -220,6 +246,16 @@ impl<C: VendorCpu> ThisCpu<C> {
         stop
     }
 
+    /// What another guest taught the branch predictors must not steer `guest`
+    /// (SDM: "Indirect Branch Predictor Barrier").
+    fn forget_branches(&mut self, guest: &Guest<C>) {
+        let last = core::mem::replace(&mut self.last_guest, guest.started);
+        if last != guest.started && self.has_barrier {
+            // SAFETY: the CPU has the command, which changes no state that programs see.
+            unsafe { msr::write(Msr::PRED_CMD, PRED_CMD_IBPB) };
+        }
+    }
+
     /// Lets the guest run until its time is up, it waits, or it ends.
     fn turns(
         &mut self,
@@ -234,7 +270,7 @@ impl<C: VendorCpu> ThisCpu<C> {
             if guest.is_stopping() {
                 return (Stop::Blocked, None);
             }
-            if again || asm::rdtsc() >= self.until {
+            if again || guest.is_wanted() || asm::rdtsc() >= self.until {
                 return (Stop::Ready, None);
             }
             match turn(&mut private.vcpu, &guest.vm, self) {
@@ -248,7 +284,10 @@ impl<C: VendorCpu> ThisCpu<C> {
                         continue;
                     }
                     if deadline != NEVER {
-                        self.sleepers.push(Sleeper { until: deadline, entity: choice.id });
+                        // One that ends before that is not remembered for long.
+                        let until = deadline.min(asm::rdtsc() + self.world.frequency.hz());
+                        self.sleepers.retain(|sleeper| sleeper.entity != choice.id);
+                        self.sleepers.push(Sleeper { until, entity: choice.id });
                     }
                     return (Stop::Blocked, None);
                 }

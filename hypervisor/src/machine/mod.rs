@@ -186,9 +186,9 @@ impl<C: VendorCpu> World<C> {
 
     /// Zeroes a little memory ahead. `false` if there is none to be zeroed.
     fn prepare_memory(&self) -> bool {
-        self.guests
-            .try_read()
-            .is_some_and(|guests| guests.iter().any(|guest| guest.vm.memory.prepare()))
+        // Nobody waits for the list meanwhile.
+        let guest = |at: usize| self.guests.try_read()?.get(at).map(Arc::clone);
+        (0..).map_while(guest).any(|guest| guest.vm.memory.prepare())
     }
 }
 

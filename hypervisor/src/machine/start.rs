@@ -109,6 +109,7 @@ impl<C: VendorCpu> Starter<C> {
         let mut work = self.work.lock();
         loop {
             if matches!(*work, Work::Done(_) | Work::Over) {
+                drop(work);
                 world.wake_operator();
                 return Stop::Blocked;
             }

@@ -155,7 +155,9 @@ impl Promise {
     /// There are only so many.
     fn new(frames: u64) -> Result<Self, u64> {
         // Frames are taken before their promise ends: never too many are seen here.
-        let (free, _) = super::frame_counts();
+        // The lock keeps those away who take some that nobody was promised.
+        let frames_left = FRAMES.lock();
+        let free = frames_left.as_ref().map_or(0, |frames| frames.free_frames());
         RESERVED
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |reserved| {
                 (free.saturating_sub(reserved) >= frames).then_some(reserved + frames)
@@ -324,6 +326,21 @@ impl GuestSpace {
         Ok(at.align_down(size).checked_add(size))
     }
 
+    /// Gives a block of RAM (2 MiB) at `gpa` or behind it back to the machine, when
+    /// the guest is over: nobody may look at its memory any more. Returns the
+    /// address behind it, `None` behind the end of RAM.
+    pub fn release_from(&self, gpa: GuestPhysAddr) -> Option<GuestPhysAddr> {
+        let ahead = self.regions.iter().filter(|r| r.end > gpa);
+        let region = ahead.min_by_key(|r| r.start)?;
+        let at = region.start.max(gpa);
+        let end = region.end.min(at.align_down(LARGE).wrapping_add(LARGE));
+        let inner = &mut *self.inner.lock();
+        let (from, bytes) = (layout::VM_WINDOW + at.as_u64(), end.as_u64() - at.as_u64());
+        // No page reaches beyond the range: none has to be split.
+        let _ = inner.window.unmap(&mut inner.tables, from, bytes, give_back);
+        Some(end)
+    }
+
     /// From now on nothing is written to the ROM: it has its contents.
     pub fn seal_rom(&self) {
         self.sealed.store(true, Ordering::Relaxed);
@@ -398,7 +415,8 @@ impl GuestSpace {
     /// Zeroes some memory ahead, for first touches to come. `false` if there is
     /// nothing to do; else call again when there is time.
     pub fn prepare(&self) -> bool {
-        let mut inner = self.inner.lock();
+        // Who has it needs it more.
+        let Some(mut inner) = self.inner.try_lock() else { return false };
         let inner = &mut *inner;
         let promised = self.reserved - inner.populated - inner.stocked;
         if inner.stock.wants_block() && promised >= BLOCK_FRAMES && inner.stock.begin(self.owner) {
@@ -408,8 +426,7 @@ impl GuestSpace {
         if !inner.stock.is_at_work() {
             return false;
         }
-        inner.stock.step();
-        true
+        inner.stock.step()
     }
 
     /// Backs the 2 MiB at `large` from the stock. `false`: nothing has changed.
@@ -557,14 +574,6 @@ impl Drop for GuestSpace {
         let promised = self.reserved - inner.populated - inner.stocked;
         RESERVED.fetch_sub(promised + self.overhead, Ordering::Relaxed);
         inner.stock.give_back();
-        let give_back = |hpa: HostPhysAddr, size: PageSize| {
-            let order = match size {
-                PageSize::Size4K => 0,
-                PageSize::Size2M => ORDER_2M,
-                PageSize::Size1G => 18,
-            };
-            super::free_frames(hpa.page(), order);
-        };
         // The window goes first: its pages are the frames; the nested tables
         // refer to the same ones.
         Mapper::<HostTable>::from_root(self.root, PageSize::Size2M)
@@ -577,6 +586,16 @@ impl Drop for GuestSpace {
             super::free_page(page);
         }
     }
+}
+
+/// A page of a guest's RAM goes back to the machine.
+fn give_back(hpa: HostPhysAddr, size: PageSize) {
+    let order = match size {
+        PageSize::Size4K => 0,
+        PageSize::Size2M => ORDER_2M,
+        PageSize::Size1G => 18,
+    };
+    super::free_frames(hpa.page(), order);
 }
 
 /// Takes a page for the local APIC's registers and maps it there.

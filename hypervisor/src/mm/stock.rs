@@ -56,15 +56,15 @@ impl Stock {
         true
     }
 
-    /// Zeroes a little more of the block that was begun.
-    pub(super) fn step(&mut self) {
-        let Some((frame, done)) = self.begun else { return };
-        let _guard = ZEROING.lock();
+    /// Zeroes a little more of the block that was begun. `false` if it can't now.
+    pub(super) fn step(&mut self) -> bool {
+        let Some((frame, done)) = self.begun else { return false };
+        let Some(_guard) = ZEROING.try_lock() else { return false };
         let mut mapper = host::kernel_mapper();
         let rw = Attributes::ram(Permissions::RW);
         // It fails only if there is no frame for a table: then the block waits.
         if mapper.map(&mut Tables, layout::ZEROING, frame.base(), BLOCK as u64, rw).is_err() {
-            return;
+            return false;
         }
         // SAFETY: the range was just mapped, for this.
         let left = unsafe { copy::zero(layout::ZEROING + done as u64, STEP) };
@@ -80,6 +80,7 @@ impl Stock {
                 self.count += 1;
             }
         }
+        true
     }
 
     /// The block that [`take`](Self::take) would give.

@@ -32,6 +32,11 @@ impl FileMemory {
     #[must_use]
     pub fn new(size: u64) -> Option<Self> {
         let bytes = size.checked_next_multiple_of(BLOCK).filter(|_| size != 0)?;
+        // An address is never used again: none is spent for nothing.
+        let (free, _) = super::frame_counts();
+        if free.saturating_sub(super::guest::reserved_frames()) < bytes / 4096 {
+            return None;
+        }
         let limit = layout::UPLOADS + layout::SLOT_SIZE;
         let base = NEXT
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
@@ -46,8 +51,9 @@ impl FileMemory {
     }
 
     fn grow(&mut self) -> Option<()> {
-        let promised = super::guest::reserved_frames();
         let (frame, _) = FRAMES.lock().as_mut().and_then(|frames| {
+            // Nothing is promised while the lock is held.
+            let promised = super::guest::reserved_frames();
             let spare = frames.free_frames().checked_sub(promised)?;
             (spare >= BLOCK / 4096).then(|| frames.allocate(ORDER_2M, Owner::HYPERVISOR))?
         })?;

@@ -1,6 +1,7 @@
 //! Lines for the operator, on the serial port and on the screen.
 
 use super::end::{self, Status};
+use crate::cpu::percpu;
 use crate::drivers::{framebuffer, serial};
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
@@ -71,7 +72,7 @@ pub(super) fn guests_are_over() {
 }
 
 /// One line.
-fn line(what: fmt::Arguments<'_>) {
+pub fn line(what: fmt::Arguments<'_>) {
     LINES.fetch_add(1, Ordering::Relaxed);
     if LOST.load(Ordering::Relaxed) != 0 && serial::CONSOLE.room() > ENOUGH {
         let lost = LOST.swap(0, Ordering::Relaxed);
@@ -147,6 +148,8 @@ pub fn panicked(info: &PanicInfo<'_>) -> ! {
     if PANICKED.swap(true, Ordering::Relaxed) {
         crate::cpu::asm::stop();
     }
+    // Whoever has an output's lock now will not go on.
+    percpu::stop_others();
     // Neither output fails.
     let _ = writeln!(PanicOut, "\nsteward: internal error: {info}");
     end::leave(&mut PanicOut, Status::INTERNAL, format_args!("internal-error"))

@@ -199,7 +199,11 @@ pub fn explain(
 /// Whether it is known of `machine` that two runs of `program` differ from the
 /// exception at `offset` on.
 pub fn differs_by_itself(machine: Machine, program: &Program, offset: usize) -> bool {
-    machine == Machine::QemuSvm && listing::instruction(program, offset).starts_with("rc")
+    // At the instruction, or single-stepped behind it.
+    let before = program.starts().take_while(|start| *start < offset).last();
+    let mut either = [Some(offset), before].into_iter().flatten();
+    machine == Machine::QemuSvm
+        && either.any(|at| listing::instruction(program, at).starts_with("rc"))
 }
 
 #[cfg(test)]

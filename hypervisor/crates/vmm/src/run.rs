@@ -121,6 +121,10 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     }
     let served = exits::serve(vcpu, vm, host, exit);
     vcpu.core.recent.served(host.time().tsc);
+    if vcpu.index != 0 && matches!(exit, VmExit::PortIo(_)) && vm.chipset.pic_output() {
+        // The first vCPU takes it.
+        vm.look_at_devices();
+    }
     if vcpu.shutdown {
         return Next::End(EndReason::TripleFault);
     }

@@ -17,6 +17,8 @@ use x86defs::exit::RawExit;
 
 /// Bytes fetched from the guest's console at a time.
 const CONSOLE_CHUNK: usize = 64;
+/// Bytes moved in one go.
+const CONSOLE_TURN: usize = 4096;
 
 /// What the machine does for a guest.
 pub trait Host {
@@ -26,6 +28,9 @@ pub trait Host {
     /// Takes bytes for the guest's console; returns how many, from the start,
     /// it had room for.
     fn console_write(&mut self, bytes: &[u8]) -> usize;
+
+    /// Takes all of what the guest's serial port sent, if need be for later.
+    fn console_put(&mut self, bytes: &[u8]);
 
     /// How many bytes [`console_write`](Self::console_write) would take.
     fn console_room(&self) -> usize;
@@ -204,21 +209,32 @@ impl<M: GuestRam> Vm<M> {
 
     /// Bytes typed at the guest's console; returns how many were taken.
     pub fn console_input(&self, bytes: &[u8], now: Nanos) -> usize {
-        self.chipset.console_input(bytes, now, |message| self.deliver(message))
+        let taken = self.chipset.console_input(bytes, now, |message| self.deliver(message));
+        self.look_at_devices();
+        taken
     }
 
-    /// Moves what the guest sent to its console to `write`, which has `room`;
+    /// Has the first vCPU look whether the 8259s ask for it, and how long it may
+    /// sleep: what happened to a device may change either without a message.
+    pub fn look_at_devices(&self) {
+        if self.vcpus.first().is_some_and(|posted| posted.request(Requests::KICK)) {
+            (self.kick.0)(0);
+        }
+    }
+
+    /// Moves what the guest sent to its console to `put`, which has `room`;
     /// the rest waits in the guest's serial port.
-    pub fn flush_console(&self, mut write: impl FnMut(&[u8]) -> usize, mut room: usize) -> Flushed {
+    pub fn flush_console(&self, mut put: impl FnMut(&[u8]), mut room: usize) -> Flushed {
         let mut buffer = [0; CONSOLE_CHUNK];
-        // Bounded by the room, which only shrinks.
+        // Other vCPUs may go on sending.
+        room = room.min(CONSOLE_TURN);
         while room != 0 {
             let part = buffer.get_mut(..room.min(CONSOLE_CHUNK)).unwrap_or_default();
             let count = self.chipset.console_output(part, |message| self.deliver(message));
             if count == 0 {
                 return Flushed::All;
             }
-            write(part.get(..count).unwrap_or_default());
+            put(part.get(..count).unwrap_or_default());
             room -= count;
         }
         Flushed::OutOfRoom
@@ -227,5 +243,6 @@ impl<M: GuestRam> Vm<M> {
     /// Presses the power button.
     pub fn press_power_button(&self) {
         self.chipset.press_power_button(|message| self.deliver(message));
+        self.look_at_devices();
     }
 }

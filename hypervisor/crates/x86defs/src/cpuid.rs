@@ -25,6 +25,12 @@ impl<F: Fn(u32, u32) -> CpuidResult> CpuidSource for F {
     }
 }
 
+/// Whether IA32_PRED_CMD has the indirect branch predictor barrier: leaf 7 says so
+/// on Intel's CPUs, leaf 8000_0008 on AMD's.
+pub fn has_branch_barrier(cpu: &impl CpuidSource) -> bool {
+    cpu.cpuid(7, 0).edx & 1 << 26 != 0 || cpu.cpuid(0x8000_0008, 0).ebx & 1 << 12 != 0
+}
+
 /// The CPU's maker, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Vendor {

@@ -49,7 +49,7 @@ impl Control {
 
     /// Whether all answers are on their way.
     pub(super) fn is_quiet(&self) -> bool {
-        self.out.is_empty() && !serial::CONTROL.drain()
+        serial::CONTROL.stands_still() || self.out.is_empty() && !serial::CONTROL.drain()
     }
 
     fn flush(&mut self) {

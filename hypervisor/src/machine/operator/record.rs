@@ -22,6 +22,7 @@ use vmm::operator::protocol::EventKind;
 use vmm::operator::{ErrorCode, Refusal, Ring};
 use vmm::sched::{Kind, Reason, SchedError};
 use vmm::vm::{EndReason, Flushed, VmError};
+use x86defs::GuestPhysAddr;
 
 /// A guest that is known.
 pub(super) struct Record<C: VendorCpu> {
@@ -36,6 +37,8 @@ pub(super) struct Record<C: VendorCpu> {
     /// Ticks of service contexts that are gone.
     pub(super) service: u64,
     watch: Watch,
+    /// What is still to be said of its end.
+    report: String,
 }
 
 /// What there is of a guest.
@@ -46,6 +49,9 @@ pub(super) enum Stage<C: VendorCpu> {
     Starting(Arc<Starter<C>>),
     /// All of it.
     There(Arc<Guest<C>>),
+    /// No CPU runs it any more; its RAM from this address on is still to be given
+    /// back.
+    Emptying(Arc<Guest<C>>, GuestPhysAddr),
     /// No CPU runs it any more; what it had goes with the last that knows it.
     Leaving(Weak<Guest<C>>),
 }
@@ -98,6 +104,7 @@ impl<C: VendorCpu> Operator<C> {
             clock_stands: false,
             service: 0,
             watch: Watch::default(),
+            report: String::new(),
         });
         self.next += 1;
         let at = self.records.len() - 1;
@@ -241,9 +248,11 @@ impl<C: VendorCpu> Operator<C> {
             }
             Stage::There(guest) => {
                 let guest = Arc::clone(guest);
-                guest.console.show();
+                // What its vCPUs said before they left is in its serial port now.
+                let left = guest.is_left();
                 let console = &guest.console;
-                let flushed = guest.vm.flush_console(|bytes| console.write(bytes), console.room());
+                console.show();
+                let flushed = guest.vm.flush_console(|bytes| console.put(bytes), console.room());
                 let said = flushed == Flushed::All && console.unread().0 == 0;
                 if let Some(end) = guest.end()
                     && !matches!(state, State::Clearing { .. })
@@ -253,7 +262,7 @@ impl<C: VendorCpu> Operator<C> {
                     return true;
                 }
                 match state {
-                    State::Clearing { .. } if guest.is_left() => {
+                    State::Clearing { .. } if left => {
                         // What it said last is shown first, as the line takes it.
                         if console.is_attached() && !said && !serial::CONSOLE.stands_still() {
                             return false;
@@ -271,6 +280,23 @@ impl<C: VendorCpu> Operator<C> {
                     State::Running => record.watch(world, &guest, now),
                     _ => {}
                 }
+            }
+            Stage::Emptying(guest, at) => {
+                let guest = Arc::clone(guest);
+                let (mut at, until) = (*at, now + world.step());
+                if !record.report.is_empty() {
+                    record.show_report(until);
+                    return true;
+                }
+                while let Some(next) = guest.vm.memory.release_from(at) {
+                    at = next;
+                    if asm::rdtsc() >= until {
+                        record.stage = Stage::Emptying(guest, at);
+                        return true;
+                    }
+                }
+                record.stage = Stage::Leaving(Arc::downgrade(&guest));
+                return true;
             }
             Stage::Leaving(guest) if guest.strong_count() != 0 => return true,
             Stage::Leaving(_) => {
@@ -291,7 +317,7 @@ impl<C: VendorCpu> Operator<C> {
             }
         }
         let busy = |record: &Record<C>| {
-            matches!(record.stage, Stage::Leaving(_))
+            matches!(record.stage, Stage::Emptying(..) | Stage::Leaving(_))
                 || matches!(record.life.state(), State::Clearing { .. })
         };
         self.records.get(at).is_some_and(busy)
@@ -353,8 +379,8 @@ impl<C: VendorCpu> Operator<C> {
         let Some(record) = self.records.get_mut(at) else { return };
         let Some(guest) = record.guest().map(Arc::clone) else { return };
         world.remove(&guest);
-        report(&guest);
-        record.stage = Stage::Leaving(Arc::downgrade(&guest));
+        record.report = report(&guest);
+        record.stage = Stage::Emptying(guest, GuestPhysAddr::new(0));
     }
 
     /// Nothing of a guest is left.
@@ -389,6 +415,19 @@ impl<C: VendorCpu> Operator<C> {
 }
 
 impl<C: VendorCpu> Record<C> {
+    /// Shows lines of the report, until the tick `until`.
+    fn show_report(&mut self, until: u64) {
+        let mut shown = 0;
+        for line in self.report.split_inclusive('\n') {
+            shown += line.len();
+            monitor::line(format_args!("{}", line.trim_end()));
+            if asm::rdtsc() >= until {
+                break;
+            }
+        }
+        self.report.drain(..shown);
+    }
+
     /// Lets a paused guest go on: its clock first.
     fn resume(&mut self, world: &World<C>) {
         let Some(guest) = self.guest().map(Arc::clone) else { return };
@@ -427,7 +466,9 @@ impl<C: VendorCpu> Record<C> {
 }
 
 /// What the operator should know of a guest's end.
-fn report<C: VendorCpu>(guest: &Guest<C>) {
+fn report<C: VendorCpu>(guest: &Guest<C>) -> String {
+    let mut all = String::new();
+    let name = &guest.vm.name;
     let end = guest.end();
     let crash = end.filter(|end| verdict(&end.reason).0 == Status::CRASHED);
     let mut text = String::new();
@@ -436,7 +477,11 @@ fn report<C: VendorCpu>(guest: &Guest<C>) {
             let mut dump = String::new();
             // Writing to a string does not fail, and nobody runs the vCPU.
             let _ = guest.with_vcpu(index, |vcpu| vcpu.dump(&mut dump));
-            log::error!("guest \"{}\" {}\n{dump}", guest.vm.name, verdict(&end.reason).1);
+            if log::log_enabled!(log::Level::Error) {
+                let how = verdict(&end.reason).1;
+                // Nor does this.
+                let _ = writeln!(all, "steward: ERROR: guest \"{name}\" {how}\n{dump}");
+            }
         }
         if guest.slots.len() > 1 {
             // Writing to a string does not fail.
@@ -449,9 +494,13 @@ fn report<C: VendorCpu>(guest: &Guest<C>) {
             let _ = write!(text, " {name}={count}");
         }
     }
-    log::info!(
-        "guest \"{}\": {} MiB of RAM touched, exits:{text}",
-        guest.vm.name,
-        guest.vm.memory.populated_frames() / 256
-    );
+    if log::log_enabled!(log::Level::Info) {
+        let touched = guest.vm.memory.populated_frames() / 256;
+        // Nor does this.
+        let _ = writeln!(
+            all,
+            "steward: INFO: guest \"{name}\": {touched} MiB of RAM touched, exits:{text}"
+        );
+    }
+    all
 }

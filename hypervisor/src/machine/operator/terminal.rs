@@ -7,6 +7,7 @@ use crate::cpu::asm;
 use crate::drivers::serial;
 use crate::hw::VendorCpu;
 use crate::monitor;
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -46,6 +47,8 @@ pub(super) struct Terminal {
     view: View,
     /// The guest that was shown last.
     last: u32,
+    /// What was typed for the guest that is shown, and it has not taken yet.
+    typed: VecDeque<u8>,
     /// What is to be shown, and how much of it was.
     out: Vec<u8>,
     sent: usize,
@@ -60,6 +63,7 @@ impl Terminal {
             editor: Editor::new("steward> "),
             view: View::Monitor,
             last: 1,
+            typed: VecDeque::new(),
             out: Vec::new(),
             sent: 0,
             logged: 0,
@@ -107,21 +111,30 @@ impl<C: VendorCpu> Operator<C> {
     /// Takes what was typed.
     pub(super) fn listen(&mut self, world: &'static World<C>, vendor: &C) {
         let mut buffer = [0; 16];
-        loop {
-            // One byte typed can be two for the guest.
-            let space = match self.shown() {
-                Some(guest) => guest.vm.chipset.console_space() / 2,
-                None => buffer.len(),
-            };
-            let space = if self.terminal.out.len() > FULL { 0 } else { space.min(buffer.len()) };
-            let count = serial::CONSOLE.read(buffer.get_mut(..space).unwrap_or_default());
+        // Whatever the guest does, the operator is heard.
+        while self.terminal.out.len() <= FULL {
+            let count = serial::CONSOLE.read(&mut buffer);
             for byte in buffer.get(..count).unwrap_or_default() {
                 self.typed(world, vendor, *byte);
             }
             if count == 0 {
-                return;
+                break;
             }
         }
+        self.pass_on();
+    }
+
+    /// Gives the guest that is shown what was typed for it, as far as it takes it.
+    fn pass_on(&mut self) {
+        if self.terminal.typed.is_empty() {
+            return;
+        }
+        // While nobody is there, nobody listens.
+        let Some(guest) = self.shown() else { return self.terminal.typed.clear() };
+        let now = guest.vm.now(asm::rdtsc());
+        let bytes = self.terminal.typed.make_contiguous();
+        let taken = guest.vm.console_input(bytes, now);
+        self.terminal.typed.drain(..taken);
     }
 
     /// The guest whose console is shown, while it is there.
@@ -134,12 +147,11 @@ impl<C: VendorCpu> Operator<C> {
     fn typed(&mut self, world: &'static World<C>, vendor: &C, byte: u8) {
         match self.terminal.keys.feed(byte) {
             Typed::Input(bytes) => match self.terminal.view {
-                View::Guest(_) => {
-                    // While nobody is there, nobody listens.
-                    if let Some(guest) = self.shown() {
-                        guest.vm.console_input(&bytes, guest.vm.now(asm::rdtsc()));
-                    }
+                // A guest that takes nothing loses what is too much.
+                View::Guest(_) if self.terminal.typed.len() < FULL => {
+                    self.terminal.typed.extend(bytes);
                 }
+                View::Guest(_) => {}
                 View::Monitor => {
                     for byte in bytes {
                         self.edit(world, vendor, byte);
@@ -201,7 +213,8 @@ impl<C: VendorCpu> Operator<C> {
     }
 
     /// No guest's console is shown.
-    fn detach(&self) {
+    fn detach(&mut self) {
+        self.terminal.typed.clear();
         for record in &self.records {
             if record.console.is_attached() {
                 record.console.detach();
@@ -227,6 +240,8 @@ impl<C: VendorCpu> Operator<C> {
         let now = asm::rdtsc();
         if let View::Top { before, due } = &mut self.terminal.view
             && *due <= now
+            // The last one must be out.
+            && self.terminal.out.is_empty()
         {
             let before = before.take();
             let picture = self.stats(world, None);

@@ -78,7 +78,7 @@ impl<M: GuestRam> Bus<'_, M> {
     fn finish(self, host: &mut impl Host) -> Option<EndReason> {
         if self.console {
             let room = host.console_room();
-            self.vm.flush_console(|bytes| host.console_write(bytes), room);
+            self.vm.flush_console(|bytes| host.console_put(bytes), room);
         }
         self.end
     }

@@ -318,6 +318,10 @@ impl Host for Stage {
         bytes.len()
     }
 
+    fn console_put(&mut self, bytes: &[u8]) {
+        self.console.extend_from_slice(bytes);
+    }
+
     fn console_room(&self) -> usize {
         self.room
     }
