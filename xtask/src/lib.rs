@@ -26,4 +26,5 @@ pub mod session;
 pub mod setup;
 pub mod stages;
 pub mod test;
+pub mod top;
 pub mod ui;

@@ -10,7 +10,8 @@ use xtask::ctl::CtlOptions;
 use xtask::run::RunOptions;
 use xtask::setup::{self, Need};
 use xtask::test::{self, TestOptions};
-use xtask::{bench, ctl, lint, run, ui};
+use xtask::top::TopOptions;
+use xtask::{bench, ctl, lint, run, top, ui};
 
 /// Sets up, builds, runs and tests Steward.
 #[derive(Parser)]
@@ -50,6 +51,17 @@ enum Task {
     /// Needs `run --control`. The exit status is 1 where the control line does not work, 3
     /// where Steward refused, 4 where a dry run says no.
     Ctl(Box<CtlOptions>),
+    /// Watch the guests of a running Steward: CPU time, exits, memory, live
+    ///
+    /// Needs `run --control`. A table with a row for each guest, and the kinds of exits of the
+    /// selected one. Keys: arrows or j and k select, s changes the order, p pauses and r resumes
+    /// the selected guest, space keeps the picture, q, Esc or Ctrl-C ends it. READY% is the time
+    /// that vCPUs would have run but had no CPU; "1 MIN" is the CPU time of the last minute, a
+    /// full block where all of a guest's vCPUs were busy.
+    ///
+    /// With --once, or where standard output is no terminal, it prints what one period brought
+    /// and ends. The exit status is 1 where the control line does not work.
+    Top(TopOptions),
     /// Count lines of Rust and unsafe blocks; fails on `unsafe` where none may be
     Lint,
 }
@@ -77,6 +89,7 @@ fn perform(task: Task) -> Result<u8> {
         Task::Test(options) => test::test(&options),
         Task::Bench(options) => bench::bench(&options),
         Task::Ctl(options) => ctl::ctl(&options),
+        Task::Top(options) => top::top(&options),
         Task::Lint => lint::lint(),
     }
 }

@@ -9,7 +9,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod trace;
-mod units;
+pub mod units;
 pub mod why;
 
 pub use guests::{list, stats, top};

@@ -4,7 +4,8 @@ use alloc::format;
 use alloc::string::String;
 
 /// A time, in at most 9 characters.
-pub(super) fn duration(ns: u64) -> String {
+#[must_use]
+pub fn duration(ns: u64) -> String {
     const S: u64 = 1_000_000_000;
     const MINUTE: u64 = 60 * S;
     const HOUR: u64 = 60 * MINUTE;
@@ -22,7 +23,8 @@ pub(super) fn duration(ns: u64) -> String {
 }
 
 /// A size, in at most 9 characters.
-pub(super) fn bytes(bytes: u64) -> String {
+#[must_use]
+pub fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut unit = 1_u64;
     let mut name = "B";
@@ -41,7 +43,8 @@ pub(super) fn bytes(bytes: u64) -> String {
 }
 
 /// A number of things, in at most 9 characters, for less than 10^12 in 6.
-pub(super) fn count(count: u64) -> String {
+#[must_use]
+pub fn count(count: u64) -> String {
     const K: u64 = 1_000;
     const M: u64 = K * K;
     const G: u64 = M * K;
@@ -56,7 +59,8 @@ pub(super) fn count(count: u64) -> String {
 }
 
 /// How many percent of `whole` a part is; `-` of nothing.
-pub(super) fn percent(part: u64, whole: u64) -> String {
+#[must_use]
+pub fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {
         return "-".into();
     }
