@@ -72,15 +72,21 @@ impl Scheduler {
     /// Charges a guest for what its running entities used until `now`.
     pub(super) fn settle(&mut self, guest: u32, now: u64) {
         let Some(guest) = self.guests.get_mut(guest) else { return };
+        let has_reserve = guest.reserve.is_some();
         for cpu in guest.running.iter() {
-            let current = self.cpus.get_mut(cpu).and_then(|cpu| cpu.current.as_mut());
-            let Some(current) = current else { continue };
+            let Some(state) = self.cpus.get_mut(cpu) else { continue };
+            let now_v = state.v;
+            let Some(current) = state.current.as_mut() else { continue };
             let elapsed = now.saturating_sub(current.charged);
             current.charged = now;
             let n = guest.cells.get(cpu).map_or(1, |cell| cell.n);
             let charge = guest.virtual_ticks(elapsed, n);
+            let step = guest.virtual_ticks(self.timing.step, n);
             if let Some(cell) = guest.cells.get_mut(cpu) {
-                cell.v += charge;
+                // What a reserve gives is not owed afterwards: far ahead, the guest
+                // would put the others ahead of their time when it sleeps.
+                let most = if has_reserve { cell.v.max(now_v + step) } else { u128::MAX };
+                cell.v = cell.v.saturating_add(charge).min(most);
             }
         }
         let running = guest.running.len();

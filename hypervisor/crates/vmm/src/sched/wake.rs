@@ -114,9 +114,11 @@ impl Scheduler {
     pub(super) fn boost(&mut self, index: u32, cpu: usize, now: u64) {
         let v = self.virtual_time(cpu, now).v;
         let Some(entity) = self.entities.get_mut(index) else { return };
-        let guest = self.guests.get(entity.guest);
-        let Some(cell) = guest.and_then(|guest| guest.cells.get(cpu)) else { return };
-        entity.boosted = (cell.v <= v && !cell.parked).then_some(cell.v);
+        let Some(guest) = self.guests.get(entity.guest) else { return };
+        let Some(cell) = guest.cells.get(cpu) else { return };
+        // Others that leave the competition while they are ahead put it ahead, too.
+        let ahead = guest.virtual_ticks(self.timing.slice_max, cell.n);
+        entity.boosted = (cell.v <= v.saturating_add(ahead) && !cell.parked).then_some(cell.v);
     }
 
     /// Where an entity that becomes runnable goes: to an idle CPU, else home.
