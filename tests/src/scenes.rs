@@ -440,6 +440,10 @@ fn watchdog_scene() -> String {
 
 /// A guest that loops with interrupts off ends; one that waits for input lives on.
 fn watchdog(drive: &mut Drive) -> Result<()> {
+    // A guest that takes no input does not take the operator's either.
+    drive.expect("ending: loop", 120)?;
+    drive.send(&"x".repeat(100));
+    to_monitor(drive)?;
     drive.expect("no sign of life for 2000 ms", 120)?;
     drive.send("\x1d2");
     drive.expect("guest> ", 30)?;

@@ -218,6 +218,21 @@ fn ports_and_console() {
     assert_eq!(play.stage.console, b"ok\nx");
 }
 
+/// A sleeping vCPU may have to wake earlier, or for the 8259s: it looks.
+#[test]
+fn what_the_operator_does_is_looked_at() {
+    let play = Play::new();
+    let look = |what: &dyn Fn()| {
+        assert!(play.vcpu.core.shared.is_quiet());
+        what();
+        assert!(!play.vcpu.core.shared.is_quiet());
+        let _ = play.vcpu.core.shared.take_requests();
+    };
+    // Too few bytes for an interrupt.
+    look(&|| assert_eq!(play.vm.console_input(b"x", devices::Nanos(0)), 1));
+    look(&|| play.vm.press_power_button());
+}
+
 #[test]
 fn ways_to_end() {
     for (port, value, reason) in [

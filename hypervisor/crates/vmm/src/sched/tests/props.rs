@@ -224,6 +224,30 @@ proptest! {
     }
 }
 
+/// A guest that goes to sleep far ahead of its time (a reserve has served it, or it
+/// had a slice with little weight) leaves nobody else ahead of theirs: interrupts
+/// are answered as before.
+#[test]
+fn who_leaves_ahead_delays_nobody() {
+    for (reserve, kind, burst, period) in
+        [(5, Kind::Service, 20 * MILLI, SECOND), (0, Kind::Vcpu, 500 * MICRO, 100 * MILLI)]
+    {
+        let mut sim = Sim::new(1, 7);
+        sim.hogs(MAX_WEIGHT, None, 1);
+        let quick = sim.guest(GuestSettings { weight: MAX_WEIGHT, ..GuestSettings::default() });
+        let quick = sim.actor(quick, Kind::Vcpu, CpuSet::ALL, Work::Ticker(30 * MICRO, MILLI / 2));
+        let other = sim.guest(GuestSettings { weight: 100, cap: None, reserve });
+        sim.actor(other, kind, CpuSet::ALL, Work::Ticker(burst, period));
+        sim.run_for(5 * SECOND);
+        sim.settle_books();
+        assert!(sim.faults.is_empty(), "{:?}", sim.faults);
+        let times = timing();
+        let most = times.boost + 5 * (times.step + LATE) + 4 * LATE;
+        let latency = sim.actors[quick].latency;
+        assert!(latency <= most, "waited {latency} ns, not {most}, beside a {kind:?}");
+    }
+}
+
 /// What the limits above leave open for several CPUs: nearly all guests are
 /// much nearer to the ideal.
 #[test]
