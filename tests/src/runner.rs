@@ -376,7 +376,11 @@ fn start(
         cpus,
         memory,
         cpu_model: case.cpu.map(str::to_owned),
-        clock: Clock::Usual,
+        clock: match (&case.scene, case.build) {
+            // Shares of a clock are measured.
+            (Some(_), Build::Release) => Clock::Instructions,
+            _ => Clock::Usual,
+        },
         display: false,
         boot: Boot::Image(path),
         dir: dir.to_path_buf(),
