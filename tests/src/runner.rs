@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use regex_lite::Regex;
 use vmm::bundle::{HostSettings, LogLevel};
 use xtask::bundle::{self, Guest};
 use xtask::config::{Config, Host};
@@ -264,30 +263,8 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-/// Runs a case; once more where the emulator was at fault.
+/// Runs a case.
 fn run_case(case: &Case, parts: &Parts, elf: &Path, log: &Path) -> Result<String> {
-    match run_once(case, parts, elf, log) {
-        Err(error) if case.machine == Machine::QemuSvm && host_state_in_guest(log) => {
-            let first = log.with_extension("first.log");
-            // It is there for whoever looks at it.
-            let _ = fs::rename(log, first);
-            println!("again  {}: QEMU left its host's state in a VMCB: {error:#}", case.name);
-            run_once(case, parts, elf, log)
-        }
-        result => result,
-    }
-}
-
-/// Whether a guest ended with the hypervisor's stack pointer in its VMCB. QEMU does
-/// that once in a while where several CPUs run guests (`docs/design.md`).
-fn host_state_in_guest(log: &Path) -> bool {
-    let text = fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    Regex::new(r"RIP 0x[0-9a-f]+ RSP 0xffff(a1[0-9a-f]{10}|ffa0[0-9a-f]{8})")
-        .is_ok_and(|host| host.is_match(&text))
-}
-
-fn run_once(case: &Case, parts: &Parts, elf: &Path, log: &Path) -> Result<String> {
     let dir = paths::run_dir().join(&case.name);
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir)?;

@@ -1,5 +1,6 @@
 //! The emulators' command lines and configuration files.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
@@ -117,7 +118,9 @@ impl Launch {
     }
 
     fn qemu(&self) -> Result<Command> {
-        let mut command = supervised("qemu-system-x86_64");
+        let emulates_several = self.cpus > 1 && self.machine != Machine::Kvm;
+        let core = if emulates_several { one_core() } else { None };
+        let mut command = supervised("qemu-system-x86_64", core);
         command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-rtc", "base=utc"]);
         command.args(["-machine", "q35", "-m", &format!("{}M", self.memory >> 20)]);
         command.args(["-smp", &self.cpus.to_string()]);
@@ -222,7 +225,7 @@ impl Launch {
         // Debian's Bochs stops in its debugger at the start: this continues it.
         let commands = self.dir.join("bochs-commands");
         fs::write(&commands, "c\n")?;
-        let mut command = supervised("bochs");
+        let mut command = supervised("bochs", None);
         command.arg("-q").arg("-f").arg(&config).arg("-rc").arg(&commands);
         if !self.display {
             command.env("SDL_VIDEODRIVER", "dummy").env("SDL_AUDIODRIVER", "dummy");
@@ -282,16 +285,45 @@ impl Launch {
     }
 }
 
-/// A command whose process dies with us, even where we get no chance to end it.
-fn supervised(program: &str) -> Command {
-    match cmd::find("setpriv") {
-        Some(setpriv) => {
-            let mut command = Command::new(setpriv);
-            command.args(["--pdeathsig", "KILL", "--", program]);
-            command
-        }
-        None => Command::new(program),
+/// A command whose process dies with us, even where we get no chance to end it; all its
+/// threads on the same core of this machine if `core` says which.
+fn supervised(program: &str, core: Option<usize>) -> Command {
+    let mut words: Vec<OsString> = Vec::new();
+    if let Some(setpriv) = cmd::find("setpriv") {
+        words.push(setpriv.into());
+        words.extend(["--pdeathsig", "KILL", "--"].map(OsString::from));
     }
+    if let (Some(core), Some(taskset)) = (core, cmd::find("taskset")) {
+        words.push(taskset.into());
+        words.extend(["--cpu-list".into(), core.to_string().into()]);
+    }
+    words.push(program.into());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    command
+}
+
+/// The core for an emulator of several CPUs, another one for each of our processes.
+///
+/// In QEMU every XRSTOR, on any CPU, writes to the first CPU's internal flags without a lock
+/// (`cpu_clear_ignne`). Between threads that truly run at the same time this undoes once in a
+/// while what a VMRUN or an exit on the first CPU does to them: the guest runs without nested
+/// paging, or the host with it. On one core such a write can't be torn apart.
+fn one_core() -> Option<usize> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    let cores = cores(list.trim())?;
+    cores.get(std::process::id() as usize % cores.len().max(1)).copied()
+}
+
+/// The numbers in a list such as `0-3,8`.
+fn cores(list: &str) -> Option<Vec<usize>> {
+    let mut all = Vec::new();
+    for part in list.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        all.extend(first.parse::<usize>().ok()?..=last.parse().ok()?);
+    }
+    Some(all)
 }
 
 #[cfg(test)]
@@ -317,6 +349,35 @@ mod tests {
         let launch = launch(machine, clock);
         let command = launch.qemu()?;
         Ok(command.get_args().map(|word| word.to_string_lossy().into_owned()).collect())
+    }
+
+    #[test]
+    fn several_emulated_cpus_share_a_core() {
+        let mut several = launch(Machine::QemuSvm, Clock::Usual);
+        several.cpus = 2;
+        let words = |launch: &Launch| -> Vec<String> {
+            let command = launch.qemu().unwrap();
+            let all = std::iter::once(command.get_program()).chain(command.get_args());
+            all.map(|word| word.to_string_lossy().into_owned()).collect()
+        };
+        let at = |words: &[String], what: &str| words.iter().position(|word| word.ends_with(what));
+        if cmd::find("taskset").is_some() {
+            let words = words(&several);
+            let taskset = at(&words, "taskset").unwrap();
+            assert_eq!(words[taskset + 1], "--cpu-list");
+            assert!(one_core().is_some_and(|core| words[taskset + 2] == core.to_string()));
+            assert_eq!(at(&words, "qemu-system-x86_64"), Some(taskset + 3));
+        }
+        assert_eq!(at(&words(&launch(Machine::QemuSvm, Clock::Usual)), "taskset"), None);
+        several.machine = Machine::Kvm;
+        assert_eq!(at(&words(&several), "taskset"), None);
+    }
+
+    #[test]
+    fn lists_of_cores() {
+        assert_eq!(cores("0-3,8"), Some(vec![0, 1, 2, 3, 8]));
+        assert_eq!(cores("5"), Some(vec![5]));
+        assert_eq!(cores("a-b"), None);
     }
 
     #[test]
