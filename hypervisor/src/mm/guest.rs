@@ -7,7 +7,7 @@
 
 use super::pool::CountedTables;
 use super::stock::Stock;
-use super::{FRAMES, copy, host, layout};
+use super::{FRAMES, copy, heap, host, layout};
 use crate::error::HostError;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -24,6 +24,10 @@ use x86defs::{GuestPhysAddr, HostPhysAddr, Width};
 const LARGE: u64 = 2 << 20;
 /// Frames in 2 MiB.
 const BLOCK_FRAMES: u64 = LARGE / PAGE_SIZE;
+
+/// Bytes of the heap that are free when a guest is made: several times what a guest's objects
+/// and the report of its end take.
+const HEAP_ROOM: usize = 1 << 20;
 
 /// Frames promised to guests that have not taken them yet.
 static RESERVED: AtomicU64 = AtomicU64::new(0);
@@ -203,7 +207,10 @@ impl GuestSpace {
         regions: Vec<Range<GuestPhysAddr>>,
         format: NestedFormat,
     ) -> Result<Self, HostError> {
-        let out = || HostError::OutOfMemory("a guest's page tables");
+        // Before its RAM is promised: a full machine's heap could not grow any more.
+        if !heap::make_room(HEAP_ROOM) {
+            return Err(HostError::OutOfMemory("the hypervisor's own objects"));
+        }
         let frames: u64 = regions
             .iter()
             .filter_map(|r| r.end.checked_offset_from(r.start))
@@ -218,17 +225,8 @@ impl GuestSpace {
                 available: available.saturating_sub(overhead) / 256,
             })?;
         let mut tables = CountedTables::default();
-        let mut window =
-            Mapper::<HostTable>::new(&mut tables, PageSize::Size2M).map_err(|_| out())?;
-        let owner = host::kernel_mapper();
-        for slot in host::shared_slots() {
-            window.share_slot(&mut tables, slot, &owner).map_err(|_| out())?;
-        }
-        let nested = match format {
-            NestedFormat::Npt => Mapper::new(&mut tables, PageSize::Size2M).map(Nested::Npt),
-            NestedFormat::Ept => Mapper::new(&mut tables, PageSize::Size2M).map(Nested::Ept),
-        }
-        .map_err(|_| out())?;
+        let (window, nested) =
+            roots(&mut tables, format).ok_or(HostError::OutOfMemory("a guest's page tables"))?;
         promise.keep();
         Ok(Self {
             root: window.root(),
@@ -586,6 +584,24 @@ impl Drop for GuestSpace {
             super::free_page(page);
         }
     }
+}
+
+/// Empty tables for a guest: the window, in which the hypervisor sees itself too, and the nested
+/// ones. `None` if there is no frame for one; then none is kept.
+fn roots(tables: &mut CountedTables, format: NestedFormat) -> Option<(Mapper<HostTable>, Nested)> {
+    let mut window = Mapper::<HostTable>::new(tables, PageSize::Size2M).ok()?;
+    let owner = host::kernel_mapper();
+    let shares = host::shared_slots().all(|slot| window.share_slot(tables, slot, &owner).is_ok());
+    let nested = match format {
+        _ if !shares => None,
+        NestedFormat::Npt => Mapper::new(tables, PageSize::Size2M).ok().map(Nested::Npt),
+        NestedFormat::Ept => Mapper::new(tables, PageSize::Size2M).ok().map(Nested::Ept),
+    };
+    if let Some(nested) = nested {
+        return Some((window, nested));
+    }
+    window.free_all(tables, give_back);
+    None
 }
 
 /// A page of a guest's RAM goes back to the machine.

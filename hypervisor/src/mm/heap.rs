@@ -27,7 +27,7 @@ struct Global(Mutex<Option<State>>);
 static HEAP: Global = Global(Mutex::new(None));
 
 impl State {
-    /// Maps one more step behind the heap's end.
+    /// Makes the heap one step larger.
     fn grow(&mut self) -> bool {
         if self.size >= LIMIT {
             return false;
@@ -47,6 +47,13 @@ impl State {
             }
             return false;
         }
+        if self.size == 0 {
+            // SAFETY: the range was just mapped, writable, for the heap alone, for good.
+            unsafe { self.heap.init(layout::HEAP as *mut u8, STEP) };
+        } else {
+            // SAFETY: as above, right behind the heap's end.
+            unsafe { self.heap.extend(STEP) };
+        }
         self.size += STEP;
         true
     }
@@ -58,9 +65,20 @@ pub(super) fn start(root: HostPhysAddr) -> bool {
     if !state.grow() {
         return false;
     }
-    // SAFETY: the range was just mapped, writable, for the heap alone, for good.
-    unsafe { state.heap.init(layout::HEAP as *mut u8, STEP) };
     *HEAP.0.lock() = Some(state);
+    true
+}
+
+/// Makes sure that `bytes` are free, which need not lie in one piece. `false` if there is no
+/// memory for that.
+pub(super) fn make_room(bytes: usize) -> bool {
+    let mut guard = HEAP.0.lock();
+    let Some(state) = guard.as_mut() else { return false };
+    while state.heap.free() < bytes {
+        if !state.grow() {
+            return false;
+        }
+    }
     true
 }
 
@@ -83,8 +101,6 @@ unsafe impl GlobalAlloc for Global {
             if !state.grow() {
                 return core::ptr::null_mut();
             }
-            // SAFETY: `grow` mapped this much more, right behind the heap's end.
-            unsafe { state.heap.extend(STEP) };
         }
     }
 
