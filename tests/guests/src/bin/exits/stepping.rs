@@ -194,27 +194,41 @@ fn arm() {
     Lapic::now().self_ipi(IPI);
 }
 
+/// How often an interrupt may come too early: where an interrupt of the machine falls into the
+/// shadow, QEMU forgets it at the next entry.
+fn most_lost_shadows() -> u32 {
+    if cpu::tcg_underneath() { 2 } else { 0 }
+}
+
 /// With an interrupt pending: STI, one instruction, then the interrupt.
 macro_rules! shadow {
     ([$($instruction:literal),+] $(, $($operands:tt)*)?) => {{
-        arm();
-        let behind: u64;
-        // SAFETY: registers that the instructions change are declared.
-        unsafe {
-            core::arch::asm!(
-                "lea r10, [rip + 44f]", "mov r11, rbx",
-                "sti",
-                $($instruction,)+
-                "44:",
-                "nop", "nop", "nop", "nop",
-                "cli",
-                $($($operands)*,)?
-                out("r10") behind, out("r11") _
-            );
+        let mut lost = 0;
+        loop {
+            arm();
+            let behind: u64;
+            // SAFETY: registers that the instructions change are declared.
+            unsafe {
+                core::arch::asm!(
+                    "lea r10, [rip + 44f]", "mov r11, rbx",
+                    "sti",
+                    $($instruction,)+
+                    "44:",
+                    "nop", "nop", "nop", "nop",
+                    "cli",
+                    $($($operands)*,)?
+                    out("r10") behind, out("r11") _
+                );
+            }
+            trap::on(IPI, None);
+            if COUNT.get() == 1 && SEEN.get() < behind && lost < most_lost_shadows() {
+                lost += 1;
+                continue;
+            }
+            check_eq!((COUNT.get(), SEEN.get()), (1, behind),
+                "interrupts and where, after STI and {}", concat!($($instruction),+));
+            break;
         }
-        trap::on(IPI, None);
-        check_eq!((COUNT.get(), SEEN.get()), (1, behind), "interrupts and where, after STI and {}",
-            concat!($($instruction),+));
     }};
 }
 
