@@ -247,14 +247,13 @@ impl Uart {
     }
 
     /// A read of one byte at `offset` that changes nothing: of the line status
-    /// while nothing was received.
+    /// while nothing was received and nothing waits to be sent. (Who waits for the
+    /// transmitter waits for those who empty it: they have to have their turn.)
     #[inline]
     #[must_use]
     pub fn quick_read(&self, offset: u16) -> Option<u8> {
-        if offset != LINE_STATUS || !self.errors.is_empty() || !self.rx.is_empty() {
-            return None;
-        }
-        Some(if self.tx.is_empty() { TRANSMITTER_EMPTY } else { 0 })
+        let quiet = self.errors.is_empty() && self.rx.is_empty() && self.tx.is_empty();
+        (offset == LINE_STATUS && quiet).then_some(TRANSMITTER_EMPTY)
     }
 
     /// Whether a byte written to the transmitter can be
