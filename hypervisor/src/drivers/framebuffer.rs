@@ -62,27 +62,23 @@ impl Screen {
         let raster =
             get_raster(character, WEIGHT, HEIGHT).or_else(|| get_raster('?', WEIGHT, HEIGHT));
         let Some(raster) = raster else { return };
+        let bytes = self.info.bytes_per_pixel;
         for (row, line) in raster.raster().iter().enumerate() {
-            for (column, intensity) in line.iter().enumerate() {
-                self.pixel(self.x + column, self.y + row, *intensity);
+            let start = ((self.y + row) * self.info.stride + self.x) * bytes;
+            let Some(pixels) = self.pixels.get_mut(start..start + line.len() * bytes) else {
+                break;
+            };
+            for (pixel, &intensity) in pixels.chunks_exact_mut(bytes).zip(*line) {
+                match (pixel, self.info.pixel_format) {
+                    // Grey is the same in either order of colours.
+                    ([a, b, c, ..], PixelFormat::Rgb | PixelFormat::Bgr) => {
+                        (*a, *b, *c) = (intensity, intensity, intensity);
+                    }
+                    (other, _) => other.fill(intensity),
+                }
             }
         }
         self.x += width;
-    }
-
-    fn pixel(&mut self, x: usize, y: usize, intensity: u8) {
-        let bytes = self.info.bytes_per_pixel;
-        let start = (y * self.info.stride + x) * bytes;
-        let Some(pixel) = self.pixels.get_mut(start..start + bytes) else { return };
-        match self.info.pixel_format {
-            // Grey is the same in either order of colours.
-            PixelFormat::Rgb | PixelFormat::Bgr => {
-                for colour in pixel.iter_mut().take(3) {
-                    *colour = intensity;
-                }
-            }
-            _ => pixel.fill(intensity),
-        }
     }
 }
 

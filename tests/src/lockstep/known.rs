@@ -86,6 +86,7 @@ const DB: u32 = 1;
 const UD: u32 = 6;
 const SS: u32 = 12;
 const GP: u32 = 13;
+const PF: u32 = 14;
 const AC: u32 = 17;
 /// A device access, among the kinds of exits.
 const DEVICE: u32 = 2;
@@ -159,7 +160,11 @@ const KNOWN: [Known; 13] = [
     Known {
         name: "order of CMPS' accesses",
         machine: Machine::QemuSvm,
-        explains: |c| c.difference.kind == Kind::Exit && c.instruction().contains("cmps"),
+        explains: |c| {
+            let fault = |vector| [SS, GP, PF, AC].contains(&vector);
+            let faults = c.vectors().is_some_and(|(a, b)| fault(a) && fault(b));
+            (c.difference.kind == Kind::Exit || faults) && c.instruction().contains("cmps")
+        },
     },
     Known {
         name: "stack addresses that are not canonical",
@@ -209,6 +214,23 @@ pub fn differs_by_itself(machine: Machine, program: &Program, offset: usize) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What explains that an instruction raises one exception or another.
+    fn told(seed: u64, offset: usize, vectors: [u32; 2]) -> Option<&'static str> {
+        let step = |what| Step { offset: Some(offset), what, detail: 0, digest: "AAA".to_owned() };
+        let [a, b] = vectors.map(|vector| Some(step(vector)));
+        let difference = Difference { kind: Kind::Record, index: 0, a, b };
+        let program = Program::generate(seed, micro::Vendor::Intel);
+        explain(Machine::QemuSvm, &program, &Outline::default(), &difference)
+    }
+
+    #[test]
+    fn either_operand_of_cmps_may_fault_first() {
+        assert_eq!(told(1089, 0x16, [GP, PF]), Some("order of CMPS' accesses"));
+        assert_eq!(told(1091, 0x4a, [PF, PF]), Some("order of CMPS' accesses"));
+        assert_eq!(told(1089, 0x16, [GP, UD]), None);
+        assert_eq!(told(1089, 0x1e, [GP, PF]), None);
+    }
 
     #[test]
     fn the_guide_tells_each() {

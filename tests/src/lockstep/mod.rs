@@ -139,9 +139,10 @@ pub fn run(count: u64, log: &Path, boot: &Boot<'_>) -> Result<String> {
     }
     if !unexplained.is_empty() {
         bail!(
-            "{} difference(s) that nothing explains:\n{}",
+            "{} difference(s) that nothing explains:\n{}\n\nAll of them:\n{}",
             unexplained.len(),
-            unexplained.into_iter().take(REPORTED).collect::<Vec<_>>().join("\n")
+            unexplained.iter().take(REPORTED).cloned().collect::<Vec<_>>().join("\n"),
+            unexplained.iter().filter_map(|one| one.lines().next()).collect::<Vec<_>>().join("\n")
         );
     }
     let told: Vec<String> =
