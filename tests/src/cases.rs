@@ -529,13 +529,13 @@ fn debian_smp<const VCPUS: usize>(drive: &mut Drive) -> Result<()> {
 /// As `debian_smp`, on a slow emulator.
 fn debian_smp_small(drive: &mut Drive) -> Result<()> {
     drive.expect(PROMPT, 2000)?;
-    let count = drive.shell("nproc", 120)?;
+    let count = drive.shell("nproc", 400)?;
     ensure!(count.trim() == "4", "nproc says {count:?}");
     let answer =
-        drive.shell("sh -c 'for i in 1 2 3 4; do seq 500 | tail -n1 & done; wait'", 240)?;
+        drive.shell("sh -c 'for i in 1 2 3 4; do seq 500 | tail -n1 & done; wait'", 600)?;
     ensure!(answer.matches("500").count() == 4, "the four pipes answered {answer:?}");
     check_dmesg_but(drive, &["hrtimer: interrupt took"])?;
-    let log = drive.shell("dmesg | grep -i kvm", 120)?;
+    let log = drive.shell("dmesg | grep -i kvm", 400)?;
     for wanted in PARAVIRTUAL {
         ensure!(log.contains(wanted), "dmesg lacks {wanted:?}: {log}");
     }

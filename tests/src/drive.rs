@@ -100,7 +100,10 @@ impl Drive {
         let from = self.seen;
         self.expect("DONE-MARK", seconds)?;
         let to = self.seen.saturating_sub("DONE-MARK".len());
-        Ok(self.text.get(from..to).unwrap_or_default().replace('\r', ""))
+        // What is typed before the shell is ready comes back twice.
+        let answer = self.text.get(from..to).unwrap_or_default();
+        let answer = answer.rsplit("DONE'-'MARK\r\n").next().unwrap_or_default();
+        Ok(answer.replace('\r', ""))
     }
 
     /// Waits for the run's end, which must have this status.
