@@ -201,29 +201,3 @@ fn nothing_breaks_on_nonsense() {
     assert_eq!(runs(sched.next(0, 130).0), None);
     assert_eq!(sched.running(0), None);
 }
-
-/// Not a test of anything exact: what a decision costs, on whatever machine
-/// this is. `cargo test --release -p vmm --lib decision -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn decision_cost() {
-    for guests in [1u32, 8, 32, 128] {
-        let mut sched = Scheduler::new(2, timing());
-        for _ in 0..guests {
-            let guest = sched.add_guest(GuestSettings::default(), 0).unwrap();
-            let id = sched.add(guest, Kind::Vcpu, CpuSet::one(0), 0).unwrap();
-            let _ = sched.wake(id, 0, Reason::Other);
-        }
-        let rounds = 100_000u32;
-        let begin = std::time::Instant::now();
-        let mut now = 0;
-        for _ in 0..rounds {
-            if let Decision::Run(choice) = sched.next(0, now).0 {
-                now = choice.until;
-            }
-            let _ = sched.stopped(0, now, Stop::Ready);
-        }
-        let cost = begin.elapsed() / rounds;
-        std::println!("{guests} waiting: {cost:?} for next and stopped");
-    }
-}
