@@ -404,11 +404,11 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// At an interrupt window: whether the CPU opened it inside an interrupt
-    /// shadow that the entry asked for, which one emulator does. `STI; HLT`
-    /// would then lose its wake-up.
-    pub fn window_ignored_shadow(&self) -> bool {
-        self.hw.loses_shadow() && self.shadow_rip == Some(self.hw.rip())
+    /// At an exit that no instruction caused: whether the guest stands where
+    /// it was entered in an interrupt shadow, on a CPU that loses the shadow
+    /// at an entry.
+    pub fn lost_shadow(&self) -> bool {
+        self.hw.loses_shadow() && self.shadow_rip == Some(self.hw.rip()) && self.event.is_none()
     }
 }
 

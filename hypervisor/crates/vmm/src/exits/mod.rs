@@ -32,11 +32,11 @@ pub(crate) fn serve<B: Backend, M: GuestRam>(
     exit: VmExit,
 ) -> Served {
     match exit {
-        VmExit::HostInterrupt
-        | VmExit::Nmi
-        | VmExit::NmiWindow
-        | VmExit::TimesliceExpired
-        | VmExit::TaskPriorityLowered => Ok(None),
+        VmExit::HostInterrupt | VmExit::Nmi | VmExit::NmiWindow | VmExit::TimesliceExpired => {
+            halt_in_lost_shadow(vcpu, vm, host);
+            Ok(None)
+        }
+        VmExit::TaskPriorityLowered => Ok(None),
         VmExit::InterruptWindow => interrupt_window(vcpu, vm, host),
         VmExit::PortIo(io) => ports::serve(vcpu, vm, host, io),
         VmExit::NestedFault(fault) => mmio::serve(vcpu, vm, host, fault),
@@ -242,17 +242,26 @@ fn interrupt_window<B: Backend, M: GuestRam>(
             }
         }
     }
-    if vcpu.hw.cpl() == 0 && vcpu.window_ignored_shadow() {
-        // STI; HLT: the interrupt belongs behind the HLT, or it is lost. Before
-        // any other instruction it does no harm.
-        let found = x86emu::skip(&mut emulated(vcpu, vm, host), &VmExit::Halt);
-        if let Ok(found) = found {
-            let next = behind(vcpu, &found);
-            vcpu.activity = Activity::Halted;
-            vcpu.complete(next);
-        }
-    }
+    halt_in_lost_shadow(vcpu, vm, host);
     Ok(None)
+}
+
+/// Executes the HLT of `STI; HLT` where the CPU has lost the shadow before it:
+/// an interrupt that came before the HLT would leave the vCPU halted without
+/// its wake-up. Before any other instruction it does no harm.
+fn halt_in_lost_shadow<B: Backend, M: GuestRam>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &impl Host,
+) {
+    if vcpu.lost_shadow()
+        && vcpu.hw.cpl() == 0
+        && let Ok(found) = x86emu::skip(&mut emulated(vcpu, vm, host), &VmExit::Halt)
+    {
+        let next = behind(vcpu, &found);
+        vcpu.activity = Activity::Halted;
+        vcpu.complete(next);
+    }
 }
 
 /// Does what a write to the local APIC asks for.

@@ -131,6 +131,7 @@ pub(super) struct Script {
     pub(super) rflags: u64,
     pub(super) cr4: u64,
     pub(super) shadow: bool,
+    pub(super) loses_shadow: bool,
     pub(super) dr6: u64,
     pub(super) dr7: u64,
     pub(super) tsc_offset: u64,
@@ -286,7 +287,7 @@ impl Backend for Script {
         self.flushes += 1;
     }
     fn loses_shadow(&self) -> bool {
-        false
+        self.loses_shadow
     }
     fn timer(&self) -> TimerKind {
         TimerKind::Machine

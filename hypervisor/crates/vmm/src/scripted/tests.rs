@@ -117,6 +117,24 @@ fn interrupts_wait_for_the_window() {
 }
 
 #[test]
+fn a_halt_whose_shadow_the_cpu_loses_still_gets_its_wake_up() {
+    for exit in [VmExit::InterruptWindow, VmExit::HostInterrupt, VmExit::Nmi] {
+        let mut play = Play::new();
+        play.code(&[0xf4]);
+        (play.vcpu.hw.rflags, play.vcpu.hw.loses_shadow) = (IF, true);
+        play.vm.vcpus[0].post(0x41, Trigger::Edge);
+        play.vcpu.hw.shadow = true;
+        play.turn(exit);
+        assert_eq!(play.injected(), None, "in the shadow");
+        // The CPU stopped at once, and reports none.
+        play.vcpu.hw.shadow = false;
+        play.turn(VmExit::HostInterrupt);
+        assert_eq!(play.vcpu.hw.rip, 0x1001, "{exit:?}: the HLT was executed");
+        assert_eq!(play.injected(), Some(Event::interrupt(0x41)), "{exit:?}: and ended");
+    }
+}
+
+#[test]
 fn priorities_exception_nmi_interrupt() {
     let mut play = Play::new();
     play.vcpu.hw.rflags = IF;
