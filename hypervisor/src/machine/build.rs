@@ -217,6 +217,7 @@ impl<C: VendorCpu> Assembly<C> {
             vcpus: self.posted,
             routes: self.routes,
             kick,
+            console: Mutex::new(()),
         };
         Arc::new(Guest::new(self.settings, vm, self.slots, places, self.console, id, time.tsc))
     }

@@ -136,6 +136,8 @@ pub struct Vm<M> {
     pub routes: Routes,
     /// How to reach a vCPU that something was posted to.
     pub kick: Kick,
+    /// Held by whoever moves output of the console: bytes stay in their order.
+    pub console: Mutex<()>,
 }
 
 impl<M: GuestRam> Vm<M> {
@@ -226,6 +228,7 @@ impl<M: GuestRam> Vm<M> {
     /// the rest waits in the guest's serial port.
     pub fn flush_console(&self, mut put: impl FnMut(&[u8]), mut room: usize) -> Flushed {
         let mut buffer = [0; CONSOLE_CHUNK];
+        let _alone = self.console.lock();
         // Other vCPUs may go on sending.
         room = room.min(CONSOLE_TURN);
         while room != 0 {

@@ -249,11 +249,7 @@ fn interrupt_window<B: Backend, M: GuestRam>(
 /// Executes the HLT of `STI; HLT` where the CPU has lost the shadow before it:
 /// an interrupt that came before the HLT would leave the vCPU halted without
 /// its wake-up. Before any other instruction it does no harm.
-fn halt_in_lost_shadow<B: Backend, M: GuestRam>(
-    vcpu: &mut Vcpu<B>,
-    vm: &Vm<M>,
-    host: &impl Host,
-) {
+fn halt_in_lost_shadow<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &impl Host) {
     if vcpu.lost_shadow()
         && vcpu.hw.cpl() == 0
         && let Ok(found) = x86emu::skip(&mut emulated(vcpu, vm, host), &VmExit::Halt)

@@ -419,6 +419,7 @@ impl Play {
             vcpus: vec![shared],
             routes,
             kick: Kick(std::boxed::Box::new(|_| ())),
+            console: Mutex::new(()),
         };
         let stage = Stage { tsc: 0, console: Vec::new(), room: 1 << 16, armed: NEVER };
         Self { vm, vcpu: Vcpu::new(0, core, script), stage }
