@@ -33,6 +33,7 @@ pub struct Difference {
 struct Context<'a> {
     program: &'a Program,
     reference: &'a Outline,
+    other: &'a Outline,
     difference: &'a Difference,
 }
 
@@ -61,8 +62,34 @@ impl Context<'_> {
 
     /// The instruction at which the reference's step was.
     fn instruction(&self) -> String {
-        let offset = self.difference.a.as_ref().and_then(|a| a.offset);
+        self.at(self.difference.a.as_ref())
+    }
+
+    /// The instruction at which a step was.
+    fn at(&self, step: Option<&Step>) -> String {
+        let offset = step.and_then(|step| step.offset);
         offset.map(|offset| listing::instruction(self.program, offset)).unwrap_or_default()
+    }
+
+    /// Where in the program the difference begins.
+    fn first_place(&self) -> Option<usize> {
+        let Difference { a, b, .. } = self.difference;
+        [a, b].into_iter().flatten().filter_map(|step| step.offset).min()
+    }
+
+    /// Whether the program has loaded ES by then.
+    fn loads_es_before(&self) -> bool {
+        let here = self.first_place();
+        let mut before = self.program.starts().take_while(|at| Some(*at) < here);
+        before.any(|at| listing::instruction(self.program, at).starts_with("mov es,"))
+    }
+
+    /// The other machine's first exception that the reference did not get there.
+    fn first_more(&self) -> Option<u32> {
+        let key = |step: &Step| (step.offset, step.what);
+        let (a, b) = (&self.reference.records, &self.other.records);
+        let at = (0..b.len()).find(|i| a.get(*i).map(key) != b.get(*i).map(key))?;
+        b.get(at).map(|step| step.what)
     }
 
     /// The instruction before it.
@@ -84,14 +111,17 @@ struct Known {
 
 const DB: u32 = 1;
 const UD: u32 = 6;
+const NM: u32 = 7;
 const SS: u32 = 12;
 const GP: u32 = 13;
 const PF: u32 = 14;
 const AC: u32 = 17;
+/// The record of a SYSCALL.
+const SYSCALL: u32 = 0x82;
 /// A device access, among the kinds of exits.
 const DEVICE: u32 = 2;
 
-const KNOWN: [Known; 13] = [
+const KNOWN: [Known; 17] = [
     Known {
         name: "reserved bits of CR8",
         machine: Machine::QemuSvm,
@@ -127,13 +157,26 @@ const KNOWN: [Known; 13] = [
         explains: |c| c.reference_only(DB) && moves_special(&c.instruction(), " dr", ",dr"),
     },
     Known {
+        name: "flags after SYSCALL",
+        machine: Machine::QemuSvm,
+        explains: |c| {
+            let d = c.difference;
+            let stepped = c.same_event() && d.a.as_ref().is_some_and(|a| a.what == DB);
+            let next = c.reference.records.get(d.index + 1);
+            d.kind == Kind::Record && stepped && next.is_some_and(|next| next.what == SYSCALL)
+        },
+    },
+    Known {
         name: "data breakpoints",
         machine: Machine::QemuSvm,
         explains: |c| {
             let d = c.difference;
-            let more = d.b.as_ref().is_some_and(|b| b.what == DB);
-            let enabled = c.program.dr7 & 0xff != 0;
-            d.kind == Kind::Record && more && enabled && c.vectors().is_none_or(|(a, _)| a != DB)
+            let more = match d.kind {
+                // One more, or another bit in DR6.
+                Kind::Record => d.b.as_ref().is_some_and(|b| b.what == DB),
+                Kind::Exit => c.first_more() == Some(DB),
+            };
+            more && c.program.dr7 & 0xff != 0
         },
     },
     Known {
@@ -155,21 +198,71 @@ const KNOWN: [Known; 13] = [
     Known {
         name: "flags at an RCL or RCR that faults",
         machine: Machine::QemuSvm,
-        explains: |c| c.same_event() && c.instruction().starts_with("rc"),
+        explains: |c| {
+            let here = c.same_event() || c.vectors().is_some_and(|(a, b)| a == b);
+            here && rotates(&c.instruction())
+        },
     },
     Known {
         name: "order of CMPS' accesses",
         machine: Machine::QemuSvm,
         explains: |c| {
             let fault = |vector| [SS, GP, PF, AC].contains(&vector);
-            let faults = c.vectors().is_some_and(|(a, b)| fault(a) && fault(b));
-            (c.difference.kind == Kind::Exit || faults) && c.instruction().contains("cmps")
+            if c.difference.kind == Kind::Record {
+                let both = c.vectors().is_some_and(|(a, b)| fault(a) && fault(b));
+                return both && c.instruction().contains("cmps");
+            }
+            // The reference may have no exit there at all.
+            let Some(b) = &c.difference.b else { return c.instruction().contains("cmps") };
+            let faulted = |r: &Step| fault(r.what) && r.offset == b.offset;
+            c.instruction().contains("cmps")
+                || b.what == DEVICE
+                    && c.at(Some(b)).contains("cmps")
+                    && c.reference.records.iter().any(faulted)
+        },
+    },
+    Known {
+        name: "SSE instructions with CR0.TS set",
+        machine: Machine::QemuSvm,
+        explains: |c| c.vectors() == Some((UD, NM)) && c.instruction().starts_with("xorps"),
+    },
+    Known {
+        name: "writes through a code segment",
+        machine: Machine::QemuSvm,
+        explains: |c| {
+            let instruction = c.instruction();
+            let mnemonic = instruction.split(' ').find(|word| !word.starts_with("rep"));
+            let bare = mnemonic.map(|word| word.trim_end_matches(['b', 'w', 'd', 'q']));
+            let writes = bare.is_some_and(|one| ["movs", "stos", "ins"].contains(&one));
+            c.reference_only(GP) && writes && c.loads_es_before()
         },
     },
     Known {
         name: "stack addresses that are not canonical",
         machine: Machine::QemuSvm,
         explains: |c| c.vectors() == Some((SS, GP)),
+    },
+    // The last: it could explain more than is meant.
+    Known {
+        name: "behind an RCL or RCR that faults",
+        machine: Machine::QemuSvm,
+        explains: |c| {
+            let here = c.first_place();
+            let steps = c.reference.records.iter().chain(&c.reference.exits);
+            let told = |at| steps.clone().any(|step| step.offset == Some(at));
+            // A first touch is not told.
+            let other = c.at(c.difference.b.as_ref());
+            let refused = c.difference.b.as_ref().is_some_and(|b| b.what == GP)
+                && ["ins", "outs", "in ", "out "].iter().any(|one| other.contains(one));
+            c.program.starts().any(|at| {
+                let instruction = listing::instruction(c.program, at);
+                let before = here.is_none_or(|here| at < here);
+                before
+                    && rotates(&instruction)
+                    && instruction.contains('[')
+                    && (told(at) || refused)
+            })
+        },
     },
 ];
 
@@ -179,6 +272,11 @@ fn writes_dr6(c: &Context<'_>) -> bool {
     let mut before = c.program.starts().take_while(|start| here.is_some_and(|here| *start < here));
     c.vectors() == Some((DB, DB))
         && before.any(|at| listing::instruction(c.program, at).starts_with("mov dr6"))
+}
+
+/// Whether it is an RCL or RCR.
+fn rotates(instruction: &str) -> bool {
+    instruction.starts_with("rc")
 }
 
 /// Whether it is a MOV to (`first`) or from (`second`) a control or debug register.
@@ -193,10 +291,10 @@ pub const NOT_AGAIN: &str = "not seen again";
 pub fn explain(
     machine: Machine,
     program: &Program,
-    reference: &Outline,
+    (reference, other): (&Outline, &Outline),
     difference: &Difference,
 ) -> Option<&'static str> {
-    let context = Context { program, reference, difference };
+    let context = Context { program, reference, other, difference };
     let mut known = KNOWN.iter().filter(|known| known.machine == machine);
     known.find(|known| (known.explains)(&context)).map(|known| known.name)
 }
@@ -207,8 +305,7 @@ pub fn differs_by_itself(machine: Machine, program: &Program, offset: usize) -> 
     // At the instruction, or single-stepped behind it.
     let before = program.starts().take_while(|start| *start < offset).last();
     let mut either = [Some(offset), before].into_iter().flatten();
-    machine == Machine::QemuSvm
-        && either.any(|at| listing::instruction(program, at).starts_with("rc"))
+    machine == Machine::QemuSvm && either.any(|at| rotates(&listing::instruction(program, at)))
 }
 
 #[cfg(test)]
@@ -217,11 +314,99 @@ mod tests {
 
     /// What explains that an instruction raises one exception or another.
     fn told(seed: u64, offset: usize, vectors: [u32; 2]) -> Option<&'static str> {
-        let step = |what| Step { offset: Some(offset), what, detail: 0, digest: "AAA".to_owned() };
-        let [a, b] = vectors.map(|vector| Some(step(vector)));
-        let difference = Difference { kind: Kind::Record, index: 0, a, b };
+        let [a, b] = vectors.map(|vector| step(Some(offset), vector, 0));
+        told_of(seed, Kind::Record, Some(a), Some(b), &[], &[])
+    }
+
+    fn step(offset: Option<usize>, what: u32, detail: u64) -> Step {
+        Step { offset, what, detail, digest: "AAA".to_owned() }
+    }
+
+    /// What explains a first difference, with the records of the two.
+    fn told_of(
+        seed: u64,
+        kind: Kind,
+        a: Option<Step>,
+        b: Option<Step>,
+        reference: &[Step],
+        other: &[Step],
+    ) -> Option<&'static str> {
+        let [reference, other] = [reference, other]
+            .map(|records| Outline { records: records.to_vec(), ..Outline::default() });
+        let difference = Difference { kind, index: 0, a, b };
         let program = Program::generate(seed, micro::Vendor::Intel);
-        explain(Machine::QemuSvm, &program, &Outline::default(), &difference)
+        explain(Machine::QemuSvm, &program, (&reference, &other), &difference)
+    }
+
+    #[test]
+    fn a_device_read_by_cmps_alone_needs_a_fault_of_the_other_operand() {
+        let told = |at, records: &[Step]| {
+            let a = step(Some(0x2a), 1, 0x0102_1234);
+            let b = step(Some(at), DEVICE, 0xfed4_001b);
+            told_of(8041, Kind::Exit, Some(a), Some(b), records, records)
+        };
+        let fault = step(Some(0xf), PF, 0);
+        assert_eq!(told(0xf, std::slice::from_ref(&fault)), Some("order of CMPS' accesses"));
+        assert_eq!(told(0xf, &[]), None);
+        assert_eq!(told(0xd, &[fault]), None);
+    }
+
+    #[test]
+    fn xorps_and_the_task_switched_flag() {
+        assert_eq!(told(9727, 0x43, [UD, NM]), Some("SSE instructions with CR0.TS set"));
+        assert_eq!(told(9727, 0x43, [NM, UD]), None);
+        assert_eq!(told(9727, 0x40, [UD, NM]), None);
+    }
+
+    #[test]
+    fn traps_behind_syscall() {
+        let trap = step(None, DB, 0);
+        let told = |next| {
+            let records = [trap.clone(), step(None, next, 0)];
+            told_of(5819, Kind::Record, Some(trap.clone()), Some(trap.clone()), &records, &records)
+        };
+        assert_eq!(told(SYSCALL), Some("flags after SYSCALL"));
+        assert_eq!(told(0x81), None);
+    }
+
+    #[test]
+    fn breakpoints_that_no_access_has_hit() {
+        assert_eq!(told(2192, 0x33, [DB, DB]), Some("data breakpoints"));
+        // This one enables none.
+        assert_eq!(told(9727, 0x43, [DB, DB]), None);
+        let exit = step(Some(0x75), 1, 0x0104_0cf8);
+        let told = |more: &[Step]| {
+            told_of(3719, Kind::Exit, Some(exit.clone()), Some(exit.clone()), &[], more)
+        };
+        assert_eq!(told(&[step(Some(0x69), DB, 0)]), Some("data breakpoints"));
+        assert_eq!(told(&[]), None);
+    }
+
+    #[test]
+    fn a_code_segment_is_not_writable() {
+        assert_eq!(told(6858, 0xa2, [GP, PF]), Some("writes through a code segment"));
+        let told = |at| {
+            let a = step(Some(at), GP, 0);
+            told_of(9620, Kind::Record, Some(a), Some(step(Some(0x99), 0x61, 0)), &[], &[])
+        };
+        assert_eq!(told(0x2c), Some("writes through a code segment"));
+        assert_eq!(told(0x18), None, "the MOV itself");
+    }
+
+    #[test]
+    fn rotations_that_fault() {
+        let rotates = "flags at an RCL or RCR that faults";
+        assert_eq!(told(7650, 0xf, [PF, PF]), Some(rotates));
+        assert_eq!(told(7650, 0xf, [PF, GP]), None);
+        let behind = "behind an RCL or RCR that faults";
+        assert_eq!(told(9779, 0x39, [UD, GP]), Some(behind));
+        assert_eq!(told(9779, 0x39, [UD, PF]), None);
+        let told = |steps: &[Step]| {
+            let (a, b) = (step(None, PF, 0x19), step(None, PF, 0x18));
+            told_of(1919, Kind::Record, Some(a), Some(b), steps, steps)
+        };
+        assert_eq!(told(&[step(Some(0x43), PF, 0)]), Some(behind));
+        assert_eq!(told(&[]), None);
     }
 
     #[test]

@@ -95,9 +95,10 @@ pub fn run(count: u64, log: &Path, boot: &Boot<'_>) -> Result<String> {
     let outlines = |machine, seeds: &BTreeSet<u64>| -> Result<BTreeMap<u64, Outline>> {
         let mut found = BTreeMap::new();
         let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
-        for seeds in seeds.chunks(ASKED_AT_ONCE) {
+        for (turn, seeds) in seeds.chunks(ASKED_AT_ONCE).enumerate() {
             let words = format!("brief={}", seeds.join(","));
-            found.extend(text::outlines(&boot(machine, &words, &file(machine, "-brief"))?)?);
+            let log = file(machine, &format!("-brief-{turn}"));
+            found.extend(text::outlines(&boot(machine, &words, &log)?)?);
         }
         Ok(found)
     };
@@ -123,7 +124,7 @@ pub fn run(count: u64, log: &Path, boot: &Boot<'_>) -> Result<String> {
             };
             let difference = first_difference(a, b, how);
             let why = match &difference {
-                Some(d) => known::explain(machine, &program, a, d),
+                Some(d) => known::explain(machine, &program, (a, b), d),
                 // Only where real time has a part in it, and seldom.
                 None if how == How::Loose && same_now(a, b) && again < most_again => {
                     again += 1;
