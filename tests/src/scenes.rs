@@ -627,8 +627,9 @@ fn neighbours(drive: &mut Drive) -> Result<()> {
         drive.expect(&format!("window {until} "), 300)?;
         Ok(until)
     };
-    // While it is measured nobody asks: answers take time, too.
-    let first = wait(drive, 3 * QUIET)?;
+    // While it is measured nobody asks: answers take time, too. And what was said of
+    // those guests is on the screen by then: until it is, the operator draws.
+    let first = wait(drive, 6 * QUIET)?;
     let mut phases = vec![("before", first, wait(drive, QUIET)?)];
     for word in CRASHES {
         let name = crash_name(word);
