@@ -34,8 +34,9 @@ impl Screen {
         self.y += LINE;
         if self.y + LINE > self.info.height {
             self.y = 0;
+            self.clear_line(0);
         }
-        self.clear_line(self.y);
+        // The line itself was the one ahead.
         if self.y + 2 * LINE <= self.info.height {
             self.clear_line(self.y + LINE);
         }
@@ -68,13 +69,22 @@ impl Screen {
             let Some(pixels) = self.pixels.get_mut(start..start + line.len() * bytes) else {
                 break;
             };
-            for (pixel, &intensity) in pixels.chunks_exact_mut(bytes).zip(*line) {
-                match (pixel, self.info.pixel_format) {
-                    // Grey is the same in either order of colours.
-                    ([a, b, c, ..], PixelFormat::Rgb | PixelFormat::Bgr) => {
-                        (*a, *b, *c) = (intensity, intensity, intensity);
+            // Grey is the same in either order of colours.
+            match (bytes, self.info.pixel_format) {
+                (4, PixelFormat::Rgb | PixelFormat::Bgr) => {
+                    for (pixel, &grey) in pixels.as_chunks_mut().0.iter_mut().zip(*line) {
+                        *pixel = [grey, grey, grey, 0];
                     }
-                    (other, _) => other.fill(intensity),
+                }
+                (3, _) => {
+                    for (pixel, &grey) in pixels.as_chunks_mut().0.iter_mut().zip(*line) {
+                        *pixel = [grey; 3];
+                    }
+                }
+                _ => {
+                    for (pixel, &grey) in pixels.chunks_exact_mut(bytes).zip(*line) {
+                        pixel.fill(grey);
+                    }
                 }
             }
         }
