@@ -22,6 +22,8 @@ struct Screen {
     /// Text that waits, from `next` on.
     queue: String,
     next: usize,
+    /// Ends of lines in that.
+    ends: usize,
 }
 
 static SCREEN: Mutex<Option<Screen>> = Mutex::new(None);
@@ -90,6 +92,21 @@ impl Screen {
         }
         self.x += width;
     }
+
+    /// Leaves out lines that the last ones which wait would overwrite.
+    fn skip(&mut self) {
+        let rows = self.info.height / LINE;
+        let from = self.next;
+        while self.ends > rows
+            && let Some(end) = self.queue.get(self.next..).and_then(|rest| rest.find('\n'))
+        {
+            self.next += end + 1;
+            self.ends -= 1;
+        }
+        if self.next != from && self.x != 0 {
+            self.new_line();
+        }
+    }
 }
 
 /// Takes the screen.
@@ -97,7 +114,8 @@ pub fn init(framebuffer: FrameBuffer) {
     let info = framebuffer.info();
     let pixels = framebuffer.into_buffer();
     pixels.fill(0);
-    *SCREEN.lock() = Some(Screen { pixels, info, x: 0, y: 0, queue: String::new(), next: 0 });
+    *SCREEN.lock() =
+        Some(Screen { pixels, info, x: 0, y: 0, queue: String::new(), next: 0, ends: 0 });
 }
 
 /// Has text drawn later, if there is a screen. What is too much is left out: the
@@ -107,6 +125,7 @@ pub fn queue(text: &str) {
         && screen.queue.len() + text.len() <= QUEUE
     {
         screen.queue.push_str(text);
+        screen.ends += text.matches('\n').count();
     }
 }
 
@@ -114,11 +133,13 @@ pub fn queue(text: &str) {
 pub fn draw(until: u64) -> bool {
     let mut guard = SCREEN.lock();
     let Some(screen) = guard.as_mut() else { return false };
+    screen.skip();
     while let Some(character) = screen.queue.get(screen.next..).and_then(|s| s.chars().next()) {
         if asm::rdtsc() >= until {
             return true;
         }
         screen.next += character.len_utf8();
+        screen.ends -= usize::from(character == '\n');
         screen.put(character);
     }
     screen.queue.clear();
