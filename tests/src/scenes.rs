@@ -173,7 +173,8 @@ fn three_guests(drive: &mut Drive) -> Result<()> {
 fn control_scene() -> String {
     format!(
         "[host]\ncpus = 1\nmemory = \"1G\"\nwhen_empty = \"stay\"\n{}",
-        tiny("first", "steady", "cmdline = \"windows=2\"")
+        // It runs for seconds: long enough to be seen running.
+        tiny("first", "steady", "cmdline = \"windows=500\"")
     )
 }
 
