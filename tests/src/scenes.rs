@@ -43,22 +43,21 @@ pub(crate) fn all() -> Vec<Case> {
         text("restart-policy", restart_scene(), restart_policy),
         text("watchdog", watchdog_scene(), watchdog),
     ];
+    let measured = |what: &str, name: &str, machine, scene, script| Case {
+        machine,
+        tier: Tier::Full,
+        // What is released is measured.
+        build: Build::Release,
+        seconds: 900,
+        ..text(&format!("{what}-{name}"), scene, script)
+    };
     for (name, machine) in [("vmx", Machine::BochsVmx), ("bochs-svm", Machine::BochsSvm)] {
-        let on = |what: &str, scene, script| Case {
-            machine,
-            tier: Tier::Full,
-            // What is released is measured.
-            build: Build::Release,
-            seconds: 900,
-            ..text(&format!("{what}-{name}"), scene, script)
-        };
-        cases.push(on("shares", shares_scene(), shares));
-        cases.push(on("caps", caps_scene(), caps));
-        // Bochs ends itself where an AMD CPU would leave a guest that shuts its CPU
-        // down.
-        if machine == Machine::BochsVmx {
-            cases.push(on("neighbours", neighbours_scene(), neighbours));
-        }
+        cases.push(measured("shares", name, machine, shares_scene(), shares));
+        cases.push(measured("caps", name, machine, caps_scene(), caps));
+    }
+    // Bochs ends itself where an AMD CPU would leave a guest that shuts its CPU down.
+    for (name, machine) in [("vmx", Machine::BochsVmx), ("svm", Machine::QemuSvm)] {
+        cases.push(measured("neighbours", name, machine, neighbours_scene(), neighbours));
     }
     cases
 }

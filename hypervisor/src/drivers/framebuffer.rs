@@ -1,32 +1,30 @@
 //! The screen: text for the operator where there is no serial port. Drawing takes
-//! long; once guests run, what is to be drawn waits for the operator's context.
+//! long; once guests run, what is to be drawn waits for CPUs that have nothing to
+//! do, and for a step of the operator's context now and then.
 
 use crate::cpu::asm;
-use alloc::string::String;
 use bootloader_api::info::{FrameBuffer, FrameBufferInfo, PixelFormat};
+use core::sync::atomic::{AtomicBool, Ordering};
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 use spin::Mutex;
+use vmm::operator::Backlog;
 
 const HEIGHT: RasterHeight = RasterHeight::Size16;
 const WEIGHT: FontWeight = FontWeight::Regular;
 const LINE: usize = 18;
-
-/// Bytes that can wait to be drawn: a crash's dump, and more.
-const QUEUE: usize = 16 << 10;
 
 struct Screen {
     pixels: &'static mut [u8],
     info: FrameBufferInfo,
     x: usize,
     y: usize,
-    /// Text that waits, from `next` on.
-    queue: String,
-    next: usize,
-    /// Ends of lines in that.
-    ends: usize,
+    /// What waits to be drawn.
+    backlog: Backlog,
 }
 
 static SCREEN: Mutex<Option<Screen>> = Mutex::new(None);
+/// Something waits to be drawn.
+static WAITS: AtomicBool = AtomicBool::new(false);
 
 impl Screen {
     /// Pixels are never read: that is slow on real machines. At the bottom,
@@ -93,19 +91,9 @@ impl Screen {
         self.x += width;
     }
 
-    /// Leaves out lines that the last ones which wait would overwrite.
-    fn skip(&mut self) {
-        let rows = self.info.height / LINE;
-        let from = self.next;
-        while self.ends > rows
-            && let Some(end) = self.queue.get(self.next..).and_then(|rest| rest.find('\n'))
-        {
-            self.next += end + 1;
-            self.ends -= 1;
-        }
-        if self.next != from && self.x != 0 {
-            self.new_line();
-        }
+    /// Lines that it shows.
+    fn rows(&self) -> usize {
+        self.info.height / LINE
     }
 }
 
@@ -114,37 +102,38 @@ pub fn init(framebuffer: FrameBuffer) {
     let info = framebuffer.info();
     let pixels = framebuffer.into_buffer();
     pixels.fill(0);
-    *SCREEN.lock() =
-        Some(Screen { pixels, info, x: 0, y: 0, queue: String::new(), next: 0, ends: 0 });
+    *SCREEN.lock() = Some(Screen { pixels, info, x: 0, y: 0, backlog: Backlog::new() });
 }
 
 /// Has text drawn later, if there is a screen. What is too much is left out: the
 /// serial port has it.
 pub fn queue(text: &str) {
-    if let Some(screen) = SCREEN.lock().as_mut()
-        && screen.queue.len() + text.len() <= QUEUE
-    {
-        screen.queue.push_str(text);
-        screen.ends += text.matches('\n').count();
+    if let Some(screen) = SCREEN.lock().as_mut() {
+        screen.backlog.push(text, screen.rows());
+        WAITS.store(!screen.backlog.is_empty(), Ordering::Relaxed);
     }
 }
 
-/// Draws what waits, until the tick `until`. Whether anything is left.
+/// Draws what waits, until the tick `until`. Whether it has drawn anything.
 pub fn draw(until: u64) -> bool {
+    if !WAITS.load(Ordering::Relaxed) {
+        return false;
+    }
     let mut guard = SCREEN.lock();
     let Some(screen) = guard.as_mut() else { return false };
-    screen.skip();
-    while let Some(character) = screen.queue.get(screen.next..).and_then(|s| s.chars().next()) {
-        if asm::rdtsc() >= until {
-            return true;
-        }
-        screen.next += character.len_utf8();
-        screen.ends -= usize::from(character == '\n');
-        screen.put(character);
+    if screen.backlog.skip(screen.rows()) && screen.x != 0 {
+        screen.new_line();
     }
-    screen.queue.clear();
-    screen.next = 0;
-    false
+    while asm::rdtsc() < until {
+        match screen.backlog.pop() {
+            Some(character) => screen.put(character),
+            None => {
+                WAITS.store(false, Ordering::Relaxed);
+                break;
+            }
+        }
+    }
+    true
 }
 
 /// Writes text, if there is a screen.

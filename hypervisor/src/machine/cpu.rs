@@ -5,6 +5,7 @@ use super::console::Console;
 use super::guest::{Guest, Private, Published};
 use super::start::Starter;
 use crate::cpu::{apic, asm, cpuid_checked, msr, percpu, traps};
+use crate::drivers::framebuffer;
 use crate::hw::VendorCpu;
 use crate::mm;
 use alloc::sync::Arc;
@@ -178,6 +179,9 @@ impl<C: VendorCpu> ThisCpu<C> {
     fn idle(&mut self, until: u64) {
         // What takes long is done while nobody waits.
         if self.world.prepare_memory() {
+            return;
+        }
+        if framebuffer::draw(asm::rdtsc() + self.world.step() / 4) {
             return;
         }
         if percpu::this().asks_itself() {

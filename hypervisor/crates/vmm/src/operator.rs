@@ -17,6 +17,7 @@
 //! as a stop, is answered when it has begun; [`protocol::EventLog`] tells when
 //! it is done. `docs/control.md` describes the protocol.
 
+pub mod backlog;
 pub mod command;
 pub mod console;
 pub mod guests;
@@ -26,6 +27,7 @@ pub mod protocol;
 pub mod report;
 pub mod snapshot;
 
+pub use backlog::Backlog;
 pub use command::Command;
 pub use console::{Keys, Ring, Typed};
 pub use guests::{GuestRef, Known};
