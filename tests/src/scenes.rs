@@ -40,6 +40,7 @@ pub(crate) fn all() -> Vec<Case> {
             ..text("starts-and-stops-1000", control_scene(), starts_and_stops::<1000>)
         },
         Case { tier: Tier::Full, seconds: 1200, ..text("many-guests", many(), many_guests) },
+        text("promises", promises_scene(), promises),
         text("restart-policy", restart_scene(), restart_policy),
         text("watchdog", watchdog_scene(), watchdog),
     ];
@@ -318,6 +319,54 @@ fn create_debian(drive: &mut Drive) -> Result<()> {
     refuses(c, Operation::Start(reference("new")), ErrorCode::NoGuest)?;
     drive.ask(c, Operation::UploadDelete { name: "kernel".into() })?;
     drive.ask(c, Operation::PowerOff)?;
+    drive.ends(0).map(|_| ())
+}
+
+fn promises_scene() -> String {
+    let full = tiny("full", "steady", "cmdline = \"windows=100000\"").replace("32M", "256M");
+    let late = tiny("late", "steady", "")
+        .replace("\"32M\"", "{ size = \"128M\", populate = \"up-front\" }");
+    format!("[host]\ncpus = 1\nmemory = \"512M\"\n{full}{late}")
+}
+
+/// Memory that a guest was promised is not given to what others ask for; a start that the
+/// operator cancels is no failure of the run.
+fn promises(drive: &mut Drive) -> Result<()> {
+    drive.expect("window 0 ", 120)?;
+    let mut client = drive.client()?;
+    let c = &mut client;
+    let late = || reference("late");
+    wait_until_over(drive, c, "late", 60)?;
+    drive.ask(c, Operation::Start(late()))?;
+    drive.ask(c, Operation::Kill(late()))?;
+    wait_until_over(drive, c, "late", 60)?;
+    let Answer::Events(events) = drive.ask(c, Operation::Events { since: 0, max: 64 })? else {
+        bail!("events are answered with something else")
+    };
+    let cancelled = format!("{events:?}").contains("its start was cancelled");
+    ensure!(cancelled, "it had started by the time that it was killed: {events:?}");
+
+    let begin = Operation::UploadBegin { name: "k".into(), size: 4, crc32: 0xed82_cd11 };
+    drive.ask(c, begin)?;
+    let data = b"abcd".to_vec();
+    let crc32 = 0xed82_cd11;
+    drive.ask(c, Operation::UploadChunk { name: "k".into(), offset: 0, data, crc32 })?;
+    drive.ask(c, Operation::UploadEnd { name: "k".into() })?;
+    let mut known = 0;
+    loop {
+        let mut settings = vmm::bundle::GuestSettings::new(format!("g{known}"), 32 << 20, "k");
+        settings.console_ring = 16 << 20;
+        let outcome = c.request(Operation::Define(settings.into()))?.outcome;
+        let host = memory(drive, c)?.host;
+        ensure!(host.free >= host.reserved, "promises are broken: {host:?}");
+        match outcome {
+            Ok(_) => known += 1,
+            Err(refusal) if refusal.code == ErrorCode::NoMemory => break,
+            Err(refusal) => bail!("{refusal:?}"),
+        }
+    }
+    ensure!((1..20).contains(&known), "{known} consoles of 16 MiB");
+    drive.ask(c, Operation::Kill(reference("full")))?;
     drive.ends(0).map(|_| ())
 }
 

@@ -145,8 +145,10 @@ pub fn write(text: &str) {
 
 /// Whatever the state of the lock, write this: for a panic.
 pub fn write_in_panic(text: &str) {
+    super::wait_in_panic(|| SCREEN.is_locked());
     if SCREEN.is_locked() {
-        // SAFETY: the CPU that held the lock is this one and will never go on.
+        // SAFETY: the CPU that holds the lock is this one, or was told to stop and had
+        // time to: it will not go on.
         unsafe { SCREEN.force_unlock() };
     }
     write(text);

@@ -178,9 +178,10 @@ impl Line {
 
     /// Whatever the state of the lock, write this: for a panic.
     pub fn write_in_panic(&self, bytes: &[u8]) {
+        super::wait_in_panic(|| self.port.is_locked());
         if self.port.is_locked() {
-            // SAFETY: the CPU that held the lock is this one, it will never go on,
-            // and the ring is plain data.
+            // SAFETY: the CPU that holds the lock is this one, or was told to stop and
+            // had time to: it will not go on, and the ring is plain data.
             unsafe { self.port.force_unlock() };
         }
         for chunk in bytes.chunks(RING / 2) {

@@ -168,6 +168,11 @@ impl<C: VendorCpu> Assembly<C> {
         })
     }
 
+    /// The guest's memory.
+    pub(super) fn space(&self) -> &Arc<GuestSpace> {
+        &self.parts.space
+    }
+
     /// Makes one more vCPU; whether there are more to make.
     ///
     /// # Errors

@@ -221,6 +221,10 @@ impl<C: VendorCpu> ThisCpu<C> {
             return Stop::Ready;
         }
         let mut private = slot.private.lock();
+        // Who has it stopped looks at the lock next: it may be taken apart already.
+        if guest.is_stopping() {
+            return Stop::Blocked;
+        }
         guest.places.enter(index, self.index);
         self.forget_branches(guest);
         self.console = Some(Arc::clone(&guest.console));

@@ -242,7 +242,7 @@ impl<C: VendorCpu> Guest<C> {
 
     /// Lets its vCPUs leave it, for good.
     pub(super) fn halt(&self, world: &World<C>) {
-        self.stopping.store(true, Ordering::Release);
+        self.stopping.store(true, Ordering::SeqCst);
         for (index, posted) in self.vm.vcpus.iter().enumerate() {
             posted.request(Requests::STOP);
             self.places.kick(index, world);
@@ -252,7 +252,7 @@ impl<C: VendorCpu> Guest<C> {
     /// Whether its vCPUs are to leave it.
     #[inline]
     pub(super) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        self.stopping.load(Ordering::SeqCst)
     }
 
     /// Whether its vCPUs are to stay away from the CPUs for a moment.
@@ -268,7 +268,8 @@ impl<C: VendorCpu> Guest<C> {
         world.wake_operator();
     }
 
-    /// Whether no CPU runs any of its vCPUs.
+    /// Whether no CPU runs any of its vCPUs. None will any more once it is
+    /// [halted](Self::halt).
     pub(super) fn is_left(&self) -> bool {
         self.slots.iter().all(|slot| !slot.private.is_locked())
     }

@@ -51,9 +51,22 @@ enum Work<C: VendorCpu> {
     /// From this address on.
     Populate(Arc<GuestSpace>, EntryState, GuestPhysAddr),
     Assemble(Box<Assembly<C>>),
+    /// It failed: RAM from this address on is still to be given back.
+    GiveBack(Arc<GuestSpace>, GuestPhysAddr, HostError),
     Done(Result<Arc<Guest<C>>, HostError>),
     /// The result was taken.
     Over,
+}
+
+impl<C: VendorCpu> Work<C> {
+    /// The guest's memory, while nobody else gives it back.
+    fn space(&self) -> Option<&Arc<GuestSpace>> {
+        match self {
+            Self::Write(space, _) | Self::Populate(space, ..) => Some(space),
+            Self::Assemble(assembly) => Some(assembly.space()),
+            _ => None,
+        }
+    }
 }
 
 /// See the [module](self).
@@ -114,7 +127,11 @@ impl<C: VendorCpu> Starter<C> {
                 return Stop::Blocked;
             }
             let now = core::mem::replace(&mut *work, Work::Over);
-            *work = self.piece(now, world, vendor).unwrap_or_else(|error| Work::Done(Err(error)));
+            let space = now.space().map(Arc::clone);
+            *work = self.piece(now, world, vendor).unwrap_or_else(|error| match space {
+                Some(space) => Work::GiveBack(space, GuestPhysAddr::new(0), error),
+                None => Work::Done(Err(error)),
+            });
             if asm::rdtsc() >= until && !matches!(*work, Work::Done(_)) {
                 return Stop::Ready;
             }
@@ -128,6 +145,12 @@ impl<C: VendorCpu> Starter<C> {
         vendor: &C,
     ) -> Result<Work<C>, HostError> {
         let fail = |why: String| HostError::Guest { guest: self.settings.name.clone(), why };
+        if let Work::GiveBack(space, at, error) = work {
+            return Ok(match space.release_from(at) {
+                Some(next) => Work::GiveBack(space, next, error),
+                None => Work::Done(Err(error)),
+            });
+        }
         if self.cancelled.load(Ordering::Relaxed) {
             return Err(fail("its start was cancelled".into()));
         }
@@ -172,7 +195,7 @@ impl<C: VendorCpu> Starter<C> {
                 }
                 Work::Done(Ok(assembly.finish(world, self.id)))
             }
-            over @ (Work::Done(_) | Work::Over) => over,
+            over @ (Work::GiveBack(..) | Work::Done(_) | Work::Over) => over,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The hypervisor's heap: cold objects only, never touched on a hot exit.
 
-use super::{FRAMES, layout};
+use super::{FRAMES, guest, layout};
 use crate::mm::pool::Tables;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
@@ -26,13 +26,27 @@ struct Global(Mutex<Option<State>>);
 #[global_allocator]
 static HEAP: Global = Global(Mutex::new(None));
 
+/// Of which frames the heap may grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum From {
+    /// Those that no guest was promised.
+    Spare,
+    /// All: an object is needed that the machine can't go on without.
+    Any,
+}
+
 impl State {
     /// Makes the heap one step larger.
-    fn grow(&mut self) -> bool {
+    fn grow(&mut self, from: From) -> bool {
         if self.size >= LIMIT {
             return false;
         }
-        let taken = FRAMES.lock().as_mut().and_then(|f| f.allocate(ORDER_2M, Owner::HYPERVISOR));
+        let taken = FRAMES.lock().as_mut().and_then(|frames| {
+            // Nothing is promised while the lock is held.
+            let spare = frames.free_frames().saturating_sub(guest::reserved_frames());
+            let enough = from == From::Any || spare >= 1 << ORDER_2M;
+            enough.then(|| frames.allocate(ORDER_2M, Owner::HYPERVISOR))?
+        });
         let Some((first, _)) = taken else { return false };
         let mapped = Mapper::<HostTable>::from_root(self.root, PageSize::Size2M).map(
             &mut Tables,
@@ -62,7 +76,7 @@ impl State {
 /// Starts the heap, in the tables at `root`. `false` if there is no memory.
 pub(super) fn start(root: HostPhysAddr) -> bool {
     let mut state = State { heap: Heap::empty(), root, size: 0 };
-    if !state.grow() {
+    if !state.grow(From::Any) {
         return false;
     }
     *HEAP.0.lock() = Some(state);
@@ -70,16 +84,35 @@ pub(super) fn start(root: HostPhysAddr) -> bool {
 }
 
 /// Makes sure that `bytes` are free, which need not lie in one piece. `false` if there is no
-/// memory for that.
+/// memory for that which no guest was promised.
 pub(super) fn make_room(bytes: usize) -> bool {
     let mut guard = HEAP.0.lock();
     let Some(state) = guard.as_mut() else { return false };
     while state.heap.free() < bytes {
-        if !state.grow() {
+        if !state.grow(From::Spare) {
             return false;
         }
     }
     true
+}
+
+/// Makes sure that an object of `bytes` finds room. `false` if there is no memory for it
+/// which no guest was promised.
+#[must_use]
+pub fn has_room_for(bytes: usize) -> bool {
+    let mut guard = HEAP.0.lock();
+    let Some(state) = guard.as_mut() else { return false };
+    let Ok(layout) = Layout::from_size_align(bytes, align_of::<u128>()) else { return false };
+    loop {
+        if let Ok(block) = state.heap.allocate_first_fit(layout) {
+            // SAFETY: it was just handed out for this layout, and nobody has it.
+            unsafe { state.heap.deallocate(block, layout) };
+            return true;
+        }
+        if !state.grow(From::Spare) {
+            return false;
+        }
+    }
 }
 
 /// Bytes in use, and bytes in all.
@@ -98,7 +131,7 @@ unsafe impl GlobalAlloc for Global {
             if let Ok(block) = state.heap.allocate_first_fit(layout) {
                 return block.as_ptr();
             }
-            if !state.grow() {
+            if !state.grow(From::Spare) && !state.grow(From::Any) {
                 return core::ptr::null_mut();
             }
         }

@@ -16,7 +16,7 @@ mod pool;
 mod stock;
 pub mod upload;
 
-pub use heap::usage as heap_usage;
+pub use heap::{has_room_for, usage as heap_usage};
 pub use host::{
     Handover, START_UP_BYTES, init, kernel_root, kernel_root_entry, map_device, map_firmware,
     map_low, map_stack, protect, with_root,

@@ -2,7 +2,8 @@
 //! one behind the other in [`layout::UPLOADS`].
 //!
 //! An address is used once in the machine's life: no CPU has to be told when a
-//! mapping ends, since nothing will stand there again.
+//! mapping ends, since nothing will stand there again. What CPUs remember of the tables
+//! above it goes whenever they load CR3, as they do before they read a file.
 
 use super::pool::Tables;
 use super::{FRAMES, host, layout};

@@ -345,6 +345,12 @@ impl Lifecycle {
         self.starts
     }
 
+    /// Whether the operator wants the start that is under way no more.
+    #[must_use]
+    pub const fn is_cancelled(&self) -> bool {
+        matches!(self.state, State::Starting { cancel: Some(_) })
+    }
+
     /// When [`timer`](Self::timer) is due.
     #[must_use]
     pub const fn deadline(&self) -> Option<u64> {
@@ -401,7 +407,11 @@ impl Lifecycle {
             (State::Running | State::Paused, Command::Restart(deadline)) => {
                 Some(self.press(deadline, After::Start))
             }
-            (State::Stopping { .. }, Command::Restart(_)) => Some(self.then(After::Start)),
+            (State::Stopping { deadline, .. }, Command::Restart(sooner)) => {
+                let deadline = deadline.min(sooner);
+                self.state = State::Stopping { deadline, then: After::Start };
+                Some(Actions::new())
+            }
             _ => None,
         }
     }
@@ -550,9 +560,8 @@ impl Lifecycle {
 
     /// Changes what comes next.
     fn then(&mut self, after: After) -> Actions {
-        match &mut self.state {
-            State::Clearing { then } | State::Stopping { then, .. } => *then = after,
-            _ => {}
+        if let State::Clearing { then } = &mut self.state {
+            *then = after;
         }
         Actions::new()
     }

@@ -224,20 +224,46 @@ impl<M: GuestRam> Vm<M> {
         }
     }
 
-    /// Moves what the guest sent to its console to `put`, which has `room`;
+    /// Moves what the guest sent to its console to `to`, which has `room`;
     /// the rest waits in the guest's serial port.
-    pub fn flush_console(&self, mut put: impl FnMut(&[u8]), mut room: usize) -> Flushed {
-        let mut buffer = [0; CONSOLE_CHUNK];
+    pub fn flush_console<T>(
+        &self,
+        to: &mut T,
+        put: impl Fn(&mut T, &[u8]),
+        room: impl FnOnce(&T) -> usize,
+    ) -> Flushed {
         let _alone = self.console.lock();
+        self.move_console(to, put, room)
+    }
+
+    /// As [`flush_console`](Self::flush_console), for who must not wait. `None` while a
+    /// vCPU does it.
+    pub fn try_flush_console<T>(
+        &self,
+        to: &mut T,
+        put: impl Fn(&mut T, &[u8]),
+        room: impl FnOnce(&T) -> usize,
+    ) -> Option<Flushed> {
+        let _alone = self.console.try_lock()?;
+        Some(self.move_console(to, put, room))
+    }
+
+    fn move_console<T>(
+        &self,
+        to: &mut T,
+        put: impl Fn(&mut T, &[u8]),
+        room: impl FnOnce(&T) -> usize,
+    ) -> Flushed {
+        let mut buffer = [0; CONSOLE_CHUNK];
         // Other vCPUs may go on sending.
-        room = room.min(CONSOLE_TURN);
+        let mut room = room(to).min(CONSOLE_TURN);
         while room != 0 {
             let part = buffer.get_mut(..room.min(CONSOLE_CHUNK)).unwrap_or_default();
             let count = self.chipset.console_output(part, |message| self.deliver(message));
             if count == 0 {
                 return Flushed::All;
             }
-            put(part.get(..count).unwrap_or_default());
+            put(to, part.get(..count).unwrap_or_default());
             room -= count;
         }
         Flushed::OutOfRoom

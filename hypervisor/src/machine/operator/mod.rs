@@ -144,7 +144,7 @@ impl<C: VendorCpu> Operator<C> {
         }
     }
 
-    /// A guest could not be started.
+    /// A guest could not be defined.
     fn refused(&mut self, why: &str) {
         monitor::refused(format_args!("{why}"));
         self.note_end(Status::REFUSED, "refused");

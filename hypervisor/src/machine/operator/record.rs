@@ -11,6 +11,7 @@ use crate::cpu::asm;
 use crate::drivers::serial;
 use crate::error::HostError;
 use crate::hw::VendorCpu;
+use crate::mm;
 use crate::monitor::{self, Status};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -23,6 +24,11 @@ use vmm::operator::{ErrorCode, Refusal, Ring};
 use vmm::sched::{Kind, Reason, SchedError};
 use vmm::vm::{EndReason, Flushed, VmError};
 use x86defs::GuestPhysAddr;
+
+/// Guests that can be known.
+const MAX_GUESTS: usize = 1024;
+/// Bytes of the heap that a definition takes beside its console, at most.
+const DEFINITION: usize = 64 << 10;
 
 /// A guest that is known.
 pub(super) struct Record<C: VendorCpu> {
@@ -90,8 +96,18 @@ impl<C: VendorCpu> Operator<C> {
             let message = format!("there is a guest \"{}\" already", settings.name);
             return Err(Refusal::new(ErrorCode::Exists, message));
         }
-        let ring = Ring::new(settings.console_ring as usize).map_err(|_| {
-            Refusal::new(ErrorCode::NoMemory, "there is no memory for the guest's console")
+        if self.records.len() >= MAX_GUESTS {
+            let message = format!("there are {MAX_GUESTS} guests, no more can be known");
+            return Err(Refusal::new(ErrorCode::NoMemory, message));
+        }
+        let bytes = settings.console_ring as usize;
+        let ring = mm::has_room_for(bytes + DEFINITION).then(|| Ring::new(bytes).ok()).flatten();
+        let ring = ring.ok_or_else(|| {
+            let message = format!(
+                "no memory for the {bytes} bytes of the guest's console that other guests were \
+                 not promised: give it a smaller console.ring, or delete a guest"
+            );
+            Refusal::new(ErrorCode::NoMemory, message)
         })?;
         let life = Lifecycle::new(settings.rules(world.frequency));
         self.records.push(Record {
@@ -228,8 +244,13 @@ impl<C: VendorCpu> Operator<C> {
     }
 
     fn start_failed(&mut self, world: &'static World<C>, at: usize, error: &HostError) {
+        let Some(record) = self.records.get(at) else { return };
         let reason = error.to_string();
-        self.refused(&reason);
+        if record.life.is_cancelled() {
+            log::info!("{reason}");
+        } else {
+            monitor::refused(format_args!("{reason}"));
+        }
         self.tell(world, at, EventKind::StartFailed { reason });
         self.event(world, at, Event::StartFailed("make the guest"));
     }
@@ -252,8 +273,12 @@ impl<C: VendorCpu> Operator<C> {
                 let left = guest.is_left();
                 let console = &guest.console;
                 console.show();
-                let flushed = guest.vm.flush_console(|bytes| console.put(bytes), console.room());
-                let said = flushed == Flushed::All && console.unread().0 == 0;
+                let flushed = guest.vm.try_flush_console(
+                    &mut &**console,
+                    |console, bytes| console.put(bytes),
+                    |console| console.room(),
+                );
+                let said = flushed == Some(Flushed::All) && console.unread().0 == 0;
                 if let Some(end) = guest.end()
                     && !matches!(state, State::Clearing { .. })
                 {
@@ -344,6 +369,12 @@ impl<C: VendorCpu> Operator<C> {
         let result = result.and_then(|guest| world.schedule(&guest).map(|()| guest));
         let Some(record) = self.records.get_mut(at) else { return };
         match result {
+            Ok(guest) if record.life.is_cancelled() => {
+                record.stage = Stage::There(guest);
+                record.clock_stands = false;
+                record.service = service;
+                self.event(world, at, Event::Started);
+            }
             Ok(guest) => {
                 let settings = &record.settings;
                 monitor::stage(
@@ -359,8 +390,8 @@ impl<C: VendorCpu> Operator<C> {
                 record.service = service;
                 record.watch = Watch::default();
                 world.admit(&guest);
-                self.event(world, at, Event::Started);
                 self.tell(world, at, EventKind::Started);
+                self.event(world, at, Event::Started);
             }
             Err(error) => {
                 record.stage = Stage::Nothing;
@@ -405,7 +436,8 @@ impl<C: VendorCpu> Operator<C> {
                         (Status::OK, cause.to_string())
                     }
                     // It was said when it failed.
-                    Some(Cause::Start(_)) | None => return,
+                    Some(Cause::Start(_)) => return self.note_end(Status::REFUSED, "refused"),
+                    None => return,
                 };
                 self.note_end(status, &format!("guest {name} {words}"));
             }

@@ -77,8 +77,7 @@ impl<M: GuestRam> Bus<'_, M> {
     /// Fetches console output, and says whether the guest is to end.
     fn finish(self, host: &mut impl Host) -> Option<EndReason> {
         if self.console {
-            let room = host.console_room();
-            self.vm.flush_console(|bytes| host.console_put(bytes), room);
+            self.vm.flush_console(host, Host::console_put, Host::console_room);
         }
         self.end
     }

@@ -433,7 +433,7 @@ proptest! {
         }
         for play in [&mut hot, &mut cold] {
             let console = &mut play.stage.console;
-            play.vm.flush_console(|bytes| console.extend_from_slice(bytes), 9999);
+            play.vm.flush_console(console, |console, bytes| console.extend_from_slice(bytes), |_| 9999);
         }
         prop_assert_eq!(hot.stage.console, cold.stage.console);
     }
@@ -461,7 +461,7 @@ fn a_polling_console_takes_the_short_way() {
         }
     }
     let console = &mut play.stage.console;
-    play.vm.flush_console(|bytes| console.extend_from_slice(bytes), 9999);
+    play.vm.flush_console(console, |console, bytes| console.extend_from_slice(bytes), |_| 9999);
     // The UART is in its reset state: words of five bits.
     let sent = text.iter().map(|b| b & 0x1f).collect::<Vec<_>>();
     assert_eq!(play.stage.console, sent);

@@ -381,6 +381,14 @@ fn stopping_has_a_deadline() {
     world.run();
     world.command(Command::Restart(9000)).unwrap();
     assert_eq!(world.ended(EndReason::PowerOff), State::Starting { cancel: None });
+    // One that is asked for during a stop has its own patience, if that is less.
+    world.finish_start(true);
+    world.command(Command::Stop(9000)).unwrap();
+    world.command(Command::Restart(7000)).unwrap();
+    assert_eq!(world.life.deadline(), Some(7000));
+    world.command(Command::Restart(8000)).unwrap();
+    assert_eq!(world.life.deadline(), Some(7000));
+    assert_eq!(world.ended(EndReason::PowerOff), State::Starting { cancel: None });
 }
 
 #[test]

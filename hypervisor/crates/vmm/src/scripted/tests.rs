@@ -1,12 +1,12 @@
 //! What the loop makes of exits.
 
-use super::{Arc, Play};
+use super::{Arc, Play, Vec};
 use crate::irq::Requests;
 use crate::memory::{GuestMemory, MemoryError};
 use crate::run::Next;
 use crate::timer::NEVER;
 use crate::vcpu::Activity;
-use crate::vm::{EndReason, VmError};
+use crate::vm::{EndReason, Flushed, VmError};
 use devices::lapic::{Lapic, Role, TickRatio, Trigger};
 use x86defs::exit::{Direction, NestedAccess, NestedFault, PortIo, RawExit};
 use x86defs::{Event, Exception, Gpr, GuestPhysAddr, Msr, Rflags, VmExit, Width};
@@ -231,12 +231,21 @@ fn ports_and_console() {
     assert_eq!(play.stage.console, b"ok\n");
     play.turn(input(0x3fd, Width::B1));
     assert_eq!(play.vcpu.gpr(Gpr::Rax) & 0x20, 0, "the transmitter is not empty");
-    let console = &mut play.stage.console;
-    let take = |bytes: &[u8]| {
-        assert!(play.vm.console.try_lock().is_none(), "another CPU would swap bytes");
+    let alone = || play.vm.console.try_lock().is_none();
+    let take = |console: &mut Vec<u8>, bytes: &[u8]| {
+        assert!(alone(), "another CPU would swap bytes");
         console.extend_from_slice(bytes);
     };
-    play.vm.flush_console(take, 100);
+    let room = |_: &Vec<u8>| {
+        assert!(alone(), "another CPU would use the room");
+        100
+    };
+    let console = &mut play.stage.console;
+    {
+        let _busy = play.vm.console.lock();
+        assert_eq!(play.vm.try_flush_console(console, take, room), None, "it would wait");
+    }
+    assert_eq!(play.vm.try_flush_console(console, take, room), Some(Flushed::All));
     assert_eq!(play.stage.console, b"ok\nx");
 }
 
