@@ -5,7 +5,7 @@ use micro::Program;
 use xtask::machine::Machine;
 
 use super::listing;
-use super::text::{Outline, Step};
+use super::text::{How, Outline, Step};
 
 /// Whether the guest saw something else, or it exited otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,17 +79,37 @@ impl Context<'_> {
 
     /// Whether the program has loaded ES by then.
     fn loads_es_before(&self) -> bool {
+        self.has_before("mov es,")
+    }
+
+    /// Whether the program has written to DR6 by then.
+    fn writes_dr6_before(&self) -> bool {
+        self.has_before("mov dr6")
+    }
+
+    /// Whether an instruction that begins so stands before the difference.
+    fn has_before(&self, instruction: &str) -> bool {
         let here = self.first_place();
         let mut before = self.program.starts().take_while(|at| Some(*at) < here);
-        before.any(|at| listing::instruction(self.program, at).starts_with("mov es,"))
+        before.any(|at| listing::instruction(self.program, at).starts_with(instruction))
+    }
+
+    /// Both had a debug exception at the same place, and all that differs are these bits
+    /// of DR6.
+    fn only_in_dr6(&self, bits: u64, how: How) -> bool {
+        let (Some(a), Some(b)) = (&self.difference.a, &self.difference.b) else { return false };
+        self.vectors() == Some((DB, DB))
+            && (a.detail ^ b.detail) & !bits == 0
+            && !a.seen_but_dr6(how).is_empty()
+            && a.seen_but_dr6(how) == b.seen_but_dr6(how)
     }
 
     /// The other machine's first exception that the reference did not get there.
-    fn first_more(&self) -> Option<u32> {
+    fn first_more(&self) -> Option<&Step> {
         let key = |step: &Step| (step.offset, step.what);
         let (a, b) = (&self.reference.records, &self.other.records);
         let at = (0..b.len()).find(|i| a.get(*i).map(key) != b.get(*i).map(key))?;
-        b.get(at).map(|step| step.what)
+        b.get(at)
     }
 
     /// The instruction before it.
@@ -120,6 +140,9 @@ const AC: u32 = 17;
 const SYSCALL: u32 = 0x82;
 /// A device access, among the kinds of exits.
 const DEVICE: u32 = 2;
+/// DR6: the breakpoints, and the task switch (BT).
+const DR6_BREAKPOINTS: u64 = 0xf;
+const DR6_TASK_SWITCH: u64 = 1 << 15;
 
 const KNOWN: [Known; 17] = [
     Known {
@@ -171,12 +194,17 @@ const KNOWN: [Known; 17] = [
         machine: Machine::QemuSvm,
         explains: |c| {
             let d = c.difference;
-            let more = match d.kind {
-                // One more, or another bit in DR6.
+            let hit = match d.kind {
+                // Another bit in DR6, or one more.
+                Kind::Record if c.vectors() == Some((DB, DB)) => {
+                    c.only_in_dr6(DR6_BREAKPOINTS, How::Loose)
+                }
                 Kind::Record => d.b.as_ref().is_some_and(|b| b.what == DB),
-                Kind::Exit => c.first_more() == Some(DB),
+                Kind::Exit => c
+                    .first_more()
+                    .is_some_and(|more| more.what == DB && more.offset <= c.first_place()),
             };
-            more && c.program.dr7 & 0xff != 0
+            hit && c.program.dr7 & 0xff != 0
         },
     },
     Known {
@@ -193,8 +221,16 @@ const KNOWN: [Known; 17] = [
         machine: Machine::QemuSvm,
         explains: |c| c.vectors() == Some((GP, GP)) && c.instruction().starts_with("ret"),
     },
-    Known { name: "bits of DR6 that stay", machine: Machine::BochsSvm, explains: writes_dr6 },
-    Known { name: "bits of DR6 that stay", machine: Machine::QemuSvm, explains: writes_dr6 },
+    Known {
+        name: "bits of DR6 that stay",
+        machine: Machine::BochsSvm,
+        explains: |c| c.only_in_dr6(DR6_TASK_SWITCH, How::Strict) && c.writes_dr6_before(),
+    },
+    Known {
+        name: "bits of DR6 that stay",
+        machine: Machine::QemuSvm,
+        explains: |c| c.only_in_dr6(DR6_BREAKPOINTS, How::Loose) && c.writes_dr6_before(),
+    },
     Known {
         name: "flags at an RCL or RCR that faults",
         machine: Machine::QemuSvm,
@@ -233,7 +269,9 @@ const KNOWN: [Known; 17] = [
             let instruction = c.instruction();
             let mnemonic = instruction.split(' ').find(|word| !word.starts_with("rep"));
             let bare = mnemonic.map(|word| word.trim_end_matches(['b', 'w', 'd', 'q']));
-            let writes = bare.is_some_and(|one| ["movs", "stos", "ins"].contains(&one));
+            // In ring 3 the port may be the reason.
+            let may = ["movs", "stos", "ins"].iter().take(if is_ring_0(c) { 3 } else { 2 });
+            let writes = may.clone().any(|one| bare == Some(*one));
             c.reference_only(GP) && writes && c.loads_es_before()
         },
     },
@@ -244,12 +282,14 @@ const KNOWN: [Known; 17] = [
     },
     // The last: it could explain more than is meant.
     Known {
-        name: "behind an RCL or RCR that faults",
+        name: BEHIND_ROTATION,
         machine: Machine::QemuSvm,
         explains: |c| {
             let here = c.first_place();
-            let steps = c.reference.records.iter().chain(&c.reference.exits);
-            let told = |at| steps.clone().any(|step| step.offset == Some(at));
+            let fault = |step: &Step| [SS, GP, PF, AC].contains(&step.what);
+            let faults = c.reference.records.iter().filter(|step| fault(step));
+            let devices = c.reference.exits.iter().filter(|exit| exit.what == DEVICE);
+            let told = |at| faults.clone().chain(devices.clone()).any(|s| s.offset == Some(at));
             // A first touch is not told.
             let other = c.at(c.difference.b.as_ref());
             let refused = c.difference.b.as_ref().is_some_and(|b| b.what == GP)
@@ -266,12 +306,8 @@ const KNOWN: [Known; 17] = [
     },
 ];
 
-/// A #DB of both in a program that writes to DR6 before.
-fn writes_dr6(c: &Context<'_>) -> bool {
-    let here = c.difference.a.as_ref().and_then(|a| a.offset);
-    let mut before = c.program.starts().take_while(|start| here.is_some_and(|here| *start < here));
-    c.vectors() == Some((DB, DB))
-        && before.any(|at| listing::instruction(c.program, at).starts_with("mov dr6"))
+fn is_ring_0(c: &Context<'_>) -> bool {
+    c.program.mode.is_supervisor()
 }
 
 /// Whether it is an RCL or RCR.
@@ -286,6 +322,10 @@ fn moves_special(instruction: &str, first: &str, second: &str) -> bool {
 
 /// The name of what was different once.
 pub const NOT_AGAIN: &str = "not seen again";
+/// The name of what depends on flags that an RCL or RCR has lost.
+const BEHIND_ROTATION: &str = "behind an RCL or RCR that faults";
+/// What could explain more than is meant, and must be rare.
+pub const SELDOM: [&str; 2] = [NOT_AGAIN, BEHIND_ROTATION];
 
 /// The name of what explains a difference.
 pub fn explain(
@@ -331,11 +371,36 @@ mod tests {
         reference: &[Step],
         other: &[Step],
     ) -> Option<&'static str> {
-        let [reference, other] = [reference, other]
-            .map(|records| Outline { records: records.to_vec(), ..Outline::default() });
         let difference = Difference { kind, index: 0, a, b };
+        told_on(Machine::QemuSvm, seed, &difference, [reference, other])
+    }
+
+    fn told_on(
+        machine: Machine,
+        seed: u64,
+        difference: &Difference,
+        records: [&[Step]; 2],
+    ) -> Option<&'static str> {
+        let [reference, other] =
+            records.map(|records| Outline { records: records.to_vec(), ..Outline::default() });
         let program = Program::generate(seed, micro::Vendor::Intel);
-        explain(Machine::QemuSvm, &program, (&reference, &other), &difference)
+        explain(machine, &program, (&reference, &other), difference)
+    }
+
+    /// What explains that a debug exception has one DR6 or another; the rest of what is
+    /// seen is the same, or is not.
+    fn debugs(
+        machine: Machine,
+        (seed, offset): (u64, usize),
+        dr6: [u64; 2],
+        rest: [&str; 2],
+    ) -> Option<&'static str> {
+        let at = |dr6, rest| {
+            Some(Step { digest: format!("{dr6:06x}{rest}"), ..step(Some(offset), DB, dr6) })
+        };
+        let (a, b) = (at(dr6[0], rest[0]), at(dr6[1], rest[1]));
+        let difference = Difference { kind: Kind::Record, index: 0, a, b };
+        told_on(machine, seed, &difference, [&[], &[]])
     }
 
     #[test]
@@ -371,15 +436,41 @@ mod tests {
 
     #[test]
     fn breakpoints_that_no_access_has_hit() {
-        assert_eq!(told(2192, 0x33, [DB, DB]), Some("data breakpoints"));
+        let told = |seed, dr6, rest| debugs(Machine::QemuSvm, seed, dr6, rest);
+        let same = ["AAABBB"; 2];
+        assert_eq!(told((2192, 0x33), [0x4000, 0x4001], same), Some("data breakpoints"));
+        assert_eq!(told((2192, 0x33), [0x4000, 1], same), None, "no single step");
+        assert_eq!(told((2192, 0x33), [0x4000, 0x4001], ["AAABBB", "AAABBC"]), None);
         // This one enables none.
-        assert_eq!(told(9727, 0x43, [DB, DB]), None);
+        assert_eq!(told((9727, 0x43), [0x4000, 0x4001], same), None);
         let exit = step(Some(0x75), 1, 0x0104_0cf8);
         let told = |more: &[Step]| {
             told_of(3719, Kind::Exit, Some(exit.clone()), Some(exit.clone()), &[], more)
         };
         assert_eq!(told(&[step(Some(0x69), DB, 0)]), Some("data breakpoints"));
+        assert_eq!(told(&[step(Some(0x76), DB, 0)]), None, "it came later");
         assert_eq!(told(&[]), None);
+    }
+
+    #[test]
+    fn bits_of_dr6_that_software_has_set() {
+        let seed = (0..).find_map(|seed| {
+            let program = Program::generate(seed, micro::Vendor::Intel);
+            let mut starts = program.starts();
+            starts.find(|at| listing::instruction(&program, *at).starts_with("mov dr6"))?;
+            Some((seed, starts.next()?))
+        });
+        let seed = seed.unwrap();
+        let told = |machine, dr6| debugs(machine, seed, dr6, ["AAABBB"; 2]);
+        let stay = Some("bits of DR6 that stay");
+        assert_eq!(told(Machine::BochsSvm, [0xc000, 0x4000]), stay);
+        assert_eq!(told(Machine::BochsSvm, [0xc001, 0x4000]), None, "a breakpoint, too");
+        let other = ["AAABBB", "AABBBB"];
+        assert_eq!(debugs(Machine::BochsSvm, seed, [0xc000, 0x4000], other), None);
+        let earlier = (seed.0, 0);
+        assert_eq!(debugs(Machine::BochsSvm, earlier, [0xc000, 0x4000], ["AAABBB"; 2]), None);
+        assert_eq!(told(Machine::QemuSvm, [0x4000, 0x4002]), stay);
+        assert_eq!(told(Machine::QemuSvm, [0x4000, 0xc000]), None);
     }
 
     #[test]

@@ -18,12 +18,13 @@ use micro::{Program, Vendor};
 use xtask::machine::Machine;
 
 use known::{Difference, Kind};
-use text::{Digests, Outline};
+use text::{Digests, How, Outline};
 
 /// One program in so many may differ on a machine: each is looked at closely.
 const LOOKED_AT: u64 = 10;
-/// One in so many may differ once and not when it is looked at.
-const TRANSIENT: u64 = 500;
+/// One in so many may differ once and not when it is looked at, and one in so many
+/// behind an RCL or RCR.
+const SELDOM: u64 = 500;
 /// How many are asked about in one boot: a command line has its limits.
 const ASKED_AT_ONCE: usize = 500;
 /// How many unexplained differences are reported in full.
@@ -34,13 +35,6 @@ const REFERENCE: Machine = Machine::BochsVmx;
 /// be the same. The second's CPU is another: known differences are left out.
 const OTHERS: [(Machine, How); 2] =
     [(Machine::BochsSvm, How::Strict), (Machine::QemuSvm, How::Loose)];
-
-/// How exactly a machine is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum How {
-    Strict,
-    Loose,
-}
 
 /// Boots the lock-step guest on a machine with a command line, writes its
 /// serial log to a file, and returns what it printed.
@@ -114,7 +108,7 @@ pub fn run(count: u64, log: &Path, boot: &Boot<'_>) -> Result<String> {
     reference.extend(outlines(REFERENCE, &left)?);
     let mut explained: BTreeMap<&str, usize> = BTreeMap::new();
     let mut unexplained = Vec::new();
-    let (mut again, most_again) = (0, (count / TRANSIENT).max(1));
+    let most = usize::try_from(count / SELDOM)?.max(1);
     for (machine, how, seeds) in suspects {
         let other = if seeds.is_empty() { BTreeMap::new() } else { outlines(machine, &seeds)? };
         for seed in &seeds {
@@ -125,16 +119,16 @@ pub fn run(count: u64, log: &Path, boot: &Boot<'_>) -> Result<String> {
             let difference = first_difference(a, b, how);
             let why = match &difference {
                 Some(d) => known::explain(machine, &program, (a, b), d),
-                // Only where real time has a part in it, and seldom.
-                None if how == How::Loose && same_now(a, b) && again < most_again => {
-                    again += 1;
-                    Some(known::NOT_AGAIN)
-                }
+                // Only where real time has a part in it.
+                None if how == How::Loose && same_now(a, b) => Some(known::NOT_AGAIN),
                 None => None,
             };
+            let why = why.map(|name| (name, explained.entry(name).or_default()));
             match why {
-                Some(name) => *explained.entry(name).or_default() += 1,
-                None => unexplained.push(report(machine, &program, difference.as_ref())),
+                Some((name, times)) if !known::SELDOM.contains(&name) || *times < most => {
+                    *times += 1
+                }
+                _ => unexplained.push(report(machine, &program, difference.as_ref())),
             }
         }
     }
@@ -169,13 +163,7 @@ fn differing(a: &BTreeMap<u64, Digests>, b: &BTreeMap<u64, Digests>, how: How) -
 /// The first record or exit that differs: that which stands first in the program,
 /// or else the record; nothing where only what was left at the end differs.
 fn first_difference(a: &Outline, b: &Outline, how: How) -> Option<Difference> {
-    let records = |step: &text::Step| {
-        let digest = match how {
-            How::Strict => step.digest.get(..3),
-            How::Loose => step.digest.get(3..),
-        };
-        (step.offset, step.what, digest.unwrap_or_default().to_owned())
-    };
+    let records = |step: &text::Step| (step.offset, step.what, step.seen(how).to_owned());
     let exits = |step: &text::Step| (step.offset, step.what, step.detail, step.digest.clone());
     let record = difference(Kind::Record, &a.records, &b.records, records);
     let exit = difference(Kind::Exit, &a.exits, &b.exits, exits);

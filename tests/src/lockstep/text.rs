@@ -4,6 +4,15 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
+/// How exactly a machine is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// All that programs see.
+    Strict,
+    /// Without what emulated CPUs are known to do otherwise.
+    Loose,
+}
+
 /// The digests of one program on one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Digests {
@@ -52,10 +61,30 @@ pub struct Step {
     pub offset: Option<usize>,
     /// The vector, or the kind of exit (`vmm::trace`).
     pub what: u32,
-    /// The error code, or the exit's detail.
+    /// The error code, DR6 for a debug exception, or the exit's detail.
     pub detail: u64,
-    /// Its digest: of a record strict and loose.
+    /// Its digest: of a record strict and loose, of a debug exception the same without
+    /// DR6, too.
     pub digest: String,
+}
+
+impl Step {
+    /// The part of the digest that is compared.
+    #[must_use]
+    pub fn seen(&self, how: How) -> &str {
+        self.part(how, 0)
+    }
+
+    /// The same without DR6: nothing but of a debug exception.
+    #[must_use]
+    pub fn seen_but_dr6(&self, how: How) -> &str {
+        self.part(how, 6)
+    }
+
+    fn part(&self, how: How, from: usize) -> &str {
+        let from = from + if how == How::Loose { 3 } else { 0 };
+        self.digest.get(from..from + 3).unwrap_or_default()
+    }
 }
 
 /// What is told of a program by `brief=`.

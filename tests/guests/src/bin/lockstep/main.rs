@@ -2,10 +2,10 @@
 //! did comes out as a few characters, which other machines must repeat.
 //!
 //! The command line says which: `seed=FIRST count=N`, or `brief=A,B,C` to have
-//! more told about a few, or `seeds=A,B,C` to have everything told. Each program runs twice: first with all exits
-//! written down (so that the hypervisor's hot handler declines them), then
-//! without; what the program sees must be the same. `docs/lockstep.md` has the
-//! output's format.
+//! more told about a few, or `seeds=A,B,C` to have everything told. Each program
+//! runs twice: first with all exits written down (so that the hypervisor's hot
+//! handler declines them), then without; what the program sees must be the same.
+//! `docs/lockstep.md` has the output's format.
 #![no_std]
 #![no_main]
 
@@ -16,7 +16,7 @@ mod trace;
 mod window;
 
 use guests::harness::{self, Shared};
-use guests::{cpu, info, print, println};
+use guests::{cpu, info, print, println, trap};
 use micro::{Program, Vendor};
 use record::{How, Record};
 use run::{Run, Seen};
@@ -168,14 +168,19 @@ fn outline(seed: u64, vendor: Vendor) {
     let seen = both(&program).cold;
     print!("R {seed}");
     record::each(Run::Traced, |record| {
-        let strict = Digest(record.digest(0, How::Strict), 3);
-        let loose = Digest(record.digest(0, How::Loose), 3);
-        print!(
-            " {}.{:x}.{:x}.{strict}{loose}",
-            At(&program, record.rip),
-            record.vector,
-            record.error
-        );
+        let digests = |of: &Record| {
+            let [strict, loose] = [How::Strict, How::Loose].map(|how| of.digest(0, how));
+            (Digest(strict, 3), Digest(loose, 3))
+        };
+        let debug = record.vector == trap::vector::DB.into();
+        let detail = if debug { record.extra } else { record.error };
+        let (strict, loose) = digests(record);
+        let at = At(&program, record.rip);
+        print!(" {at}.{:x}.{detail:x}.{strict}{loose}", record.vector);
+        if debug {
+            let (strict, loose) = digests(&Record { extra: 0, ..*record });
+            print!("{strict}{loose}");
+        }
     });
     println!("\nL {seed} {}{}", Digest(seen.strict, 4), Digest(seen.loose, 3));
     print!("E {seed}");
