@@ -205,9 +205,9 @@ pub enum TscAgreement {
 }
 
 impl TscAgreement {
-    /// The agreement of a guest's vCPUs.
-    pub fn of<'a>(vcpus: impl IntoIterator<Item = &'a VcpuClock>) -> Self {
-        let mut adjusts = vcpus.into_iter().map(|vcpu| vcpu.tsc_adjust);
+    /// The agreement of a guest's vCPUs, by their TSC_ADJUSTs.
+    pub fn of(adjusts: impl IntoIterator<Item = u64>) -> Self {
+        let mut adjusts = adjusts.into_iter();
         let first = adjusts.next();
         if adjusts.all(|adjust| Some(adjust) == first) { Self::Matched } else { Self::Apart }
     }
@@ -412,7 +412,7 @@ impl VmClock {
         memory: &impl GuestMemory,
         interruption: Interruption,
     ) -> Result<(), (usize, MemoryError)> {
-        let agreement = TscAgreement::of(vcpus.iter().map(|vcpu| &**vcpu));
+        let agreement = TscAgreement::of(vcpus.iter().map(|vcpu| vcpu.tsc_adjust));
         let mut result = Ok(());
         for (number, vcpu) in vcpus.iter_mut().enumerate() {
             if let Err(error) = self.publish(vcpu, memory, agreement, interruption) {

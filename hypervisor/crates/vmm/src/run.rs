@@ -1,6 +1,5 @@
 //! The loop of one vCPU: what is due, what to inject, in, and what came of it.
 
-use crate::clock::TscAgreement;
 use crate::exits;
 use crate::hw::Backend;
 use crate::irq::Requests;
@@ -34,7 +33,7 @@ pub fn on_cpu<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, ready: u6
     let clock = vm.clock.read();
     let core = &mut vcpu.core;
     core.shared.set_on_cpu(true);
-    if let Some(offset) = clock.catch_up(&mut core.clock, &vm.memory, TscAgreement::Matched) {
+    if let Some(offset) = clock.catch_up(&mut core.clock, &vm.memory, vm.tsc_agreement()) {
         vcpu.hw.set_tsc_offset(offset);
         core.pv_counts.pauses_told += 1;
     }
@@ -170,6 +169,9 @@ fn take_requests<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) -> Opt
     // One that waits for its start-up does not see NMIs.
     if taken.requests.contains(Requests::NMI) && vcpu.activity != Activity::WaitForStartup {
         vcpu.post_nmi();
+    }
+    if taken.requests.contains(Requests::CLOCK) {
+        exits::tell_clock(vcpu, vm);
     }
     vcpu.core.pv.kicked |= taken.requests.contains(Requests::UNHALT);
     // An I/O APIC passes the 8259s' request on.

@@ -1,7 +1,7 @@
 //! A virtual machine: memory, clock, devices and what its vCPUs share.
 
 use crate::chipset::Chipset;
-use crate::clock::{HostTime, VmClock};
+use crate::clock::{HostTime, TscAgreement, VmClock};
 use crate::irq::{Posted, Requests, Routes, VcpuSet, send};
 use crate::memory::GuestRam;
 use crate::mtrr::Mtrrs;
@@ -168,6 +168,22 @@ impl<M: GuestRam> Vm<M> {
     /// that sleeps until a deadline may wake early for nothing, never late.
     pub fn resume(&self, time: HostTime) {
         self.clock.write().resume_later(time);
+    }
+
+    /// Whether the TSCs of all vCPUs agree.
+    #[must_use]
+    pub fn tsc_agreement(&self) -> TscAgreement {
+        TscAgreement::of(self.vcpus.iter().map(|posted| posted.tsc_adjust()))
+    }
+
+    /// The TSC of vCPU `index` was changed: all others tell what that means for kvmclock
+    /// before they go on.
+    pub(crate) fn tsc_changed(&self, index: usize) {
+        for (other, posted) in self.vcpus.iter().enumerate() {
+            if other != index && posted.request(Requests::CLOCK) {
+                (self.kick.0)(other);
+            }
+        }
     }
 
     /// The vCPU whose local APIC has the identity `id`.

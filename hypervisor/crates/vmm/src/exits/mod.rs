@@ -6,6 +6,7 @@ mod ports;
 mod registers;
 
 pub(crate) use mmio::DELIVERY;
+pub(crate) use msrs::tell_clock;
 
 use crate::emulate::Emulated;
 use crate::hw::{Backend, InterruptDelivery};

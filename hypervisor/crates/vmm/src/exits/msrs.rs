@@ -1,7 +1,7 @@
 //! RDMSR and WRMSR.
 
 use super::{Done, apic_effect};
-use crate::clock::TscAgreement;
+use crate::clock::Interruption;
 use crate::hw::Backend;
 use crate::memory::GuestRam;
 use crate::msr::{Gp, HardwareMsr, MsrRead, MsrWrite, SpecialMsr, validate};
@@ -117,7 +117,7 @@ fn set<B: Backend, M: GuestRam, H: Host>(
                 &mut core.clock,
                 value,
                 &vm.memory,
-                TscAgreement::Matched,
+                vm.tsc_agreement(),
             ),
             SpecialMsr::KvmWallClock => {
                 vm.clock.read().write_wall_clock(&mut core.clock, value, &vm.memory, time)
@@ -130,7 +130,7 @@ fn set<B: Backend, M: GuestRam, H: Host>(
 
 /// After a change of the guest's TSC: the hardware's offset, the local APIC's
 /// deadline, kvmclock, in this order.
-pub(crate) fn tsc_changed<B: Backend, M: GuestRam>(
+fn tsc_changed<B: Backend, M: GuestRam>(
     vcpu: &mut Vcpu<B>,
     vm: &Vm<M>,
     offset: u64,
@@ -138,13 +138,17 @@ pub(crate) fn tsc_changed<B: Backend, M: GuestRam>(
 ) {
     let offset = if cfg!(planted = "tsc-offset-sign") { offset.wrapping_neg() } else { offset };
     vcpu.hw.set_tsc_offset(offset);
-    vcpu.core.lapic.set_tsc_offset(vcpu.core.clock.tsc_adjust(), ticks);
+    let adjust = vcpu.core.clock.tsc_adjust();
+    vcpu.core.lapic.set_tsc_offset(adjust, ticks);
+    vcpu.core.shared.set_tsc_adjust(adjust);
+    tell_clock(vcpu, vm);
+    vm.tsc_changed(vcpu.index);
+}
+
+/// kvmclock, where the guest has registered it, tells what is true of it now.
+pub(crate) fn tell_clock<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) {
+    let clock = &mut vcpu.core.clock;
     // The page was writable when it was registered; if the guest has put
     // something else there since, its clock is what it loses.
-    let _ = vm.clock.read().publish(
-        &mut vcpu.core.clock,
-        &vm.memory,
-        TscAgreement::Matched,
-        crate::clock::Interruption::None,
-    );
+    let _ = vm.clock.read().publish(clock, &vm.memory, vm.tsc_agreement(), Interruption::None);
 }

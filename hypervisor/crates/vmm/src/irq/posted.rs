@@ -30,6 +30,8 @@ bitflags! {
         /// End HLT, or the next one: another vCPU's
         /// [kick](hvabi::kvm::call::KICK_CPU).
         const UNHALT = 1 << 9;
+        /// Some vCPU's TSC was changed: whether all agree is told by kvmclock.
+        const CLOCK = 1 << 10;
     }
 }
 
@@ -67,6 +69,8 @@ pub struct Posted {
     requests: AtomicU32,
     /// The vCPU has a CPU.
     on_cpu: AtomicBool,
+    /// Its TSC_ADJUST, in ticks.
+    tsc_adjust: AtomicU64,
 }
 
 impl Posted {
@@ -78,6 +82,7 @@ impl Posted {
             level: [const { AtomicU64::new(0) }; 4],
             requests: AtomicU32::new(0),
             on_cpu: AtomicBool::new(false),
+            tsc_adjust: AtomicU64::new(0),
         }
     }
 
@@ -90,6 +95,18 @@ impl Posted {
     /// The vCPU gets or loses its CPU.
     pub(crate) fn set_on_cpu(&self, on_cpu: bool) {
         self.on_cpu.store(on_cpu, Ordering::Relaxed);
+    }
+
+    /// By how many ticks the vCPU's TSC is ahead of its guest's time, as other vCPUs may
+    /// know it.
+    #[must_use]
+    pub fn tsc_adjust(&self) -> u64 {
+        self.tsc_adjust.load(Ordering::Relaxed)
+    }
+
+    /// The vCPU's TSC was changed.
+    pub(crate) fn set_tsc_adjust(&self, ticks: u64) {
+        self.tsc_adjust.store(ticks, Ordering::Relaxed);
     }
 
     /// Posts `vector`. Returns whether the vCPU must be kicked or woken: the

@@ -1,12 +1,13 @@
 use super::*;
 use crate::clock::pvclock::PvClockFlags;
 use crate::clock::{HostTime, TscAgreement};
-use crate::irq::Requests;
+use crate::irq::{Posted, Requests};
 use crate::memory::{GuestMemory, MemoryError};
 use crate::msr::Gp;
 use crate::run::{Next, off_cpu, on_cpu};
 use crate::scripted::Play;
 use crate::vcpu::Activity;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
@@ -562,6 +563,37 @@ fn time_stands_still_while_paused() {
     let offset = clock.catch_up(&mut other, &play.vm.memory, TscAgreement::Matched).unwrap();
     assert_eq!(play.stage.tsc.wrapping_add(offset), tsc + 500);
     assert_eq!(clock.catch_up(&mut other, &play.vm.memory, TscAgreement::Matched), None);
+}
+
+/// Who reads a clock on one vCPU and then on another relies on that flag.
+#[test]
+fn a_clock_is_stable_across_vcpus_only_while_their_tscs_agree() {
+    let mut play = Play::new();
+    let other = Arc::new(Posted::new());
+    play.vm.vcpus.push(Arc::clone(&other));
+    let stable = |play: &Play| {
+        let [flags] = bytes(&play.vm.memory, AT + 29);
+        flags & PvClockFlags::TSC_STABLE.bits() != 0
+    };
+    assert!(wrmsr(&mut play, Msr::KVM_SYSTEM_TIME, AT | 1));
+    assert!(stable(&play));
+    // The other's is changed.
+    other.set_tsc_adjust(5);
+    play.vm.tsc_changed(1);
+    assert!(other.is_quiet(), "it asks itself");
+    play.turn(VmExit::HostInterrupt);
+    assert!(!stable(&play));
+    // One that comes to a CPU after a pause, and one that registers now.
+    play.vm.pause(play.stage.tsc);
+    play.vm.resume(HostTime { tsc: play.stage.tsc, wall: 0 });
+    on_cpu(&mut play.vcpu, &play.vm, 0);
+    assert!(!stable(&play));
+    assert!(wrmsr(&mut play, Msr::KVM_SYSTEM_TIME, AT | 1));
+    assert!(!stable(&play));
+    // Its own follows: they agree again, and the other is told.
+    assert!(wrmsr(&mut play, Msr::TSC_ADJUST, 5));
+    assert!(stable(&play));
+    assert!(other.take_requests().requests.contains(Requests::CLOCK));
 }
 
 #[test]
