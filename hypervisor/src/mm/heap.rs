@@ -9,16 +9,22 @@ use paging::frames::{ORDER_2M, Owner};
 use paging::stage2::{Attributes, HostTable, Mapper, PageSize, Permissions};
 use spin::Mutex;
 use x86defs::HostPhysAddr;
+use x86defs::addr::Hfn;
 
 /// What the heap grows by: one large page.
 const STEP: usize = 2 << 20;
 /// What it may grow to.
 const LIMIT: usize = 1 << 30;
 
+/// Blocks that are set aside for what can't be refused: 4 MiB.
+const ASIDE: usize = 2;
+
 struct State {
     heap: Heap,
     root: HostPhysAddr,
     size: usize,
+    /// Blocks of [`STEP`] that nobody else gets.
+    aside: [Option<Hfn>; ASIDE],
 }
 
 struct Global(Mutex<Option<State>>);
@@ -31,8 +37,20 @@ static HEAP: Global = Global(Mutex::new(None));
 enum From {
     /// Those that no guest was promised.
     Spare,
-    /// All: an object is needed that the machine can't go on without.
+    /// All, those set aside first: an object is needed that the machine can't go on
+    /// without.
     Any,
+}
+
+/// A block that no guest was promised; any block where that is `from`.
+fn take(from: From) -> Option<Hfn> {
+    FRAMES.lock().as_mut().and_then(|frames| {
+        // Nothing is promised while the lock is held.
+        let spare = frames.free_frames().saturating_sub(guest::reserved_frames());
+        let enough = from == From::Any || spare >= 1 << ORDER_2M;
+        let (first, _) = enough.then(|| frames.allocate(ORDER_2M, Owner::HYPERVISOR))??;
+        Some(first)
+    })
 }
 
 impl State {
@@ -41,13 +59,11 @@ impl State {
         if self.size >= LIMIT {
             return false;
         }
-        let taken = FRAMES.lock().as_mut().and_then(|frames| {
-            // Nothing is promised while the lock is held.
-            let spare = frames.free_frames().saturating_sub(guest::reserved_frames());
-            let enough = from == From::Any || spare >= 1 << ORDER_2M;
-            enough.then(|| frames.allocate(ORDER_2M, Owner::HYPERVISOR))?
-        });
-        let Some((first, _)) = taken else { return false };
+        let set_aside = || match from {
+            From::Spare => None,
+            From::Any => self.aside.iter_mut().find_map(Option::take).or_else(|| take(from)),
+        };
+        let Some(first) = take(From::Spare).or_else(set_aside) else { return false };
         let mapped = Mapper::<HostTable>::from_root(self.root, PageSize::Size2M).map(
             &mut Tables,
             layout::HEAP + self.size as u64,
@@ -71,14 +87,22 @@ impl State {
         self.size += STEP;
         true
     }
+
+    /// Sets blocks aside again, as far as there are some.
+    fn set_aside(&mut self) {
+        for place in self.aside.iter_mut().filter(|place| place.is_none()) {
+            *place = take(From::Spare);
+        }
+    }
 }
 
 /// Starts the heap, in the tables at `root`. `false` if there is no memory.
 pub(super) fn start(root: HostPhysAddr) -> bool {
-    let mut state = State { heap: Heap::empty(), root, size: 0 };
+    let mut state = State { heap: Heap::empty(), root, size: 0, aside: [None; ASIDE] };
     if !state.grow(From::Any) {
         return false;
     }
+    state.set_aside();
     *HEAP.0.lock() = Some(state);
     true
 }
@@ -93,6 +117,7 @@ pub(super) fn make_room(bytes: usize) -> bool {
             return false;
         }
     }
+    state.set_aside();
     true
 }
 
@@ -131,7 +156,7 @@ unsafe impl GlobalAlloc for Global {
             if let Ok(block) = state.heap.allocate_first_fit(layout) {
                 return block.as_ptr();
             }
-            if !state.grow(From::Spare) && !state.grow(From::Any) {
+            if !state.grow(From::Any) {
                 return core::ptr::null_mut();
             }
         }
