@@ -1,7 +1,7 @@
 //! What a case is.
 
 use anyhow::Result;
-use vmm::bundle::{ApicAssist, OnReset};
+use vmm::bundle::{ApicAssist, HostExit, OnReset};
 use xtask::machine::{Firmware, Machine};
 
 use crate::drive::Drive;
@@ -106,6 +106,8 @@ pub struct Case {
     pub words: String,
     /// What is damaged.
     pub damage: Damage,
+    /// How the hypervisor leaves the machine, if not as it leaves that emulator.
+    pub host_exit: Option<HostExit>,
     /// Whether the guest may write to port 0xf4.
     pub debug_exit: bool,
     /// What happens when the guest resets its machine.
@@ -147,6 +149,7 @@ impl Case {
             cmdline: None,
             words: String::new(),
             damage: Damage::None,
+            host_exit: None,
             debug_exit: true,
             on_reset: OnReset::End,
             apic: ApicAssist::Full,

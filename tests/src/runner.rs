@@ -293,7 +293,8 @@ struct Crowd {
 
 /// The guests of a case, the hypervisor's settings, and the machine's CPUs.
 fn guests(case: &Case, parts: &Parts, dir: &Path) -> Result<Crowd> {
-    let host = bundle::host(case.machine, LogLevel::Info);
+    let mut host = bundle::host(case.machine, LogLevel::Info);
+    host.exit = case.host_exit.unwrap_or(host.exit);
     let megabytes = case.machine_memory.map(|mib| mib << 20);
     let path = match &case.scene {
         None => {

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use regex_lite::Regex;
+use vmm::bundle::HostExit;
 use vmm::operator::snapshot::{GuestState, MemorySnapshot, StatsSnapshot};
 use vmm::operator::{Answer, ErrorCode, GuestRef, Operation};
 use xtask::ctl::client::Client;
-use xtask::machine::Machine;
+use xtask::machine::{Firmware, Machine};
 
 use crate::case::{Build, Case, Scene, Tier};
 use crate::cases::{PROMPT, check_dmesg};
@@ -52,6 +53,18 @@ pub(crate) fn all() -> Vec<Case> {
         seconds: 900,
         ..text(&format!("{what}-{name}"), scene, script)
     };
+    for (name, machine, firmware) in [
+        ("bios", Machine::QemuSvm, Firmware::Bios),
+        ("uefi", Machine::QemuSvm, Firmware::Uefi),
+        ("vmx", Machine::BochsVmx, Firmware::Bios),
+    ] {
+        cases.push(Case {
+            machine,
+            firmware,
+            host_exit: Some(HostExit::Halt),
+            ..text(&format!("machine-off-{name}"), control_scene(), machine_off)
+        });
+    }
     for (name, machine) in [("vmx", Machine::BochsVmx), ("bochs-svm", Machine::BochsSvm)] {
         cases.push(measured("shares", name, machine, shares_scene(), shares));
         cases.push(measured("caps", name, machine, caps_scene(), caps));
@@ -194,6 +207,17 @@ fn memory(drive: &Drive, client: &mut Client) -> Result<MemorySnapshot> {
         Answer::Memory(memory) => Ok(memory),
         other => bail!("mem is answered with {other:?}"),
     }
+}
+
+/// The operator switches the machine off, as one that is no emulator: by ACPI.
+fn machine_off(drive: &mut Drive) -> Result<()> {
+    drive.expect("window 0 ", 120)?;
+    to_monitor(drive)?;
+    drive.send("poweroff\r");
+    drive.ends(0)?;
+    // It says so where it did not work, before the emulator is given up.
+    ensure!(!drive.text().contains("does not switch itself off"), "the machine is still on");
+    Ok(())
 }
 
 /// Waits until a guest is in this state.

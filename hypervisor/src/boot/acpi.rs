@@ -1,12 +1,16 @@
-//! The machine's CPUs, as its firmware lists them
-//! (ACPI: "Multiple APIC Description Table (MADT)").
+//! What firmware's tables say of the machine: its CPUs (ACPI: "Multiple APIC Description
+//! Table (MADT)"), and how it is switched off (ACPI: "Fixed ACPI Description Table (FADT)").
 
+use crate::cpu::power::SoftOff;
 use crate::mm;
+use acpi::address::{AddressSpace, GenericAddress};
+use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
-use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
+use acpi::{AcpiHandler, AcpiTables, AmlTable, PhysicalMapping};
 use alloc::vec::Vec;
 use core::ptr::NonNull;
 use x86defs::HostPhysAddr;
+use x86defs::aml::soft_off_types;
 
 /// MADT: the processor is ready for use.
 const ENABLED: u32 = 1 << 0;
@@ -41,20 +45,59 @@ impl AcpiHandler for Window {
     }
 }
 
-/// The local-APIC identifiers of all CPUs that are ready for use, in firmware's
-/// order; empty where there are no tables.
-pub(super) fn cpus(rsdp: Option<HostPhysAddr>) -> Vec<u32> {
-    let mut ids = Vec::new();
-    let Some(rsdp) = rsdp.and_then(|at| usize::try_from(at.as_u64()).ok()) else { return ids };
+/// What the hypervisor wants to know.
+#[derive(Debug, Default)]
+pub(super) struct Firmware {
+    /// The local-APIC identifiers of all CPUs that are ready for use, in firmware's
+    /// order.
+    pub(super) cpus: Vec<u32>,
+    /// How the machine is switched off.
+    pub(super) soft_off: Option<SoftOff>,
+}
+
+/// Reads the tables; nothing is known where there are none.
+pub(super) fn read(rsdp: Option<HostPhysAddr>) -> Firmware {
+    let Some(rsdp) = rsdp.and_then(|at| usize::try_from(at.as_u64()).ok()) else {
+        return Firmware::default();
+    };
     // SAFETY: the bootloader found the root pointer there; the reader checks
     // every table's checksum.
-    let tables = match unsafe { AcpiTables::from_rsdp(Window, rsdp) } {
-        Ok(tables) => tables,
+    match unsafe { AcpiTables::from_rsdp(Window, rsdp) } {
+        Ok(tables) => Firmware { cpus: cpus(&tables), soft_off: soft_off(&tables) },
         Err(error) => {
             log::warn!("firmware's ACPI tables: {error:?}");
-            return ids;
+            Firmware::default()
         }
+    }
+}
+
+/// Reads how the machine is switched off; `None` where firmware has it done by other
+/// means than the fixed registers.
+fn soft_off(tables: &AcpiTables<Window>) -> Option<SoftOff> {
+    let fadt = tables.find_table::<Fadt>().ok()?;
+    let port = |at: GenericAddress| {
+        let port = u16::try_from(at.address).ok().filter(|port| *port != 0)?;
+        (at.address_space == AddressSpace::SystemIo).then_some(port)
     };
+    let first = port(fadt.pm1a_control_block().ok()?)?;
+    let second = fadt.pm1b_control_block().ok().flatten().and_then(port);
+    let command = u16::try_from(fadt.smi_cmd_port).ok().filter(|port| *port != 0);
+    let enable = command.zip(Some(fadt.acpi_enable)).filter(|(_, value)| *value != 0);
+    let mut blocks = tables.dsdt().into_iter().chain(tables.ssdts());
+    let types = blocks.find_map(|block| soft_off_types(code(&block)?))?;
+    Some(SoftOff { control: (first, second), types, enable })
+}
+
+/// A definition block without its header.
+fn code(block: &AmlTable) -> Option<&'static [u8]> {
+    let at = mm::map_firmware(HostPhysAddr::new(block.address as u64), block.length.into())?;
+    // SAFETY: it was just mapped, read-only and for good, and nobody writes to it.
+    Some(unsafe { core::slice::from_raw_parts(at as *const u8, block.length as usize) })
+}
+
+/// The local-APIC identifiers of all CPUs that are ready for use.
+fn cpus(tables: &AcpiTables<Window>) -> Vec<u32> {
+    let mut ids = Vec::new();
     match tables.find_table::<Madt>() {
         Ok(madt) => {
             for entry in madt.get().entries() {

@@ -5,7 +5,7 @@ mod acpi;
 mod smp;
 
 use crate::cpu::tables::TrapStacks;
-use crate::cpu::{self, apic, percpu, tables, tsc};
+use crate::cpu::{self, apic, percpu, power, tables, tsc};
 use crate::drivers::{framebuffer, rtc, serial};
 use crate::error::HostError;
 use crate::hw::{self, Extension, VendorCpu, svm, vmx};
@@ -70,7 +70,12 @@ fn guests<C: VendorCpu>(
     bundle: Bundle<'static>,
 ) -> Result<core::convert::Infallible, HostError> {
     let cpu: C = virtualization()?;
-    let count = smp::start(handover, machine::join::<C>)?;
+    let firmware = acpi::read(handover.rsdp);
+    match firmware.soft_off {
+        Some(how) => power::set_soft_off(how),
+        None => log::info!("firmware does not say how to switch the machine off"),
+    }
+    let count = smp::start(handover, &firmware.cpus, machine::join::<C>)?;
     monitor::stage("processors", format_args!("{count} running"));
     machine::run(cpu, count, rtc::unix_seconds().unwrap_or(0), bundle)
 }

@@ -4,7 +4,6 @@
 //! One CPU starts at a time. It gets its stack and number from the page, loads
 //! the hypervisor's tables and says that it is there.
 
-use super::acpi;
 use crate::cpu::percpu::{self, MAX_CPUS};
 use crate::cpu::tables::TrapStacks;
 use crate::cpu::{apic, asm, msr, tsc};
@@ -175,16 +174,19 @@ extern "C" fn started(index: usize) -> ! {
     go_on()
 }
 
-/// Starts every CPU that firmware lists, which then calls `go_on`; returns how
+/// Starts every CPU of `cpus`, local-APIC identifiers, which then calls `go_on`; returns how
 /// many CPUs there are now. One that does not come is reported and left out.
 ///
 /// # Errors
 /// [`HostError::OutOfMemory`].
-pub(super) fn start(handover: &Handover, go_on: fn() -> !) -> Result<usize, HostError> {
+pub(super) fn start(
+    handover: &Handover,
+    cpus: &[u32],
+    go_on: fn() -> !,
+) -> Result<usize, HostError> {
     let own = apic::id();
     percpu::set_online(own);
-    let others: alloc::vec::Vec<u32> =
-        acpi::cpus(handover.rsdp).into_iter().filter(|id| *id != own).collect();
+    let others: alloc::vec::Vec<u32> = cpus.iter().copied().filter(|id| *id != own).collect();
     if others.is_empty() {
         return Ok(1);
     }

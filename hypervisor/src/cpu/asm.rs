@@ -83,6 +83,31 @@ pub unsafe fn inb(port: u16) -> u8 {
     value
 }
 
+/// OUT of two bytes.
+///
+/// # Safety
+/// What the device at `port` does must not break memory safety.
+pub unsafe fn outw(port: u16, value: u16) {
+    // SAFETY: the caller vouches for the device.
+    unsafe {
+        asm!("out dx, ax", in("dx") port, in("ax") value, options(nostack, preserves_flags));
+    }
+}
+
+/// IN of two bytes.
+///
+/// # Safety
+/// What the device at `port` does must not break memory safety.
+#[must_use]
+pub unsafe fn inw(port: u16) -> u16 {
+    let value: u16;
+    // SAFETY: the caller vouches for the device.
+    unsafe {
+        asm!("in ax, dx", in("dx") port, out("ax") value, options(nostack, preserves_flags));
+    }
+    value
+}
+
 /// OUT of four bytes.
 ///
 /// # Safety

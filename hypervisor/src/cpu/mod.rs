@@ -7,6 +7,7 @@ pub mod extable;
 pub mod legacy;
 pub mod msr;
 pub mod percpu;
+pub mod power;
 pub mod tables;
 pub mod traps;
 pub mod tsc;

@@ -3,7 +3,7 @@
 
 use super::log::{Out, guests_are_over};
 use crate::cpu::asm::{outb, outl, stop};
-use crate::cpu::{legacy, percpu};
+use crate::cpu::{legacy, percpu, power};
 use crate::drivers::serial;
 use crate::error::HostError;
 use core::fmt::{self, Write};
@@ -44,6 +44,18 @@ pub fn end(status: Status, reason: fmt::Arguments<'_>) -> ! {
     leave(&mut Out, status, reason)
 }
 
+/// Ends the run, and switches the machine off.
+pub fn power_off() -> ! {
+    guests_are_over();
+    say(&mut Out, Status::OK, format_args!("switched off by the operator"));
+    exit(Status::OK);
+    power::off();
+    // Neither output fails.
+    let _ = writeln!(Out, "steward: this machine does not switch itself off: you can do it now");
+    serial::CONSOLE.flush();
+    stop()
+}
+
 /// Says what is wrong with the machine, the bundle or a guest.
 pub fn refused(why: fmt::Arguments<'_>) {
     // Neither output fails.
@@ -67,12 +79,23 @@ pub fn reboot() -> ! {
 }
 
 pub(super) fn leave(out: &mut dyn Write, status: Status, reason: fmt::Arguments<'_>) -> ! {
+    say(out, status, reason);
+    exit(status);
+    stop()
+}
+
+/// The line that says how the run ended; only this CPU goes on.
+fn say(out: &mut dyn Write, status: Status, reason: fmt::Arguments<'_>) {
     percpu::stop_others();
     // What waits in the ring must not keep the last line out.
     serial::CONSOLE.flush();
     // Neither output fails. A guest may have left its line unfinished.
     let _ = writeln!(out, "\nsteward: end: status={} reason={reason}", status.0);
     serial::CONSOLE.flush();
+}
+
+/// Ends the emulator, if the machine is one.
+fn exit(status: Status) {
     match EXIT.load(Ordering::Relaxed) {
         1 => {
             // SAFETY: the bundle says that the machine has this device, which
@@ -88,5 +111,4 @@ pub(super) fn leave(out: &mut dyn Write, status: Status, reason: fmt::Arguments<
         }
         _ => {}
     }
-    stop()
 }

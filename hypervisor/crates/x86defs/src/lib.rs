@@ -14,6 +14,7 @@
 )]
 
 pub mod addr;
+pub mod aml;
 pub mod bits;
 pub mod control;
 pub mod cpuid;

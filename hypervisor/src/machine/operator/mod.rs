@@ -131,9 +131,7 @@ impl<C: VendorCpu> Operator<C> {
     fn go(&self, leave: Leave) -> ! {
         match leave {
             Leave::Reboot => monitor::reboot(),
-            Leave::PowerOff => {
-                monitor::end(Status::OK, format_args!("switched off by the operator"))
-            }
+            Leave::PowerOff => monitor::power_off(),
         }
     }
 
