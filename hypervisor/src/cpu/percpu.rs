@@ -86,6 +86,12 @@ impl PerCpu {
         self.own.load(Ordering::Relaxed) != 0
     }
 
+    /// Forgets what the CPU, which must be the calling one, asked of itself: it does so
+    /// next.
+    pub fn forget_own_requests(&self) {
+        self.own.store(0, Ordering::Relaxed);
+    }
+
     /// Takes what was asked of this CPU, which must be the calling one.
     pub fn take_requests(&self) -> u32 {
         let own = match self.own.load(Ordering::Relaxed) {

@@ -127,6 +127,8 @@ impl<C: VendorCpu> ThisCpu<C> {
         loop {
             let _ = self.look();
             self.wake_sleepers();
+            // Whom this CPU has just woken it finds now.
+            percpu::this().forget_own_requests();
             match self.world.next(self.index) {
                 Decision::Run(choice) => {
                     let stop = self.serve(choice);
@@ -278,7 +280,11 @@ impl<C: VendorCpu> ThisCpu<C> {
             if guest.is_stopping() {
                 return (Stop::Blocked, None);
             }
-            if again || guest.is_wanted() || asm::rdtsc() >= self.until {
+            if again
+                || percpu::this().asks_itself()
+                || guest.is_wanted()
+                || asm::rdtsc() >= self.until
+            {
                 return (Stop::Ready, None);
             }
             match turn(&mut private.vcpu, &guest.vm, self) {

@@ -80,12 +80,15 @@ impl Scheduler {
             let elapsed = now.saturating_sub(current.charged);
             current.charged = now;
             let n = guest.cells.get(cpu).map_or(1, |cell| cell.n);
+            if elapsed == 0 {
+                continue;
+            }
             let charge = guest.virtual_ticks(elapsed, n);
-            let step = guest.virtual_ticks(self.timing.step, n);
+            // What a reserve gives is not owed afterwards: far ahead, the guest would
+            // put the others ahead of their time when it sleeps.
+            let most = has_reserve.then(|| now_v + guest.virtual_ticks(self.timing.step, n));
             if let Some(cell) = guest.cells.get_mut(cpu) {
-                // What a reserve gives is not owed afterwards: far ahead, the guest
-                // would put the others ahead of their time when it sleeps.
-                let most = if has_reserve { cell.v.max(now_v + step) } else { u128::MAX };
+                let most = most.map_or(u128::MAX, |most| cell.v.max(most));
                 cell.v = cell.v.saturating_add(charge).min(most);
             }
         }
@@ -100,7 +103,10 @@ impl Scheduler {
     /// something was.
     pub(super) fn tick(&mut self, cpu: usize, now: u64) {
         let Some(state) = self.cpus.get_mut(cpu) else { return };
-        let elapsed = u128::from(now.saturating_sub(state.steady_at)) * UNIT;
+        if now <= state.steady_at {
+            return;
+        }
+        let elapsed = u128::from(now - state.steady_at) * UNIT;
         state.steady_at = now;
         state.steady += if state.current.is_some() {
             elapsed * u128::from(SPREAD) * u128::from(PULL) / u128::from(state.total.max(1))
@@ -133,7 +139,8 @@ impl Scheduler {
             total = total.saturating_add(weight);
             nominal = nominal.saturating_add(guest.nominal(cell.n));
         }
-        if total != 0 {
+        // Mostly, one guest is alone, and nothing has changed.
+        if total != 0 && sum != 0 {
             let average = base.saturating_add(sum.div_euclid(total.into()));
             state.v = u128::try_from(average).unwrap_or(0);
         }
