@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 use vmm::operator::{Answer, Operation};
 use xtask::ctl::client::Client;
 use xtask::session::{Ending, Event, Session};
@@ -124,6 +124,14 @@ impl Drive {
             }
             self.step()?;
         }
+    }
+
+    /// Waits until the run is over with `status`, and the machine has switched itself off.
+    pub fn leaves(&mut self, status: u8) -> Result<()> {
+        self.ends(status)?;
+        let left = matches!(self.ending, Some(Ending::Steward { left: true, .. }));
+        ensure!(left, "the machine is still on");
+        Ok(())
     }
 
     fn step(&mut self) -> Result<()> {

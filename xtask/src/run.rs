@@ -305,7 +305,11 @@ pub fn run(options: &RunOptions) -> Result<u8> {
 fn bare_ending(machine: Machine, ending: Ending) -> Ending {
     match ending {
         Ending::Died { how, said } if machine == Machine::Bare && said.is_empty() => {
-            Ending::Steward { status: 0, reason: format!("the bare machine ended ({how})") }
+            Ending::Steward {
+                status: 0,
+                reason: format!("the bare machine ended ({how})"),
+                left: true,
+            }
         }
         other => other,
     }

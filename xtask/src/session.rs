@@ -24,6 +24,8 @@ pub enum Ending {
         status: u8,
         /// Why, in words.
         reason: String,
+        /// Then the emulator ended by itself.
+        left: bool,
     },
     /// The emulator ended without a last word from the hypervisor.
     Died {
@@ -55,8 +57,8 @@ impl Ending {
     /// One line for people.
     pub fn describe(&self) -> String {
         match self {
-            Ending::Steward { status: 0, reason } => format!("the run ended well: {reason}"),
-            Ending::Steward { status, reason } => {
+            Ending::Steward { status: 0, reason, .. } => format!("the run ended well: {reason}"),
+            Ending::Steward { status, reason, .. } => {
                 format!("the run ended with status {status}: {reason}")
             }
             Ending::Died { how, said } if said.is_empty() => {
@@ -211,7 +213,11 @@ impl Session {
 
     fn left(&mut self, status: Option<ExitStatus>) -> Result<Event> {
         let ending = match self.scanner.end() {
-            Some(end) => Ending::Steward { status: end.status, reason: end.reason.clone() },
+            Some(end) => Ending::Steward {
+                status: end.status,
+                reason: end.reason.clone(),
+                left: status.is_some(),
+            },
             None => {
                 let said = std::fs::read_to_string(self.launch.errors()).unwrap_or_default();
                 let how = status
@@ -286,7 +292,7 @@ mod tests {
 
     #[test]
     fn each_ending_has_its_status() {
-        let said = |status| Ending::Steward { status, reason: "x".to_owned() };
+        let said = |status| Ending::Steward { status, reason: "x".to_owned(), left: true };
         assert_eq!(said(0).status(), 0);
         assert_eq!(said(7).status(), 7);
         assert_eq!(Ending::Timeout(Duration::from_secs(1)).status(), 124);

@@ -1,19 +1,22 @@
 //! What firmware's tables say of the machine: its CPUs (ACPI: "Multiple APIC Description
 //! Table (MADT)"), and how it is switched off (ACPI: "Fixed ACPI Description Table (FADT)").
 
+use crate::cpu;
 use crate::cpu::power::SoftOff;
 use crate::mm;
-use acpi::address::{AddressSpace, GenericAddress};
 use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
-use acpi::{AcpiHandler, AcpiTables, AmlTable, PhysicalMapping};
+use acpi::sdt::SdtHeader;
+use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
 use alloc::vec::Vec;
 use core::ptr::NonNull;
 use x86defs::HostPhysAddr;
-use x86defs::aml::soft_off_types;
+use x86defs::acpi::{FixedTable, soft_off_types};
 
 /// MADT: the processor is ready for use.
 const ENABLED: u32 = 1 << 0;
+/// Where a table's header has its length.
+const LENGTH: u64 = 4;
 /// The identifier of "all CPUs", which is none.
 const BROADCAST: u32 = u32::MAX;
 
@@ -72,27 +75,26 @@ pub(super) fn read(rsdp: Option<HostPhysAddr>) -> Firmware {
 }
 
 /// Reads how the machine is switched off; `None` where firmware has it done by other
-/// means than the fixed registers.
+/// means than the fixed registers. Nothing of it may keep the machine from its work.
 fn soft_off(tables: &AcpiTables<Window>) -> Option<SoftOff> {
-    let fadt = tables.find_table::<Fadt>().ok()?;
-    let port = |at: GenericAddress| {
-        let port = u16::try_from(at.address).ok().filter(|port| *port != 0)?;
-        (at.address_space == AddressSpace::SystemIo).then_some(port)
-    };
-    let first = port(fadt.pm1a_control_block().ok()?)?;
-    let second = fadt.pm1b_control_block().ok().flatten().and_then(port);
-    let command = u16::try_from(fadt.smi_cmd_port).ok().filter(|port| *port != 0);
-    let enable = command.zip(Some(fadt.acpi_enable)).filter(|(_, value)| *value != 0);
-    let mut blocks = tables.dsdt().into_iter().chain(tables.ssdts());
-    let types = blocks.find_map(|block| soft_off_types(code(&block)?))?;
-    Some(SoftOff { control: (first, second), types, enable })
+    let found = tables.find_table::<Fadt>().ok()?;
+    let fixed = FixedTable::read(table(found.physical_start() as u64)?)?;
+    let code = table(fixed.dsdt)?.get(size_of::<SdtHeader>()..)?;
+    let types = soft_off_types(code)?;
+    Some(SoftOff { control: fixed.control, types, enable: fixed.enable })
 }
 
-/// A definition block without its header.
-fn code(block: &AmlTable) -> Option<&'static [u8]> {
-    let at = mm::map_firmware(HostPhysAddr::new(block.address as u64), block.length.into())?;
-    // SAFETY: it was just mapped, read-only and for good, and nobody writes to it.
-    Some(unsafe { core::slice::from_raw_parts(at as *const u8, block.length as usize) })
+/// A table of firmware's; `None` where that can't be one.
+fn table(at: u64) -> Option<&'static [u8]> {
+    // What no address can be must not get into page tables.
+    let bits = cpu::cpuid_checked(0x8000_0008, 0).eax & 0xff;
+    let at = Some(at).filter(|at| at.checked_shr(bits.max(32)).is_none_or(|rest| rest == 0))?;
+    let header = mm::map_firmware(HostPhysAddr::new(at), size_of::<SdtHeader>() as u64)?;
+    // SAFETY: it was just mapped, read-only and for good; any bytes are a length.
+    let length = unsafe { ((header + LENGTH) as *const u32).read_unaligned() };
+    let start = mm::map_firmware(HostPhysAddr::new(at), length.into())?;
+    // SAFETY: as above, and nobody writes to it.
+    Some(unsafe { core::slice::from_raw_parts(start as *const u8, length as usize) })
 }
 
 /// The local-APIC identifiers of all CPUs that are ready for use.

@@ -4,9 +4,10 @@
 
 use crate::cpu::asm;
 use bootloader_api::info::{FrameBuffer, FrameBufferInfo, PixelFormat};
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 use vmm::operator::Backlog;
 
 const HEIGHT: RasterHeight = RasterHeight::Size16;
@@ -18,6 +19,8 @@ struct Screen {
     info: FrameBufferInfo,
     x: usize,
     y: usize,
+    /// Rows of pixels that are still to be cleared before more is drawn.
+    dirty: Range<usize>,
     /// What waits to be drawn.
     backlog: Backlog,
 }
@@ -30,24 +33,26 @@ impl Screen {
     /// Pixels are never read: that is slow on real machines. At the bottom,
     /// text goes on at the top, one cleared line ahead.
     fn new_line(&mut self) {
+        while self.clear_row() {}
         self.x = 0;
         self.y += LINE;
         if self.y + LINE > self.info.height {
             self.y = 0;
-            self.clear_line(0);
-        }
-        // The line itself was the one ahead.
-        if self.y + 2 * LINE <= self.info.height {
-            self.clear_line(self.y + LINE);
+            self.dirty = 0..2 * LINE;
+        } else {
+            // The line itself was the one ahead.
+            self.dirty = self.y + LINE..self.y + 2 * LINE;
         }
     }
 
-    fn clear_line(&mut self, top: usize) {
+    /// Clears a row of pixels, if there is one to be cleared.
+    fn clear_row(&mut self) -> bool {
+        let Some(row) = self.dirty.next() else { return false };
         let bytes = self.info.stride * self.info.bytes_per_pixel;
-        let start = top * bytes;
-        if let Some(line) = self.pixels.get_mut(start..start + LINE * bytes) {
-            line.fill(0);
+        if let Some(row) = self.pixels.get_mut(row * bytes..(row + 1) * bytes) {
+            row.fill(0);
         }
+        true
     }
 
     fn put(&mut self, character: char) {
@@ -59,6 +64,7 @@ impl Screen {
         }
         if self.x + width > self.info.width {
             self.new_line();
+            while self.clear_row() {}
         }
         let raster =
             get_raster(character, WEIGHT, HEIGHT).or_else(|| get_raster('?', WEIGHT, HEIGHT));
@@ -102,7 +108,17 @@ pub fn init(framebuffer: FrameBuffer) {
     let info = framebuffer.info();
     let pixels = framebuffer.into_buffer();
     pixels.fill(0);
-    *SCREEN.lock() = Some(Screen { pixels, info, x: 0, y: 0, backlog: Backlog::new() });
+    *SCREEN.lock() =
+        Some(Screen { pixels, info, x: 0, y: 0, dirty: 0..0, backlog: Backlog::new() });
+}
+
+/// From now on text is [queued](queue).
+pub fn prepare() {
+    if let Some(screen) = SCREEN.lock().as_mut()
+        && screen.backlog.prepare().is_err()
+    {
+        log::warn!("no memory for what is to be shown on the screen: it stays as it is");
+    }
 }
 
 /// Has text drawn later, if there is a screen. What is too much is left out: the
@@ -114,17 +130,26 @@ pub fn queue(text: &str) {
     }
 }
 
-/// Draws what waits, until the tick `until`. Whether it has drawn anything.
+/// Draws what waits, until the tick `until`. Whether it has drawn anything: not while
+/// another CPU does.
 pub fn draw(until: u64) -> bool {
-    if !WAITS.load(Ordering::Relaxed) {
-        return false;
-    }
-    let mut guard = SCREEN.lock();
+    WAITS.load(Ordering::Relaxed) && SCREEN.try_lock().is_some_and(|guard| draw_on(guard, until))
+}
+
+/// Draws all that waits.
+pub fn draw_all() {
+    draw_on(SCREEN.lock(), u64::MAX);
+}
+
+fn draw_on(mut guard: MutexGuard<'_, Option<Screen>>, until: u64) -> bool {
     let Some(screen) = guard.as_mut() else { return false };
     if screen.backlog.skip(screen.rows()) && screen.x != 0 {
         screen.new_line();
     }
     while asm::rdtsc() < until {
+        if screen.clear_row() {
+            continue;
+        }
         match screen.backlog.pop() {
             Some(character) => screen.put(character),
             None => {
@@ -139,7 +164,10 @@ pub fn draw(until: u64) -> bool {
 /// Writes text, if there is a screen.
 pub fn write(text: &str) {
     if let Some(screen) = SCREEN.lock().as_mut() {
-        text.chars().for_each(|c| screen.put(c));
+        for character in text.chars() {
+            while screen.clear_row() {}
+            screen.put(character);
+        }
     }
 }
 

@@ -155,6 +155,7 @@ impl<C: VendorCpu> ThisCpu<C> {
             self.world.wake_operator();
             // It may be this CPU that runs the operator now.
             requests |= this.take_requests();
+            percpu::stop_if_asked(requests);
         }
         requests & percpu::RESCHEDULE != 0
     }

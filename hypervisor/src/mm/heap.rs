@@ -9,7 +9,7 @@ use paging::frames::{ORDER_2M, Owner};
 use paging::stage2::{Attributes, HostTable, Mapper, PageSize, Permissions};
 use spin::Mutex;
 use x86defs::HostPhysAddr;
-use x86defs::addr::Hfn;
+use x86defs::addr::{Hfn, PAGE_SIZE};
 
 /// What the heap grows by: one large page.
 const STEP: usize = 2 << 20;
@@ -40,6 +40,13 @@ enum From {
     /// All, those set aside first: an object is needed that the machine can't go on
     /// without.
     Any,
+}
+
+/// Frames that are free and that no guest was promised.
+fn spare_frames() -> u64 {
+    let frames = FRAMES.lock();
+    // Nothing is promised while the lock is held.
+    frames.as_ref().map_or(0, |f| f.free_frames().saturating_sub(guest::reserved_frames()))
 }
 
 /// A block that no guest was promised; any block where that is `from`.
@@ -88,6 +95,14 @@ impl State {
         true
     }
 
+    /// Whether an object of this layout finds room.
+    fn has(&mut self, layout: Layout) -> bool {
+        let Ok(block) = self.heap.allocate_first_fit(layout) else { return false };
+        // SAFETY: it was just handed out for this layout, and nobody has it.
+        unsafe { self.heap.deallocate(block, layout) };
+        true
+    }
+
     /// Sets blocks aside again, as far as there are some.
     fn set_aside(&mut self) {
         for place in self.aside.iter_mut().filter(|place| place.is_none()) {
@@ -128,16 +143,21 @@ pub fn has_room_for(bytes: usize) -> bool {
     let mut guard = HEAP.0.lock();
     let Some(state) = guard.as_mut() else { return false };
     let Ok(layout) = Layout::from_size_align(bytes, align_of::<u128>()) else { return false };
-    loop {
-        if let Ok(block) = state.heap.allocate_first_fit(layout) {
-            // SAFETY: it was just handed out for this layout, and nobody has it.
-            unsafe { state.heap.deallocate(block, layout) };
-            return true;
-        }
+    if state.has(layout) {
+        return true;
+    }
+    // What the heap has once it keeps: it does not grow for what does not fit then.
+    let missing = bytes.next_multiple_of(STEP);
+    if missing as u64 / PAGE_SIZE > spare_frames() || state.size + missing > LIMIT {
+        return false;
+    }
+    while !state.has(layout) {
         if !state.grow(From::Spare) {
             return false;
         }
     }
+    state.set_aside();
+    true
 }
 
 /// Bytes in use, and bytes in all.

@@ -61,13 +61,14 @@ fn send(bytes: &[u8]) {
 
 /// Guests run from now on: they do not wait for what is shown.
 pub fn guests_run() {
+    framebuffer::prepare();
     LIVE.store(true, Ordering::Relaxed);
 }
 
 /// No guest runs any more: all is shown as it comes, and what waited first.
 pub(super) fn guests_are_over() {
     if LIVE.swap(false, Ordering::Relaxed) {
-        framebuffer::draw(u64::MAX);
+        framebuffer::draw_all();
     }
 }
 

@@ -13,8 +13,8 @@
     deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]
 
+pub mod acpi;
 pub mod addr;
-pub mod aml;
 pub mod bits;
 pub mod control;
 pub mod cpuid;

@@ -139,10 +139,15 @@ impl<C: VendorCpu> Operator<C> {
         command: Command,
     ) -> Result<(), Refusal> {
         let Some(record) = self.records.get_mut(at) else { return Ok(()) };
+        let waited = matches!(record.life.state(), State::Waiting { .. });
         let actions = record
             .life
             .command(command)
             .map_err(|refused| Refusal::new(ErrorCode::WrongState, refused.to_string()))?;
+        if waited && matches!(record.life.state(), State::Ended | State::Deleted) {
+            // It is not started again: how it ended last counts.
+            self.note_last(at);
+        }
         for action in actions {
             self.act(world, at, action);
         }
@@ -429,20 +434,26 @@ impl<C: VendorCpu> Operator<C> {
                 self.tell(world, at, EventKind::Waiting { delay_ns });
             }
             State::Starting { .. } => log::info!("guest \"{name}\" starts again"),
-            State::Ended => {
-                let (status, words) = match record.life.last() {
-                    Some(Cause::Guest(reason)) => verdict(reason),
-                    Some(cause @ (Cause::Forced | Cause::Killed | Cause::Cancelled)) => {
-                        (Status::OK, cause.to_string())
-                    }
-                    // It was said when it failed.
-                    Some(Cause::Start(_)) => return self.note_end(Status::REFUSED, "refused"),
-                    None => return,
-                };
-                self.note_end(status, &format!("guest {name} {words}"));
-            }
+            State::Ended => self.note_last(at),
             _ => {}
         }
+    }
+
+    /// A guest has ended for good.
+    fn note_last(&mut self, at: usize) {
+        let Some(record) = self.records.get(at) else { return };
+        let name = &record.settings.name;
+        let (status, words) = match record.life.last() {
+            Some(Cause::Guest(reason)) => verdict(reason),
+            Some(cause @ (Cause::Forced | Cause::Killed | Cause::Cancelled)) => {
+                (Status::OK, cause.to_string())
+            }
+            // It was said when it failed.
+            Some(Cause::Start(_)) => return self.note_end(Status::REFUSED, "refused"),
+            None => return,
+        };
+        let words = format!("guest {name} {words}");
+        self.note_end(status, &words);
     }
 }
 

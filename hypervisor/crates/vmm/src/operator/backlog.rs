@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+use alloc::collections::TryReserveError;
 use alloc::string::String;
 
 /// Bytes that can wait: a crash's dump, and more.
@@ -22,21 +23,29 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Nothing waits. Takes no memory yet.
+    /// Nothing waits, and nothing can before it is [prepared](Self::prepare).
     #[must_use]
     pub const fn new() -> Self {
         Self { text: String::new(), next: 0, ends: 0, cut: false }
     }
 
-    /// Keeps `text`, in the order of the calls. What is too much, or finds no
-    /// memory, is left out.
+    /// Takes all the memory that it ever needs.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn prepare(&mut self) -> Result<(), TryReserveError> {
+        self.text.try_reserve_exact(SIZE.saturating_sub(self.text.len()))
+    }
+
+    /// Keeps `text`, in the order of the calls. What is too much is left out. Takes no
+    /// memory: it may be the lack of that which is told.
     pub fn push(&mut self, text: &str, rows: usize) {
         if self.text.len() + text.len() > SIZE {
             self.leave_out(rows);
             self.text.drain(..self.next);
             self.next = 0;
         }
-        if self.text.len() + text.len() > SIZE || self.text.try_reserve(text.len()).is_err() {
+        if self.text.len() + text.len() > SIZE.min(self.text.capacity()) {
             return;
         }
         self.text.push_str(text);

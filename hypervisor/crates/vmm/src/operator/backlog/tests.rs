@@ -4,13 +4,21 @@ use alloc::vec::Vec;
 use alloc::{format, vec};
 use proptest::prelude::*;
 
+fn prepared() -> Backlog {
+    let mut backlog = Backlog::new();
+    backlog.push("before there is memory", 40);
+    assert!(backlog.is_empty());
+    backlog.prepare().unwrap();
+    backlog
+}
+
 fn rest(backlog: &mut Backlog) -> String {
     core::iter::from_fn(|| backlog.pop()).collect()
 }
 
 #[test]
 fn everything_that_fits_comes_out_in_order() {
-    let mut backlog = Backlog::new();
+    let mut backlog = prepared();
     assert!(backlog.is_empty());
     backlog.push("one\ntw", 40);
     backlog.push("o\nthrée", 40);
@@ -23,7 +31,7 @@ fn everything_that_fits_comes_out_in_order() {
 
 #[test]
 fn lines_that_would_be_overwritten_are_left_out() {
-    let mut backlog = Backlog::new();
+    let mut backlog = prepared();
     (0..10).for_each(|line| backlog.push(&format!("line {line}\n"), 3));
     assert_eq!(backlog.pop(), Some('l'));
     assert!(backlog.skip(3));
@@ -34,7 +42,7 @@ fn lines_that_would_be_overwritten_are_left_out() {
 /// Whatever has no room: the newest are what the operator needs.
 #[test]
 fn a_full_backlog_loses_its_oldest_lines() {
-    let mut backlog = Backlog::new();
+    let mut backlog = prepared();
     let line = |number: usize| format!("{number:0>99}\n");
     (0..1000).for_each(|number| backlog.push(&line(number), 40));
     assert!(backlog.text.len() <= SIZE);
@@ -46,7 +54,7 @@ fn a_full_backlog_loses_its_oldest_lines() {
 
 #[test]
 fn a_text_beyond_all_room_is_left_out_alone() {
-    let mut backlog = Backlog::new();
+    let mut backlog = prepared();
     backlog.push("before\n", 40);
     backlog.push(&"x".repeat(SIZE), 40);
     backlog.push("after\n", 40);
@@ -61,7 +69,7 @@ proptest! {
         pops in proptest::collection::vec(0_usize..20, 60),
         rows in 1_usize..6,
     ) {
-        let mut backlog = Backlog::new();
+        let mut backlog = prepared();
         let said: String = texts.concat();
         let mut drawn: Vec<String> = vec![String::new()];
         for (text, pops) in texts.iter().zip(pops) {

@@ -1,0 +1,97 @@
+//! What the hypervisor wants to know of ACPI's tables to switch the machine off: where
+//! to write ([`FixedTable`]), and what ([`soft_off_types`]).
+
+#[cfg(test)]
+mod tests;
+
+/// In a generic address: the space of ports.
+const PORTS: u8 = 1;
+
+const ZERO: u8 = 0x00;
+const ONE: u8 = 0x01;
+const NAME: u8 = 0x08;
+const BYTE: u8 = 0x0a;
+const WORD: u8 = 0x0b;
+const DWORD: u8 = 0x0c;
+const PACKAGE: u8 = 0x12;
+const ROOT: u8 = b'\\';
+const ONES: u8 = 0xff;
+
+/// Of the Fixed ACPI Description Table: what switching off takes
+/// (ACPI: "Fixed ACPI Description Table (FADT)").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FixedTable {
+    /// The ports of PM1a's control register and of PM1b's, if there is one.
+    pub control: (u16, Option<u16>),
+    /// The port, and what to write there, by which firmware hands these over.
+    pub enable: Option<(u16, u8)>,
+    /// Where the DSDT is.
+    pub dsdt: u64,
+}
+
+impl FixedTable {
+    /// Reads a table, header and all, as long as it is: firmware's word on its revision
+    /// is not to be trusted. `None` where the registers are no ports, or it ends before
+    /// them.
+    #[must_use]
+    pub fn read(table: &[u8]) -> Option<Self> {
+        let byte = |at: usize| table.get(at).copied();
+        let word = |at: usize| {
+            let bytes = table.get(at..at.checked_add(4)?)?;
+            Some(u32::from_le_bytes(bytes.try_into().ok()?))
+        };
+        let long = |at: usize| Some(u64::from(word(at)?) | u64::from(word(at + 4)?) << 32);
+        let port = |address: u64| u16::try_from(address).ok().filter(|port| *port != 0);
+        // The extended field, a generic address in the space of ports, or the old one.
+        let register = |old: usize, extended: usize| {
+            let wide = byte(extended).filter(|space| *space == PORTS);
+            wide.and_then(|_| port(long(extended + 4)?)).or_else(|| port(word(old)?.into()))
+        };
+        let command = port(word(48)?.into());
+        let dsdt = long(140).filter(|at| *at != 0).or_else(|| word(40).map(u64::from))?;
+        Some(Self {
+            control: (register(64, 172)?, register(68, 184)),
+            enable: command.zip(byte(52)).filter(|(_, value)| *value != 0),
+            dsdt,
+        })
+    }
+}
+
+/// The values of SLP_TYP, 0 to 7, that mean the state S5 (soft off) to the first and
+/// second power-management block: the package `_S5_` of a definition block, without its
+/// header. `None` where it has no such package, or none of constants.
+///
+/// ACPI: "\_Sx (System States)", "Name Objects Encoding", "Data Objects Encoding".
+#[must_use]
+pub fn soft_off_types(block: &[u8]) -> Option<[u8; 2]> {
+    let mut places = block.windows(4).enumerate().filter(|(_, name)| *name == b"_S5_");
+    places.find_map(|(at, _)| {
+        let (before, name) = block.split_at_checked(at)?;
+        let [.., NAME] = before.strip_suffix(&[ROOT]).unwrap_or(before) else { return None };
+        let rest = name.get(4..)?.strip_prefix(&[PACKAGE])?;
+        // The top two bits of a package's length say how many more bytes it has.
+        let (lead, rest) = rest.split_first()?;
+        let (_, rest) = rest.split_at_checked(usize::from(lead >> 6))?;
+        let (count, rest) = rest.split_first()?;
+        let (first, rest) = constant(rest)?;
+        // Some machines have one block only, and one element.
+        let second = if *count > 1 { constant(rest)?.0 } else { 0 };
+        Some([first & 7, second & 7])
+    })
+}
+
+/// The low byte of an integer constant, and what stands behind it.
+fn constant(code: &[u8]) -> Option<(u8, &[u8])> {
+    let (operation, rest) = code.split_first()?;
+    let bytes = match *operation {
+        ZERO => return Some((0, rest)),
+        ONE => return Some((1, rest)),
+        ONES => return Some((0xff, rest)),
+        BYTE => 1,
+        WORD => 2,
+        DWORD => 4,
+        _ => return None,
+    };
+    let (value, rest) = rest.split_at_checked(bytes)?;
+    Some((*value.first()?, rest))
+}
