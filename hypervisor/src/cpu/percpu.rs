@@ -36,6 +36,8 @@ pub struct PerCpu {
     requests: AtomicU32,
     /// What it asked of itself: nobody interrupts it for that.
     own: AtomicU32,
+    /// How many sleep on it until a moment.
+    timers: AtomicU32,
 }
 
 impl PerCpu {
@@ -48,6 +50,7 @@ impl PerCpu {
             tsc_aux: AtomicU64::new(u64::MAX),
             requests: AtomicU32::new(0),
             own: AtomicU32::new(0),
+            timers: AtomicU32::new(0),
         }
     }
 
@@ -67,6 +70,17 @@ impl PerCpu {
     #[must_use]
     pub fn is_online(&self) -> bool {
         self.online.load(Ordering::Acquire)
+    }
+
+    /// How many sleep on it until a moment, when it last chose what to run.
+    #[must_use]
+    pub fn timers(&self) -> u32 {
+        self.timers.load(Ordering::Relaxed)
+    }
+
+    /// Tells how many sleep on it.
+    pub fn set_timers(&self, count: usize) {
+        self.timers.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     /// Makes `requests` of this CPU, and interrupts it unless somebody has done

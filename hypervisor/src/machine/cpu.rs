@@ -129,6 +129,7 @@ impl<C: VendorCpu> ThisCpu<C> {
             self.wake_sleepers();
             // Whom this CPU has just woken it finds now.
             percpu::this().forget_own_requests();
+            percpu::this().set_timers(self.sleepers.len());
             match self.world.next(self.index) {
                 Decision::Run(choice) => {
                     let stop = self.serve(choice);
@@ -201,11 +202,13 @@ impl<C: VendorCpu> ThisCpu<C> {
             Some(Runner::Vcpu(guest, index)) => self.run_vcpu(&guest, index, &choice),
             Some(Runner::Starter(starter)) => starter.step(self.world, &self.vendor, choice.until),
             Some(Runner::Operator) => {
+                // It is awake: its own timer is none that it tells of.
+                self.sleepers.retain(|sleeper| sleeper.entity != choice.id);
+                percpu::this().set_timers(self.sleepers.len());
                 let stop = self.world.operate(&self.vendor);
                 if stop == Stop::Blocked {
                     // Without interrupts of the serial port, look all the same.
                     let until = asm::rdtsc() + self.world.poll_interval();
-                    self.sleepers.retain(|sleeper| sleeper.entity != choice.id);
                     self.sleepers.push(Sleeper { until, entity: choice.id });
                 }
                 stop

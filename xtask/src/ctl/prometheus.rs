@@ -300,6 +300,7 @@ mod tests {
             cpus: vec![CpuInfo {
                 index: 0,
                 apic_id: 0,
+                timers: 0,
                 online: true,
                 busy_ns: 5,
                 idle_ns: 6,

@@ -202,6 +202,7 @@ fn cpu_infos<C: VendorCpu>(world: &World<C>) -> Vec<CpuInfo> {
             index: u32::try_from(cpu.index()).unwrap_or(u32::MAX),
             apic_id: cpu.apic_id(),
             online: cpu.is_online(),
+            timers: cpu.timers(),
             busy_ns: world.scale.nanos(times.busy),
             idle_ns: world.scale.nanos(times.idle),
             running: running.and_then(|entity| world.runner(entity)).map(|runner| match runner {

@@ -46,6 +46,7 @@ fn snapshot(time_ns: u64, guests: Vec<GuestStats>) -> StatsSnapshot {
     let cpu = |index| CpuInfo {
         index,
         apic_id: index,
+        timers: 0,
         online: index == 0,
         busy_ns: if index == 0 { time_ns / 2 } else { 0 },
         idle_ns: time_ns / 2,

@@ -239,6 +239,10 @@ pub struct CpuInfo {
     pub busy_ns: u64,
     /// Time that it was idle, as a total.
     pub idle_ns: u64,
+    /// How many vCPUs and service contexts sleep on it until a moment, but for the one
+    /// that answers.
+    #[serde(default)]
+    pub timers: u32,
     /// What it runs: `GUEST/VCPU`, or the name of a service context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<String>,

@@ -61,6 +61,7 @@ fn snapshot(time_ns: u64, busy_ns: u64, guests: Vec<GuestStats>) -> StatsSnapsho
     let cpu = |index| CpuInfo {
         index,
         apic_id: index,
+        timers: 0,
         online: index < 2,
         busy_ns,
         idle_ns: time_ns - busy_ns,
