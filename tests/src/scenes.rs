@@ -336,6 +336,10 @@ fn create_debian(drive: &mut Drive) -> Result<()> {
     let all = stats(drive, c)?;
     let new = all.guests.iter().find(|guest| guest.name == "new").context("no statistics")?;
     ensure!(new.times().run_ns > 0 && new.exits() > 1000, "statistics: {new:?}");
+    contains(&xtask::ctl::prometheus::text(&all), "libvirt_domain_info_vstate{domain=\"new\"} 1")?;
+    let timeline = timeline(drive, c, "new")?;
+    let exits = timeline.matches("\"cat\":\"exit\"").count();
+    ensure!(exits == 128, "the timeline has {exits} exits: {timeline:.200}");
     refuses(c, Operation::Delete(reference("new")), ErrorCode::WrongState)?;
     refuses(c, Operation::UploadDelete { name: "kernel".into() }, ErrorCode::WrongState)?;
     drive.ask(c, Operation::Stop { guest: reference("new"), seconds: 60 })?;
@@ -398,6 +402,24 @@ fn promises(drive: &mut Drive) -> Result<()> {
 /// Sleepers, on all CPUs.
 fn timers(drive: &Drive, client: &mut Client) -> Result<u64> {
     Ok(stats(drive, client)?.cpus.iter().map(|cpu| u64::from(cpu.timers)).sum())
+}
+
+/// The last exits of a guest, for a timeline viewer.
+fn timeline(drive: &Drive, client: &mut Client, guest: &str) -> Result<String> {
+    let mut tries = 20;
+    loop {
+        let trace = Operation::Trace { guest: reference(guest), vcpu: None };
+        let Answer::Trace(trace) = drive.ask(client, trace)? else {
+            bail!("a trace is answered with something else")
+        };
+        match xtask::ctl::perfetto::trace(&trace) {
+            Ok(timeline) => return Ok(timeline.to_string()),
+            // It was busy with its serial port: those exits have no time.
+            Err(_) if tries > 0 => tries -= 1,
+            Err(error) => return Err(error),
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 /// What starts and stops must leave as it was: frames that are free and that are promised,

@@ -1,6 +1,10 @@
 //! Traces for the timeline viewer Perfetto, in the JSON format that Chrome's
 //! tracing introduced ("Trace Event Format"): a slice for each exit, a row for
 //! each vCPU. Times there are microseconds.
+//!
+//! Exits that the hypervisor serves without leaving its entry code have no time: that
+//! would cost as much as they do. They stand, as instants, where the exit before them
+//! ended; or, at the begin, where the first begins that has a time.
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
@@ -16,17 +20,23 @@ pub fn trace(snapshot: &TraceSnapshot) -> Result<Value> {
             "name": "thread_name", "ph": "M", "pid": 1, "tid": vcpu.index,
             "args": { "name": format!("vCPU {}", vcpu.index) },
         }));
+        let Some(mut last) = vcpu.exits.iter().find_map(|exit| exit.time_ns) else {
+            bail!("none of the last exits has a time: there is no timeline to draw")
+        };
         for exit in &vcpu.exits {
-            let Some(time) = exit.time_ns else {
-                bail!("this machine does not record when an exit was: there is no timeline to draw")
-            };
+            let time = exit.time_ns.unwrap_or(last);
+            last = time.saturating_add(exit.took_ns.unwrap_or(0));
             let mut event = json!({
                 "name": exit.reason, "cat": "exit", "pid": 1, "tid": vcpu.index,
                 "ts": micros(time),
-                "args": { "rip": format!("{:#x}", exit.rip), "detail": exit.detail },
+                "args": {
+                    "rip": format!("{:#x}", exit.rip),
+                    "detail": exit.detail,
+                    "time": if exit.time_ns.is_some() { "recorded" } else { "not recorded" },
+                },
             });
             // Without a length it is an instant, on its thread's row.
-            let more = match exit.took_ns {
+            let more = match exit.time_ns.and(exit.took_ns) {
                 Some(took) => [("ph", json!("X")), ("dur", micros(took))],
                 None => [("ph", json!("i")), ("s", json!("t"))],
             };
@@ -52,15 +62,49 @@ mod tests {
     use vmm::operator::snapshot::{TracedExit, VcpuTrace};
 
     fn snapshot(time_ns: Option<u64>, took_ns: Option<u64>) -> TraceSnapshot {
-        let exit = TracedExit {
-            time_ns,
-            took_ns,
+        several(&[(time_ns, took_ns)])
+    }
+
+    fn several(times: &[(Option<u64>, Option<u64>)]) -> TraceSnapshot {
+        let exit = |(time_ns, took_ns): &(Option<u64>, Option<u64>)| TracedExit {
+            time_ns: *time_ns,
+            took_ns: *took_ns,
             rip: 0x1000,
             reason: "cpuid".to_owned(),
             detail: "leaf 1".to_owned(),
         };
-        let vcpus = vec![VcpuTrace { index: 1, total: 9, exits: vec![exit] }];
+        let exits = times.iter().map(exit).collect();
+        let vcpus = vec![VcpuTrace { index: 1, total: 9, exits }];
         TraceSnapshot { name: "tiny".to_owned(), vcpus }
+    }
+
+    #[test]
+    fn exits_without_a_time_stand_behind_the_one_before() {
+        let times = [
+            (None, None),
+            (Some(5_000), Some(2_000)),
+            (None, None),
+            (None, None),
+            (Some(9_000), Some(500)),
+        ];
+        let trace = trace(&several(&times)).unwrap();
+        let events = trace["traceEvents"].as_array().unwrap();
+        let told = |event: &Value| {
+            let ph = event["ph"].as_str().unwrap().to_owned();
+            (ph, event["ts"].as_f64().unwrap(), event["args"]["time"].as_str().unwrap().to_owned())
+        };
+        let told: Vec<_> = events[2..].iter().map(told).collect();
+        let of = |ph: &str, ts, time: &str| (ph.to_owned(), ts, time.to_owned());
+        assert_eq!(
+            told,
+            [
+                of("i", 5.0, "not recorded"),
+                of("X", 5.0, "recorded"),
+                of("i", 7.0, "not recorded"),
+                of("i", 7.0, "not recorded"),
+                of("X", 9.0, "recorded"),
+            ]
+        );
     }
 
     #[test]
