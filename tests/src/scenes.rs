@@ -187,7 +187,7 @@ fn control_scene() -> String {
     format!(
         "[host]\ncpus = 1\nmemory = \"1G\"\nwhen_empty = \"stay\"\n{}",
         // It runs for seconds: long enough to be seen running.
-        tiny("first", "steady", "cmdline = \"windows=500 sleep=1000000\"")
+        tiny("first", "steady", "cmdline = \"windows=500 sleep=20000000\"")
     )
 }
 
