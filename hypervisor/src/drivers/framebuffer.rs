@@ -114,9 +114,9 @@ pub fn init(framebuffer: FrameBuffer) {
 
 /// From now on text is [queued](queue).
 pub fn prepare() {
-    if let Some(screen) = SCREEN.lock().as_mut()
-        && screen.backlog.prepare().is_err()
-    {
+    let prepared = SCREEN.lock().as_mut().map_or(Ok(()), |screen| screen.backlog.prepare());
+    // The lock is left by now: this is shown on the screen.
+    if prepared.is_err() {
         log::warn!("no memory for what is to be shown on the screen: it stays as it is");
     }
 }

@@ -5,7 +5,7 @@ use crate::mm::pool::Tables;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 use linked_list_allocator::Heap;
-use paging::frames::{ORDER_2M, Owner};
+use paging::frames::{FrameAllocator, ORDER_2M, Owner};
 use paging::stage2::{Attributes, HostTable, Mapper, PageSize, Permissions};
 use spin::Mutex;
 use x86defs::HostPhysAddr;
@@ -42,19 +42,16 @@ enum From {
     Any,
 }
 
-/// Frames that are free and that no guest was promised.
-fn spare_frames() -> u64 {
-    let frames = FRAMES.lock();
-    // Nothing is promised while the lock is held.
-    frames.as_ref().map_or(0, |f| f.free_frames().saturating_sub(guest::reserved_frames()))
+/// Frames that are free and that no guest was promised: nothing is promised while their
+/// lock is held.
+fn spare(frames: &FrameAllocator<'_>) -> u64 {
+    frames.free_frames().saturating_sub(guest::reserved_frames())
 }
 
 /// A block that no guest was promised; any block where that is `from`.
 fn take(from: From) -> Option<Hfn> {
     FRAMES.lock().as_mut().and_then(|frames| {
-        // Nothing is promised while the lock is held.
-        let spare = frames.free_frames().saturating_sub(guest::reserved_frames());
-        let enough = from == From::Any || spare >= 1 << ORDER_2M;
+        let enough = from == From::Any || spare(frames) >= 1 << ORDER_2M;
         let (first, _) = enough.then(|| frames.allocate(ORDER_2M, Owner::HYPERVISOR))??;
         Some(first)
     })
@@ -148,7 +145,8 @@ pub fn has_room_for(bytes: usize) -> bool {
     }
     // What the heap has once it keeps: it does not grow for what does not fit then.
     let missing = bytes.next_multiple_of(STEP);
-    if missing as u64 / PAGE_SIZE > spare_frames() || state.size + missing > LIMIT {
+    let left = FRAMES.lock().as_ref().map_or(0, spare);
+    if missing as u64 / PAGE_SIZE > left || state.size + missing > LIMIT {
         return false;
     }
     while !state.has(layout) {
