@@ -26,6 +26,7 @@ pub fn all(tiny: &[String]) -> Vec<Case> {
     cases.extend(refusals());
     cases.extend(broken_entries());
     cases.extend(crate::scenes::all());
+    cases.extend(crate::iso::all());
     cases.push(Case {
         kernel: Kernel::Memtest,
         memory: 128,

@@ -10,6 +10,7 @@
 pub mod case;
 pub mod cases;
 pub mod drive;
+mod iso;
 pub mod lockstep;
 pub mod planted;
 pub mod runner;
