@@ -90,6 +90,8 @@ pub struct Case {
     pub firmware: Firmware,
     /// The emulated CPU model, if not the usual one.
     pub cpu: Option<&'static str>,
+    /// More for the emulator: words of QEMU's command line, lines of Bochs' configuration.
+    pub machine_args: &'static [&'static str],
     /// CPUs of the machine, and vCPUs of the guest.
     pub cpus: (u32, u32),
     /// The guest's memory in MiB.
@@ -141,6 +143,7 @@ impl Case {
             build: Build::Debug,
             firmware: Firmware::Bios,
             cpu: None,
+            machine_args: &[],
             cpus: (1, 1),
             memory: 64,
             machine_memory: None,

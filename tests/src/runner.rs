@@ -363,6 +363,7 @@ fn start(
         boot: Boot::Image(path),
         dir: dir.to_path_buf(),
         control: case.scene.as_ref().map(|_| dir.join(CONTROL)),
+        extra: case.machine_args.iter().map(|&word| word.to_owned()).collect(),
     };
     Session::start(&launch, log, Some(Duration::from_secs(case.seconds)))
 }

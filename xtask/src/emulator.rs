@@ -36,6 +36,9 @@ pub struct Launch {
     pub dir: PathBuf,
     /// The socket that the machine's second serial port shall be, for `ctl`.
     pub control: Option<PathBuf>,
+    /// More for the emulator, behind all of ours: words of QEMU's command line, or lines
+    /// of Bochs' configuration.
+    pub extra: Vec<String>,
 }
 
 /// What the clocks of a machine go by.
@@ -190,6 +193,7 @@ impl Launch {
                 command.args(["-device", "virtio-blk-pci,drive=boot,bootindex=0"]);
             }
         }
+        command.args(&self.extra);
         Ok(command)
     }
 
@@ -275,12 +279,14 @@ impl Launch {
              port_e9_hack: enabled=0\n\
              log: {dir}/bochs.log\n\
              panic: action=fatal\nerror: action=report\ninfo: action=report\ndebug: action=ignore\n\
-             magic_break: enabled=0\n",
+             magic_break: enabled=0\n\
+             {extra}",
             com2 = control.map_or_else(String::new, |address| {
                 format!("com2: enabled=1, mode=socket-client, dev={address}\n")
             }),
             cpus = self.cpus,
             host = memory.min(1024),
+            extra = self.extra.iter().map(|line| format!("{line}\n")).collect::<String>(),
         ))
     }
 }
@@ -342,6 +348,7 @@ mod tests {
             boot: Boot::Image("steward.img".into()),
             dir: "run".into(),
             control: None,
+            extra: Vec::new(),
         }
     }
 
@@ -412,6 +419,22 @@ mod tests {
         let com2 = "com2: enabled=1, mode=socket-client, dev=127.0.0.1:7\n";
         assert!(!without.contains("com2") && with.contains(com2));
         assert_eq!(with.replace(com2, ""), without);
+    }
+
+    #[test]
+    fn what_the_user_adds_comes_last() {
+        let mut launch = launch(Machine::QemuSvm, Clock::Usual);
+        launch.extra = ["-machine", "pit=off"].map(str::to_owned).to_vec();
+        let command = launch.qemu().unwrap();
+        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+        assert_eq!(words[words.len() - 2..], ["-machine", "pit=off"]);
+
+        let mut bochs = self::launch(Machine::BochsVmx, Clock::Usual);
+        let usual = bochs.bochsrc(Path::new("Cargo.toml"), 1, None).unwrap();
+        bochs.extra = vec!["cpu: ips=5000000".to_owned(), "clock: sync=realtime".to_owned()];
+        let more = bochs.bochsrc(Path::new("Cargo.toml"), 1, None).unwrap();
+        let added = more.strip_prefix(&usual);
+        assert_eq!(added, Some("cpu: ips=5000000\nclock: sync=realtime\n"));
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub struct RunOptions {
     /// CPU model to emulate instead of the usual one, for example EPYC,-svm
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
+    /// Hand WORD to the emulator, behind all of xtask's own: a word of QEMU's command line, or a line of Bochs' configuration; may be repeated
+    #[arg(long = "machine-arg", value_name = "WORD", allow_hyphen_values = true)]
+    pub machine_args: Vec<String>,
     /// Let QEMU's clocks count instructions, one a tick, instead of real time
     #[arg(long)]
     pub icount: bool,
@@ -288,6 +291,7 @@ pub fn run(options: &RunOptions) -> Result<u8> {
         boot,
         dir: dir.0.clone(),
         control: options.control(),
+        extra: options.machine_args.clone(),
     };
     let log = options.log.clone().unwrap_or_else(|| paths::target().join("steward/serial.log"));
     let mut session = Session::start(&launch, &log, options.timeout.map(Duration::from_secs))?;

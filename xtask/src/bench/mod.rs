@@ -159,6 +159,7 @@ fn run_in(
         boot: Boot::Image(image),
         dir: dir.to_path_buf(),
         control: None,
+        extra: Vec::new(),
     };
     let log = paths::target().join("bench").join(format!("{}.log", machine.name()));
     let step = Step::new(format!("measuring on {}", machine.name()));
