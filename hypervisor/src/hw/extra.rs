@@ -6,12 +6,12 @@ use crate::error::HostError;
 use crate::mm;
 use core::arch::asm;
 use core::sync::atomic::Ordering;
+use x86_64::registers::control::{Cr4 as HostCr4, Cr4Flags};
 use x86defs::bits::{Low, high32};
-use x86defs::{HostPhysAddr, Msr};
+use x86defs::{Cr4, HostPhysAddr, Msr};
 
 /// XCR0, if the hypervisor has CR4.OSXSAVE set.
 pub(super) fn xgetbv_if_enabled() -> Option<u64> {
-    use x86_64::registers::control::{Cr4 as HostCr4, Cr4Flags};
     if !HostCr4::read().contains(Cr4Flags::OSXSAVE) {
         return None;
     }
@@ -193,3 +193,13 @@ fn with_components(f: impl FnOnce(Save)) {
 }
 
 const _: () = assert!(INITIAL.0.len() <= AREA);
+
+/// CR4.MCE, if it is set on this CPU: with a guest's clear, a machine check while
+/// the guest runs would shut the CPU down instead of being told.
+pub(super) fn machine_check_of_host() -> Cr4 {
+    if HostCr4::read().contains(Cr4Flags::MACHINE_CHECK_EXCEPTION) {
+        Cr4::MCE
+    } else {
+        Cr4::empty()
+    }
+}

@@ -117,6 +117,7 @@ kinds! {
         | VmExit::DescriptorTable(_)
         | VmExit::TaskSwitch(_)
         | VmExit::VirtualizationInstruction
+        | VmExit::Unoffered
         | VmExit::Rdpmc
         | VmExit::Rdtsc
         | VmExit::DirtyLogFull

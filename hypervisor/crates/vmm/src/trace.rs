@@ -192,7 +192,8 @@ fn describe<B: Backend, M: GuestRam>(
         | VmExit::VirtualEoi(_)
         | VmExit::CrAccess(_)
         | VmExit::Xsetbv
-        | VmExit::VirtualizationInstruction => return None,
+        | VmExit::VirtualizationInstruction
+        | VmExit::Unoffered => return None,
         // Nothing should end here: that it does is worth a difference.
         VmExit::DrAccess(_)
         | VmExit::CacheControl(_)

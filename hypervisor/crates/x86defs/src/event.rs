@@ -53,6 +53,15 @@ impl Exception {
         matches!(self.0, 8 | 10..=14 | 17 | 21)
     }
 
+    /// Whether it is always a fault: RIP stays at the instruction, and RF is set in
+    /// the flags that are pushed. #DB is a fault only where it is reported before
+    /// the instruction, #DF and #MC are aborts
+    /// (SDM: "Exception Classifications", "Instruction-Breakpoint Exception Condition").
+    #[must_use]
+    pub const fn is_fault(self) -> bool {
+        !matches!(self, Self::DB | Self::BP | Self::OF | Self::DF | Self::MC)
+    }
+
     /// Whether it counts as contributory towards a double fault
     /// (SDM: "Interrupt 8—Double Fault Exception").
     #[must_use]
@@ -60,6 +69,11 @@ impl Exception {
         matches!(self.0, 0 | 10..=13 | 21)
     }
 }
+
+/// Exceptions of a guest that exit, by vector: #DB and #AC because a guest can
+/// make their delivery loop for ever, #MC because it is the machine's.
+pub const EXITING_EXCEPTIONS: u32 =
+    1 << Exception::DB.0 | 1 << Exception::AC.0 | 1 << Exception::MC.0;
 
 /// What kind of event is delivered to a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -236,6 +236,8 @@ pub enum VmExit {
     TaskSwitch(TaskSwitch),
     /// An instruction of VT-x or AMD-V itself; guests are not offered either.
     VirtualizationInstruction,
+    /// Another instruction that CPUID offers to no guest, but that exits all the same.
+    Unoffered,
     /// RDPMC.
     Rdpmc,
     /// RDTSC or RDTSCP.
@@ -270,7 +272,8 @@ pub enum VmExit {
     StartupIpi(u8),
     /// The guest shut its CPU down: a triple fault.
     TripleFault,
-    /// The hardware refused the guest's state: our bug.
+    /// The hardware refused the guest's state or an entry of its nested tables:
+    /// our bug.
     InvalidState(RawExit),
     /// The hardware would have refused the guest's state, said a check that
     /// was made before the entry: the rule that is broken.

@@ -4,7 +4,9 @@ use super::caps::SvmFeatures;
 use super::{Caps, Cpu, asid, dump, entry, maps};
 use crate::cpu::asm;
 use crate::error::HostError;
-use crate::hw::extra::{load_tsc_aux, read_debug, write_cr2, write_debug, xgetbv_if_enabled};
+use crate::hw::extra::{
+    load_tsc_aux, machine_check_of_host, read_debug, write_cr2, write_debug, xgetbv_if_enabled,
+};
 use crate::mm;
 use core::fmt;
 use core::ptr::NonNull;
@@ -15,25 +17,21 @@ use vmm::timer::TimerKind;
 use vmm::vcpu::VcpuCore;
 use x86defs::exit::{ExceptionExit, ExitWithEvent};
 use x86defs::vmcb::{
-    Clean, EventInjection, INTERRUPT_SHADOW, Intercepts3, Intercepts4, TlbControl,
-    VirtualInterrupt, Vmcb, VmcbSegment, decode, interrupted_event,
+    Clean, EventInjection, INTERRUPT_SHADOW, Intercepts, Intercepts3, TlbControl, VirtualInterrupt,
+    Vmcb, VmcbSegment, decode, interrupted_event,
 };
 use x86defs::{
     Cr0, Cr4, DescriptorTable, Efer, Event, EventKind, Exception, HostPhysAddr, Msr, Rflags,
     Segment, SegmentRegister, VmExit,
 };
 
-/// Exceptions that exit: #DB and #AC because a guest can make their delivery
-/// loop for ever, #MC because it is the machine's.
-const EXCEPTIONS: u32 = 1 << Exception::DB.0 | 1 << Exception::AC.0 | 1 << Exception::MC.0;
-
 /// The exceptions that exit now. Where DR6 would be lost, #DB is left to the
 /// guest, except while an NMI's IRET is stepped over.
 fn exceptions(caps: &Caps, nmi: NmiState) -> u32 {
     if caps.switches_less() && !matches!(nmi, NmiState::Stepping { .. }) {
-        EXCEPTIONS & !(1 << Exception::DB.0)
+        Intercepts::ALWAYS.exceptions & !(1 << Exception::DB.0)
     } else {
-        EXCEPTIONS
+        Intercepts::ALWAYS.exceptions
     }
 }
 
@@ -74,6 +72,8 @@ pub struct SvmVcpu {
     debug: [u64; 4],
     nmi: NmiState,
     nmi_window: bool,
+    /// CR4.MCE as the guest has it; in the VMCB it is the machine's.
+    machine_check: bool,
 }
 
 // SAFETY: the VMCB is a frame of the vCPU's own; whoever owns the vCPU may use
@@ -114,33 +114,13 @@ impl SvmVcpu {
             debug: [0; 4],
             nmi: NmiState::Open,
             nmi_window: false,
+            machine_check: false,
         };
         let (caps, cr_writes) = (vcpu.caps, vcpu.cr_writes());
         let control = &mut vcpu.vmcb_mut().control;
         control.intercept_exceptions = exceptions(&caps, NmiState::Open);
-        control.intercepts3 = Intercepts3::INTR
-            | Intercepts3::NMI
-            | Intercepts3::INIT
-            | Intercepts3::RDPMC
-            | Intercepts3::CPUID
-            | Intercepts3::INVD
-            | Intercepts3::HLT
-            | Intercepts3::INVLPGA
-            | Intercepts3::IOIO_PROT
-            | Intercepts3::MSR_PROT
-            | Intercepts3::SHUTDOWN;
-        control.intercepts4 = Intercepts4::VMRUN
-            | Intercepts4::VMMCALL
-            | Intercepts4::VMLOAD
-            | Intercepts4::VMSAVE
-            | Intercepts4::STGI
-            | Intercepts4::CLGI
-            | Intercepts4::SKINIT
-            | Intercepts4::WBINVD
-            | Intercepts4::MONITOR
-            | Intercepts4::MWAIT
-            | Intercepts4::XSETBV
-            | Intercepts4::RDPRU;
+        control.intercepts3 = Intercepts::ALWAYS.third;
+        control.intercepts4 = Intercepts::ALWAYS.fourth;
         if caps.features.contains(SvmFeatures::NEXT_RIP) {
             control.intercepts3 |= Intercepts3::CR0_SELECTIVE;
         }
@@ -175,7 +155,8 @@ impl SvmVcpu {
     /// another intercept; the emulator that compares only half of the register
     /// there is told by its lack of next-RIP save.
     fn cr_writes(&self) -> u16 {
-        if self.caps.features.contains(SvmFeatures::NEXT_RIP) { 1 << 4 } else { 1 << 4 | 1 << 0 }
+        let always = Intercepts::ALWAYS.cr_writes;
+        if self.caps.features.contains(SvmFeatures::NEXT_RIP) { always } else { always | 1 << 0 }
     }
 
     /// CR8, as the guest has it.
@@ -398,11 +379,20 @@ impl Backend for SvmVcpu {
     }
 
     fn cr4(&self) -> Cr4 {
-        Cr4::from_bits_retain(self.vmcb().save.cr4)
+        let mut cr4 = Cr4::from_bits_retain(self.vmcb().save.cr4);
+        cr4.set(Cr4::MCE, self.machine_check);
+        cr4
     }
 
     fn set_cr4(&mut self, value: Cr4) {
-        self.change(Clean::CR).save.cr4 = value.bits();
+        self.machine_check = value.contains(Cr4::MCE);
+        // A machine check must reach the machine, whatever the guest thinks.
+        let real = value | machine_check_of_host();
+        // A guest that thinks otherwise is told so.
+        let reads = if real == value { 0 } else { 1 << 4 };
+        let vmcb = self.change(Clean::CR | Clean::INTERCEPTS);
+        vmcb.save.cr4 = real.bits();
+        vmcb.control.intercept_cr_read = reads;
         self.flush = true;
     }
 

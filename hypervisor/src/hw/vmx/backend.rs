@@ -2,12 +2,12 @@
 
 use super::dump;
 use super::vcpu::{GUEST_CR0, GUEST_CR4, VmxVcpu};
+use crate::hw::extra::machine_check_of_host;
 use core::fmt;
 use devices::lapic::Lapic;
 use vmm::hw::{Backend, InterruptDelivery};
 use vmm::timer::TimerKind;
 use vmm::vcpu::VcpuCore;
-use x86_64::registers::control::{Cr4 as HostCr4, Cr4Flags};
 use x86defs::bits::Low;
 use x86defs::control::CpuMode;
 use x86defs::exit::ExitWithEvent;
@@ -85,13 +85,8 @@ impl Backend for VmxVcpu {
     fn set_cr4(&mut self, value: Cr4) {
         self.cr4_shadow = value;
         // A machine check must reach the machine, whatever the guest thinks.
-        let machine_check = if HostCr4::read().contains(Cr4Flags::MACHINE_CHECK_EXCEPTION) {
-            Cr4::MCE
-        } else {
-            Cr4::empty()
-        };
         let v = self.current();
-        v.write(FieldNatural::GUEST_CR4, (value | Cr4::VMXE | machine_check).bits());
+        v.write(FieldNatural::GUEST_CR4, (value | Cr4::VMXE | machine_check_of_host()).bits());
         v.write(FieldNatural::CR4_SHADOW, value.bits());
         self.flush = true;
     }

@@ -17,21 +17,18 @@ use vmm::timer::TimerKind;
 use vmm::vcpu::VcpuCore;
 use x86defs::bits::Low;
 use x86defs::control::DR6_RESET;
+use x86defs::event::EXITING_EXCEPTIONS;
 use x86defs::exit::{ExceptionExit, ExitWithEvent};
 use x86defs::vmcs::check::Stage;
 use x86defs::vmcs::{
-    ACCESS_RIGHTS_UNUSABLE, EntryControls, ExitInformation, ExitReason, Field16, Field32, Field64,
-    FieldNatural, Interruptibility, InterruptionInfo, InterruptionKind, PENDING_DEBUG_BS,
-    PrimaryControls, SecondaryControls, apic_offset, decode, ept_pointer, interrupted_event,
-    unblocks_nmi,
+    ACCESS_RIGHTS_UNUSABLE, ENTRY_FAILED, EntryControls, ExitInformation, ExitReason, Field16,
+    Field32, Field64, FieldNatural, Interruptibility, InterruptionInfo, InterruptionKind,
+    PENDING_DEBUG_BS, PrimaryControls, SecondaryControls, apic_offset, decode, ept_pointer,
+    interrupted_event, unblocks_nmi,
 };
 use x86defs::{
     Cr0, Cr4, Efer, Event, EventKind, Exception, HostPhysAddr, Rflags, SegmentRegister, VmExit,
 };
-
-/// Exceptions that exit: #DB and #AC because a guest can make their delivery
-/// loop for ever, #MC because it is the machine's.
-const EXCEPTIONS: u32 = 1 << Exception::DB.0 | 1 << Exception::AC.0 | 1 << Exception::MC.0;
 
 /// PAUSEs further apart than this many ticks are of no loop, and a loop exits
 /// after this many ticks: some tens of microseconds are spun by who waits long.
@@ -161,7 +158,7 @@ impl VmxVcpu {
         v.write(Field32::PRIMARY_CONTROLS, self.primary.bits());
         v.write(Field32::EXIT_CONTROLS, self.caps.words.exit.bits());
         v.write(Field32::ENTRY_CONTROLS, self.entry.bits());
-        v.write(Field32::EXCEPTION_BITMAP, EXCEPTIONS);
+        v.write(Field32::EXCEPTION_BITMAP, EXITING_EXCEPTIONS);
         // Page faults exit if (error code & mask) == match says so and their
         // bit in the bitmap agrees: never.
         for zero in [
@@ -181,6 +178,9 @@ impl VmxVcpu {
         if self.caps.words.secondary.contains(SecondaryControls::PAUSE_LOOP_EXITING) {
             v.write(Field32::PLE_GAP, PAUSE_GAP);
             v.write(Field32::PLE_WINDOW, PAUSE_WINDOW);
+        }
+        if self.caps.words.secondary.contains(SecondaryControls::ENCLS_EXITING) {
+            v.write(Field64::ENCLS_EXITING, u64::MAX);
         }
         v.write(Field64::IO_BITMAP_A, maps.io_a.as_u64());
         v.write(Field64::IO_BITMAP_B, maps.io_b.as_u64());
@@ -363,8 +363,8 @@ impl VmxVcpu {
             if outcome != entry::EXITED {
                 break self.refused(outcome);
             }
-            self.launched = true;
             if core.served {
+                self.launched = true;
                 // The hot handler dealt with the exit but wants the general
                 // code to look at what is pending.
                 self.length = None;
@@ -429,6 +429,8 @@ impl VmxVcpu {
     fn after_exit(&mut self) -> Option<ExitWithEvent> {
         let information = self.information();
         let exit = decode(&information);
+        // An entry that fails after VMLAUNCH has begun exits, but launches nothing.
+        self.launched |= information.reason & ENTRY_FAILED == 0;
         let interrupted = self.vectoring();
         let length = information.basic().length_field();
         self.length = length.map(|field| self.current().read(field).low8());

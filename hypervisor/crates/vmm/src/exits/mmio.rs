@@ -7,12 +7,15 @@ use crate::memory::{GuestRam, MemoryError};
 use crate::vcpu::Vcpu;
 use crate::vm::{Host, Vm, VmError};
 use devices::lapic::APIC_BASE_ADDRESS;
-use x86defs::GuestPhysAddr;
 use x86defs::exit::{ApicAccess, ApicAccessKind, NestedAccess, NestedFault};
+use x86defs::{Event, GuestPhysAddr};
 use x86emu::{Step, Stop};
 
 /// Why a guest can't go on whose stack or descriptors lie in device memory.
 pub(crate) const DELIVERY: &str = "to deliver an event through memory that is not RAM";
+
+/// Why a guest can't go on whose RIP is there.
+const EXECUTION: &str = "to execute instructions from device memory";
 
 pub(super) fn serve<B: Backend, M: GuestRam>(
     vcpu: &mut Vcpu<B>,
@@ -30,9 +33,19 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
         return Err(MemoryError::NotRam(fault.gpa).into());
     }
     if fault.access.contains(NestedAccess::FETCH) {
-        return Err(VmError::NotOffered("to execute instructions from device memory"));
+        return not_offered(vcpu, VmError::NotOffered(EXECUTION));
     }
     instruction(vcpu, vm, host)
+}
+
+/// The guest can't go on with what it does; but a program of it, to which its
+/// kernel gave device memory, must not end it: that program gets #UD.
+fn not_offered<B: Backend>(vcpu: &mut Vcpu<B>, error: VmError) -> Served {
+    if vcpu.hw.cpl() != 3 {
+        return Err(error);
+    }
+    vcpu.raise(Event::ud());
+    Ok(None)
 }
 
 /// An access to the APIC's page that the CPU does not virtualize by itself.
@@ -44,9 +57,7 @@ pub(super) fn apic<B: Backend, M: GuestRam>(
 ) -> Served {
     match access.kind {
         ApicAccessKind::Read | ApicAccessKind::Write => instruction(vcpu, vm, host),
-        ApicAccessKind::Fetch => {
-            Err(VmError::NotOffered("to execute instructions from device memory"))
-        }
+        ApicAccessKind::Fetch => not_offered(vcpu, VmError::NotOffered(EXECUTION)),
         ApicAccessKind::Delivery => Err(VmError::NotOffered(DELIVERY)),
         ApicAccessKind::Physical => {
             let gpa = GuestPhysAddr::new(APIC_BASE_ADDRESS + u64::from(access.offset.unwrap_or(0)));
@@ -66,7 +77,7 @@ fn instruction<B: Backend, M: GuestRam>(
         Ok(Step::Again) => vcpu.trap_single_step(),
         Err(Stop::Exception(exception)) => raise(vcpu, exception),
         Err(Stop::Unsupported(what)) => {
-            return Err(VmError::Instruction(alloc::format!("{what}")));
+            return not_offered(vcpu, VmError::Instruction(alloc::format!("{what}")));
         }
         Err(Stop::Host(error)) => return Err(error),
     }

@@ -88,7 +88,7 @@ pub(crate) fn serve<B: Backend, M: GuestRam>(
             Ok(Done::Complete)
         }),
         // CPUID offers none of these.
-        VmExit::Monitor(_) | VmExit::VirtualizationInstruction => {
+        VmExit::Monitor(_) | VmExit::VirtualizationInstruction | VmExit::Unoffered => {
             vcpu.raise(Event::ud());
             Ok(None)
         }

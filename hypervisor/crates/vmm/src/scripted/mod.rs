@@ -4,6 +4,7 @@
 extern crate std;
 
 mod apic;
+mod decoding;
 mod tests;
 
 use crate::chipset::{Chipset, DebugPorts};
@@ -130,6 +131,7 @@ pub(super) struct Script {
     pub(super) rip: u64,
     pub(super) rflags: u64,
     pub(super) cr4: u64,
+    pub(super) cpl: u8,
     pub(super) shadow: bool,
     pub(super) loses_shadow: bool,
     pub(super) dr6: u64,
@@ -245,7 +247,7 @@ impl Backend for Script {
     }
     fn set_idtr(&mut self, _: DescriptorTable) {}
     fn cpl(&self) -> u8 {
-        0
+        self.cpl
     }
     fn msr(&self, _: Msr) -> Option<u64> {
         None

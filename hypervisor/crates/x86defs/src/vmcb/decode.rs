@@ -91,6 +91,8 @@ codes! {
     MWAIT_ARMED = 0x8c;
     /// XSETBV.
     XSETBV = 0x8d;
+    /// RDPRU.
+    RDPRU = 0x8e;
     /// INVPCID.
     INVPCID = 0xa2;
     /// Nested page fault.
@@ -229,6 +231,7 @@ pub fn decode(exit_code: u64, info1: u64, info2: u64, decode_assists: bool) -> V
         ExitCode::SHUTDOWN => VmExit::TripleFault,
         ExitCode::VMMCALL => VmExit::Hypercall,
         ExitCode(0x80 | 0x82..=0x86 | 0x7a) => VmExit::VirtualizationInstruction,
+        ExitCode::RDPRU => VmExit::Unoffered,
         ExitCode::MONITOR => VmExit::Monitor(MonitorWait::Monitor),
         ExitCode::MWAIT | ExitCode::MWAIT_ARMED => VmExit::Monitor(MonitorWait::Mwait),
         ExitCode::XSETBV => VmExit::Xsetbv,
@@ -395,6 +398,7 @@ mod tests {
             (0x81, VmExit::Hypercall),
             (0x86, VmExit::VirtualizationInstruction),
             (0x8d, VmExit::Xsetbv),
+            (0x8e, VmExit::Unoffered),
             (0x52, VmExit::MachineCheck),
         ] {
             assert_eq!(decode(code, 0, 0, false), exit, "{code:#x}");

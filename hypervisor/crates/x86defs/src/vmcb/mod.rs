@@ -4,8 +4,10 @@
 
 pub mod check;
 mod decode;
+mod intercepts;
 
 pub use decode::{ExitCode, byte_port, decode, interrupted_event, is_first_touch};
+pub use intercepts::Intercepts;
 
 use crate::segment::{Segment, SegmentAttributes};
 use bitfield_struct::bitfield;

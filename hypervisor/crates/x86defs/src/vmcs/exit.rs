@@ -139,6 +139,14 @@ reasons! {
     UMWAIT = 67;
     /// TPAUSE.
     TPAUSE = 68;
+    /// SEAMCALL: no control asks for it.
+    SEAMCALL = 76;
+    /// TDCALL: likewise.
+    TDCALL = 77;
+    /// RDMSR with the number in the instruction.
+    RDMSR_IMMEDIATE = 84;
+    /// WRMSRNS with the number in the instruction.
+    WRMSR_IMMEDIATE = 85;
 }
 
 impl ExitReason {
@@ -187,6 +195,10 @@ impl ExitReason {
                 | Self::XRSTORS
                 | Self::UMWAIT
                 | Self::TPAUSE
+                | Self::SEAMCALL
+                | Self::TDCALL
+                | Self::RDMSR_IMMEDIATE
+                | Self::WRMSR_IMMEDIATE
         );
         if defined { Some(Field32::EXIT_INSTRUCTION_LENGTH) } else { None }
     }
@@ -508,6 +520,11 @@ pub fn decode(information: &ExitInformation) -> VmExit {
         | ExitReason::INVEPT
         | ExitReason::INVVPID
         | ExitReason::VMFUNC => VmExit::VirtualizationInstruction,
+        ExitReason::ENCLS
+        | ExitReason::SEAMCALL
+        | ExitReason::TDCALL
+        | ExitReason::RDMSR_IMMEDIATE
+        | ExitReason::WRMSR_IMMEDIATE => VmExit::Unoffered,
         ExitReason::CR_ACCESS => VmExit::CrAccess(cr_access(qualification)),
         ExitReason::MOV_DR => VmExit::DrAccess(dr_access(qualification)),
         ExitReason::IO => port_io(qualification, information.instruction)
@@ -525,6 +542,7 @@ pub fn decode(information: &ExitInformation) -> VmExit {
         ExitReason::GDTR_IDTR => VmExit::DescriptorTable(DescriptorTableAccess::GdtrIdtr),
         ExitReason::LDTR_TR => VmExit::DescriptorTable(DescriptorTableAccess::LdtrTr),
         ExitReason::EPT_VIOLATION => VmExit::NestedFault(nested_fault(information)),
+        ExitReason::EPT_MISCONFIGURATION => VmExit::InvalidState(raw),
         ExitReason::PREEMPTION_TIMER => VmExit::TimesliceExpired,
         ExitReason::WBINVD => VmExit::CacheControl(CacheControl::Wbinvd),
         ExitReason::XSETBV => VmExit::Xsetbv,

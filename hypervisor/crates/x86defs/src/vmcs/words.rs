@@ -164,6 +164,8 @@ impl ControlWords {
         let mut optional = SecondaryControls::RDTSCP
             | SecondaryControls::INVPCID
             | SecondaryControls::PAUSE_LOOP_EXITING
+            // Where firmware has switched SGX on, ENCLS would run.
+            | SecondaryControls::ENCLS_EXITING
             | APIC_DELIVERY;
         optional.set(SecondaryControls::VPID, cpu.ept.contains(VPID));
         let (pin, exit) = (PinControls::PREEMPTION_TIMER, ExitControls::SAVE_PREEMPTION_TIMER);

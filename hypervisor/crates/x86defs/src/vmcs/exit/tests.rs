@@ -41,11 +41,17 @@ fn plain_reasons() {
         (55, VmExit::Xsetbv),
         (58, VmExit::CacheControl(CacheControl::Invpcid)),
         (59, VmExit::VirtualizationInstruction),
+        (60, VmExit::Unoffered),
         (62, VmExit::DirtyLogFull),
+        (76, VmExit::Unoffered),
+        (77, VmExit::Unoffered),
+        (84, VmExit::Unoffered),
+        (85, VmExit::Unoffered),
     ] {
         assert_eq!(exit(reason, 0), wanted, "{reason}");
     }
-    for reason in [5, 17, 35, 37, 49, 57, 63, 200] {
+    assert!(matches!(exit(49, 0), VmExit::InvalidState(_)));
+    for reason in [5, 17, 35, 37, 57, 63, 200] {
         assert!(matches!(exit(reason, 0), VmExit::Unhandled(_)), "{reason}");
     }
 }
@@ -225,7 +231,7 @@ fn nmi_unblocking() {
 fn instruction_lengths() {
     let defined = [
         10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32,
-        36, 39, 40, 46, 47, 50, 51, 53, 54, 55, 57, 58, 59, 60, 61, 63, 64, 67, 68,
+        36, 39, 40, 46, 47, 50, 51, 53, 54, 55, 57, 58, 59, 60, 61, 63, 64, 67, 68, 76, 77, 84, 85,
     ];
     for reason in 0..0x100 {
         assert_eq!(
