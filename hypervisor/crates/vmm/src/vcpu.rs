@@ -283,9 +283,17 @@ impl<B: Backend> Vcpu<B> {
         self.trap_single_step();
     }
 
+    /// An iteration of a repeated instruction is done, whose RIP stays: what
+    /// interrupts it there pushes RF
+    /// (SDM: "Instruction-Breakpoint Exception Condition").
+    pub fn end_iteration(&mut self) {
+        self.set_resume_flag();
+        self.trap_single_step();
+    }
+
     /// A single-step trap is due if TF is set: after an instruction, and after
-    /// each iteration of a repeated one, whose RIP stays.
-    pub fn trap_single_step(&mut self) {
+    /// each iteration of a repeated one.
+    fn trap_single_step(&mut self) {
         if self.hw.rflags().contains(Rflags::TF) {
             let dr6 = self.hw.dr(6) | DR6_SINGLE_STEP;
             self.hw.set_dr(6, dr6);
@@ -299,8 +307,13 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// Raises an exception, which joins one whose delivery was interrupted
-    /// (SDM: "Interrupt 8—Double Fault Exception").
+    /// (SDM: "Interrupt 8—Double Fault Exception"). A fault sets RF: its handler
+    /// goes back to the instruction, whose breakpoint has been passed. The CPU does
+    /// that for its own faults only.
     pub fn raise(&mut self, event: Event) {
+        if event.kind == EventKind::Exception && Exception(event.vector).is_fault() {
+            self.set_resume_flag();
+        }
         // In real mode no error code is pushed.
         let event = if self.hw.cr0().contains(Cr0::PE) {
             event
@@ -317,6 +330,13 @@ impl<B: Backend> Vcpu<B> {
             },
             None => Some(event),
         };
+    }
+
+    /// The instruction at RIP goes on or is executed again: its breakpoint must not
+    /// be met once more.
+    pub fn set_resume_flag(&mut self) {
+        let flags = self.hw.rflags();
+        self.hw.set_rflags(flags | Rflags::RF);
     }
 
     /// An event whose delivery an exit interrupted, to be delivered again.

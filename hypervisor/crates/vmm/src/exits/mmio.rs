@@ -74,7 +74,7 @@ fn instruction<B: Backend, M: GuestRam>(
 ) -> Served {
     match x86emu::step(&mut emulated(vcpu, vm, host)) {
         Ok(Step::Done) => vcpu.end_instruction(),
-        Ok(Step::Again) => vcpu.trap_single_step(),
+        Ok(Step::Again) => vcpu.end_iteration(),
         Err(Stop::Exception(exception)) => raise(vcpu, exception),
         Err(Stop::Unsupported(what)) => {
             return not_offered(vcpu, VmError::Instruction(alloc::format!("{what}")));

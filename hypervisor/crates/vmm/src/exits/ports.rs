@@ -55,7 +55,7 @@ fn string<B: Backend, M: GuestRam>(
     let end = bus.finish(host);
     match result {
         Ok(Step::Done) => vcpu.end_instruction(),
-        Ok(Step::Again) => vcpu.trap_single_step(),
+        Ok(Step::Again) => vcpu.end_iteration(),
         Err(Stop::Exception(exception)) => raise(vcpu, exception),
         Err(Stop::Unsupported(what)) => {
             return Err(VmError::Instruction(alloc::format!("{what}")));

@@ -263,6 +263,8 @@ pub(super) fn debug<B: Backend, M: GuestRam>(
         vcpu.hw.set_dr(6, dr6);
         let dr7 = vcpu.hw.dr(7) & !DR7_GENERAL_DETECT;
         vcpu.hw.set_dr(7, dr7);
+        // General detect is a fault.
+        vcpu.set_resume_flag();
         vcpu.raise(Event::exception(Exception::DB));
         return Ok(None);
     }

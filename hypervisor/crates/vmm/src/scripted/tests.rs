@@ -8,7 +8,9 @@ use crate::timer::NEVER;
 use crate::vcpu::Activity;
 use crate::vm::{EndReason, Flushed, VmError};
 use devices::lapic::{Lapic, Role, TickRatio, Trigger};
-use x86defs::exit::{Direction, NestedAccess, NestedFault, PortIo, RawExit};
+use x86defs::exit::{
+    Direction, ExceptionExit, NestedAccess, NestedFault, PortIo, RawExit, StringIo,
+};
 use x86defs::{Event, Exception, Gpr, GuestPhysAddr, Msr, Rflags, VmExit, Width};
 
 const IF: u64 = Rflags::IF.bits() | 2;
@@ -360,4 +362,59 @@ fn init_and_start_up() {
     let mut play = Play::new();
     play.vcpu.core.shared.request_init();
     assert_eq!(play.idle(), Next::End(EndReason::Reset));
+}
+
+const RF: u64 = Rflags::RF.bits();
+
+#[test]
+fn a_fault_of_ours_sets_the_resume_flag() {
+    // #UD, #GP, a fault in a hypercall's place, and #AC given back.
+    let alignment = ExceptionExit { exception: Exception::AC, error_code: Some(0), address: None };
+    for exit in [VmExit::Unoffered, VmExit::Rdpmc, VmExit::Exception(alignment)] {
+        let mut play = Play::new();
+        assert_eq!(play.turn(exit), Next::Continue);
+        assert_eq!(play.vcpu.hw.rflags & RF, RF, "{exit:?}");
+    }
+}
+
+#[test]
+fn a_trap_leaves_the_resume_flag_alone() {
+    let mut play = Play::new();
+    play.vcpu.hw.rflags = TF;
+    play.vcpu.hw.next_rip = Some(0x1002);
+    assert_eq!(play.turn(VmExit::Cpuid), Next::Continue);
+    assert_eq!(play.vcpu.hw.rflags & RF, 0);
+    let mut play = Play::new();
+    let debug = ExceptionExit { exception: Exception::DB, error_code: None, address: None };
+    for flags in [2, 2 | RF] {
+        play.vcpu.hw.rflags = flags;
+        play.turn(VmExit::Exception(debug));
+        assert_eq!(play.vcpu.hw.rflags, flags, "a #DB keeps what the CPU saved");
+    }
+}
+
+#[test]
+fn the_resume_flag_ends_with_the_instruction() {
+    let mut play = Play::new();
+    play.vcpu.hw.rflags = 2 | RF;
+    play.vcpu.hw.next_rip = Some(0x1002);
+    assert_eq!(play.turn(VmExit::Cpuid), Next::Continue);
+    assert_eq!(play.vcpu.hw.rflags & RF, 0);
+}
+
+#[test]
+fn a_repeated_instruction_that_is_not_done_sets_the_resume_flag() {
+    let mut play = Play::new();
+    // REP OUTSB, one iteration at a time.
+    play.code(&[0xf3, 0x6e]);
+    play.vcpu.hw.rflags = TF;
+    play.vcpu.set_gpr(Gpr::Rcx, 2);
+    play.vcpu.set_gpr(Gpr::Rdx, 0x80);
+    play.vcpu.set_gpr(Gpr::Rsi, 0x100);
+    let string = Some(StringIo { rep: true, address_width: Some(Width::B4), segment: None });
+    let io = PortIo { port: 0x80, width: Width::B1, direction: Direction::Out, string };
+    assert_eq!(play.turn(VmExit::PortIo(io)), Next::Continue);
+    assert_eq!((play.vcpu.hw.rip, play.vcpu.hw.rflags & RF), (0x1000, RF));
+    assert_eq!(play.turn(VmExit::PortIo(io)), Next::Continue);
+    assert_eq!((play.vcpu.hw.rip, play.vcpu.hw.rflags & RF), (0x1002, 0));
 }
