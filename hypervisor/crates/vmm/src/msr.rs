@@ -144,6 +144,9 @@ pub enum Rule {
     Pat,
     /// Only these bits may differ from the register's value after reset.
     Change(u64),
+    /// Those of the first word may; those of the second are read-only: a write of
+    /// them is lost.
+    ChangeOrLose(u64, u64),
 }
 
 /// A line of the table.
@@ -206,7 +209,10 @@ impl MsrFile {
     /// A register holds what it can't.
     pub fn restored(table: &MsrTable, saved: Self) -> Result<Self, RestoreError> {
         let legal = table.lines().all(|(_, line)| match line.read {
-            ReadAction::Stored(slot) => line.rule.takes(saved.get(slot), line.reset),
+            ReadAction::Stored(slot) => {
+                let value = saved.get(slot);
+                line.rule.takes(value, line.reset) && line.rule.keeps(value, line.reset) == value
+            }
             _ => true,
         });
         if legal { Ok(saved) } else { Err(RestoreError("an MSR holds a value that it can't")) }
@@ -250,7 +256,7 @@ impl MsrFile {
         }
         match line.write {
             WriteAction::Stored(slot) => {
-                self.set(slot, value);
+                self.set(slot, line.rule.keeps(value, line.reset));
                 Ok(MsrWrite::Done)
             }
             WriteAction::Ignored => Ok(MsrWrite::Done),
@@ -271,6 +277,16 @@ impl Rule {
             Self::Low32 => value >> 32 == 0,
             Self::Pat => crate::mtrr::is_valid_pat(value),
             Self::Change(mask) => (value ^ reset) & !mask == 0,
+            Self::ChangeOrLose(mask, lost) => (value ^ reset) & !(mask | lost) == 0,
+        }
+    }
+
+    /// What the register holds after a write of `value`, which it takes.
+    #[must_use]
+    pub fn keeps(self, value: u64, reset: u64) -> u64 {
+        match self {
+            Self::ChangeOrLose(_, lost) => value & !lost | reset & lost,
+            _ => value,
         }
     }
 }

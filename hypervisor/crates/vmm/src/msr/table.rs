@@ -25,8 +25,15 @@ pub struct MsrConfig {
 const MMIO_CFG_BASE: Msr = Msr(0xc001_0058);
 
 const MISC_ENABLE_FAST_STRINGS: u64 = 1 << 0;
+const MISC_ENABLE_PERFMON: u64 = 1 << 7;
 const MISC_ENABLE_BTS_UNAVAILABLE: u64 = 1 << 11;
 const MISC_ENABLE_PEBS_UNAVAILABLE: u64 = 1 << 12;
+/// Messages of task priority on the bus, which no CPU with an x2APIC sends.
+const MISC_ENABLE_XTPR_DISABLE: u64 = 1 << 23;
+
+/// AMD: the four performance counters of the K7, which each CPU has without a bit of
+/// CPUID: controls, then counters.
+const K7_COUNTERS: core::ops::RangeInclusive<u32> = 0xc001_0000..=0xc001_0007;
 
 /// A machine check is being handled and similar: bits 2:0.
 const MCG_STATUS_BITS: u64 = 7;
@@ -84,6 +91,15 @@ const fn special(which: SpecialMsr) -> MsrLine {
         reset: 0,
     }
 }
+
+/// A performance counter that never counts, or its control: software that finds it
+/// by the CPU's family writes to it.
+const IDLE_COUNTER: MsrLine = MsrLine {
+    read: ReadAction::Constant(0),
+    write: WriteAction::Ignored,
+    rule: Rule::Any,
+    reset: 0,
+};
 
 /// Registers that exist on every CPU, and whose features are always offered.
 const COMMON: &[(Msr, MsrLine)] = &[
@@ -144,13 +160,23 @@ fn intel(config: &MsrConfig) -> [(Msr, MsrLine); 3] {
         ),
         (
             Msr::MISC_ENABLE,
-            stored(
-                Slot::MiscEnable,
-                MISC_ENABLE_FAST_STRINGS
-                    | MISC_ENABLE_BTS_UNAVAILABLE
-                    | MISC_ENABLE_PEBS_UNAVAILABLE,
-                MISC_ENABLE_FAST_STRINGS,
-            ),
+            // Of its other bits CPUID offers the features to no guest, or they hide
+            // leaves and no-execute, which firmware alone may: reserved.
+            MsrLine {
+                rule: Rule::ChangeOrLose(
+                    MISC_ENABLE_FAST_STRINGS | MISC_ENABLE_XTPR_DISABLE,
+                    MISC_ENABLE_PERFMON
+                        | MISC_ENABLE_BTS_UNAVAILABLE
+                        | MISC_ENABLE_PEBS_UNAVAILABLE,
+                ),
+                ..stored(
+                    Slot::MiscEnable,
+                    MISC_ENABLE_FAST_STRINGS
+                        | MISC_ENABLE_BTS_UNAVAILABLE
+                        | MISC_ENABLE_PEBS_UNAVAILABLE,
+                    0,
+                )
+            },
         ),
     ]
 }
@@ -205,7 +231,10 @@ impl MsrTable {
         let mut lines = Vec::from(COMMON);
         match cpuid.vendor() {
             Vendor::Intel => lines.extend(intel(config)),
-            Vendor::Amd => lines.extend(amd(config)),
+            Vendor::Amd => {
+                lines.extend(amd(config));
+                lines.extend(K7_COUNTERS.map(|number| (Msr(number), IDLE_COUNTER)));
+            }
             Vendor::Other => {}
         }
         if cpuid.has(FeatureBit::RDTSCP) || cpuid.has(FeatureBit::RDPID) {

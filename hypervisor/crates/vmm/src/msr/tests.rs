@@ -134,7 +134,7 @@ fn unknown_numbers_fault() {
         0x4b56_4d04,
         0x4b56_4d05,
         0xc000_0104,
-        0xc001_0000,
+        0xc001_0008,
         0xc001_0016,
         0xc001_0114,
         0xc001_0117,
@@ -207,6 +207,8 @@ fn writes_are_checked() {
         (Vendor::Intel, Msr::BIOS_SIGN_ID, 0, true),
         (Vendor::Intel, Msr::MISC_ENABLE, 0x1800, true),
         (Vendor::Intel, Msr::MISC_ENABLE, 0x1801 | 1 << 34, false),
+        (Vendor::Intel, Msr::MISC_ENABLE, 0x80_0081, true),
+        (Vendor::Amd, Msr::MISC_ENABLE, 0, false),
         (Vendor::Intel, Msr::PLATFORM_ID, 0, false),
         (Vendor::Intel, Msr::DEBUGCTL, 0, true),
         (Vendor::Intel, Msr::DEBUGCTL, 2, false),
@@ -218,6 +220,29 @@ fn writes_are_checked() {
             assert_eq!(file, before);
         }
     }
+}
+
+#[test]
+fn counters_of_the_k7_never_count() {
+    for number in 0xc001_0000..0xc001_0008 {
+        let (table, mut file) = msrs(Vendor::Amd);
+        assert_eq!(file.write(&table, Msr(number), u64::MAX), Ok(MsrWrite::Done), "{number:#x}");
+        assert_eq!(file.read(&table, Msr(number)), Ok(MsrRead::Value(0)), "{number:#x}");
+        let (table, file) = msrs(Vendor::Intel);
+        assert_eq!(file.read(&table, Msr(number)), Err(Gp), "{number:#x}");
+    }
+}
+
+#[test]
+fn read_only_bits_stay() {
+    let (table, mut file) = msrs(Vendor::Intel);
+    // Fast strings off, no messages of task priority; counters on, BTS there.
+    assert_eq!(file.write(&table, Msr::MISC_ENABLE, 0x80_1080), Ok(MsrWrite::Done));
+    assert_eq!(file.read(&table, Msr::MISC_ENABLE), Ok(MsrRead::Value(0x80_1800)));
+    assert!(MsrFile::restored(&table, file.clone()).is_ok());
+    let mut forged = file;
+    forged.set(super::Slot::MiscEnable, 0x80_1080);
+    assert!(MsrFile::restored(&table, forged).is_err());
 }
 
 #[test]
