@@ -41,6 +41,13 @@ const PAGE: u64 = 4096;
 const REST_AFTER: usize = 4 * LARGE_PAGE;
 /// How long it rests at least: this many ticks of the 8254, 55 ms.
 const REST: u16 = 0xffff;
+/// The pages whose first touch takes from the stock end here; what a touch costs where
+/// there is none left is measured behind.
+const FRESH: u64 = UNTOUCHED + ROOM as u64 * PAGE;
+/// So many large pages are touched before that counts: all of a guest's stock.
+const STOCK: usize = 8;
+/// So many are touched when it counts.
+const FRESH_BLOCKS: usize = 16;
 /// Pages are touched in whole large pages, so that the average of their first touches
 /// holds where one exit maps a large page.
 const LARGE_PAGE: usize = 512;
@@ -116,12 +123,25 @@ fn main() -> ! {
     } else {
         operation!("null_hypercall", ["mov eax, 1"], ["vmcall"])
     });
+    // A number that nobody has.
+    run.measure(&if cpu::is_amd() {
+        operation!("unknown_hypercall", ["mov eax, 0x7fff"], ["vmmcall"])
+    } else {
+        operation!("unknown_hypercall", ["mov eax, 0x7fff"], ["vmcall"])
+    });
     run.measure(&operation!("rdmsr_apic_base", ["mov ecx, 0x1b"], ["rdmsr"]));
+    run.measure(&operation!("rdmsr_tsc", ["mov ecx, 0x10"], ["rdmsr"]));
+    run.measure(&operation!("rdmsr_efer", ["mov ecx, 0xc0000080"], ["rdmsr"]));
     run.measure(&operation!("pic_read", [], ["in al, 0x21"]));
+    // All lines stay masked.
+    run.measure(&operation!("pic_write", ["mov eax, 0xff"], ["out 0x21, al"]));
+    run.measure(&operation!("pit_read", [], ["in al, 0x40"]));
+    run.measure(&operation!("port_61_read", [], ["in al, 0x61"]));
     run.measure(&operation!("uart_lsr_read", ["mov edx, 0x3fd"], ["in al, dx"]));
     run.measure(&operation!("port_80_write", [], ["out 0x80, al"]));
     run.measure(&operation!("ioapic_mmio_read", ["mov ebx, 0xfec00010"], ["mov eax, [rbx]"]));
     run.memory();
+    run.fresh_memory();
     run.local_apic(lapic);
     println!("bench-end");
     harness::exit(u8::from(FAILED.get()))
@@ -185,15 +205,8 @@ impl Run {
 
     /// The first touch of each page.
     fn memory(&self) {
-        let mut top = 0;
-        info::memory_map(|range| {
-            if range.kind == 1 && (range.start..range.start + range.size).contains(&UNTOUCHED) {
-                top = range.start + range.size;
-            }
-        });
         let touch = operation!("first_touch", [], ["mov byte ptr [rdi], 1"]);
-        // What the loader put at the end of memory has been touched.
-        let pages = top.saturating_sub(UNTOUCHED + (4 << 20)) / PAGE;
+        let pages = end_of_untouched().saturating_sub(UNTOUCHED) / PAGE;
         let pages = usize::try_from(pages).unwrap_or(ROOM);
         let count = self.count.next_multiple_of(LARGE_PAGE).min(pages - pages % LARGE_PAGE);
         if count == 0 {
@@ -212,6 +225,30 @@ impl Run {
                 _ => self.skip(name, "no touch caused an exit"),
             }
         }
+    }
+
+    /// The first touch of 2 MiB when none are zeroed ahead any more.
+    fn fresh_memory(&self) {
+        let name = "fresh_2m";
+        if !self.wants(name) {
+            return;
+        }
+        let size = (STOCK + FRESH_BLOCKS) * LARGE_PAGE;
+        if end_of_untouched() < FRESH + size as u64 * PAGE {
+            return self.skip(name, "there is too little memory");
+        }
+        let touch = |address: u64| ticks!(address, ["mov byte ptr [rdi], 1"]);
+        let overhead = (0..WARM_UP).map(|_| ticks!(0u64, [])).min().unwrap_or(0);
+        let mut blocks = (FRESH..).step_by(LARGE_PAGE * 4096);
+        for address in blocks.by_ref().take(STOCK) {
+            touch(address);
+        }
+        let mut samples = [0; FRESH_BLOCKS];
+        for (sample, address) in samples.iter_mut().zip(blocks) {
+            *sample = touch(address).saturating_sub(overhead);
+        }
+        samples.sort_unstable();
+        report(name, &samples);
     }
 
     /// The local APIC: first in memory, then as MSRs, from where there is no way back.
@@ -281,6 +318,17 @@ impl Run {
             println!("bench-skip {name}: {why}");
         }
     }
+}
+
+/// Where memory ends that nobody has touched: what the loader put at the end has been.
+fn end_of_untouched() -> u64 {
+    let mut top: u64 = 0;
+    info::memory_map(|range| {
+        if range.kind == 1 && (range.start..range.start + range.size).contains(&UNTOUCHED) {
+            top = range.start + range.size;
+        }
+    });
+    top.saturating_sub(4 << 20)
 }
 
 fn report(name: &str, sorted: &[u32]) {
