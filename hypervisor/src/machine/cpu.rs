@@ -12,7 +12,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use vmm::clock::HostTime;
 use vmm::run::{Next, off_cpu, on_cpu, turn};
-use vmm::sched::{Choice, Decision, EntityId, Reason, Stop};
+use vmm::sched::{Choice, Decision, EntityId, Stay, Stop};
 use vmm::timer::NEVER;
 use vmm::vm::{EndReason, Host};
 use x86defs::Msr;
@@ -54,6 +54,10 @@ pub(super) struct ThisCpu<C: VendorCpu> {
     index: usize,
     /// The end of the running entity's time.
     until: u64,
+    /// When to look whether somebody is to be woken: first when it has had its least.
+    attend: u64,
+    /// The scheduler was asked, at that time, whether anybody is in a hurry.
+    asked: bool,
     /// The deadline that the timer is armed for.
     armed: u64,
     /// The running guest's console.
@@ -91,7 +95,7 @@ impl<C: VendorCpu> Host for ThisCpu<C> {
             // Something else is to run here: no longer than it must be.
             return 0;
         }
-        self.until.min(self.first_sleeper())
+        self.until.min(self.attend)
     }
 
     fn arm_timer(&mut self, deadline: u64) {
@@ -114,6 +118,8 @@ impl<C: VendorCpu> ThisCpu<C> {
             vendor,
             index,
             until: 0,
+            attend: NEVER,
+            asked: true,
             armed: NEVER,
             console: None,
             has_barrier: has_branch_barrier(&cpuid_checked),
@@ -126,14 +132,16 @@ impl<C: VendorCpu> ThisCpu<C> {
     pub(super) fn run(mut self) -> ! {
         loop {
             let _ = self.look();
-            self.wake_sleepers();
+            self.wake_sleepers(asm::rdtsc());
             // Whom this CPU has just woken it finds now.
             percpu::this().forget_own_requests();
             percpu::this().set_timers(self.sleepers.len());
             match self.world.next(self.index) {
                 Decision::Run(choice) => {
-                    let stop = self.serve(choice);
-                    self.world.stopped(self.index, stop);
+                    let (stop, stay) = self.serve(choice);
+                    // Who has waited for this one's least is to be owed that by it, too.
+                    self.wake_sleepers(asm::rdtsc());
+                    self.world.stopped(self.index, stop, stay);
                 }
                 Decision::Idle { until } => self.idle(until.unwrap_or(NEVER)),
             }
@@ -165,19 +173,29 @@ impl<C: VendorCpu> ThisCpu<C> {
         self.sleepers.iter().map(|sleeper| sleeper.until).min().unwrap_or(NEVER)
     }
 
-    fn wake_sleepers(&mut self) {
+    fn wake_sleepers(&mut self, now: u64) {
         if self.sleepers.is_empty() {
             return;
         }
-        let now = asm::rdtsc();
         let world = self.world;
         self.sleepers.retain(|sleeper| {
             let due = sleeper.until <= now;
             if due {
-                world.wake(sleeper.entity, Reason::Interrupt);
+                world.wake_late(sleeper.entity, sleeper.until);
             }
             !due
         });
+    }
+
+    /// Wakes whose time has come, as what runs has had its least. Whether somebody who
+    /// woke meanwhile has waited for that.
+    #[inline(never)]
+    fn look_after_sleepers(&mut self, now: u64) -> bool {
+        let first = !core::mem::replace(&mut self.asked, true);
+        let hurried = first && self.world.is_hurried(self.index);
+        self.wake_sleepers(now);
+        self.attend = self.first_sleeper();
+        hurried
     }
 
     fn idle(&mut self, until: u64) {
@@ -196,10 +214,10 @@ impl<C: VendorCpu> ThisCpu<C> {
         percpu::wait(until.saturating_sub(asm::rdtsc()) > self.world.long_wait());
     }
 
-    fn serve(&mut self, choice: Choice) -> Stop {
-        self.until = choice.until;
-        match self.world.runner(choice.id) {
-            Some(Runner::Vcpu(guest, index)) => self.run_vcpu(&guest, index, &choice),
+    fn serve(&mut self, choice: Choice) -> (Stop, Stay) {
+        (self.until, self.attend, self.asked) = (choice.until, choice.least, false);
+        let stop = match self.world.runner(choice.id) {
+            Some(Runner::Vcpu(guest, index)) => return self.run_vcpu(&guest, index, &choice),
             Some(Runner::Starter(starter)) => starter.step(self.world, &self.vendor, choice.until),
             Some(Runner::Operator) => {
                 // It is awake: its own timer is none that it tells of.
@@ -215,26 +233,29 @@ impl<C: VendorCpu> ThisCpu<C> {
             }
             // It is on its way out.
             None => Stop::Blocked,
-        }
+        };
+        (stop, Stay::default())
     }
 
-    fn run_vcpu(&mut self, guest: &Guest<C>, index: usize, choice: &Choice) -> Stop {
-        let Some(slot) = guest.slots.get(index) else { return Stop::Blocked };
+    fn run_vcpu(&mut self, guest: &Guest<C>, index: usize, choice: &Choice) -> (Stop, Stay) {
+        let nothing = |stop| (stop, Stay::default());
+        let Some(slot) = guest.slots.get(index) else { return nothing(Stop::Blocked) };
         if guest.is_stopping() {
-            return Stop::Blocked;
+            return nothing(Stop::Blocked);
         }
         if guest.is_wanted() {
-            return Stop::Ready;
+            return nothing(Stop::Ready);
         }
         let mut private = slot.private.lock();
         // Who has it stopped looks at the lock next: it may be taken apart already.
         if guest.is_stopping() {
-            return Stop::Blocked;
+            return nothing(Stop::Blocked);
         }
         guest.places.enter(index, self.index);
         self.forget_branches(guest);
         self.console = Some(Arc::clone(&guest.console));
         self.sleepers.retain(|sleeper| sleeper.entity != choice.id);
+        let mut stay = Stay::default();
         let (stop, end) = mm::with_root(guest.vm.memory.root(), || {
             if private.last_cpu != Some(self.index) {
                 self.vendor.load(&mut private.vcpu.hw);
@@ -242,7 +263,7 @@ impl<C: VendorCpu> ThisCpu<C> {
             }
             private.extended.load();
             on_cpu(&mut private.vcpu, &guest.vm, choice.steal);
-            let result = self.turns(guest, index, choice, &mut private);
+            let result = self.turns(guest, index, choice, &mut private, &mut stay);
             off_cpu(&mut private.vcpu, &guest.vm);
             private.extended.save();
             C::unload(&mut private.vcpu.hw);
@@ -257,7 +278,7 @@ impl<C: VendorCpu> ThisCpu<C> {
         if let Some(reason) = end {
             guest.stop(reason, Some(index), self.world);
         }
-        stop
+        (stop, stay)
     }
 
     /// What another guest taught the branch predictors must not steer `guest`
@@ -270,24 +291,26 @@ impl<C: VendorCpu> ThisCpu<C> {
         }
     }
 
-    /// Lets the guest run until its time is up, it waits, or it ends.
+    /// Lets the guest run until its time is up, it waits, or it ends. `stay` says from
+    /// when to when.
     fn turns(
         &mut self,
         guest: &Guest<C>,
         index: usize,
         choice: &Choice,
         private: &mut Private<C::Vcpu>,
+        stay: &mut Stay,
     ) -> (Stop, Option<EndReason>) {
+        stay.entered = asm::rdtsc();
         loop {
-            let again = self.look();
-            self.wake_sleepers();
+            // What this exit takes is the doing of whom it is for.
+            stay.left = asm::rdtsc();
+            let again =
+                self.look() || stay.left >= self.attend && self.look_after_sleepers(stay.left);
             if guest.is_stopping() {
                 return (Stop::Blocked, None);
             }
-            if again
-                || percpu::this().asks_itself()
-                || guest.is_wanted()
-                || asm::rdtsc() >= self.until
+            if again || percpu::this().asks_itself() || guest.is_wanted() || stay.left >= self.until
             {
                 return (Stop::Ready, None);
             }

@@ -27,7 +27,9 @@ use operator::Operator;
 use spin::{Mutex, Once, RwLock};
 use vmm::bundle::Bundle;
 use vmm::clock::{HostTime, Scale, TscFrequency};
-use vmm::sched::{Decision, EntityId, GuestSettings, Kicks, Kind, Reason, Scheduler, Stop, Timing};
+use vmm::sched::{
+    Decision, EntityId, GuestSettings, Kicks, Kind, Reason, Scheduler, Stay, Stop, Timing,
+};
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -163,14 +165,26 @@ impl<C: VendorCpu> World<C> {
     }
 
     /// CPU `cpu` stopped running what [`next`](Self::next) told it to.
-    fn stopped(&self, cpu: usize, stop: Stop) {
-        let kicks = self.scheduler.lock().stopped(cpu, asm::rdtsc(), stop);
+    fn stopped(&self, cpu: usize, stop: Stop, stay: Stay) {
+        let kicks = self.scheduler.lock().stopped(cpu, asm::rdtsc(), stop, stay);
         send(kicks);
+    }
+
+    /// Whether somebody who woke is to run on CPU `cpu` instead, now that what runs
+    /// there has had its least.
+    fn is_hurried(&self, cpu: usize) -> bool {
+        self.scheduler.lock().is_hurried(cpu, asm::rdtsc())
     }
 
     /// `entity` has something to do.
     fn wake(&self, entity: EntityId, reason: Reason) {
         let kicks = self.scheduler.lock().wake(entity, asm::rdtsc(), reason);
+        send(kicks);
+    }
+
+    /// The timer of `entity` was due at the tick `due`.
+    fn wake_late(&self, entity: EntityId, due: u64) {
+        let kicks = self.scheduler.lock().wake_late(entity, asm::rdtsc(), due, Reason::Interrupt);
         send(kicks);
     }
 

@@ -11,6 +11,7 @@
 //! gains nothing by being runnable now here and now there.
 
 use super::Scheduler;
+use super::budget::signed;
 use super::cpuset::MAX_CPUS;
 use super::queue::PULL;
 use super::state::Place;
@@ -29,10 +30,6 @@ const STRONGEST: u32 = 4;
 fn scaled(of: u64, part: u64, whole: u64) -> u64 {
     let product = u128::from(of) * u128::from(part);
     u64::try_from(product.checked_div(whole.into()).unwrap_or(0)).unwrap_or(u64::MAX)
-}
-
-fn signed(ticks: u64) -> i64 {
-    i64::try_from(ticks).unwrap_or(i64::MAX)
 }
 
 /// The correction of the weight of a guest that is owed `lag`, in full from

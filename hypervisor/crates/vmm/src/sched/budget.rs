@@ -14,7 +14,8 @@ pub(super) struct Budget {
     at: u64,
 }
 
-fn signed(ticks: u64) -> i64 {
+/// Ticks as a number that may be taken from another.
+pub(super) fn signed(ticks: u64) -> i64 {
     i64::try_from(ticks).unwrap_or(i64::MAX)
 }
 
@@ -38,6 +39,12 @@ impl Budget {
         self.at = self.at.max(now);
         let net = i64::from(self.rate).saturating_sub(i64::from(running).saturating_mul(100));
         let tokens = self.tokens.saturating_add(elapsed.saturating_mul(net));
+        self.tokens = tokens.min(self.depth).max(self.least);
+    }
+
+    /// Takes `ticks` out that were not the owner's time on a CPU, or puts them back.
+    pub(super) fn spend(&mut self, ticks: i64) {
+        let tokens = self.tokens.saturating_sub(ticks.saturating_mul(100));
         self.tokens = tokens.min(self.depth).max(self.least);
     }
 

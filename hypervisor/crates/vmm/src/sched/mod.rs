@@ -12,7 +12,7 @@
 //!         Run(choice) => run it until choice.until, a kick, or HLT,
 //!         Idle(until) => halt until `until` or a kick,
 //!     }
-//!     lock().stopped(cpu, now, why);         // if it ran something
+//!     lock().stopped(cpu, now, why, stay);   // if it ran something
 //! }
 //! ```
 //!
@@ -42,7 +42,7 @@ mod wake;
 pub use cpuset::{CpuSet, MAX_CPUS};
 pub use settings::{
     Choice, DEFAULT_WEIGHT, Decision, EntityId, GuestId, GuestSettings, Kicks, Kind, MAX_CAP,
-    MAX_WEIGHT, MIN_WEIGHT, Reason, SchedError, Stop, Timing,
+    MAX_WEIGHT, MIN_WEIGHT, Reason, SchedError, Stay, Stop, Timing,
 };
 pub use stats::{CpuTimes, EntityTimes, GuestTimes};
 
@@ -181,7 +181,7 @@ impl Scheduler {
         if let Some(guest) = self.guests.get_mut(index) {
             guest.leaving = true;
             if guest.entities == 0 {
-                self.guests.remove(index);
+                self.free_guest(index);
             }
         }
         for at in 0..self.entities.places() {
@@ -335,12 +335,19 @@ impl Scheduler {
         }
     }
 
+    fn free_guest(&mut self, index: u32) {
+        for cpu in 0..self.cpus.len() {
+            self.deactivate(index, cpu);
+        }
+        self.guests.remove(index);
+    }
+
     fn free_entity(&mut self, index: u32) {
         let Some(entity) = self.entities.remove(index) else { return };
         if let Some(guest) = self.guests.get_mut(entity.guest) {
             guest.entities -= 1;
             if guest.leaving && guest.entities == 0 {
-                self.guests.remove(entity.guest);
+                self.free_guest(entity.guest);
             }
         }
     }

@@ -3,9 +3,10 @@
 //! had more than their share.
 
 use super::Scheduler;
+use super::budget::signed;
 use super::cpuset::CpuSet;
 use super::queue::Virtual;
-use super::settings::{Choice, Decision, EntityId, Kicks, Kind, Reason, Stop};
+use super::settings::{Choice, Decision, EntityId, Kicks, Kind, Reason, Stay, Stop};
 use super::state::{Candidate, Current, Place};
 use core::cmp::Reverse;
 
@@ -52,7 +53,7 @@ impl Scheduler {
             return (Decision::Idle { until: None }, Kicks::default());
         }
         if self.cpus.get(cpu).is_some_and(|cpu| cpu.current.is_some()) {
-            self.stop(cpu, now, Stop::Ready);
+            self.stop(cpu, now, Stop::Ready, Stay::default());
         }
         self.started.insert(cpu);
         self.leave_idle(cpu, now);
@@ -73,6 +74,7 @@ impl Scheduler {
             self.idle.insert(cpu);
             if let Some(cpu) = self.cpus.get_mut(cpu) {
                 cpu.idle_since = Some(now);
+                (cpu.from, cpu.vacated, cpu.displaced) = (0, 0, false);
             }
             Decision::Idle { until: release }
         });
@@ -84,22 +86,47 @@ impl Scheduler {
 
     /// `cpu` stopped running what [`next`](Self::next) told it to. An entity
     /// that was woken meanwhile is not [`Stop::Blocked`], whatever it says.
-    pub fn stopped(&mut self, cpu: usize, now: u64, stop: Stop) -> Kicks {
+    pub fn stopped(&mut self, cpu: usize, now: u64, stop: Stop, stay: Stay) -> Kicks {
         let now = self.clock(now);
-        self.stop(cpu, now, stop);
+        self.stop(cpu, now, stop, stay);
         self.take_kicks()
     }
 
-    fn stop(&mut self, cpu: usize, now: u64, stop: Stop) {
+    /// Whether somebody who woke waits for what runs on `cpu` to have had its least. A
+    /// CPU asks this at [`Choice::least`]: those who wake later kick it.
+    pub fn is_hurried(&mut self, cpu: usize, now: u64) -> bool {
+        // For those who wake later it is later, whatever their clock says.
+        self.clock(now);
+        self.cpus.get(cpu).is_some_and(|cpu| cpu.hurry)
+    }
+
+    fn stop(&mut self, cpu: usize, now: u64, stop: Stop, stay: Stay) {
+        let Some(state) = self.cpus.get(cpu) else { return };
+        let Some(Current { guest, .. }) = state.current else { return };
+        self.settle(guest, now);
+        let most = self.timing.step;
         let Some(state) = self.cpus.get_mut(cpu) else { return };
-        let Some(current) = state.current else { return };
-        self.settle(current.guest, now);
-        self.tick(cpu, now);
-        let Some(state) = self.cpus.get_mut(cpu) else { return };
-        state.current = None;
+        let Some(current) = state.current.take() else { return };
         let ran = now.saturating_sub(current.since);
         state.busy += ran;
+        if current.after != 0 && stay.entered != 0 {
+            let took = stay.entered.saturating_sub(current.after).min(most);
+            state.change = state.change.saturating_mul(7).saturating_add(took) / 8;
+        }
+        // The switch is the doing of who comes, if it comes ahead of its turn: it pays
+        // from where this one had to leave. Else it is of who goes, and who comes pays
+        // for nothing before it runs.
+        let displaced = core::mem::take(&mut state.hurry) && stop == Stop::Ready;
+        let end = match (displaced, stay.left) {
+            (true, 1..) => stay.left.clamp(current.since, now),
+            (false, _) if !state.queued.is_empty() => now.saturating_add(state.change),
+            _ => now,
+        };
+        let end = end.max(current.from);
+        (state.from, state.vacated, state.displaced) = (end, now, displaced);
         let Some(guest) = self.guests.get_mut(current.guest) else { return };
+        guest.spend(signed(end).saturating_sub(signed(now)));
+        guest.correct(cpu, signed(end).saturating_sub(signed(current.charged)));
         guest.running.remove(cpu);
         let paused = guest.paused;
         let Some(entity) = self.entities.get_mut(current.entity) else { return };
@@ -131,7 +158,8 @@ impl Scheduler {
             }
             self.enqueue(current.entity, cpu, now);
             if stop == Stop::Blocked && woken == Some(Reason::Interrupt) {
-                self.boost(current.entity, cpu, now);
+                let v = self.virtual_time(cpu, now).v;
+                self.boost(current.entity, cpu, v);
             }
         }
     }
@@ -170,6 +198,9 @@ impl Scheduler {
             let Some(guest) = self.guests.get_mut(index) else { continue };
             let Some(cell) = guest.cells.get_mut(cpu) else { continue };
             cell.candidate = None;
+            if cell.n == 0 {
+                continue;
+            }
             match allowance {
                 Some((available, when)) if available < grant => {
                     cell.parked = true;
@@ -195,6 +226,7 @@ impl Scheduler {
     /// Whom of the CPU's own to run.
     fn pick(&mut self, cpu: usize, now: u64) -> Option<Pick> {
         let Virtual { v, total, nominal } = self.virtual_time(cpu, now);
+        let (total, nominal) = (total.max(1), nominal.max(1));
         let heads = self.survey(cpu, now, v, nominal)?;
         let again = heads.refilled.filter(|when| *when > now);
         let pick = |class, entity| Pick { entity, class, total, again };
@@ -205,7 +237,7 @@ impl Scheduler {
     }
 
     /// Looks at all who wait for a CPU, and notes each guest's candidate.
-    fn survey(&mut self, cpu: usize, now: u64, v: u128, nominal: u64) -> Option<Heads> {
+    fn survey(&mut self, cpu: usize, now: u64, v: i128, nominal: u64) -> Option<Heads> {
         let timing = self.timing;
         let Self { guests, entities, cpus, .. } = self;
         let mut heads = Heads::default();
@@ -250,21 +282,19 @@ impl Scheduler {
 
     /// The guest with the earliest virtual deadline, of those that have not had
     /// more than their share: its candidate.
-    fn earliest(&self, cpu: usize, v: u128, total: u64) -> Option<u32> {
-        let mut best: Option<((u128, u64), u32)> = None;
+    fn earliest(&self, cpu: usize, v: i128, total: u64) -> Option<u32> {
+        let mut best: Option<((bool, i128, u64), u32)> = None;
         for &index in &self.cpus.get(cpu)?.active {
             let Some(guest) = self.guests.get(index) else { continue };
             let Some(cell) = guest.cells.get(cpu) else { continue };
             let Some(candidate) = cell.candidate else { continue };
-            if cell.v > v {
-                continue;
-            }
             let request = match candidate.kind {
                 Kind::Service => self.timing.step,
                 Kind::Vcpu => self.timing.slice(guest.weight_with(cell.n), cell.n, total),
             };
             let deadline = cell.v + guest.virtual_ticks(request, cell.n);
-            let key = (deadline, candidate.ready_since);
+            // All of them may be ahead: of those that sleep and are owed.
+            let key = (cell.v > v, deadline, candidate.ready_since);
             if best.is_none_or(|(least, _)| key < least) {
                 best = Some((key, candidate.entity));
             }
@@ -332,6 +362,10 @@ impl Scheduler {
         let most = allowed.map_or(most, |(available, _)| most.min(available));
         let until = now.saturating_add(most);
         let until = release.into_iter().chain(again).fold(until, u64::min);
+        let (from, after, displaced) =
+            self.cpus.get(cpu).map_or((0, 0, false), |cpu| (cpu.from, cpu.vacated, cpu.displaced));
+        let from = if displaced { from } else { from.max(now) };
+        let least = now.saturating_add(timing.least);
         let guest = self.guests.get_mut(home)?;
         guest.running.insert(cpu);
         if let Some(cell) = guest.cells.get_mut(cpu) {
@@ -342,11 +376,21 @@ impl Scheduler {
         for budget in [&mut guest.cap, &mut guest.reserve].into_iter().flatten() {
             budget.advance(now, others);
         }
+        guest.spend(signed(now).saturating_sub(signed(from)));
         let short = kind == Kind::Service || matches!(class, Class::Reserve | Class::Boost);
-        self.cpus.get_mut(cpu)?.current =
-            Some(Current { entity: index, guest: home, since: now, until, charged: now, short });
+        self.cpus.get_mut(cpu)?.current = Some(Current {
+            entity: index,
+            guest: home,
+            since: now,
+            until,
+            least,
+            from,
+            charged: from,
+            after,
+            short,
+        });
         let steal = self.entities.get(index).map_or(0, |entity| entity.times.ready);
-        Some(Choice { id: EntityId(key), until, steal })
+        Some(Choice { id: EntityId(key), until, least, steal })
     }
 
     /// Kicks idle CPUs that may run what waits for others.

@@ -5,23 +5,31 @@
 //! entities that are on that CPU. The CPU's virtual time is the average of its
 //! guests', by weight. A guest that is ahead of it has had more than its share.
 //!
+//! Sleep changes nothing about that. Who goes to sleep owed keeps what it is owed;
+//! who has had more than its share stays in the average, as if it waited, until the
+//! others have caught up: so a debt is paid with service that they get, and with
+//! nothing else. There is no clock besides, which could run while nobody does.
+//!
 //! Weights change when any entity of the guest wakes or blocks; so charges are
 //! brought up to date ([`Scheduler::settle`]) before that.
 
 use super::Scheduler;
-use super::state::{Cpu, Guest, Place};
+use super::state::{Cell, Cpu, Guest, Place};
 
 /// Fractions of a tick per unit of weight, in which virtual times are counted.
-const UNIT: u128 = 1 << 20;
+const UNIT: i128 = 1 << 20;
 /// Units of a guest's weight on a CPU, times [`PULL`].
 const SPREAD: u64 = 1 << 4;
 /// The correction of a guest's weight that is none.
 pub(super) const PULL: u32 = 1 << 8;
 
-/// A virtual time, and the weights that take part.
-#[derive(Clone, Copy, Debug)]
+/// A tick of service: virtual time, times weight.
+const TICK: i128 = UNIT * SPREAD as i128 * PULL as i128;
+
+/// A virtual time, and the weights that take part; 0 where nobody does.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Virtual {
-    pub(super) v: u128,
+    pub(super) v: i128,
     pub(super) total: u64,
     /// Without the corrections.
     pub(super) nominal: u64,
@@ -30,9 +38,9 @@ pub(super) struct Virtual {
 impl Guest {
     /// `ticks` of service on a CPU with `n` of its runnable entities, as
     /// virtual time.
-    pub(super) fn virtual_ticks(&self, ticks: u64, n: u32) -> u128 {
-        let weight = u128::from(self.weight().max(1)) * u128::from(n.max(1));
-        u128::from(ticks) * u128::from(self.n.max(1)) * UNIT * u128::from(PULL) / weight
+    pub(super) fn virtual_ticks(&self, ticks: u64, n: u32) -> i128 {
+        let weight = i128::from(self.weight().max(1)) * i128::from(n.max(1));
+        i128::from(ticks) * i128::from(self.n.max(1)) * UNIT * i128::from(PULL) / weight
     }
 
     /// Its weight on a CPU with `n` of its runnable entities; not 0.
@@ -49,6 +57,30 @@ impl Guest {
     /// Its weight, corrected, times [`PULL`].
     fn weight(&self) -> u64 {
         u64::from(self.settings.weight) * u64::from(self.pull)
+    }
+
+    /// Its weight on a CPU where it takes part as `cell`.
+    fn weight_in(&self, cell: &Cell) -> u64 {
+        if cell.n == 0 { cell.weight } else { self.weight_with(cell.n) }
+    }
+
+    /// Has its budgets pay for `ticks` that were not its time on a CPU, or get them back.
+    pub(super) fn spend(&mut self, ticks: i64) {
+        for budget in [&mut self.cap, &mut self.reserve].into_iter().flatten() {
+            budget.spend(ticks);
+        }
+    }
+
+    /// The same with its virtual time on `cpu`.
+    pub(super) fn correct(&mut self, cpu: usize, ticks: i64) {
+        if ticks == 0 {
+            return;
+        }
+        let n = self.cells.get(cpu).map_or(1, |cell| cell.n);
+        let charge = self.virtual_ticks(ticks.unsigned_abs(), n);
+        if let Some(cell) = self.cells.get_mut(cpu) {
+            cell.v += if ticks < 0 { -charge } else { charge };
+        }
     }
 
     /// Ticks that CPUs at work for it may still use.
@@ -78,17 +110,17 @@ impl Scheduler {
             let now_v = state.v;
             let Some(current) = state.current.as_mut() else { continue };
             let elapsed = now.saturating_sub(current.charged);
-            current.charged = now;
-            let n = guest.cells.get(cpu).map_or(1, |cell| cell.n);
             if elapsed == 0 {
                 continue;
             }
+            current.charged = now;
+            let n = guest.cells.get(cpu).map_or(1, |cell| cell.n);
             let charge = guest.virtual_ticks(elapsed, n);
             // What a reserve gives is not owed afterwards: far ahead, the guest would
             // put the others ahead of their time when it sleeps.
             let most = has_reserve.then(|| now_v + guest.virtual_ticks(self.timing.step, n));
             if let Some(cell) = guest.cells.get_mut(cpu) {
-                let most = most.map_or(u128::MAX, |most| cell.v.max(most));
+                let most = most.map_or(i128::MAX, |most| cell.v.max(most));
                 cell.v = cell.v.saturating_add(charge).min(most);
             }
         }
@@ -98,81 +130,150 @@ impl Scheduler {
         }
     }
 
-    /// Brings a CPU's steady clock up to `now`: what its virtual time would be
-    /// if nobody came or went out of balance. It only measures how long ago
-    /// something was.
-    pub(super) fn tick(&mut self, cpu: usize, now: u64) {
-        let Some(state) = self.cpus.get_mut(cpu) else { return };
-        if now <= state.steady_at {
-            return;
-        }
-        let elapsed = u128::from(now - state.steady_at) * UNIT;
-        state.steady_at = now;
-        state.steady += if state.current.is_some() {
-            elapsed * u128::from(SPREAD) * u128::from(PULL) / u128::from(state.total.max(1))
-        } else {
-            elapsed
-        };
-    }
-
-    /// The virtual time of a CPU.
+    /// The virtual time of a CPU. Sleepers whose debt is paid leave it.
     pub(super) fn virtual_time(&mut self, cpu: usize, now: u64) -> Virtual {
         let current = self.cpus.get(cpu).and_then(|cpu| cpu.current);
         if let Some(current) = current {
             self.settle(current.guest, now);
         }
-        self.tick(cpu, now);
-        let Some(state) = self.cpus.get_mut(cpu) else {
-            return Virtual { v: 0, total: 1, nominal: 1 };
-        };
-        let (mut sum, mut total, mut nominal) = (0i128, 0u64, 0u64);
-        let base = i128::try_from(state.v).unwrap_or(i128::MAX);
-        for &index in &state.active {
-            let Some(guest) = self.guests.get(index) else { continue };
-            let Some(cell) = guest.cells.get(cpu) else { continue };
-            if cell.parked {
-                continue;
+        let oldest = now.saturating_sub(self.timing.round);
+        loop {
+            let Some(state) = self.cpus.get_mut(cpu) else { return Virtual::default() };
+            let base = state.v;
+            let (mut sum, mut of) = (0i128, Virtual::default());
+            let (mut competes, mut sleeps) = (false, false);
+            for &index in &state.active {
+                let Some(guest) = self.guests.get(index) else { continue };
+                let Some(cell) = guest.cells.get(cpu) else { continue };
+                if cell.n == 0 {
+                    sleeps = true;
+                    sum = sum.saturating_sub(i128::from(cell.credit) * TICK);
+                    if cell.credit != 0 {
+                        continue;
+                    }
+                } else if !cell.parked {
+                    competes = true;
+                } else if cell.v <= base {
+                    continue;
+                } else {
+                    sleeps = true;
+                }
+                let weight = guest.weight_in(cell);
+                sum = sum.saturating_add((cell.v - base).saturating_mul(weight.into()));
+                of.total = of.total.saturating_add(weight);
+                of.nominal = of.nominal.saturating_add(guest.nominal(cell.n));
             }
-            let weight = guest.weight_with(cell.n);
-            let ahead = i128::try_from(cell.v).unwrap_or(i128::MAX).saturating_sub(base);
-            sum = sum.saturating_add(ahead.saturating_mul(weight.into()));
-            total = total.saturating_add(weight);
-            nominal = nominal.saturating_add(guest.nominal(cell.n));
+            // Mostly, one guest is alone, and nothing has changed.
+            if of.total != 0 && sum != 0 {
+                state.v = base.saturating_add(sum.div_euclid(of.total.into()));
+            }
+            of.v = state.v;
+            // With nobody there to be served, nothing is paid.
+            if !(sleeps && competes && self.release(cpu, base, of.v, oldest)) {
+                return of;
+            }
         }
-        // Mostly, one guest is alone, and nothing has changed.
-        if total != 0 && sum != 0 {
-            let average = base.saturating_add(sum.div_euclid(total.into()));
-            state.v = u128::try_from(average).unwrap_or(0);
-        }
-        state.total = total;
-        Virtual { v: state.v, total: total.max(1), nominal: nominal.max(1) }
     }
 
-    /// Counts an entity among the runnable ones of `cpu`. `moved`: what its guest
-    /// was ahead where it comes from.
-    pub(super) fn enter_cell(&mut self, entity: u32, cpu: usize, now: u64, moved: Option<i128>) {
-        let Some(index) = self.entities.get(entity).map(|entity| entity.guest) else { return };
-        self.settle(index, now);
-        let v = self.virtual_time(cpu, now).v;
-        let Some(state) = self.cpus.get_mut(cpu) else { return };
-        let Some(guest) = self.guests.get_mut(index) else { return };
-        let Some(cell) = guest.cells.get_mut(cpu) else { return };
-        if cell.n == 0 {
-            // Who comes has no claim to what it missed, but owes what it had in
-            // advance, less what has passed since.
-            let passed = state.steady.saturating_sub(cell.left);
-            let debt = cell.debt.saturating_sub(passed);
-            cell.v = match moved {
-                Some(behind) if debt == 0 && behind < 0 => v.saturating_sub(behind.unsigned_abs()),
-                Some(ahead) => v + debt.max(u128::try_from(ahead).unwrap_or(0)),
-                None => v + debt,
-            };
-            cell.parked = false;
-            cell.at = state.active.len();
-            state.active.push(index);
+    /// Lets those go that sleep and owe nothing at the virtual time `v` of `cpu`, or went
+    /// to sleep before `oldest`. Whether anybody does, or is held back by a cap and has
+    /// ceased to owe as the virtual time came from `base`.
+    fn release(&mut self, cpu: usize, base: i128, v: i128, oldest: u64) -> bool {
+        let mut any = false;
+        let mut at = 0;
+        while let Some(&index) = self.cpus.get(cpu).and_then(|cpu| cpu.active.get(at)) {
+            at += 1;
+            let Some(guest) = self.guests.get_mut(index) else { continue };
+            let Some(cell) = guest.cells.get_mut(cpu) else { continue };
+            if cell.n != 0 {
+                any |= cell.parked && cell.v > base && cell.v <= v;
+                continue;
+            }
+            let over = if cell.credit == 0 { cell.v <= v } else { cell.left < oldest };
+            if over {
+                any = true;
+                cell.credit = 0;
+                self.deactivate(index, cpu);
+                at -= 1;
+            }
         }
-        cell.n += 1;
+        any
+    }
+
+    /// Takes a guest out of a CPU's virtual time, if it is there.
+    pub(super) fn deactivate(&mut self, guest: u32, cpu: usize) {
+        let Some(cell) = self.guests.get_mut(guest).and_then(|guest| guest.cells.get_mut(cpu))
+        else {
+            return;
+        };
+        if !core::mem::take(&mut cell.active) {
+            return;
+        }
+        let at = cell.at;
+        let Some(state) = self.cpus.get_mut(cpu) else { return };
+        if at < state.active.len() {
+            state.active.swap_remove(at);
+        }
+        let moved = state.active.get(at).copied();
+        if let Some(cell) = moved
+            .and_then(|index| self.guests.get_mut(index))
+            .and_then(|guest| guest.cells.get_mut(cpu))
+        {
+            cell.at = at;
+        }
+    }
+
+    /// Counts an entity among the runnable ones of `cpu`, `late` ticks after it could
+    /// run. `moved`: what its guest was owed where it comes from, in ticks. Says the
+    /// CPU's virtual time with it.
+    pub(super) fn enter_cell(
+        &mut self,
+        entity: u32,
+        cpu: usize,
+        now: u64,
+        late: u64,
+        moved: Option<i64>,
+    ) -> i128 {
+        let Some(index) = self.entities.get(entity).map(|entity| entity.guest) else { return 0 };
+        self.settle(index, now);
+        let Virtual { mut v, total, .. } = self.virtual_time(cpu, now);
+        let most = self.timing.slice_max;
+        let Some(state) = self.cpus.get_mut(cpu) else { return v };
+        let Some(guest) = self.guests.get_mut(index) else { return v };
         guest.n += 1;
+        let n = guest.cells.get(cpu).map_or(1, |cell| cell.n + 1);
+        let weight = i128::from(guest.weight_with(n));
+        let moved = i128::from(moved.unwrap_or(0));
+        let Some(cell) = guest.cells.get_mut(cpu) else { return v };
+        cell.n = n;
+        let mut owed = i128::from(core::mem::take(&mut cell.credit));
+        if cell.active && owed == 0 {
+            if n == 1 {
+                // The same debt, with another weight.
+                cell.v = v + (cell.v - v) * i128::from(cell.weight) / weight;
+            }
+            if moved != 0 {
+                cell.v -= moved * TICK / weight;
+            }
+        } else {
+            let others = i128::from(total);
+            if others != 0 && (late != 0 || moved != 0) {
+                // What it missed while another ran; but a debt was paid first.
+                let late = if state.current.is_some() { i128::from(late) * TICK } else { 0 };
+                let late = late.min((v - cell.v).max(0) * others);
+                let more = late * weight / (others + weight) / TICK + moved;
+                let more = more.min(i128::from(most) - owed);
+                // The others are owed that much less.
+                v -= more * TICK / others;
+                state.v = v;
+                owed += more;
+            }
+            cell.v = if owed == 0 { v } else { v - owed * TICK / weight };
+            if !core::mem::replace(&mut cell.active, true) {
+                cell.at = state.active.len();
+                state.active.push(index);
+            }
+        }
         let floor = cell.floor;
         if let Some(entity) = self.entities.get_mut(entity) {
             let moved = entity.home != cpu;
@@ -183,20 +284,25 @@ impl Scheduler {
             }
             entity.v = entity.v.max(floor);
         }
+        v
     }
 
     /// No longer counts an entity among the runnable ones of `cpu`. It must be
-    /// neither queued nor running any more. Says what its guest was ahead of
-    /// the others there, if no other entity of it is left.
-    pub(super) fn leave_cell(&mut self, entity: u32, cpu: usize, now: u64) -> Option<i128> {
+    /// neither queued nor running any more. Says how many ticks its guest is owed
+    /// there (less than 0: owes), if no other entity of it is left.
+    pub(super) fn leave_cell(&mut self, entity: u32, cpu: usize, now: u64) -> Option<i64> {
         let entity = self.entities.get_mut(entity)?;
         entity.account(now);
         entity.place = Place::Off;
         entity.boosted = None;
         let index = entity.guest;
         self.settle(index, now);
-        let state = self.cpus.get_mut(cpu)?;
+        let last = self.guests.get(index)?.cells.get(cpu)?.n == 1;
+        // With it: what it is owed by those that stay.
+        let v = if last { self.virtual_time(cpu, now).v } else { 0 };
+        let most = self.timing.slice_max;
         let guest = self.guests.get_mut(index)?;
+        let weight = guest.weight_with(1);
         guest.n = guest.n.saturating_sub(1);
         if guest.n == 0
             && let Some(since) = guest.throttled_since.take()
@@ -205,32 +311,21 @@ impl Scheduler {
         }
         let cell = guest.cells.get_mut(cpu)?;
         cell.n = cell.n.saturating_sub(1);
-        if cell.n != 0 {
+        if !last {
             return None;
         }
-        let (v, at) = (cell.v, cell.at);
-        if at < state.active.len() {
-            state.active.swap_remove(at);
+        let mut owed = (v - cell.v) * i128::from(weight) / TICK;
+        if core::mem::take(&mut cell.parked) {
+            // Its cap has taken what it was owed.
+            owed = owed.min(0);
         }
-        if state.active.is_empty() {
-            state.v = state.v.max(v);
+        cell.weight = weight;
+        cell.left = now;
+        cell.credit = u64::try_from(owed).unwrap_or(0).min(most);
+        if cell.v <= v && cell.credit == 0 {
+            self.deactivate(index, cpu);
         }
-        let moved = state.active.get(at).copied();
-        if let Some(cell) = moved
-            .and_then(|index| self.guests.get_mut(index))
-            .and_then(|guest| guest.cells.get_mut(cpu))
-        {
-            cell.at = at;
-        }
-        // What it is ahead of the others: that and no more it will owe. (The
-        // average with it would move when it goes and when it comes.)
-        let others = self.virtual_time(cpu, now).v;
-        let steady = self.cpus.get(cpu).map_or(0, |cpu| cpu.steady);
-        let cell = self.guests.get_mut(index)?.cells.get_mut(cpu)?;
-        cell.debt = v.saturating_sub(others);
-        cell.left = steady;
-        let signed = |v: u128| i128::try_from(v).unwrap_or(i128::MAX);
-        Some(signed(v).saturating_sub(signed(others)))
+        Some(i64::try_from(owed).unwrap_or(0))
     }
 
     /// Puts an entity that counts on `cpu` into its list of waiting ones.
@@ -257,17 +352,19 @@ impl Scheduler {
         }
     }
 
-    /// Counts an entity on another CPU. What its guest was ahead or behind goes
-    /// with it.
+    /// Counts an entity on another CPU. What its guest was owed or owes goes with it.
     pub(super) fn move_cell(&mut self, entity: u32, from: usize, to: usize, now: u64) {
         let moved = self.leave_cell(entity, from, now);
-        let guest = self.entities.get(entity).and_then(|e| self.guests.get_mut(e.guest));
-        if let Some(cell) = guest.and_then(|guest| guest.cells.get_mut(from))
-            && moved.is_some()
+        if moved.is_some()
+            && let Some(index) = self.entities.get(entity).map(|entity| entity.guest)
         {
-            cell.debt = 0;
+            self.deactivate(index, from);
+            let guest = self.guests.get_mut(index);
+            if let Some(cell) = guest.and_then(|guest| guest.cells.get_mut(from)) {
+                cell.credit = 0;
+            }
         }
-        self.enter_cell(entity, to, now, moved);
+        self.enter_cell(entity, to, now, 0, moved);
     }
 
     /// Moves a waiting entity to another CPU.

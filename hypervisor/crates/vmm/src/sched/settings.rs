@@ -73,6 +73,16 @@ pub enum Stop {
     Yielded,
 }
 
+/// What of a turn was the entity's own: the rest, its switches, is charged to whose
+/// doing they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stay {
+    /// When it first ran, loaded; 0 if it never did.
+    pub entered: u64,
+    /// When it last ran, before it was saved; 0: there is nothing to save.
+    pub left: u64,
+}
+
 /// What a CPU runs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
@@ -81,6 +91,9 @@ pub struct Choice {
     /// Until this tick at the latest: what the scheduler contributes to the
     /// CPU's one deadline.
     pub until: u64,
+    /// Until this tick nobody that wakes takes the CPU from it: the CPU need not look
+    /// who wakes. Then it asks [`is_hurried`](super::Scheduler::is_hurried), once.
+    pub least: u64,
     /// For how many ticks in all it has been ready without a CPU: the
     /// paravirtual steal time.
     pub steal: u64,
@@ -161,6 +174,8 @@ pub struct Timing {
     pub step: u64,
     /// What an entity that an interrupt woke may run ahead of its turn: 200 µs.
     pub boost: u64,
+    /// What a vCPU runs at least before another one's wake-up stops it: 100 µs.
+    pub least: u64,
     /// A capped guest that used up its budget waits until it has this much: 0.5 ms.
     pub grant: u64,
     /// Between two looks at the balance of the CPUs: 5 ms.
@@ -179,6 +194,7 @@ impl Timing {
             slice_max: 4 * khz,
             step: khz / 20,
             boost: khz / 5,
+            least: khz / 10,
             grant: khz / 2,
             frame: 5 * khz,
         }

@@ -10,13 +10,19 @@ use alloc::vec::Vec;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cell {
     /// Its virtual time: service received here, per unit of weight.
-    pub(super) v: u128,
-    /// What it was ahead of the others when it left, and their steady time then.
-    pub(super) debt: u128,
-    pub(super) left: u128,
+    pub(super) v: i128,
+    /// While it sleeps: ticks of service that it is owed here, and since when. 0 if it
+    /// owes.
+    pub(super) credit: u64,
+    pub(super) left: u64,
+    /// While it sleeps and owes: its weight.
+    pub(super) weight: u64,
     /// Its runnable entities here, the running one included.
     pub(super) n: u32,
-    /// Its place in the CPU's list of active guests, while `n` is not 0.
+    /// It takes part in the CPU's virtual time: it has something runnable, or it
+    /// sleeps and owes or is owed.
+    pub(super) active: bool,
+    /// Its place in the CPU's list of active guests, while it is one.
     pub(super) at: usize,
     /// Out of the competition: its cap is used up.
     pub(super) parked: bool,
@@ -91,7 +97,7 @@ pub(super) struct Entity {
     pub(super) woken: Option<Reason>,
     /// It may run ahead of its turn, as long as its guest does not get beyond
     /// this virtual time, or has not had more than its share.
-    pub(super) boosted: Option<u128>,
+    pub(super) boosted: Option<i128>,
     pub(super) leaving: bool,
     /// Service received, on a line that its siblings on the same CPU share.
     pub(super) v: u64,
@@ -130,8 +136,14 @@ pub(super) struct Current {
     pub(super) guest: u32,
     pub(super) since: u64,
     pub(super) until: u64,
-    /// Its guest is charged up to here.
+    /// No wake-up takes the CPU from it before this.
+    pub(super) least: u64,
+    /// Its guest is charged from here, and up to here by now. The first is before
+    /// `since` if it displaced another, and behind if who left has paid for the switch.
+    pub(super) from: u64,
     pub(super) charged: u64,
+    /// When the one before it had stopped; 0 if the CPU was idle.
+    pub(super) after: u64,
     /// It ends soon by itself: not worth a kick.
     pub(super) short: bool,
 }
@@ -141,15 +153,21 @@ pub(super) struct Cpu {
     pub(super) current: Option<Current>,
     /// Waiting entities, in no order.
     pub(super) queued: Vec<u32>,
-    /// Guests with runnable entities here, in no order.
+    /// Guests that take part in its virtual time, in no order.
     pub(super) active: Vec<u32>,
     /// Its virtual time when it was last computed.
-    pub(super) v: u128,
-    /// The weights that took part in it.
-    pub(super) total: u64,
-    /// Its steady clock, and when it was read.
-    pub(super) steady: u128,
-    pub(super) steady_at: u64,
+    pub(super) v: i128,
+    /// Somebody waits for whom the running one is to stop as soon as it has had its
+    /// least.
+    pub(super) hurry: bool,
+    /// Between two turns: from when on the next one is charged, and when the last
+    /// one stopped. Both 0 after the CPU was idle.
+    pub(super) from: u64,
+    pub(super) vacated: u64,
+    /// The last one had to leave for the next one.
+    pub(super) displaced: bool,
+    /// What it takes from one turn's end until another guest runs, on average.
+    pub(super) change: u64,
     pub(super) idle_since: Option<u64>,
     pub(super) idle: u64,
     pub(super) busy: u64,

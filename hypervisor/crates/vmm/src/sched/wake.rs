@@ -10,6 +10,12 @@ impl Scheduler {
     /// (a pending interrupt, a request), and wakes then; so nothing is lost
     /// when it blocks at the same time.
     pub fn wake(&mut self, id: EntityId, now: u64, reason: Reason) -> Kicks {
+        self.wake_late(id, now, now, reason)
+    }
+
+    /// The same for one that could run since `due`: a CPU that runs another for its least
+    /// looks late for whose timer has rung. What it missed meanwhile it is owed.
+    pub fn wake_late(&mut self, id: EntityId, now: u64, due: u64, reason: Reason) -> Kicks {
         let now = self.clock(now);
         let Some(index) = self.entities.resolve(id.0) else { return Kicks::default() };
         let Some(entity) = self.entities.get_mut(index) else { return Kicks::default() };
@@ -21,7 +27,10 @@ impl Scheduler {
                 entity.account(now);
                 entity.wants = true;
             }
-            Place::Off => self.start(index, now, reason),
+            Place::Off => {
+                let late = now.saturating_sub(due.max(entity.since)).min(self.timing.least);
+                self.start(index, now, late, reason);
+            }
         }
         self.take_kicks()
     }
@@ -88,31 +97,30 @@ impl Scheduler {
             let Ok(at) = u32::try_from(at) else { break };
             let Some(entity) = self.entities.get(at) else { continue };
             if entity.guest == index && entity.place == Place::Off && entity.wants {
-                self.start(at, now, Reason::Other);
+                self.start(at, now, 0, Reason::Other);
             }
         }
         Ok(self.take_kicks())
     }
 
-    /// Queues an entity that is off.
-    fn start(&mut self, index: u32, now: u64, reason: Reason) {
+    /// Queues an entity that is off and could run `late` ticks ago.
+    fn start(&mut self, index: u32, now: u64, late: u64, reason: Reason) {
         let cpu = self.place_for(index);
         if let Some(entity) = self.entities.get_mut(index) {
             entity.account(now);
             entity.wants = true;
         }
-        self.enter_cell(index, cpu, now, None);
+        let v = self.enter_cell(index, cpu, now, late, None);
         self.enqueue(index, cpu, now);
         if reason == Reason::Interrupt {
-            self.boost(index, cpu, now);
+            self.boost(index, cpu, v);
         }
         self.kick_for(index, cpu);
     }
 
     /// Lets a waiting entity run ahead of its turn, if its guest has not had
-    /// more than its share of the CPU.
-    pub(super) fn boost(&mut self, index: u32, cpu: usize, now: u64) {
-        let v = self.virtual_time(cpu, now).v;
+    /// more than its share of the CPU, whose virtual time is `v`.
+    pub(super) fn boost(&mut self, index: u32, cpu: usize, v: i128) {
         let Some(entity) = self.entities.get_mut(index) else { return };
         let Some(guest) = self.guests.get(entity.guest) else { return };
         let Some(cell) = guest.cells.get(cpu) else { return };
@@ -161,13 +169,21 @@ impl Scheduler {
     }
 
     /// Kicks the CPU that an entity came to, if it should not wait there for the
-    /// end of the running one's time, or an idle one that may fetch it.
+    /// end of the running one's time, or an idle one that may fetch it. A CPU whose
+    /// vCPU has not had its least is not kicked: it asks by itself when it has.
     pub(super) fn kick_for(&mut self, index: u32, cpu: usize) {
+        let now = self.now;
         let Some(entity) = self.entities.get(index) else { return };
         let reserve = self.guests.get(entity.guest).is_some_and(|guest| guest.reserve.is_some());
-        let current = self.cpus.get(cpu).and_then(|cpu| cpu.current);
-        let hurry =
-            (entity.boosted.is_some() || reserve) && current.is_some_and(|current| !current.short);
+        let mut hurry = false;
+        if let Some(state) = self.cpus.get_mut(cpu)
+            && let Some(current) = state.current
+            && (entity.boosted.is_some() || reserve)
+            && !current.short
+        {
+            state.hurry = true;
+            hurry = current.least <= now;
+        }
         let idle = entity.allowed.and(self.idle);
         if idle.contains(cpu) || hurry {
             self.kicks.insert(cpu);

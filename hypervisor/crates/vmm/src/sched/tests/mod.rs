@@ -2,4 +2,5 @@
 
 mod props;
 mod sim;
+mod storms;
 mod units;

@@ -27,12 +27,27 @@ pub(super) enum Work {
     Hog,
     /// Runs for up to the first time, sleeps for up to the second.
     Sleeper(u64, u64, Reason),
-    /// The same, with just these times.
+    /// The same, with just these times, woken from elsewhere.
     Ticker(u64, u64),
+    /// The same, woken by the CPU that it went to sleep on, when that looks.
+    Alarm(u64, u64),
     /// Spins, and yields often.
     Spinner,
     /// Runs this long, then wakes its next sibling and sleeps.
     Baton(u64),
+}
+
+/// What a CPU does besides running guests, in ticks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Costs {
+    /// From a decision to the guest's first instruction.
+    pub(super) load: u64,
+    /// From its last one to the scheduler's being told.
+    pub(super) save: u64,
+    /// From there to the next decision.
+    pub(super) gap: u64,
+    /// An exit to see who has to be woken.
+    pub(super) exit: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +71,14 @@ pub(super) struct Actor {
     ready_since: u64,
     /// When its affinity last changed.
     pinned: u64,
+    /// When what woke it came.
+    due: u64,
     by_interrupt: bool,
+    /// It was woken on its way to sleep.
+    woken: bool,
     pub(super) run: u64,
+    /// The part of `run` in which it was not loaded, saved or held up.
+    pub(super) inside: u64,
     pub(super) ready: u64,
     pub(super) blocked: u64,
     pub(super) longest: u64,
@@ -80,13 +101,33 @@ pub(super) struct Party {
 enum What {
     Kick(usize),
     Due(usize, u64),
+    /// Its turn has lasted for the least time.
+    Least(usize, u64),
+    /// It has saved what ran; it is to decide.
+    Saved(usize),
+    Decide(usize),
+    Alarm(usize, u64),
     Wake(usize),
     Tick,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    actor: usize,
+    entered: u64,
+    until: u64,
+    /// It has asked whether anybody is in a hurry.
+    asked: bool,
+    /// Ticks of its exits.
+    lost: u64,
+    left: u64,
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct SimCpu {
-    running: Option<(usize, u64, u64)>,
+    running: Option<Turn>,
+    /// It saves, or decides.
+    busy: bool,
     epoch: u64,
     idle_since: Option<u64>,
     kicked: bool,
@@ -98,6 +139,9 @@ pub(super) struct Sim {
     pub(super) actors: Vec<Actor>,
     pub(super) parties: Vec<Party>,
     cpus: Vec<SimCpu>,
+    /// Who sleeps on which CPU until when.
+    alarms: Vec<(usize, u64, usize)>,
+    pub(super) costs: Costs,
     events: BinaryHeap<Reverse<(u64, u64, What)>>,
     order: u64,
     seed: u64,
@@ -126,6 +170,8 @@ impl Sim {
             actors: Vec::new(),
             parties: Vec::new(),
             cpus: std::vec![SimCpu::default(); cpus],
+            alarms: Vec::new(),
+            costs: Costs::default(),
             events: BinaryHeap::new(),
             order: 0,
             seed: seed | 1,
@@ -174,8 +220,11 @@ impl Sim {
             since: now,
             ready_since: now,
             pinned: now,
+            due: 0,
             by_interrupt: false,
+            woken: false,
             run: 0,
+            inside: 0,
             ready: 0,
             blocked: 0,
             longest: 0,
@@ -184,7 +233,9 @@ impl Sim {
         });
         let first = match work {
             Work::Hog | Work::Spinner => 0,
-            Work::Sleeper(_, sleep, _) | Work::Ticker(_, sleep) => self.random(sleep),
+            Work::Sleeper(_, sleep, _) | Work::Ticker(_, sleep) | Work::Alarm(_, sleep) => {
+                self.random(sleep)
+            }
             Work::Baton(_) => u64::MAX / 2,
         };
         self.at(self.now + first, What::Wake(self.actors.len() - 1));
@@ -256,6 +307,12 @@ impl Sim {
         self.kick(kicks);
     }
 
+    /// What a guest could do with its service.
+    pub(super) fn inside(&self, guest: usize) -> u64 {
+        let of = |actor: &Actor| (actor.guest == guest).then_some(actor.inside);
+        self.actors.iter().filter_map(of).sum()
+    }
+
     /// Service of a guest so far.
     pub(super) fn service(&self, guest: usize) -> u64 {
         let of = |actor: &Actor| match actor.state {
@@ -278,7 +335,7 @@ impl Sim {
         }
     }
 
-    fn wake(&mut self, index: usize) {
+    fn wake(&mut self, index: usize, due: u64) {
         if self.actors[index].gone {
             return;
         }
@@ -286,22 +343,25 @@ impl Sim {
         let (now, work) = (self.now, self.actors[index].work);
         let reason = match work {
             Work::Sleeper(_, _, reason) => reason,
-            Work::Ticker(..) => Reason::Interrupt,
+            Work::Ticker(..) | Work::Alarm(..) => Reason::Interrupt,
             Work::Hog | Work::Spinner | Work::Baton(_) => Reason::Other,
         };
         let burst = match work {
             Work::Hog | Work::Spinner => u64::MAX,
             Work::Sleeper(run, ..) => 1 + self.random(run),
-            Work::Ticker(run, _) | Work::Baton(run) => run,
+            Work::Ticker(run, _) | Work::Alarm(run, _) | Work::Baton(run) => run,
         };
         let actor = &mut self.actors[index];
         if actor.state == State::Blocked {
             actor.state = State::Ready;
             actor.ready_since = now;
+            actor.due = due;
             actor.by_interrupt = reason == Reason::Interrupt;
             actor.burst = burst;
+        } else if actor.burst == 0 {
+            (actor.woken, actor.burst) = (true, burst);
         }
-        let kicks = self.sched.wake(actor.id, now, reason);
+        let kicks = self.sched.wake_late(actor.id, now, due, reason);
         self.kick(kicks);
     }
 
@@ -312,37 +372,119 @@ impl Sim {
         after.or_else(|| (0..=index).find(siblings)).unwrap_or(index)
     }
 
+    /// What runs on a CPU leaves it.
     fn stop(&mut self, cpu: usize) {
-        let Some((index, ..)) = self.cpus[cpu].running.take() else { return };
-        let ran = self.now - self.actors[index].since;
-        self.book(index);
+        let now = self.now;
+        let Some(turn) = &mut self.cpus[cpu].running else { return };
+        turn.left = now.max(turn.entered);
+        let Turn { actor: index, left, entered, lost, .. } = *turn;
+        let ran = (left - entered).saturating_sub(lost);
         let actor = &mut self.actors[index];
+        actor.inside += ran;
         actor.burst = actor.burst.saturating_sub(ran);
-        let stop = if actor.burst == 0 {
-            actor.state = State::Blocked;
-            Stop::Blocked
-        } else {
-            actor.state = State::Ready;
-            actor.ready_since = self.now;
-            actor.by_interrupt = false;
-            if actor.work == Work::Spinner { Stop::Yielded } else { Stop::Ready }
-        };
         let work = actor.work;
-        if stop == Stop::Blocked {
+        if actor.burst == 0 {
             let (sleep, whom) = match work {
                 Work::Sleeper(_, sleep, _) => (1 + self.random(sleep), index),
-                Work::Ticker(_, sleep) => (sleep, index),
+                Work::Ticker(_, sleep) | Work::Alarm(_, sleep) => (sleep, index),
                 Work::Baton(_) => (0, self.next_sibling(index)),
                 Work::Hog | Work::Spinner => (0, index),
             };
-            self.at(self.now + sleep, What::Wake(whom));
+            if matches!(work, Work::Alarm(..)) {
+                self.alarms.push((cpu, left + sleep, index));
+            } else {
+                self.at(left + sleep, What::Wake(whom));
+            }
         }
-        let kicks = self.sched.stopped(cpu, self.now, stop);
+        self.cpus[cpu].busy = true;
+        self.cpus[cpu].epoch += 1;
+        let saved = left - now + self.costs.save;
+        if saved == 0 { self.saved(cpu) } else { self.at(now + saved, What::Saved(cpu)) }
+    }
+
+    fn saved(&mut self, cpu: usize) {
+        let Some(turn) = self.cpus[cpu].running.take() else { return };
+        self.book(turn.actor);
+        let now = self.now;
+        let actor = &mut self.actors[turn.actor];
+        let blocked = actor.burst == 0;
+        let halts = blocked || std::mem::take(&mut actor.woken);
+        actor.state = if blocked { State::Blocked } else { State::Ready };
+        actor.ready_since = now;
+        actor.by_interrupt = false;
+        let stop = match actor.work {
+            _ if halts => Stop::Blocked,
+            Work::Spinner => Stop::Yielded,
+            _ => Stop::Ready,
+        };
+        self.ring(cpu);
+        let stay = Stay { entered: turn.entered, left: turn.left };
+        let kicks = self.sched.stopped(cpu, now, stop, stay);
         self.kick(kicks);
+        match self.costs.gap {
+            0 => self.decide(cpu),
+            gap => self.at(now + gap, What::Decide(cpu)),
+        }
+    }
+
+    /// A CPU wakes those whose time has come.
+    fn ring(&mut self, cpu: usize) {
+        let now = self.now;
+        while let Some(at) = self.alarms.iter().position(|&(on, due, _)| on == cpu && due <= now) {
+            let (_, due, actor) = self.alarms.swap_remove(at);
+            self.wake(actor, due);
+        }
+    }
+
+    /// Looks for them at the next possible time.
+    fn arm(&mut self, cpu: usize) {
+        let epoch = self.cpus[cpu].epoch;
+        let dues = self.alarms.iter().filter(|alarm| alarm.0 == cpu).map(|alarm| alarm.1);
+        if let Some(due) = dues.min() {
+            self.at(due.max(self.now), What::Alarm(cpu, epoch));
+        }
+    }
+
+    /// A CPU leaves its guest to see whether anybody is to run instead.
+    fn exit(&mut self, cpu: usize) {
+        let exit = self.costs.exit;
+        let Some(turn) = &mut self.cpus[cpu].running else {
+            self.ring(cpu);
+            return self.decide(cpu);
+        };
+        turn.lost += exit;
+        let (first, epoch) = (!std::mem::replace(&mut turn.asked, true), self.cpus[cpu].epoch);
+        if first && self.sched.is_hurried(cpu, self.now) {
+            return self.stop(cpu);
+        }
+        self.ring(cpu);
+        if self.cpus[cpu].epoch == epoch {
+            self.arm(cpu);
+        }
+    }
+
+    /// A turn's time is over, or what its actor had to do.
+    fn due(&mut self, cpu: usize) {
+        if let Some(Turn { actor, entered, until, lost, .. }) = self.cpus[cpu].running {
+            let ends = (entered + lost).saturating_add(self.actors[actor].burst).min(until);
+            if ends > self.now {
+                // Exits have held it up.
+                return self.at(ends, What::Due(cpu, self.cpus[cpu].epoch));
+            }
+        }
+        self.look(cpu);
     }
 
     fn look(&mut self, cpu: usize) {
-        self.stop(cpu);
+        if self.cpus[cpu].busy {
+            return;
+        }
+        if self.cpus[cpu].running.is_some() { self.stop(cpu) } else { self.decide(cpu) }
+    }
+
+    fn decide(&mut self, cpu: usize) {
+        self.ring(cpu);
+        self.cpus[cpu].busy = false;
         self.decisions += 1;
         let now = self.now;
         let (decision, kicks) = self.sched.next(cpu, now);
@@ -356,6 +498,7 @@ impl Sim {
                     check!(self, until > now, "CPU {cpu} idles into the past");
                     self.at(until, What::Due(cpu, epoch));
                 }
+                self.arm(cpu);
                 return;
             }
             Decision::Run(choice) => choice,
@@ -371,7 +514,7 @@ impl Sim {
         let waited = now - actor.ready_since;
         actor.longest = actor.longest.max(waited);
         if actor.by_interrupt {
-            actor.latency = actor.latency.max(waited);
+            actor.latency = actor.latency.max(now - actor.due);
         }
         let steal = actor.ready;
         let times = timing();
@@ -385,12 +528,16 @@ impl Sim {
         check!(self, choice.until > now && choice.until - now <= most, "a slice of {choice:?}");
         check!(self, choice.steal == steal, "steal of {}, not {steal}", choice.steal);
         let late = if self.late { self.random(LATE) } else { 0 };
-        let mut end = (choice.until + late).min(now.saturating_add(burst));
+        let entered = now + self.costs.load;
+        let mut end = (choice.until + late).max(entered).min(entered.saturating_add(burst));
         if spins {
-            end = end.min(now + 20 * MICRO);
+            end = end.min(entered + 20 * MICRO);
         }
-        self.cpus[cpu].running = Some((index, now, choice.until));
+        let Choice { least, until, .. } = choice;
+        self.cpus[cpu].running =
+            Some(Turn { actor: index, entered, until, asked: false, lost: 0, left: 0 });
         self.at(end, What::Due(cpu, epoch));
+        self.at(least.max(entered), What::Least(cpu, epoch));
     }
 
     /// What must hold at any time.
@@ -446,9 +593,16 @@ impl Sim {
                     self.cpus[cpu].kicked = false;
                     self.look(cpu);
                 }
-                What::Due(cpu, epoch) if self.cpus[cpu].epoch == epoch => self.look(cpu),
-                What::Due(..) => {}
-                What::Wake(actor) => self.wake(actor),
+                What::Due(cpu, epoch) if self.cpus[cpu].epoch == epoch => self.due(cpu),
+                What::Least(cpu, epoch) | What::Alarm(cpu, epoch)
+                    if self.cpus[cpu].epoch == epoch =>
+                {
+                    self.exit(cpu);
+                }
+                What::Due(..) | What::Least(..) | What::Alarm(..) => {}
+                What::Saved(cpu) => self.saved(cpu),
+                What::Decide(cpu) => self.decide(cpu),
+                What::Wake(actor) => self.wake(actor, when),
                 What::Tick => self.at(when + MILLI / 2, What::Tick),
             }
         }
@@ -485,7 +639,8 @@ impl Sim {
         for cpu in 0..self.cpus.len() {
             let times = self.sched.cpu_times(cpu, self.now).unwrap();
             let sum = times.busy + times.idle;
-            if sum > self.now - 1_000_000 || sum + MILLI < self.now - 1_000_000 {
+            let between = self.decisions * self.costs.gap;
+            if sum > self.now - 1_000_000 || sum + between + MILLI < self.now - 1_000_000 {
                 faults.push(std::format!("books of CPU {cpu}: {times:?}"));
             }
         }

@@ -60,9 +60,9 @@ fn a_wake_up_on_the_way_to_sleep_is_not_lost() {
     assert_eq!(runs(sched.next(0, 10).0), Some(id));
     // The interrupt comes while the CPU serves the HLT.
     assert!(sched.wake(id, 20, Reason::Interrupt).0.is_empty());
-    let _ = sched.stopped(0, 30, Stop::Blocked);
+    let _ = sched.stopped(0, 30, Stop::Blocked, Stay::default());
     assert_eq!(runs(sched.next(0, 30).0), Some(id));
-    let _ = sched.stopped(0, 40, Stop::Blocked);
+    let _ = sched.stopped(0, 40, Stop::Blocked, Stay::default());
     assert_eq!(sched.next(0, 40).0, Decision::Idle { until: None });
     assert_eq!(sched.wake(id, 50, Reason::Interrupt).0, CpuSet::one(0));
 }
@@ -81,7 +81,7 @@ fn idle_cpus_are_woken_and_steal() {
     let times = sched.entity_times(first, 5).unwrap();
     assert_eq!((times.ready, times.migrations, times.longest_ready), (5, 1, 5));
     // Its time over, it waits at CPU 1 for nobody: it runs on.
-    let _ = sched.stopped(1, MILLI, Stop::Ready);
+    let _ = sched.stopped(1, MILLI, Stop::Ready, Stay::default());
     assert_eq!(runs(sched.next(1, MILLI).0), Some(first));
 }
 
@@ -109,7 +109,7 @@ fn a_removed_guest_goes_when_its_last_cpu_has_stopped() {
     assert_eq!(runs(sched.next(0, 0).0), Some(id));
     assert_eq!(sched.remove_guest(guest, 10).unwrap().0, CpuSet::one(0));
     assert!(sched.has_guest(guest) && sched.has(id));
-    let _ = sched.stopped(0, 20, Stop::Ready);
+    let _ = sched.stopped(0, 20, Stop::Ready, Stay::default());
     assert!(!sched.has_guest(guest) && !sched.has(id));
     assert_eq!(runs(sched.next(0, 20).0), None);
 }
@@ -123,13 +123,144 @@ fn an_interrupt_preempts_a_slice_but_no_step() {
         let sleeper = sched.add(other, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
         let _ = sched.wake(hog, 0, Reason::Other);
         assert_eq!(runs(sched.next(0, 0).0), Some(hog));
-        let kicks = sched.wake(sleeper, 10 * MICRO, Reason::Interrupt);
+        let kicks = sched.wake(sleeper, 110 * MICRO, Reason::Interrupt);
         assert_eq!(kicks.0.contains(0), kicked);
-        let _ = sched.stopped(0, 20 * MICRO, Stop::Ready);
-        let Decision::Run(choice) = sched.next(0, 20 * MICRO).0 else { panic!("idle") };
-        assert_eq!((choice.id, choice.until), (sleeper, 220 * MICRO));
+        let _ = sched.stopped(0, 120 * MICRO, Stop::Ready, Stay::default());
+        let Decision::Run(choice) = sched.next(0, 120 * MICRO).0 else { panic!("idle") };
+        assert_eq!((choice.id, choice.until), (sleeper, 320 * MICRO));
         assert_eq!(sched.entity_times(sleeper, 0).unwrap().boosts, 1);
     }
+}
+
+#[test]
+fn nobody_is_preempted_before_the_least() {
+    let (mut sched, guest) = one(1);
+    let hog = sched.add(guest, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
+    let other = sched.add_guest(GuestSettings::default(), 0).unwrap();
+    let sleeper = sched.add(other, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
+    let _ = sched.wake(hog, 0, Reason::Other);
+    let Decision::Run(choice) = sched.next(0, 0).0 else { panic!("idle") };
+    assert_eq!(choice.least, 100 * MICRO);
+    assert!(!sched.is_hurried(0, 10 * MICRO));
+    // No kick, for it would cost the running one an exit: the CPU asks.
+    assert!(sched.wake(sleeper, 20 * MICRO, Reason::Interrupt).0.is_empty());
+    assert!(sched.is_hurried(0, 100 * MICRO));
+    let _ = sched.stopped(0, 101 * MICRO, Stop::Ready, Stay::default());
+    assert_eq!(runs(sched.next(0, 101 * MICRO).0), Some(sleeper));
+    assert!(!sched.is_hurried(0, 102 * MICRO));
+}
+
+#[test]
+fn clocks_that_differ_lose_no_wake_up() {
+    let (mut sched, guest) = one(2);
+    let hog = sched.add(guest, Kind::Vcpu, CpuSet::one(0), 0).unwrap();
+    let other = sched.add_guest(GuestSettings::default(), 0).unwrap();
+    let sleeper = sched.add(other, Kind::Vcpu, CpuSet::one(0), 0).unwrap();
+    let _ = sched.wake(hog, 0, Reason::Other);
+    assert_eq!(runs(sched.next(0, 0).0), Some(hog));
+    assert!(!sched.is_hurried(0, 100 * MICRO));
+    // The other CPU's clock is behind; the first one asks no more.
+    assert!(sched.wake(sleeper, 99 * MICRO, Reason::Interrupt).0.contains(0));
+}
+
+/// What a guest is owed, or owes, in microseconds.
+fn owed(sched: &mut Scheduler, guest: GuestId, now: u64) -> i64 {
+    let v = sched.virtual_time(0, now).v;
+    let guest = sched.guests.resolve(guest.0).unwrap();
+    let guest = sched.guests.get(guest).unwrap();
+    let cell = guest.cells[0];
+    let ticks = guest.virtual_ticks(1, cell.n.max(1));
+    i64::try_from(((v - cell.v) / ticks + 500).div_euclid(1000)).unwrap()
+}
+
+#[test]
+fn a_debt_is_paid_with_service_of_others_alone() {
+    let (mut sched, debtor) = one(1);
+    let sleeper = sched.add(debtor, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
+    let other = sched.add_guest(GuestSettings::default(), 0).unwrap();
+    let hog = sched.add(other, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
+    let _ = sched.wake(sleeper, 0, Reason::Other);
+    assert_eq!(runs(sched.next(0, 0).0), Some(sleeper));
+    let _ = sched.wake(hog, 0, Reason::Other);
+    let _ = sched.stopped(0, MILLI, Stop::Blocked, Stay::default());
+    assert_eq!(owed(&mut sched, debtor, MILLI), -500);
+    // The CPU takes its time to decide, and sleeps: nobody gets anything of that.
+    assert_eq!(owed(&mut sched, debtor, 2 * MILLI), -500);
+    assert_eq!(runs(sched.next(0, 2 * MILLI).0), Some(hog));
+    let _ = sched.wake(sleeper, 2 * MILLI + 600 * MICRO, Reason::Other);
+    assert_eq!(owed(&mut sched, debtor, 2 * MILLI + 600 * MICRO), -200);
+}
+
+#[test]
+fn what_a_sleeper_is_owed_it_is_owed_when_it_wakes() {
+    let (mut sched, brief) = one(1);
+    let sleeper = sched.add(brief, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
+    let other = sched.add_guest(GuestSettings::default(), 0).unwrap();
+    let hog = sched.add(other, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
+    let _ = sched.wake(hog, 0, Reason::Other);
+    assert_eq!(runs(sched.next(0, 0).0), Some(hog));
+    let _ = sched.wake(sleeper, 0, Reason::Other);
+    let _ = sched.stopped(0, 2 * MILLI, Stop::Ready, Stay::default());
+    assert_eq!(runs(sched.next(0, 2 * MILLI).0), Some(sleeper));
+    let _ = sched.stopped(0, 2 * MILLI + 200 * MICRO, Stop::Blocked, Stay::default());
+    let now = 2 * MILLI + 200 * MICRO;
+    assert_eq!(runs(sched.next(0, now).0), Some(hog));
+    // Sleep adds nothing, and takes nothing for a round.
+    let now = now + 11 * MILLI;
+    let _ = sched.wake(sleeper, now, Reason::Interrupt);
+    assert_eq!(owed(&mut sched, brief, now), 900);
+    let _ = sched.stopped(0, now, Stop::Ready, Stay::default());
+    assert_eq!(runs(sched.next(0, now).0), Some(sleeper));
+    let _ = sched.stopped(0, now, Stop::Blocked, Stay::default());
+    assert_eq!(runs(sched.next(0, now).0), Some(hog));
+    let _ = sched.wake(sleeper, now + 13 * MILLI, Reason::Interrupt);
+    assert_eq!(owed(&mut sched, brief, now + 13 * MILLI), 0);
+}
+
+#[test]
+fn who_causes_a_switch_pays_for_it() {
+    let (mut sched, first) = one(1);
+    let hog = sched.add(first, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
+    let second = sched.add_guest(GuestSettings::default(), 0).unwrap();
+    let sleeper = sched.add(second, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
+    let _ = sched.wake(hog, 0, Reason::Other);
+    assert_eq!(runs(sched.next(0, 0).0), Some(hog));
+    let _ = sched.wake(sleeper, 50 * MICRO, Reason::Interrupt);
+    // It leaves at 100, is saved until 110, and the other is loaded from 115 to 125.
+    let stay = Stay { entered: 0, left: 100 * MICRO };
+    let _ = sched.stopped(0, 110 * MICRO, Stop::Ready, stay);
+    assert_eq!(runs(sched.next(0, 115 * MICRO).0), Some(sleeper));
+    // 50 µs of the first that the second waited for, and 30 of its own.
+    assert_eq!(owed(&mut sched, second, 130 * MICRO), 10);
+    // It sleeps: the way back is its doing, too, as far as it is known how long that takes.
+    let stay = Stay { entered: 125 * MICRO, left: 135 * MICRO };
+    let _ = sched.stopped(0, 140 * MICRO, Stop::Blocked, stay);
+    assert_eq!(runs(sched.next(0, 140 * MICRO).0), Some(hog));
+    let change = sched.cpus[0].change;
+    assert_eq!(change, 15 * MICRO / 8);
+    assert_eq!(owed(&mut sched, first, 140 * MICRO + change), owed(&mut sched, first, 140 * MICRO));
+}
+
+#[test]
+fn a_guest_that_owes_can_leave() {
+    let (mut sched, debtor) = one(1);
+    let sleeper = sched.add(debtor, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
+    let other = sched.add_guest(GuestSettings::default(), 0).unwrap();
+    let hog = sched.add(other, Kind::Vcpu, CpuSet::ALL, 0).unwrap();
+    let _ = sched.wake(sleeper, 0, Reason::Other);
+    let _ = sched.wake(hog, 0, Reason::Other);
+    let _ = sched.next(0, 0);
+    let _ = sched.stopped(0, MILLI, Stop::Blocked, Stay::default());
+    assert_eq!(sched.cpus[0].active.len(), 2);
+    let _ = sched.remove_guest(debtor, MILLI).unwrap();
+    assert!(!sched.has_guest(debtor));
+    assert_eq!(sched.cpus[0].active.len(), 1);
+    // The place in the table is used again: by one that owes nothing.
+    let third = sched.add_guest(GuestSettings::default(), MILLI).unwrap();
+    let new = sched.add(third, Kind::Vcpu, CpuSet::ALL, MILLI).unwrap();
+    let _ = sched.wake(new, MILLI, Reason::Interrupt);
+    assert_eq!(owed(&mut sched, third, MILLI), 0);
+    assert_eq!(runs(sched.next(0, MILLI).0), Some(new));
 }
 
 #[test]
@@ -145,7 +276,7 @@ fn a_capped_guest_tells_the_cpu_when_it_may_go_on() {
             Decision::Run(choice) => now = choice.until,
             Decision::Idle { until } => break until.unwrap(),
         }
-        let _ = sched.stopped(0, now, Stop::Ready);
+        let _ = sched.stopped(0, now, Stop::Ready, Stay::default());
     };
     // A full bucket (4 ms), and what drips in meanwhile.
     assert!((4 * MILLI..5 * MILLI).contains(&now), "{now}");
@@ -176,7 +307,7 @@ fn what_a_cap_lets_in_early_does_not_hide_others() {
     let _ = sched.wake(fourth, 0, Reason::Other);
     // The first blocks early and gives its time back; CPU 1 must look again.
     let now = 10 * MICRO;
-    let _ = sched.stopped(0, now, Stop::Blocked);
+    let _ = sched.stopped(0, now, Stop::Blocked, Stay::default());
     let (decision, kicks) = sched.next(0, now);
     assert!(runs(decision).is_some());
     assert!(kicks.0.contains(1));
@@ -187,8 +318,8 @@ fn what_a_cap_lets_in_early_does_not_hide_others() {
 fn nothing_breaks_on_nonsense() {
     let (mut sched, guest) = one(1);
     let id = sched.add(guest, Kind::Vcpu, CpuSet::ALL, 100).unwrap();
-    let _ = sched.stopped(0, 0, Stop::Blocked);
-    let _ = sched.stopped(77, 0, Stop::Blocked);
+    let _ = sched.stopped(0, 0, Stop::Blocked, Stay::default());
+    let _ = sched.stopped(77, 0, Stop::Blocked, Stay::default());
     assert_eq!(sched.next(64, 0).0, Decision::Idle { until: None });
     let _ = sched.wake(id, 50, Reason::Other);
     let _ = sched.wake(id, 50, Reason::Interrupt);
@@ -196,7 +327,7 @@ fn nothing_breaks_on_nonsense() {
     assert_eq!(runs(sched.next(0, 100).0), Some(id));
     assert_eq!(runs(sched.next(0, 90).0), Some(id));
     sched.block(id, 100);
-    let _ = sched.stopped(0, 120, Stop::Blocked);
+    let _ = sched.stopped(0, 120, Stop::Blocked, Stay::default());
     sched.block(id, 120);
     assert_eq!(runs(sched.next(0, 130).0), None);
     assert_eq!(sched.running(0), None);
