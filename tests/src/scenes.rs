@@ -713,10 +713,10 @@ fn neighbours_scene() -> String {
 
 /// Windows that are looked at before and after a crash.
 const QUIET: usize = 8;
-/// The latest that a guest within its share wakes for an interrupt: behind one
-/// that was woken before it, and one that runs ahead of its turn (`docs/scheduler.md`),
-/// in ticks of 1 ns.
-const WAKES_WITHIN: u64 = 2 * 200_000 + 5 * 50_000 + 50_000;
+/// The latest that a guest within its share wakes for its timer: after the least of what
+/// runs, behind one that was woken before it, and one that runs ahead of its turn
+/// (`docs/scheduler.md`), in ticks of 1 ns.
+const WAKES_WITHIN: u64 = 100_000 + 2 * 200_000 + 5 * 50_000 + 50_000;
 
 /// The number of the last window that is shown.
 fn last_window(drive: &Drive) -> usize {
