@@ -43,6 +43,7 @@ pub(crate) fn cases() -> Vec<Case> {
             case("sleeper-1000", sleeper("bursts=1000 sleeps=100"), keeps::<1, 450>),
         ]);
     }
+    cases.push(case("attack-vmx", Machine::BochsVmx, attack(1, 100, WORST), keeps::<1, 480>));
     // The emulators of AMD-V have one CPU, or CPUs that share one of the computer's.
     cases.push(case("storm-vmx", Machine::BochsVmx, storm(), keeps::<2, 450>));
     cases
