@@ -21,14 +21,18 @@ pub mod backlog;
 pub mod command;
 pub mod console;
 pub mod guests;
+pub mod limit;
 pub mod line;
 pub mod operation;
 pub mod protocol;
 pub mod report;
+pub mod screen;
 pub mod snapshot;
 
 pub use backlog::Backlog;
 pub use command::Command;
 pub use console::{Keys, Ring, Typed};
 pub use guests::{GuestRef, Known};
+pub use limit::Limit;
 pub use operation::{Answer, ErrorCode, Operation, Refusal};
+pub use screen::Screen;
