@@ -661,11 +661,12 @@ fn forbidden<'a>(log: &'a str, list: &str) -> Result<Vec<&'a str>> {
 
 /// The hypervisor refuses, and says why with each of `words`.
 fn refused(drive: &mut Drive, words: &[&str]) -> Result<()> {
-    drive.ends(REFUSED)?;
+    let reason = drive.ends(REFUSED)?;
     let line = drive.text().lines().find(|line| line.contains("steward: refused: "));
     let why = line.context("the refusal gives no reason")?;
     for word in words {
         ensure!(why.contains(word), "refused, but not for {word:?}: {why}");
+        ensure!(reason.contains(word), "the end's line does not say {word:?}: {reason}");
     }
     Ok(())
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -122,6 +122,7 @@ fn run_cases(chosen: &[&Case], parts: &Parts) -> Result<Counts> {
     let logs = paths::root().join("target/test-logs");
     let next = AtomicUsize::new(0);
     let counts = Mutex::new(Counts::default());
+    let times = Mutex::new(Vec::new());
     println!("running {} cases on emulated machines", chosen.len());
     std::thread::scope(|scope| {
         for _ in 0..2 {
@@ -133,9 +134,11 @@ fn run_cases(chosen: &[&Case], parts: &Parts) -> Result<Counts> {
                         .context("its build of the hypervisor is missing")
                         .and_then(|elf| run_case(case, parts, elf, &log));
                     let seconds = start.elapsed().as_secs_f32();
+                    let mut all = times.lock().unwrap_or_else(PoisonError::into_inner);
+                    all.push((seconds, case.name.as_str()));
+                    drop(all);
                     // One thread's line at a time; a poisoned lock still counts.
-                    let mut counts =
-                        counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
                     match result {
                         Ok(said) => {
                             counts.passed += 1;
@@ -155,7 +158,25 @@ fn run_cases(chosen: &[&Case], parts: &Parts) -> Result<Counts> {
             });
         }
     });
-    Ok(counts.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+    let times = times.into_inner().unwrap_or_else(PoisonError::into_inner);
+    print!("{}", slowest(times, SLOWEST));
+    Ok(counts.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Cases that the summary names for their time.
+const SLOWEST: usize = 20;
+
+/// The lines that name the `count` slowest of several cases, slowest first.
+fn slowest(mut times: Vec<(f32, &str)>, count: usize) -> String {
+    times.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut text = match times.len() {
+        0 | 1 => return String::new(),
+        all => format!("the slowest {} of {all} cases:\n", all.min(count)),
+    };
+    for (seconds, name) in times.iter().take(count) {
+        text.push_str(&format!("{seconds:7.1} s  {name}\n"));
+    }
+    text
 }
 
 fn run_planted(options: &Options, parts: &Parts, all: &[Case]) -> Result<Counts> {
@@ -293,7 +314,7 @@ struct Crowd {
 
 /// The guests of a case, the hypervisor's settings, and the machine's CPUs.
 fn guests(case: &Case, parts: &Parts, dir: &Path) -> Result<Crowd> {
-    let mut host = bundle::host(case.machine, LogLevel::Info);
+    let mut host = bundle::host(case.machine, LogLevel::Info)?;
     host.exit = case.host_exit.unwrap_or(host.exit);
     let megabytes = case.machine_memory.map(|mib| mib << 20);
     let path = match &case.scene {
@@ -342,6 +363,7 @@ fn start(
     if let (Some(command), Some(guest)) = (command, guests.first_mut()) {
         command.prepare(guest, dir)?;
     }
+    let end_key = host.end_key;
     let mut bundle = bundle::build(host, &guests)?;
     damage(&mut bundle, case.damage)?;
     let memory = memory.unwrap_or_else(|| bundle::machine_memory(&guests, bundle.len() as u64));
@@ -363,6 +385,7 @@ fn start(
         boot: Boot::Image(path),
         dir: dir.to_path_buf(),
         control: case.scene.as_ref().map(|_| dir.join(CONTROL)),
+        end_key,
         extra: case.machine_args.iter().map(|&word| word.to_owned()).collect(),
     };
     Session::start(&launch, log, Some(Duration::from_secs(case.seconds)))
@@ -435,4 +458,19 @@ fn damage(bundle: &mut Vec<u8>, damage: Damage) -> Result<()> {
         Damage::Manifest => *bundle.get_mut(512 + 20).context("an empty bundle")? ^= 0x01,
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slowest_cases_are_named_first() {
+        let times = vec![(1.0, "a"), (30.25, "b"), (2.0, "c")];
+        let text = slowest(times.clone(), 2);
+        assert_eq!(text, "the slowest 2 of 3 cases:\n   30.2 s  b\n    2.0 s  c\n");
+        assert_eq!(slowest(times, 20).lines().count(), 4);
+        // One case has said its time already.
+        assert_eq!(slowest(vec![(1.0, "a")], 20), "");
+    }
 }

@@ -140,7 +140,7 @@ fn three_guests(drive: &mut Drive) -> Result<()> {
     contains(&drive.monitor("frobnicate")?, "there is no command")?;
     contains(&drive.monitor("help stop")?, "power button")?;
 
-    // The one of our own computes all the time; the two others sleep.
+    // All three wait for input.
     drive.send("top\r");
     drive.expect("CPU%", 30)?;
     drive.expect("CPU%", 30)?;
@@ -153,7 +153,7 @@ fn three_guests(drive: &mut Drive) -> Result<()> {
     let share = Regex::new(r"hello +running +([0-9.]+)")?;
     let share = share.captures(&picture).context("top does not show hello")?;
     let share: f64 = share.get(1).map_or("", |found| found.as_str()).parse()?;
-    ensure!((50.0..=101.0).contains(&share), "top says that hello uses {share} %");
+    ensure!((0.0..=5.0).contains(&share), "top says that hello uses {share} %");
 
     // A paused guest stands still, and sees no gap in its time.
     contains(&drive.monitor("pause beta")?, "paused")?;
@@ -530,7 +530,8 @@ fn restart_scene() -> String {
 /// A guest that fails starts again, with a back-off; one that ends well does not.
 fn restart_policy(drive: &mut Drive) -> Result<()> {
     drive.expect("starts again in 50 ms", 120)?;
-    drive.expect("starts again in 100 ms", 60)?;
+    // What it makes the log say is limited.
+    drive.expect("messages were left out", 60)?;
     drive.expect("starts again in 100 ms", 60)?;
     let mut client = drive.client()?;
     let c = &mut client;

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use vmm::bundle::{self, GuestSettings, HostExit, HostSettings, LogLevel, ModuleSettings};
+use vmm::bundle::{self, GuestSettings, HostExit, HostSettings, LogLevel, ModuleSettings, Uuid};
 
 use crate::machine::Machine;
 
@@ -40,9 +41,14 @@ pub fn host_exit(machine: Machine) -> HostExit {
     if machine.is_bochs() { HostExit::Bochs } else { HostExit::IsaDebugExit }
 }
 
-/// The usual settings of the hypervisor on `machine`.
-pub fn host(machine: Machine, log: LogLevel) -> HostSettings {
-    HostSettings::new(host_exit(machine), log)
+/// The usual settings of the hypervisor on `machine`, for one run: the line that says how it
+/// ended names a key that nobody can guess.
+pub fn host(machine: Machine, log: LogLevel) -> Result<HostSettings> {
+    let mut key = [0; 16];
+    fs::File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut key))
+        .context("cannot read random numbers from /dev/urandom")?;
+    Ok(HostSettings { end_key: Some(Uuid(key)), ..HostSettings::new(host_exit(machine), log) })
 }
 
 /// The files of a bundle: each once, whoever uses it.
@@ -147,7 +153,7 @@ mod tests {
         let mut guest = guest(64 << 20);
         guest.kernel = file.clone();
         guest.modules.push((file.clone(), "a b".to_owned()));
-        let bytes = build(host(Machine::QemuSvm, LogLevel::Info), &[guest]).unwrap();
+        let bytes = build(host(Machine::QemuSvm, LogLevel::Info).unwrap(), &[guest]).unwrap();
         let read = bundle::Bundle::open(&bytes).unwrap();
         assert_eq!(read.manifest().guests[0].modules[0].cmdline, "a b");
         assert_eq!(read.file("guest0/kernel"), Some(&b"kernel"[..]));
@@ -166,7 +172,7 @@ mod tests {
         let file = std::env::temp_dir().join(format!("steward-bundle-two-{}", std::process::id()));
         std::fs::write(&file, b"kernel").unwrap();
         let guests = ["a", "b"].map(|name| Guest::new(name, 64 << 20, &file));
-        let bytes = build(host(Machine::QemuSvm, LogLevel::Info), &guests).unwrap();
+        let bytes = build(host(Machine::QemuSvm, LogLevel::Info).unwrap(), &guests).unwrap();
         let read = bundle::Bundle::open(&bytes).unwrap();
         let kernels = read.manifest().guests.iter().map(|guest| guest.kernel.as_str());
         assert_eq!(kernels.collect::<Vec<_>>(), ["guest0/kernel"; 2]);
@@ -180,7 +186,7 @@ mod tests {
         std::fs::write(&file, b"kernel").unwrap();
         let mut guest = guest(12345);
         guest.kernel = file.clone();
-        assert!(build(host(Machine::QemuSvm, LogLevel::Info), &[guest]).is_err());
+        assert!(build(host(Machine::QemuSvm, LogLevel::Info).unwrap(), &[guest]).is_err());
         std::fs::remove_file(file).unwrap();
     }
 }

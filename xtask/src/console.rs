@@ -5,7 +5,7 @@
 //! other key it goes to the machine, where `p` presses the guest's power button, and
 //! the escape key itself types one.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
@@ -120,14 +120,19 @@ pub fn attach(session: &mut Session, escape: EscapeKey) -> Result<Ending> {
     let mut keys = Keys { escape, escaped: false };
     let mut carriage = Carriage::default();
     let mut stdout = std::io::stdout();
+    let shows = stdout.is_terminal();
     let ending = loop {
         // Input waits for at most this long: short enough for a typist.
         match session.next(Duration::from_millis(10))? {
             Event::Output(bytes) => {
-                let bytes =
-                    if typing && stdout.is_terminal() { carriage.translate(&bytes) } else { bytes };
-                // A closed pipe at the other end must not end the guest's run.
-                let _ = stdout.write_all(&bytes).and_then(|()| stdout.flush());
+                let bytes = if typing && shows { carriage.translate(&bytes) } else { bytes };
+                if let Err(error) = stdout.write_all(&bytes).and_then(|()| stdout.flush()) {
+                    session.stop(Ending::Closed)?;
+                    if error.kind() != ErrorKind::BrokenPipe {
+                        return Err(error).context("cannot write what the guest prints");
+                    }
+                    break Ending::Closed;
+                }
             }
             Event::Quiet => {}
             Event::Ended(ending) => break ending,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use vmm::bundle::Uuid;
 
 use crate::cmd;
 use crate::image::CYLINDER;
@@ -36,6 +37,8 @@ pub struct Launch {
     pub dir: PathBuf,
     /// The socket that the machine's second serial port shall be, for `ctl`.
     pub control: Option<PathBuf>,
+    /// What the line names that says how the run ended, as the bundle's settings have it.
+    pub end_key: Option<Uuid>,
     /// More for the emulator, behind all of ours: words of QEMU's command line, or lines
     /// of Bochs' configuration.
     pub extra: Vec<String>,
@@ -348,6 +351,7 @@ mod tests {
             boot: Boot::Image("steward.img".into()),
             dir: "run".into(),
             control: None,
+            end_key: None,
             extra: Vec::new(),
         }
     }

@@ -6,16 +6,20 @@
 //! byte for byte; the marks carry a number that no command can know beforehand.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
+use vmm::operator::Screen;
 
 use crate::bundle::Guest;
 use crate::guest::{self, Archive};
 use crate::session::{Ending, Event, Session};
 use crate::{cmd, console, ui};
+
+/// The exit status where the command did not end.
+const UNDONE: u8 = 125;
 
 /// A command to run in the guest.
 pub struct Command {
@@ -74,12 +78,22 @@ impl Command {
         let signals = console::signals()?;
         let mut filter = Filter::new(&self.mark);
         let mut stdout = std::io::stdout();
+        // A program gets every byte, a terminal what it only shows.
+        let mut screen = stdout.is_terminal().then(Screen::new);
         let ending = loop {
             match session.next(Duration::from_millis(50))? {
                 Event::Output(bytes) => {
                     let text = filter.feed(&bytes);
-                    if stdout.write_all(&text).and_then(|()| stdout.flush()).is_err() {
-                        bail!("cannot write what the command prints");
+                    let text = match &mut screen {
+                        Some(screen) => screen.filter(&text),
+                        None => text,
+                    };
+                    if let Err(error) = stdout.write_all(&text).and_then(|()| stdout.flush()) {
+                        session.stop(Ending::Closed)?;
+                        if error.kind() != ErrorKind::BrokenPipe {
+                            return Err(error).context("cannot write what the command prints");
+                        }
+                        return Ok(Ending::Closed.status());
                     }
                 }
                 Event::Quiet => {}
@@ -94,14 +108,32 @@ impl Command {
             return Ok(status);
         }
         let text = fs::read(log).unwrap_or_default();
-        ui::say(format!("the command did not end; the serial log {} ends with:", log.display()));
-        eprintln!("{}", cmd::tail(&String::from_utf8_lossy(&text), 25));
-        ui::say(ending.describe());
-        Ok(match ending.status() {
-            0 => 125,
-            status => status,
-        })
+        ui::say(format!("the serial log {} ends with:", log.display()));
+        // Where nobody reads it, there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "{}", cmd::tail(&ui::printable(&text), 25));
+        ui::say(undone(&ending));
+        Ok(undone_status(&ending))
     }
+}
+
+/// The status of a command that did not end: one, whatever the run's; but who ends the run
+/// himself gets what he is used to.
+fn undone_status(ending: &Ending) -> u8 {
+    match ending {
+        Ending::Steward { .. } | Ending::Died { .. } => UNDONE,
+        Ending::Timeout(_) | Ending::Key | Ending::Signal(_) | Ending::Closed => ending.status(),
+    }
+}
+
+/// The sentence that goes with it.
+fn undone(ending: &Ending) -> String {
+    let why = match ending {
+        Ending::Steward { status, reason, .. } => {
+            format!("{reason}, with which the run ends with status {status}")
+        }
+        other => other.describe(),
+    };
+    format!("the command did not end: {why}")
 }
 
 /// Cuts the command's output out of the serial stream.
@@ -147,7 +179,7 @@ impl Filter {
                 };
                 let digits =
                     String::from_utf8_lossy(rest.get(..length).unwrap_or_default()).into_owned();
-                self.status = Some(digits.trim().parse().unwrap_or(125));
+                self.status = Some(digits.trim().parse().unwrap_or(UNDONE));
                 self.held.drain(..at).collect()
             }
             None => {
@@ -219,5 +251,24 @@ mod tests {
     #[test]
     fn no_mark_no_output() {
         assert_eq!(run(&[b"Kernel panic\n"]), (Vec::new(), None));
+    }
+
+    #[test]
+    fn a_command_that_did_not_end_has_one_status_and_says_why() {
+        let run = |status, reason: &str| Ending::Steward {
+            status,
+            reason: reason.to_owned(),
+            left: true,
+        };
+        for (status, reason) in [(0, "guest debian reset"), (3, "guest debian reported a panic")] {
+            let ending = run(status, reason);
+            assert_eq!(undone_status(&ending), UNDONE);
+            let sentence = undone(&ending);
+            assert!(sentence.starts_with("the command did not end: guest debian"), "{sentence}");
+        }
+        let died = Ending::Died { how: "x".to_owned(), said: String::new() };
+        assert_eq!(undone_status(&died), UNDONE);
+        assert_eq!(undone_status(&Ending::Timeout(Duration::from_secs(3))), 124);
+        assert_eq!(undone_status(&Ending::Signal(15)), 143);
     }
 }

@@ -7,12 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::kernel::TARGET;
+use crate::ui::Out;
 use crate::{cmd, paths};
 
 /// What is counted in a crate's source.
@@ -36,11 +38,11 @@ pub fn lint() -> Result<u8> {
     let resident = resident(&metadata)?;
     let members: BTreeSet<&str> = strings(&metadata["workspace_members"]).collect();
 
-    println!("{:<28} {:>9} {:>8}", "crate", "lines", "unsafe");
+    writeln!(Out, "{:<28} {:>9} {:>8}", "crate", "lines", "unsafe")?;
     let mut bad = Vec::new();
     for package in packages(&metadata).filter(|package| members.contains(package.id)) {
         let counts = count_dir(&package.dir.join("src"))?;
-        println!("{:<28} {:>9} {:>8}", package.name, counts.lines, counts.unsafes);
+        writeln!(Out, "{:<28} {:>9} {:>8}", package.name, counts.lines, counts.unsafes)?;
         let relative = package.dir.strip_prefix(paths::root()).unwrap_or(&package.dir);
         if counts.unsafes > 0
             && (relative.starts_with("hypervisor/crates") || relative.starts_with("xtask"))
@@ -48,8 +50,8 @@ pub fn lint() -> Result<u8> {
             bad.push(package.name);
         }
     }
-    println!();
-    println!("{:<28} {:>9} {:>8}", "resident in the image", "lines", "unsafe");
+    writeln!(Out)?;
+    writeln!(Out, "{:<28} {:>9} {:>8}", "resident in the image", "lines", "unsafe")?;
     let mut ours = Counts::default();
     let mut others = Counts::default();
     for package in packages(&metadata).filter(|package| resident.contains(package.id)) {
@@ -58,19 +60,20 @@ pub fn lint() -> Result<u8> {
         sum.lines += counts.lines;
         sum.unsafes += counts.unsafes;
         if !members.contains(package.id) {
-            println!("  {:<26} {:>9} {:>8}", package.name, counts.lines, counts.unsafes);
+            writeln!(Out, "  {:<26} {:>9} {:>8}", package.name, counts.lines, counts.unsafes)?;
         }
     }
-    println!("{:<28} {:>9} {:>8}", "dependencies", others.lines, others.unsafes);
-    println!("{:<28} {:>9} {:>8}", "ours", ours.lines, ours.unsafes);
-    println!(
+    writeln!(Out, "{:<28} {:>9} {:>8}", "dependencies", others.lines, others.unsafes)?;
+    writeln!(Out, "{:<28} {:>9} {:>8}", "ours", ours.lines, ours.unsafes)?;
+    writeln!(
+        Out,
         "{:<28} {:>9} {:>8}",
         "resident lines",
         ours.lines + others.lines,
         ours.unsafes + others.unsafes
-    );
+    )?;
     for name in &bad {
-        println!("error: `unsafe` in {name}: the pure crates and xtask may have none");
+        writeln!(Out, "error: `unsafe` in {name}: the pure crates and xtask may have none")?;
     }
     Ok(u8::from(!bad.is_empty()))
 }

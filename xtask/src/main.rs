@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use xtask::bench::BenchOptions;
 use xtask::ctl::CtlOptions;
@@ -31,9 +32,10 @@ enum Task {
     /// guest, Ctrl-C too; Ctrl-] then q ends the run.
     ///
     /// The exit status tells how the run ended: 0 the guest powered off; (V << 1) | 1 it wrote V
-    /// to its debug-exit port; 2 Steward refused the machine or the bundle; 3 the guest crashed;
-    /// 4 Steward crashed; 124 the timeout passed; 125 the emulator died; 130 the keyboard ended
-    /// it. With --exec: the command's status.
+    /// to its debug-exit port (V with --debug-exit=plain); 2 Steward refused the machine or the
+    /// bundle; 3 the guest crashed; 4 Steward crashed; 100 xtask itself failed; 124 the timeout
+    /// passed; 125 the emulator died; 130 the keyboard ended it; 141 nobody reads the guest's
+    /// console any more. With --exec: the command's status, or 125 if it did not end.
     Run(Box<RunOptions>),
     /// Make the disk image, print where it is and its size
     Image(Box<RunOptions>),
@@ -44,12 +46,12 @@ enum Task {
     /// Count the instructions that exits cost, as a guest sees them
     ///
     /// Prints a table for each machine and writes target/bench/MACHINE.json. The exit status
-    /// is 1 where a run failed; with --check, 2 where a target is missed.
+    /// is 1 where a run failed; with --check, 2 where a target is missed; 100 where xtask failed.
     Bench(BenchOptions),
     /// Control a running Steward: guests, statistics, events (docs/control.md)
     ///
-    /// Needs `run --control`. The exit status is 1 where the control line does not work, 3
-    /// where Steward refused, 4 where a dry run says no.
+    /// Needs `run --control`. The exit status is 3 where Steward refused, 4 where a dry run says
+    /// no, 100 where the control line does not work.
     Ctl(Box<CtlOptions>),
     /// Watch the guests of a running Steward: CPU time, exits, memory, live
     ///
@@ -60,19 +62,39 @@ enum Task {
     /// full block where all of a guest's vCPUs were busy.
     ///
     /// With --once, or where standard output is no terminal, it prints what one period brought
-    /// and ends. The exit status is 1 where the control line does not work.
+    /// and ends. The exit status is 100 where the control line does not work.
     Top(TopOptions),
     /// Count lines of Rust and unsafe blocks; fails on `unsafe` where none may be
     Lint,
 }
 
+/// The exit status of xtask's own failures: no run's end has it.
+const FAILED: u8 = 100;
+
 fn main() -> ExitCode {
-    match perform(Cli::parse().task) {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Where nobody reads it, there is nobody to tell.
+            let _ = error.print();
+            return ExitCode::from(status_of(&error));
+        }
+    };
+    match perform(cli.task) {
         Ok(status) => ExitCode::from(status),
+        Err(_) if ui::reader_is_gone() => ExitCode::from(ui::READER_GONE),
         Err(error) => {
             ui::say(format!("error: {error:#}"));
-            ExitCode::FAILURE
+            ExitCode::from(FAILED)
         }
+    }
+}
+
+/// The exit status where the command line asks for nothing to be performed.
+fn status_of(error: &clap::Error) -> u8 {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
+        _ => FAILED,
     }
 }
 
@@ -91,5 +113,39 @@ fn perform(task: Task) -> Result<u8> {
         Task::Ctl(options) => ctl::ctl(&options),
         Task::Top(options) => top::top(&options),
         Task::Lint => lint::lint(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmm::bundle::DebugStatus;
+
+    fn parse(words: &[&str]) -> Result<RunOptions, u8> {
+        let words = ["xtask", "run"].iter().chain(words);
+        match Cli::try_parse_from(words) {
+            Ok(Cli { task: Task::Run(options) }) => Ok(*options),
+            Ok(_) => Err(0),
+            Err(error) => Err(status_of(&error)),
+        }
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_no_run_s_end() {
+        assert_eq!(parse(&["--nonsense"]).err(), Some(FAILED));
+        assert_eq!(parse(&["--debug-exit=other"]).err(), Some(FAILED));
+        assert_eq!(parse(&["--help"]).err(), Some(0));
+    }
+
+    #[test]
+    fn options_of_run() {
+        let usual = parse(&[]).unwrap();
+        assert!(!usual.debug);
+        assert_eq!(usual.debug_exit, None);
+        assert_eq!(parse(&["--debug-exit"]).unwrap().debug_exit, Some(DebugStatus::Shifted));
+        let plain = parse(&["--debug-exit=plain", "--debug"]).unwrap();
+        assert_eq!((plain.debug_exit, plain.debug), (Some(DebugStatus::Plain), true));
+        let words = parse(&["--machine-arg", "-machine", "--machine-arg=pit=off"]).unwrap();
+        assert_eq!(words.machine_args, ["-machine", "pit=off"]);
     }
 }

@@ -1,23 +1,25 @@
 //! `run`: from the options to a running machine and its end.
 
 use std::fs;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use vmm::bundle::{ApicAssist, HostSettings, LogLevel, OnReset};
+use vmm::bundle::{ApicAssist, ConsoleBytes, DebugStatus, HostSettings, LogLevel, OnHalt, OnReset};
 
 use crate::bundle::{self, Guest};
 use crate::config::{Config, Host};
 use crate::console;
 use crate::emulator::{Boot, Clock, Launch};
 use crate::kernel::{self, Profile};
+use crate::lock::Claim;
 use crate::machine::{self, Firmware, HostFacts, Machine, Ovmf};
 use crate::session::{Ending, Session};
 use crate::stages::Stages;
-use crate::{ctl, exec, guest, image, paths, setup, ui};
+use crate::ui::{self, Out};
+use crate::{ctl, exec, guest, image, paths, setup};
 
 /// Options of `run`.
 #[derive(Debug, Clone, Args)]
@@ -64,9 +66,9 @@ pub struct RunOptions {
     /// The kernel's command line
     #[arg(long, value_name = "TEXT")]
     pub cmdline: Option<String>,
-    /// Give the guest port 0xf4: a write of V ends it, and the run's status is (V << 1) | 1
-    #[arg(long)]
-    pub debug_exit: bool,
+    /// Give the guest port 0xf4: a write of V ends it, and the run's status is (V << 1) | 1, or V with `plain`; and the trace port 0xf8
+    #[arg(long, value_name = "HOW", require_equals = true, num_args = 0..=1, default_missing_value = "shifted", value_parser = parse_debug_status)]
+    pub debug_exit: Option<DebugStatus>,
     /// End the run when the guest resets its machine, instead of starting it again
     #[arg(long)]
     pub reset_ends: bool,
@@ -82,9 +84,9 @@ pub struct RunOptions {
     /// End the run with status 124 after this many seconds
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
-    /// Build the image with the release profile
+    /// Build the image for debugging: with assertions, less optimised
     #[arg(long)]
-    pub release: bool,
+    pub debug: bool,
     /// Put this ELF file into the image instead of building the hypervisor
     #[arg(long, value_name = "FILE", hide = true)]
     pub image_elf: Option<PathBuf>,
@@ -124,6 +126,15 @@ pub(crate) fn parse_apic(text: &str) -> Result<ApicAssist, String> {
     }
 }
 
+/// Reads `--debug-exit`.
+fn parse_debug_status(text: &str) -> Result<DebugStatus, String> {
+    match text {
+        "shifted" => Ok(DebugStatus::Shifted),
+        "plain" => Ok(DebugStatus::Plain),
+        _ => Err(format!("`{text}` is neither shifted nor plain")),
+    }
+}
+
 impl RunOptions {
     fn firmware(&self, machine: Machine) -> Firmware {
         match self.firmware {
@@ -142,7 +153,7 @@ impl RunOptions {
     }
 
     fn profile(&self) -> Profile {
-        Profile { release: self.release, elf: self.image_elf.clone(), ..Profile::default() }
+        Profile { release: !self.debug, elf: self.image_elf.clone(), ..Profile::default() }
     }
 
     /// The configuration, if there is one, for a machine that has `usual` CPUs where
@@ -160,12 +171,24 @@ impl RunOptions {
             Some(_) => LogLevel::Warn,
             None => self.verbosity.or(log).unwrap_or(LogLevel::Info),
         };
+        // What a command prints is to come byte for byte; xtask filters what it shows.
+        let console = match self.exec {
+            Some(_) => ConsoleBytes::Raw,
+            None => ConsoleBytes::Filtered,
+        };
+        let mut guests = match config {
+            Some(config) => config.guests()?,
+            None => vec![self.guest()?],
+        };
+        if self.headless || self.exec.is_some() {
+            // Nobody is there to look at a guest that does nothing any more.
+            for guest in &mut guests {
+                guest.settings.on_halt = OnHalt::End;
+            }
+        }
         Ok(Scene {
-            guests: match config {
-                Some(config) => config.guests()?,
-                None => vec![self.guest()?],
-            },
-            host: HostSettings { when_empty, escape, ..bundle::host(machine, log) },
+            guests,
+            host: HostSettings { when_empty, escape, console, ..bundle::host(machine, log)? },
             cpus: self.cpus.or(cpus).unwrap_or(USUAL_CPUS),
             memory: self.machine_memory.or(memory),
         })
@@ -185,7 +208,10 @@ impl RunOptions {
         let settings = &mut guest.settings;
         settings.vcpus = self.vcpus;
         settings.apic = self.apic;
-        settings.debug_exit |= self.debug_exit;
+        if let Some(how) = self.debug_exit {
+            settings.debug_exit = true;
+            settings.debug_status = how;
+        }
         if self.reset_ends || self.exec.is_some() {
             settings.on_reset = OnReset::End;
         }
@@ -276,7 +302,7 @@ pub fn run(options: &RunOptions) -> Result<u8> {
     } else {
         let path = dir.0.join("steward.img");
         let memory =
-            write_image(machine, &scene.guests, scene.host, &profile, scene.memory, &path)?;
+            write_image(machine, &scene.guests, scene.host.clone(), &profile, scene.memory, &path)?;
         (Boot::Image(path), memory)
     };
     let display = !options.headless && command.is_none() && std::env::var_os("DISPLAY").is_some();
@@ -291,9 +317,15 @@ pub fn run(options: &RunOptions) -> Result<u8> {
         boot,
         dir: dir.0.clone(),
         control: options.control(),
+        end_key: scene.host.end_key,
         extra: options.machine_args.clone(),
     };
-    let log = options.log.clone().unwrap_or_else(|| paths::target().join("steward/serial.log"));
+    let claim = match &options.log {
+        Some(_) => None,
+        None => Some(Claim::take(&paths::target().join("steward"), "serial", "log")?),
+    };
+    let log = claim.as_ref().map_or(options.log.as_deref(), |claim| Some(claim.path()));
+    let log = log.context("there is no serial log")?.to_owned();
     let mut session = Session::start(&launch, &log, options.timeout.map(Duration::from_secs))?;
     if let Some(command) = &command {
         return command.attend(&mut session, &log);
@@ -301,7 +333,10 @@ pub fn run(options: &RunOptions) -> Result<u8> {
     ui::say(format!("starting; {}; the serial log is {}", console::help(escape), log.display()));
     let ending = console::attach(&mut session, escape)?;
     let ending = bare_ending(machine, ending);
-    ui::say(ending.describe());
+    // Whoever has closed the pipe knows.
+    if ending != Ending::Closed {
+        ui::say(ending.describe());
+    }
     Ok(ending.status())
 }
 
@@ -359,12 +394,14 @@ pub fn image(options: &RunOptions) -> Result<u8> {
         bail!("the bare machine has no image");
     }
     let Scene { guests, host, memory, .. } = options.scene(machine, config)?;
+    // Nobody here waits for its end.
+    let host = HostSettings { end_key: None, ..host };
     let path = paths::target().join("steward/steward.img");
     fs::create_dir_all(path.parent().unwrap_or(&path))?;
     let profile = options.profile();
     let memory = write_image(machine, &guests, host, &profile, memory, &path)?;
     let size = fs::metadata(&path)?.len();
-    println!("{} {size} bytes ({})", path.display(), ui::size(size));
-    println!("needs a machine with {} of memory", ui::size(memory));
+    writeln!(Out, "{} {size} bytes ({})", path.display(), ui::size(size))?;
+    writeln!(Out, "needs a machine with {} of memory", ui::size(memory))?;
     Ok(0)
 }

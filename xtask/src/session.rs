@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::cmd;
 use crate::control::Relay;
 use crate::emulator::{Launch, Serial};
 use crate::scan::EndScanner;
+use crate::{cmd, ui};
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub enum Ending {
     Key,
     /// A signal ended it.
     Signal(i32),
+    /// Nobody reads the guest's console any more.
+    Closed,
 }
 
 impl Ending {
@@ -51,6 +53,7 @@ impl Ending {
             Ending::Died { .. } => 125,
             Ending::Key => 130,
             Ending::Signal(number) => u8::try_from(128 + number).unwrap_or(255),
+            Ending::Closed => ui::READER_GONE,
         }
     }
 
@@ -74,6 +77,7 @@ impl Ending {
             }
             Ending::Key => "the run was ended from the keyboard".to_owned(),
             Ending::Signal(number) => format!("the run was ended by signal {number}"),
+            Ending::Closed => "nobody reads the console any more".to_owned(),
         }
     }
 }
@@ -141,7 +145,7 @@ impl Session {
             launch: launch.clone(),
             output,
             input: Some(input),
-            scanner: EndScanner::default(),
+            scanner: EndScanner::new(launch.end_key),
             log,
             deadline: limit.map(|limit| (now + limit, limit)),
             last_output: now,
@@ -299,5 +303,6 @@ mod tests {
         assert_eq!(Ending::Died { how: String::new(), said: String::new() }.status(), 125);
         assert_eq!(Ending::Key.status(), 130);
         assert_eq!(Ending::Signal(15).status(), 143);
+        assert_eq!(Ending::Closed.status(), 141);
     }
 }

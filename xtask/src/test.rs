@@ -2,14 +2,14 @@
 //! summary of both.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::setup::{self, Need};
-use crate::ui::Step;
+use crate::ui::{Out, Step};
 use crate::{cmd, paths};
 
 /// Options of `test`.
@@ -39,22 +39,22 @@ pub fn test(options: &TestOptions) -> Result<u8> {
         if options.planted { "planted faults" } else { "on emulated machines" },
         machines(options),
     ));
-    println!();
+    writeln!(Out)?;
     let (mut passed, mut failed) = (0, 0);
     for (name, result) in &parts {
         match result {
             Ok((good, bad)) => {
-                println!("{name}: {good} passed, {bad} failed");
+                writeln!(Out, "{name}: {good} passed, {bad} failed")?;
                 passed += good;
                 failed += bad;
             }
             Err(error) => {
-                println!("{name}: could not be run: {error:#}");
+                writeln!(Out, "{name}: could not be run: {error:#}")?;
                 failed += 1;
             }
         }
     }
-    println!("{passed} passed, {failed} failed");
+    writeln!(Out, "{passed} passed, {failed} failed")?;
     Ok(u8::from(failed > 0))
 }
 
@@ -85,11 +85,11 @@ fn host() -> Result<Counts> {
         for line in
             text.lines().filter(|line| line.ends_with("... FAILED") || line.starts_with("error"))
         {
-            println!("FAILED on this computer: {line}");
+            writeln!(Out, "FAILED on this computer: {line}")?;
         }
-        println!("       log: {}", log.display());
+        writeln!(Out, "       log: {}", log.display())?;
         if failed == 0 {
-            println!("{}", cmd::tail(&text, 30));
+            writeln!(Out, "{}", cmd::tail(&text, 30))?;
         }
         // A test program that does not compile, or dies, fails without counting itself.
         failed = failed.max(1);
@@ -148,7 +148,14 @@ fn relay(command: &mut Command) -> Result<Counts> {
         let line = line?;
         match summary(&line) {
             Some(found) => counts = Some(found),
-            None => println!("{line}"),
+            None => {
+                if let Err(error) = writeln!(Out, "{line}") {
+                    // Nobody wants to know how they go on. They may have ended by themselves.
+                    let _ = child.kill();
+                    child.wait()?;
+                    return Err(error.into());
+                }
+            }
         }
     }
     let status = child.wait()?;

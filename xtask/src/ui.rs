@@ -1,14 +1,62 @@
 //! What the person at the terminal sees besides the guest: everything goes to
-//! standard error, so that standard output is the guest's console alone.
+//! standard error, so that standard output is the guest's console alone, or what a
+//! command was asked for ([`Out`]).
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use vmm::operator::Screen;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Prints one line.
 pub fn say(text: impl AsRef<str>) {
-    eprintln!("xtask: {}", text.as_ref());
+    // Where nobody reads it, there is nobody to tell.
+    let _ = writeln!(io::stderr(), "xtask: {}", text.as_ref());
+}
+
+/// The exit status of a program whose reader has gone away, as a shell shows it:
+/// 128 and SIGPIPE's number.
+pub const READER_GONE: u8 = 141;
+
+/// Nobody reads standard output any more.
+static GONE: AtomicBool = AtomicBool::new(false);
+
+/// Standard output. Where its reader has closed the pipe (`| head`), that is an error like
+/// any other, and [`reader_is_gone`] says so from then on: it is no failure to be told.
+#[derive(Debug, Default)]
+pub struct Out;
+
+impl Out {
+    fn note<T>(result: io::Result<T>) -> io::Result<T> {
+        result.inspect_err(|error| {
+            if error.kind() == io::ErrorKind::BrokenPipe {
+                GONE.store(true, Ordering::Relaxed);
+            }
+        })
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Self::note(io::stdout().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Self::note(io::stdout().flush())
+    }
+}
+
+/// Whether the reader of standard output has gone away.
+pub fn reader_is_gone() -> bool {
+    GONE.load(Ordering::Relaxed)
+}
+
+/// What a guest printed, for the person's terminal: nothing that makes it answer or
+/// reprogram itself.
+pub fn printable(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&Screen::default().filter(bytes)).into_owned()
 }
 
 /// One slow step. On a terminal a spinner with the time it has taken; otherwise

@@ -94,6 +94,9 @@ fn bundle(handover: &Handover) -> Result<Bundle<'static>, HostError> {
     let bundle = Bundle::open(handover.ramdisk)?;
     let manifest = bundle.manifest();
     monitor::set_exit(manifest.host.exit);
+    if let Some(key) = manifest.host.end_key {
+        monitor::set_key(key);
+    }
     if let Ok(level) = manifest.host.log.as_str().parse() {
         monitor::set_level(level);
     }
@@ -148,7 +151,10 @@ fn clocks() -> Result<(), HostError> {
     serial::CONSOLE.enable_interrupts();
     if serial::CONTROL.init() {
         serial::CONTROL.enable_interrupts();
-        monitor::stage("control", format_args!("control line on COM2"));
+        monitor::stage(
+            "control",
+            format_args!("control line on COM2, without authentication: who reaches it commands"),
+        );
     }
     monitor::stage("clocks", format_args!("TSC at {}.{:03} MHz", khz / 1000, khz % 1000));
     Ok(())

@@ -61,6 +61,18 @@ impl Port {
         self.head = (self.head + 1) & (RING - 1);
     }
 
+    /// Queues bytes for which there is room.
+    fn queue(&mut self, bytes: &[u8]) {
+        // Otherwise its interrupt goes on with it.
+        let idle = self.head == self.tail;
+        for byte in bytes {
+            self.push(*byte);
+        }
+        if idle {
+            self.drain();
+        }
+    }
+
     /// Sends what the transmitter takes; whether anything is left.
     fn drain(&mut self) -> bool {
         while self.head != self.tail {
@@ -112,18 +124,23 @@ impl Line {
         self.write_leaving(RESERVE, bytes)
     }
 
+    /// Queues all of `bytes`, for a guest, or nothing: what belongs together is not torn
+    /// apart. Whether there was room.
+    pub fn write_whole_for_guest(&self, bytes: &[u8]) -> bool {
+        let mut guard = self.port.lock();
+        let Some(port) = guard.as_mut() else { return true };
+        let fits = bytes.len() <= port.room().saturating_sub(RESERVE);
+        if fits {
+            port.queue(bytes);
+        }
+        fits
+    }
+
     fn write_leaving(&self, reserve: usize, bytes: &[u8]) -> usize {
         let mut guard = self.port.lock();
         let Some(port) = guard.as_mut() else { return bytes.len() };
         let count = bytes.len().min(port.room().saturating_sub(reserve));
-        // Otherwise its interrupt goes on with it.
-        let idle = port.head == port.tail;
-        for byte in &bytes[..count] {
-            port.push(*byte);
-        }
-        if idle {
-            port.drain();
-        }
+        port.queue(&bytes[..count]);
         count
     }
 

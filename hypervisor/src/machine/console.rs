@@ -1,31 +1,93 @@
 //! A guest's console: what it sends goes to the machine's serial port while the
-//! operator looks at it, and is kept in a ring while not.
+//! operator looks at it, and is kept in a ring while not. On its way to the port it
+//! passes a filter: no guest types at the operator's terminal.
 
 use crate::drivers::serial;
+use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Mutex;
-use vmm::operator::Ring;
+use vmm::operator::{Ring, Screen, screen};
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Console {
     /// The operator looks at it.
     attached: AtomicBool,
-    kept: Mutex<Ring>,
+    output: Mutex<Output>,
+}
+
+/// What the guest sent and is not shown yet.
+#[derive(Debug)]
+struct Output {
+    /// As it came, the newest.
+    kept: Ring,
+    passage: Passage,
+}
+
+/// The way to the serial port.
+#[derive(Debug)]
+struct Passage {
+    /// `None`: all passes.
+    screen: Option<Screen>,
+    /// What has passed the filter and had no room yet; it goes in one piece.
+    ready: ArrayVec<u8, READY>,
+}
+
+/// What one byte may bring out of the filter: a whole sequence, or what remains of a broken
+/// character, and the byte itself.
+const READY: usize = screen::LONGEST + 8;
+
+impl Passage {
+    /// Sends what was ready; whether there is nothing more of it.
+    fn is_clear(&mut self) -> bool {
+        if serial::CONSOLE.write_whole_for_guest(&self.ready) {
+            self.ready.clear();
+        }
+        self.ready.is_empty()
+    }
+
+    /// Sends bytes; how many were taken, from the start.
+    fn send(&mut self, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        while self.is_clear()
+            && let Some(rest @ [first, ..]) = bytes.get(taken..)
+        {
+            let Some(screen) = &mut self.screen else {
+                return taken + serial::CONSOLE.write_for_guest(rest);
+            };
+            let plain = screen.plain(rest);
+            if plain == 0 {
+                screen.feed(*first, &mut |part| {
+                    // There is room for all that one byte brings.
+                    let _ = self.ready.try_extend_from_slice(part);
+                });
+                taken += 1;
+                continue;
+            }
+            let sent = serial::CONSOLE.write_for_guest(rest.get(..plain).unwrap_or_default());
+            taken += sent;
+            if sent < plain {
+                break;
+            }
+        }
+        taken
+    }
 }
 
 impl Console {
-    /// A console that nobody looks at; `kept` takes what it is sent.
-    pub(super) const fn new(kept: Ring) -> Self {
-        Self { attached: AtomicBool::new(false), kept: Mutex::new(kept) }
+    /// A console that nobody looks at; `kept` takes what it is sent, `screen` filters what
+    /// is shown of it.
+    pub(super) const fn new(kept: Ring, screen: Option<Screen>) -> Self {
+        let passage = Passage { screen, ready: ArrayVec::new_const() };
+        Self { attached: AtomicBool::new(false), output: Mutex::new(Output { kept, passage }) }
     }
 
     /// Takes what the guest sent; how many bytes, from the start. While the
     /// operator looks, it is no more than the serial port takes.
     pub(super) fn write(&self, bytes: &[u8]) -> usize {
-        let mut kept = self.kept.lock();
+        let Output { kept, passage } = &mut *self.output.lock();
         if self.is_attached() {
-            return if kept.is_empty() { serial::CONSOLE.write_for_guest(bytes) } else { 0 };
+            return if kept.is_empty() { passage.send(bytes) } else { 0 };
         }
         kept.push(bytes);
         bytes.len()
@@ -34,24 +96,18 @@ impl Console {
     /// Takes all of what the guest sent: what the serial port has no room for is
     /// kept, and shown later.
     pub(super) fn put(&self, bytes: &[u8]) {
-        let mut kept = self.kept.lock();
-        let sent = if self.is_attached() && kept.is_empty() {
-            serial::CONSOLE.write_for_guest(bytes)
-        } else {
-            0
-        };
+        let Output { kept, passage } = &mut *self.output.lock();
+        let sent = if self.is_attached() && kept.is_empty() { passage.send(bytes) } else { 0 };
         kept.push(bytes.get(sent..).unwrap_or_default());
     }
 
     /// How many bytes [`write`](Self::write) would take.
     pub(super) fn room(&self) -> usize {
         if !self.is_attached() {
-            usize::MAX
-        } else if self.kept.lock().is_empty() {
-            serial::CONSOLE.room_for_guest()
-        } else {
-            0
+            return usize::MAX;
         }
+        let Output { kept, passage } = &mut *self.output.lock();
+        if kept.is_empty() && passage.is_clear() { serial::CONSOLE.room_for_guest() } else { 0 }
     }
 
     /// Whether the operator looks at it.
@@ -61,22 +117,22 @@ impl Console {
 
     /// The operator looks at it from now on; returns how many bytes were lost.
     pub(super) fn attach(&self) -> u64 {
-        let mut kept = self.kept.lock();
+        let mut output = self.output.lock();
         self.attached.store(true, Ordering::Relaxed);
-        kept.begin()
+        output.kept.begin()
     }
 
     /// The operator looks elsewhere.
     pub(super) fn detach(&self) {
-        let _kept = self.kept.lock();
+        let _output = self.output.lock();
         self.attached.store(false, Ordering::Relaxed);
     }
 
     /// Shows what was kept, as far as the serial port takes it.
     pub(super) fn show(&self) {
-        let mut kept = self.kept.lock();
-        while self.is_attached() && !kept.is_empty() {
-            let sent = serial::CONSOLE.write_for_guest(kept.front());
+        let Output { kept, passage } = &mut *self.output.lock();
+        while self.is_attached() && passage.is_clear() && !kept.is_empty() {
+            let sent = passage.send(kept.front());
             if sent == 0 {
                 return;
             }
@@ -86,12 +142,13 @@ impl Console {
 
     /// Bytes that wait to be looked at, and bytes that were lost.
     pub(super) fn unread(&self) -> (u64, u64) {
-        let kept = self.kept.lock();
-        (kept.len() as u64, kept.dropped())
+        let Output { kept, passage } = &*self.output.lock();
+        let waiting = kept.len() as u64 + passage.ready.len() as u64;
+        (waiting, kept.dropped())
     }
 
     /// Bytes of memory that it takes.
     pub(super) fn memory(&self) -> u64 {
-        (size_of::<Self>() + self.kept.lock().memory()) as u64
+        (size_of::<Self>() + self.output.lock().kept.memory()) as u64
     }
 }

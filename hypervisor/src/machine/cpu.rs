@@ -318,6 +318,9 @@ impl<C: VendorCpu> ThisCpu<C> {
                 Next::Continue => {}
                 Next::Yield => return (Stop::Yielded, None),
                 Next::Idle(deadline) => {
+                    if private.vcpu.is_deaf() {
+                        guest.note_halted_deaf();
+                    }
                     guest.places.leave(index);
                     // Who posts from now on wakes it through the scheduler.
                     if guest.vm.vcpus.get(index).is_some_and(|posted| !posted.is_quiet()) {

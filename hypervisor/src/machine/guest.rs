@@ -10,7 +10,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use spin::{Mutex, Once};
-use vmm::bundle::GuestSettings;
+use vmm::bundle::{GuestSettings, OnTripleFault};
 use vmm::chipset::Chipset;
 use vmm::irq::{Posted, Requests};
 use vmm::pv::PvCounts;
@@ -165,6 +165,8 @@ pub(super) struct Guest<C: VendorCpu> {
     stopping: AtomicBool,
     /// The vCPUs are not to run for a moment: somebody wants to look at them.
     wanted: AtomicBool,
+    /// A vCPU has halted with interrupts disabled, once.
+    halted_deaf: AtomicBool,
     end: Once<End>,
 }
 
@@ -204,6 +206,7 @@ impl<C: VendorCpu> Guest<C> {
             started,
             stopping: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
+            halted_deaf: AtomicBool::new(false),
             end: Once::new(),
         }
     }
@@ -260,9 +263,25 @@ impl<C: VendorCpu> Guest<C> {
         self.wanted.load(Ordering::Relaxed)
     }
 
+    /// A vCPU has halted with interrupts disabled.
+    pub(super) fn note_halted_deaf(&self) {
+        if !self.halted_deaf.load(Ordering::Relaxed) {
+            self.halted_deaf.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a vCPU has ever done that.
+    pub(super) fn has_halted_deaf(&self) -> bool {
+        self.halted_deaf.load(Ordering::Relaxed)
+    }
+
     /// Ends it: the first reason counts. Its vCPUs leave it at their next look;
     /// the operator's context takes it apart then.
     pub(super) fn stop(&self, reason: EndReason, vcpu: Option<usize>, world: &World<C>) {
+        let reason = match (reason, self.settings.on_triple_fault) {
+            (EndReason::TripleFault, OnTripleFault::Reset) => EndReason::Reset,
+            (reason, _) => reason,
+        };
         self.end.call_once(|| End { reason, vcpu });
         self.halt(world);
         world.wake_operator();

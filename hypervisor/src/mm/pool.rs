@@ -33,10 +33,12 @@ struct Pool {
     free: u64,
     /// The shared half's tables, once they are in use.
     mapper: Option<Mapper<HostTable>>,
+    /// It was said that the pool can't grow: guests may make it try again and again.
+    told: bool,
 }
 
 static POOL: Mutex<Pool> =
-    Mutex::new(Pool { blocks: [const { None }; BLOCKS], free: 0, mapper: None });
+    Mutex::new(Pool { blocks: [const { None }; BLOCKS], free: 0, mapper: None, told: false });
 
 impl Pool {
     fn add(&mut self, first: Hfn) -> bool {
@@ -101,7 +103,9 @@ impl Pool {
                 Attributes::ram(Permissions::RW | Permissions::GLOBAL),
             );
             if mapped.is_err() || !self.add(first) {
-                log::error!("the pool of the hypervisor's frames can't grow");
+                if !core::mem::replace(&mut self.told, true) {
+                    log::error!("the pool of the hypervisor's frames can't grow");
+                }
                 if let Some(frames) = FRAMES.lock().as_mut() {
                     frames.free(first, ORDER_2M);
                 }

@@ -8,7 +8,8 @@ use crate::drivers::serial;
 use crate::error::HostError;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU8, Ordering};
-use vmm::bundle::HostExit;
+use spin::Once;
+use vmm::bundle::{HostExit, Uuid};
 
 /// The status of a run, 0 to 255.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,14 @@ impl Status {
 
 /// The way out, as a number; 0 is to halt.
 static EXIT: AtomicU8 = AtomicU8::new(0);
+
+/// What the last line names.
+static KEY: Once<Uuid> = Once::new();
+
+/// Sets what the last line names, so that it can be told from what guests write.
+pub fn set_key(key: Uuid) {
+    KEY.call_once(|| key);
+}
 
 /// Sets the way out.
 pub fn set_exit(exit: HostExit) {
@@ -65,7 +74,7 @@ pub fn refused(why: fmt::Arguments<'_>) {
 /// Ends the run because of the machine or the bundle.
 pub fn refuse(error: &HostError) -> ! {
     refused(format_args!("{error}"));
-    end(Status::REFUSED, format_args!("refused"))
+    end(Status::REFUSED, format_args!("refused: {error}"))
 }
 
 /// Starts the machine again, with what it is booted from.
@@ -90,7 +99,13 @@ fn say(out: &mut dyn Write, status: Status, reason: fmt::Arguments<'_>) {
     // What waits in the ring must not keep the last line out.
     serial::CONSOLE.flush();
     // Neither output fails. A guest may have left its line unfinished.
-    let _ = writeln!(out, "\nsteward: end: status={} reason={reason}", status.0);
+    let _ = write!(out, "\nsteward: end: status={}", status.0);
+    if let Some(key) = KEY.get() {
+        // As above.
+        let _ = write!(out, " key={key}");
+    }
+    // As above.
+    let _ = writeln!(out, " reason={reason}");
     serial::CONSOLE.flush();
 }
 

@@ -36,6 +36,13 @@ pub fn get() -> Option<u8> {
     (inb(LINE_STATUS) & DATA_READY != 0).then(|| inb(COM1))
 }
 
+/// Lets bytes that arrive interrupt, on the port's line (4) of the 8259s.
+pub fn interrupt_on_input() {
+    // OUT2 lets the line through to the interrupt controllers.
+    outb(COM1 + 4, 0xb);
+    outb(COM1 + 1, 1);
+}
+
 /// Writes to the serial port, a newline as CR LF.
 pub struct Console;
 

@@ -9,6 +9,7 @@ pub mod figures;
 mod table;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use crate::kernel::{self, Profile};
 use crate::machine::{Firmware, Machine};
 use crate::run::write_image;
 use crate::session::{Ending, Event, Session};
-use crate::ui::{self, Step};
+use crate::ui::{self, Out, Step};
 use crate::{paths, setup};
 
 /// The machines whose TSC counts instructions.
@@ -99,17 +100,17 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
             Ok(figures) => {
                 let targets = baseline::targets(machine, options.apic)?;
                 let rows = table::judge(&targets, &figures, options.filter.as_deref());
-                println!("{}", table::render(machine, &rows));
+                writeln!(Out, "{}", table::render(machine, &rows))?;
                 missed |= rows.iter().any(table::Row::missed);
                 failed |= figures.failed();
                 if figures.failed() {
-                    println!("{}: some operations could not be measured\n", machine.name());
+                    writeln!(Out, "{}: some operations could not be measured\n", machine.name())?;
                 }
                 write_json(machine, options, &figures, &rows)?;
             }
             Err(error) => {
                 failed = true;
-                println!("{}: the run failed: {error:#}\n", machine.name());
+                writeln!(Out, "{}: the run failed: {error:#}\n", machine.name())?;
             }
         }
     }
@@ -151,8 +152,9 @@ fn run_in(
     guest.settings.on_reset = OnReset::End;
     guest.settings.apic = options.apic;
     let image = dir.join("steward.img");
-    let memory =
-        write_image(machine, &[guest], host(machine, LogLevel::Info), profile, None, &image)?;
+    let host = host(machine, LogLevel::Info)?;
+    let end_key = host.end_key;
+    let memory = write_image(machine, &[guest], host, profile, None, &image)?;
     let launch = Launch {
         machine,
         firmware: Firmware::Bios,
@@ -164,6 +166,7 @@ fn run_in(
         boot: Boot::Image(image),
         dir: dir.to_path_buf(),
         control: None,
+        end_key,
         extra: Vec::new(),
     };
     let log = paths::target().join("bench").join(format!("{}.log", machine.name()));

@@ -101,6 +101,9 @@ impl Checker<'_> {
         settings.restart = guest.restart;
         settings.back_off = self.back_off(&guest.back_off);
         settings.on_reset = guest.on_reset;
+        settings.on_triple_fault = guest.on_triple_fault;
+        settings.on_halt = guest.on_halt;
+        settings.debug_status = guest.debug_status;
         settings.apic = guest.apic;
         settings.watchdog_ms =
             guest.watchdog.as_ref().map(|time| self.time(time, MIN_WATCHDOG_MS..=MAX_WATCHDOG_MS));

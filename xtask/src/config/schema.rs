@@ -7,7 +7,10 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
-use vmm::bundle::{ApicAssist, Hypercalls, LogLevel, OnReset, Populate, RestartPolicy, WhenEmpty};
+use vmm::bundle::{
+    ApicAssist, DebugStatus, Hypercalls, LogLevel, OnHalt, OnReset, OnTripleFault, Populate,
+    RestartPolicy, WhenEmpty,
+};
 
 /// A whole configuration.
 #[derive(Debug, Deserialize)]
@@ -53,6 +56,10 @@ pub(super) struct Guest {
     #[serde(default)]
     pub(super) on_reset: OnReset,
     #[serde(default)]
+    pub(super) on_triple_fault: OnTripleFault,
+    #[serde(default)]
+    pub(super) on_halt: OnHalt,
+    #[serde(default)]
     pub(super) apic: ApicAssist,
     pub(super) watchdog: Option<Spanned<Time>>,
     #[serde(default)]
@@ -60,6 +67,8 @@ pub(super) struct Guest {
     #[serde(default)]
     pub(super) hypercalls: Hypercalls,
     pub(super) debug_exit: Option<bool>,
+    #[serde(default)]
+    pub(super) debug_status: DebugStatus,
 }
 
 /// One of `guest.modules`.

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use vmm::bundle::{
-    ApicAssist, BackOffSettings, FileEntry, HostExit, HostSettings, Manifest, OnReset, Populate,
-    RestartPolicy, VERSION,
+    ApicAssist, BackOffSettings, DebugStatus, FileEntry, HostExit, HostSettings, Manifest, OnHalt,
+    OnReset, OnTripleFault, Populate, RestartPolicy, VERSION,
 };
 
 use super::*;
@@ -152,6 +152,8 @@ fn the_documented_configuration_sets_every_key() {
         restart: RestartPolicy::OnFailure,
         back_off: BackOffSettings { first_ms: 500, most_ms: 60_000, healthy_ms: 300_000 },
         on_reset: OnReset::Restart,
+        on_triple_fault: OnTripleFault::Reset,
+        on_halt: OnHalt::End,
         apic: ApicAssist::Priority,
         watchdog_ms: Some(30_000),
         console_ring: 64 << 10,
@@ -162,6 +164,7 @@ fn the_documented_configuration_sets_every_key() {
     assert_eq!(web.settings, expected);
     assert_eq!(small.kernel, Kernel::Test("clock".to_owned()));
     assert!(small.settings.debug_exit);
+    assert_eq!(small.settings.debug_status, DebugStatus::Plain);
 }
 
 #[test]
@@ -225,6 +228,9 @@ fn each_refusal_names_line_key_found_and_allowed() {
             "key `guest.restart`: found \"sometimes\"; allowed: never, on-failure, always",
         ),
         ("on_reset = \"stop\"", "allowed: restart, end"),
+        ("on_triple_fault = \"end\"", "allowed: crash, reset"),
+        ("on_halt = \"reset\"", "allowed: stay, end"),
+        ("debug_status = true", "key `guest.debug_status`"),
         (
             "back_off = { first = \"9ms\" }",
             "key `guest.back_off.first`: found \"9ms\"; allowed: 10 ms to 24 hours",

@@ -24,6 +24,7 @@ use vmm::operator::snapshot::StatsSnapshot;
 use vmm::operator::{Answer, GuestRef, Operation};
 
 use crate::paths;
+use crate::ui::Out;
 use client::{Client, Exchange, Tried};
 use create::{Description, Source};
 
@@ -188,7 +189,7 @@ pub fn ctl(options: &CtlOptions) -> Result<u8> {
                 socket.display()
             )
         })?;
-    Ctl { client, json: options.json, out: std::io::stdout() }.perform(&options.task)
+    Ctl { client, json: options.json, out: Out }.perform(&options.task)
 }
 
 /// A client with its output.

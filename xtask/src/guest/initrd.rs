@@ -18,13 +18,15 @@ const EXEC: &str = include_str!("exec.sh");
 const POWER: &str = include_str!("power.sh");
 const PROFILE: &str = include_str!("profile.sh");
 
-/// The power button's driver, and what hands its key to a program.
-const MODULES: [&str; 2] = ["button.ko", "evdev.ko"];
+/// Drivers, in the order in which they are loaded: through the first two a panic of the
+/// kernel is reported to the hypervisor, the third is the power button's, the fourth hands
+/// its key to a program.
+const MODULES: [&str; 4] = ["pvpanic.ko", "pvpanic-mmio.ko", "button.ko", "evdev.ko"];
 
 /// Changes when our own files do.
 pub(crate) fn fingerprint() -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    for text in [INIT, EXEC, POWER, PROFILE] {
+    for text in [INIT, EXEC, POWER, PROFILE].into_iter().chain(MODULES) {
         hasher.update(text.as_bytes());
     }
     hasher.finalize()
@@ -117,11 +119,11 @@ pub(crate) fn build(linux: &Package, busybox: &Package) -> Result<Vec<u8>> {
         .context("no busybox in its package")?;
     archive.program("bin/busybox", program)?;
     archive.link("bin/sh", "busybox")?;
-    for name in MODULES {
+    for (place, name) in MODULES.iter().enumerate() {
         // A kernel that has it built in has no module for it.
         let ending = format!("/{name}");
         if let Some((_, module)) = linux.entry(|path| path.ends_with(&ending)) {
-            archive.file(&format!("lib/modules/{name}"), module)?;
+            archive.file(&format!("lib/modules/{place}-{name}"), module)?;
         }
     }
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());

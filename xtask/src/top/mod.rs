@@ -32,6 +32,7 @@ use vmm::operator::{Answer, Operation};
 
 use crate::ctl::client::Client;
 use crate::ctl::default_socket;
+use crate::ui::Out;
 use model::{Asked, Effect, Model, Sort};
 
 /// How long a request waits for its answer.
@@ -74,7 +75,7 @@ pub fn top(options: &TopOptions) -> Result<u8> {
     let mut line = Line::new(options.socket.clone().unwrap_or_else(default_socket));
     let out = std::io::stdout();
     if options.once || !out.is_terminal() {
-        return once(&mut line, options, out);
+        return once(&mut line, options, Out);
     }
     // A wrong path is told now; what goes wrong later is told in the table.
     line.connect()?;

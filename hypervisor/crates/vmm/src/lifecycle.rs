@@ -40,6 +40,9 @@ pub struct BackOff {
     /// A guest that ran for so many ticks is healthy: the next wait is the
     /// first again.
     pub healthy: u64,
+    /// A guest that resets its machine after fewer ticks waits, too: it does
+    /// nothing else.
+    pub hasty: u64,
 }
 
 impl BackOff {
@@ -138,6 +141,7 @@ impl fmt::Display for Words<'_> {
         match self.0 {
             EndReason::PowerOff => f.write_str("powered off"),
             EndReason::Reset => f.write_str("reset its machine"),
+            EndReason::Halted => f.write_str("halted for good"),
             EndReason::DebugExit(value) => write!(f, "wrote {value:#x} to the debug-exit port"),
             EndReason::ShutDown { kind, status } => {
                 let what = match kind {
@@ -164,7 +168,7 @@ enum Kind {
 
 fn kind(reason: &EndReason) -> Kind {
     match reason {
-        EndReason::PowerOff | EndReason::DebugExit(0) => Kind::Success,
+        EndReason::PowerOff | EndReason::Halted | EndReason::DebugExit(0) => Kind::Success,
         EndReason::ShutDown { kind: ShutDownKind::PowerOff, status: 0 } => Kind::Success,
         EndReason::Reset | EndReason::ShutDown { kind: ShutDownKind::Reset, .. } => Kind::Reset,
         EndReason::DebugExit(_)
@@ -518,8 +522,9 @@ impl Lifecycle {
             RestartPolicy::OnFailure => kind == Kind::Failure,
             RestartPolicy::Always => true,
         };
+        let hasty = ran < self.rules.back_off.hasty;
         match kind {
-            Kind::Reset if self.rules.on_reset == OnReset::Restart && healthy => After::Start,
+            Kind::Reset if self.rules.on_reset == OnReset::Restart && !hasty => After::Start,
             Kind::Reset if self.rules.on_reset == OnReset::Restart => After::BackOff,
             _ if again => After::BackOff,
             _ => After::End,

@@ -374,6 +374,16 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
+    /// Whether it waits and takes no interrupt meanwhile: only an NMI, INIT, a start-up or
+    /// another vCPU's hypercall can move it.
+    pub fn is_deaf(&self) -> bool {
+        match self.activity {
+            Activity::Running => false,
+            Activity::Halted => !self.hw.rflags().contains(Rflags::IF),
+            Activity::WaitForStartup => true,
+        }
+    }
+
     /// A HLT ends. A kick that came before counts for this one.
     pub(crate) fn wake(&mut self) {
         self.activity = Activity::Running;

@@ -61,6 +61,8 @@ pub enum EndReason {
     PowerOff,
     /// It asked for a reset.
     Reset,
+    /// All its vCPUs are halted with interrupts disabled.
+    Halted,
     /// It wrote this to the debug-exit port.
     DebugExit(u32),
     /// It asked by hypercall.
@@ -76,6 +78,19 @@ pub enum EndReason {
     TripleFault,
     /// It can't go on.
     Failed(VmError),
+}
+
+impl EndReason {
+    /// Whether the guest broke, rather than came to an end of its own choice, be it a
+    /// good one or not: its state is worth a look then.
+    #[must_use]
+    pub const fn is_crash(&self) -> bool {
+        match self {
+            Self::PowerOff | Self::Reset | Self::Halted | Self::DebugExit(_) => false,
+            Self::ShutDown { kind, .. } => matches!(kind, ShutDownKind::Crash),
+            Self::Panicked | Self::TripleFault | Self::Failed(_) => true,
+        }
+    }
 }
 
 /// Why a guest can't go on. Others are not touched by it.

@@ -8,6 +8,7 @@ use crate::hw::extra::{
     load_tsc_aux, machine_check_of_host, read_debug, write_cr2, write_debug, xgetbv_if_enabled,
 };
 use crate::mm;
+use alloc::string::String;
 use core::fmt;
 use core::ptr::NonNull;
 use devices::lapic::Lapic;
@@ -74,6 +75,8 @@ pub struct SvmVcpu {
     nmi_window: bool,
     /// CR4.MCE as the guest has it; in the VMCB it is the machine's.
     machine_check: bool,
+    /// Why an entry was refused, line by line.
+    pub(super) refusal: String,
 }
 
 // SAFETY: the VMCB is a frame of the vCPU's own; whoever owns the vCPU may use
@@ -115,6 +118,7 @@ impl SvmVcpu {
             nmi: NmiState::Open,
             nmi_window: false,
             machine_check: false,
+            refusal: String::new(),
         };
         let (caps, cr_writes) = (vcpu.caps, vcpu.cr_writes());
         let control = &mut vcpu.vmcb_mut().control;
@@ -653,6 +657,7 @@ impl Backend for SvmVcpu {
     }
 
     fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        out.write_str(&self.refusal)?;
         dump::dump(self.vmcb(), out)
     }
 }

@@ -328,6 +328,7 @@ impl Backend for VmxVcpu {
     }
 
     fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        out.write_str(&self.refusal)?;
         dump::dump(self.current(), out)
     }
 }

@@ -10,6 +10,7 @@ use crate::hw::GuestApic;
 use crate::hw::extra::{
     load_tsc_aux, read_debug, read_dr6, write_cr2, write_debug, write_dr6, xgetbv_if_enabled,
 };
+use alloc::string::String;
 use core::arch::asm;
 use core::fmt;
 use vmm::tags::{Flush, Tag};
@@ -84,6 +85,8 @@ pub struct VmxVcpu {
     pub(super) injection: Option<Event>,
     /// RIP behind the instruction that exited, where the manual defines it.
     pub(super) length: Option<u8>,
+    /// Why an entry was refused, line by line.
+    pub(super) refusal: String,
 }
 
 impl fmt::Debug for VmxVcpu {
@@ -125,6 +128,7 @@ impl VmxVcpu {
             syscall: SyscallMsrs::new(),
             injection: None,
             length: None,
+            refusal: String::new(),
         };
         vcpu.write_controls(&maps);
         vcpu.apic.write_controls(vcpu.current(), guest.page);

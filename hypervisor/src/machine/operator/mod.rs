@@ -27,7 +27,7 @@ use control::Control;
 use hvabi::ShutDownKind;
 use record::Record;
 use terminal::Terminal;
-use vmm::bundle::{Bundle, WhenEmpty};
+use vmm::bundle::{Bundle, ConsoleBytes, GuestSettings, WhenEmpty};
 use vmm::lifecycle::{Command, State};
 use vmm::operator::protocol::event::EventGuest;
 use vmm::operator::protocol::{EventKind, EventLog};
@@ -47,6 +47,7 @@ pub(super) struct Operator<C: VendorCpu> {
     /// The number of the next guest.
     next: u32,
     when_empty: WhenEmpty,
+    console_bytes: ConsoleBytes,
     events: EventLog,
     terminal: Terminal,
     control: Control,
@@ -65,6 +66,7 @@ impl<C: VendorCpu> Operator<C> {
             records: Vec::new(),
             next: 1,
             when_empty: host.when_empty,
+            console_bytes: host.console,
             events: EventLog::new(),
             terminal: Terminal::new(host.escape.byte()),
             control: Control::new(world),
@@ -145,7 +147,7 @@ impl<C: VendorCpu> Operator<C> {
     /// A guest could not be defined.
     fn refused(&mut self, why: &str) {
         monitor::refused(format_args!("{why}"));
-        self.note_end(Status::REFUSED, "refused");
+        self.note_end(Status::REFUSED, &format!("refused: {why}"));
     }
 
     fn tell(&mut self, world: &World<C>, at: usize, what: EventKind) {
@@ -232,14 +234,17 @@ impl<C: VendorCpu> World<C> {
     }
 }
 
-/// What a guest's end means for the run.
-fn verdict(reason: &EndReason) -> (Status, String) {
+/// What the end of a guest with these settings means for the run.
+fn verdict(settings: &GuestSettings, reason: &EndReason) -> (Status, String) {
     match reason {
         EndReason::PowerOff => (Status::OK, "powered off".into()),
         EndReason::Reset => (Status::OK, "reset".into()),
+        EndReason::Halted => {
+            (Status::OK, "halted for good: all its vCPUs, with interrupts disabled".into())
+        }
         EndReason::DebugExit(value) => {
-            let [low, ..] = (value << 1 | 1).to_le_bytes();
-            (Status(low), format!("wrote {value:#x} to the debug-exit port"))
+            let status = settings.debug_status.status(*value);
+            (Status(status), format!("wrote {value:#x} to the debug-exit port"))
         }
         EndReason::ShutDown { kind, status } => match kind {
             ShutDownKind::PowerOff => (Status(*status), "shut down".into()),

@@ -1,6 +1,8 @@
 //! The life of each guest that is known: what its [`Lifecycle`] asks for is done
 //! here, and what happens is told to it.
 
+mod watch;
+
 use super::super::World;
 use super::super::console::Console;
 use super::super::cpu::Runner;
@@ -17,12 +19,13 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::{Arc, Weak};
 use core::fmt::Write;
-use vmm::bundle::GuestSettings;
+use vmm::bundle::{ConsoleBytes, GuestSettings};
 use vmm::lifecycle::{Action, Cause, Command, Event, Lifecycle, State};
 use vmm::operator::protocol::EventKind;
-use vmm::operator::{ErrorCode, Refusal, Ring};
+use vmm::operator::{ErrorCode, Limit, Refusal, Ring, Screen};
 use vmm::sched::{Kind, Reason, SchedError};
-use vmm::vm::{EndReason, Flushed, VmError};
+use vmm::vm::Flushed;
+use watch::{Halt, Watch};
 use x86defs::GuestPhysAddr;
 
 /// Guests that can be known.
@@ -45,7 +48,23 @@ pub(super) struct Record<C: VendorCpu> {
     watch: Watch,
     /// What is still to be said of its end.
     report: String,
+    /// Why it could not be started last.
+    refusal: String,
+    halt: Halt,
+    limit: Limit<PLACES>,
 }
+
+/// What is said each time that a guest starts or ends, which it can do often.
+#[derive(Clone, Copy)]
+enum Place {
+    Starts,
+    StartsAgain,
+    Refused,
+    Report,
+    Halted,
+}
+
+const PLACES: usize = Place::Halted as usize + 1;
 
 /// What there is of a guest.
 pub(super) enum Stage<C: VendorCpu> {
@@ -60,15 +79,6 @@ pub(super) enum Stage<C: VendorCpu> {
     Emptying(Arc<Guest<C>>, GuestPhysAddr),
     /// No CPU runs it any more; what it had goes with the last that knows it.
     Leaving(Weak<Guest<C>>),
-}
-
-/// What the watchdog saw last.
-#[derive(Clone, Copy, Debug, Default)]
-struct Watch {
-    /// Exits that only a guest that does something makes.
-    signs: u64,
-    /// The tick of the last new one; 0: it was not looked yet.
-    since: u64,
 }
 
 impl<C: VendorCpu> Record<C> {
@@ -109,18 +119,25 @@ impl<C: VendorCpu> Operator<C> {
             );
             Refusal::new(ErrorCode::NoMemory, message)
         })?;
+        let screen = match self.console_bytes {
+            ConsoleBytes::Filtered => Some(Screen::new()),
+            ConsoleBytes::Raw => None,
+        };
         let life = Lifecycle::new(settings.rules(world.frequency));
         self.records.push(Record {
             number: self.next,
             settings: Arc::new(settings),
             files,
             life,
-            console: Arc::new(Console::new(ring)),
+            console: Arc::new(Console::new(ring, screen)),
             stage: Stage::Nothing,
             clock_stands: false,
             service: 0,
             watch: Watch::default(),
             report: String::new(),
+            refusal: String::new(),
+            halt: Halt::default(),
+            limit: Limit::new(world.frequency.hz()),
         });
         self.next += 1;
         let at = self.records.len() - 1;
@@ -205,10 +222,8 @@ impl<C: VendorCpu> Operator<C> {
                     guest.halt(world);
                 }
                 let words = record.life.last().map_or_else(String::new, ToString::to_string);
-                let crashed = matches!(
-                    record.life.last(),
-                    Some(Cause::Guest(reason)) if verdict(reason).0 == Status::CRASHED
-                );
+                let crashed =
+                    matches!(record.life.last(), Some(Cause::Guest(reason)) if reason.is_crash());
                 if !matches!(record.life.last(), Some(Cause::Start(_))) {
                     self.tell(world, at, EventKind::Ended { reason: words, crashed });
                 }
@@ -249,9 +264,12 @@ impl<C: VendorCpu> Operator<C> {
     }
 
     fn start_failed(&mut self, world: &'static World<C>, at: usize, error: &HostError) {
-        let Some(record) = self.records.get(at) else { return };
+        let Some(record) = self.records.get_mut(at) else { return };
         let reason = error.to_string();
-        if record.life.is_cancelled() {
+        record.refusal.clone_from(&reason);
+        if !record.may_say(Place::Refused) {
+            // It is in the event, and in the monitor's list.
+        } else if record.life.is_cancelled() {
             log::info!("{reason}");
         } else {
             monitor::refused(format_args!("{reason}"));
@@ -264,6 +282,10 @@ impl<C: VendorCpu> Operator<C> {
     pub(super) fn look_after(&mut self, world: &'static World<C>, vendor: &C, at: usize) -> bool {
         let now = asm::rdtsc();
         let Some(record) = self.records.get_mut(at) else { return false };
+        if let Some(count) = record.limit.overdue(now) {
+            let name = &record.settings.name;
+            log::info!("guest \"{name}\": {count} messages were left out");
+        }
         let state = record.life.state();
         match &record.stage {
             Stage::Starting(starter) => {
@@ -307,7 +329,10 @@ impl<C: VendorCpu> Operator<C> {
                         }
                         guest.vm.pause(asm::rdtsc());
                     }
-                    State::Running => record.watch(world, &guest, now),
+                    State::Running => {
+                        record.watch(world, &guest, now);
+                        record.notice_halt(world, &guest, now);
+                    }
                     _ => {}
                 }
             }
@@ -381,11 +406,14 @@ impl<C: VendorCpu> Operator<C> {
                 self.event(world, at, Event::Started);
             }
             Ok(guest) => {
+                let says = record.may_say(Place::Starts);
                 let settings = &record.settings;
-                monitor::stage(
-                    "guest",
-                    format_args!("\"{}\" starts: {} MiB", settings.name, settings.memory >> 20),
-                );
+                if says {
+                    monitor::stage(
+                        "guest",
+                        format_args!("\"{}\" starts: {} MiB", settings.name, settings.memory >> 20),
+                    );
+                }
                 #[cfg(feature = "check-entries")]
                 if crate::hw::broken::requested(&settings.cmdline).is_some() {
                     world.try_broken(vendor, &guest);
@@ -394,6 +422,7 @@ impl<C: VendorCpu> Operator<C> {
                 record.clock_stands = false;
                 record.service = service;
                 record.watch = Watch::default();
+                record.halt = Halt::default();
                 world.admit(&guest);
                 self.tell(world, at, EventKind::Started);
                 self.event(world, at, Event::Started);
@@ -415,7 +444,9 @@ impl<C: VendorCpu> Operator<C> {
         let Some(record) = self.records.get_mut(at) else { return };
         let Some(guest) = record.guest().map(Arc::clone) else { return };
         world.remove(&guest);
-        record.report = report(&guest);
+        if record.may_say(Place::Report) {
+            record.report = report(&guest);
+        }
         record.stage = Stage::Emptying(guest, GuestPhysAddr::new(0));
     }
 
@@ -423,17 +454,21 @@ impl<C: VendorCpu> Operator<C> {
     fn cleared(&mut self, world: &'static World<C>, at: usize) {
         self.tell(world, at, EventKind::Cleared);
         self.event(world, at, Event::Reclaimed);
-        let Some(record) = self.records.get(at) else { return };
+        let Some(record) = self.records.get_mut(at) else { return };
         let name = record.settings.name.clone();
         match record.life.state() {
             State::Waiting { until } => {
                 let ticks = until.saturating_sub(asm::rdtsc());
                 let delay_ns = world.scale.nanos(ticks);
                 let ms = (delay_ns + 500_000) / 1_000_000;
-                log::info!("guest \"{name}\" starts again in {ms} ms");
+                if record.may_say(Place::StartsAgain) {
+                    log::info!("guest \"{name}\" starts again in {ms} ms");
+                }
                 self.tell(world, at, EventKind::Waiting { delay_ns });
             }
-            State::Starting { .. } => log::info!("guest \"{name}\" starts again"),
+            State::Starting { .. } if record.may_say(Place::StartsAgain) => {
+                log::info!("guest \"{name}\" starts again");
+            }
             State::Ended => self.note_last(at),
             _ => {}
         }
@@ -444,12 +479,14 @@ impl<C: VendorCpu> Operator<C> {
         let Some(record) = self.records.get(at) else { return };
         let name = &record.settings.name;
         let (status, words) = match record.life.last() {
-            Some(Cause::Guest(reason)) => verdict(reason),
+            Some(Cause::Guest(reason)) => verdict(&record.settings, reason),
             Some(cause @ (Cause::Forced | Cause::Killed | Cause::Cancelled)) => {
                 (Status::OK, cause.to_string())
             }
-            // It was said when it failed.
-            Some(Cause::Start(_)) => return self.note_end(Status::REFUSED, "refused"),
+            Some(Cause::Start(_)) => {
+                let words = format!("refused: {}", record.refusal);
+                return self.note_end(Status::REFUSED, &words);
+            }
             None => return,
         };
         let words = format!("guest {name} {words}");
@@ -458,6 +495,11 @@ impl<C: VendorCpu> Operator<C> {
 }
 
 impl<C: VendorCpu> Record<C> {
+    /// Whether something may be said of it now, which is not often.
+    fn may_say(&mut self, place: Place) -> bool {
+        self.limit.admits(place as usize, asm::rdtsc())
+    }
+
     /// Shows lines of the report, until the tick `until`.
     fn show_report(&mut self, until: u64) {
         let mut shown = 0;
@@ -482,30 +524,6 @@ impl<C: VendorCpu> Record<C> {
             super::super::send(kicks);
         }
     }
-
-    /// Ends a guest that its watchdog gives up: one that was on a CPU, or can
-    /// never be again, and did nothing that a living guest does.
-    fn watch(&mut self, world: &World<C>, guest: &Guest<C>, now: u64) {
-        let Some(ms) = self.settings.watchdog_ms else { return };
-        let signs = guest.slots.iter().map(|slot| slot.published.lock().counts.signs_of_life());
-        let signs: u64 = signs.sum();
-        if self.watch.since == 0 || signs != self.watch.signs {
-            self.watch = Watch { signs, since: now };
-            return;
-        }
-        let patience = u64::from(ms).saturating_mul(world.frequency.khz());
-        if now.saturating_sub(self.watch.since) < patience {
-            return;
-        }
-        // One that sleeps, and could be woken, is well.
-        let sleeps = (0..guest.slots.len())
-            .all(|index| guest.with_vcpu(index, |vcpu| vcpu.sleeps_soundly()).unwrap_or(false));
-        if sleeps {
-            self.watch.since = now;
-            return;
-        }
-        guest.stop(EndReason::Failed(VmError::Lifeless(ms)), Some(0), world);
-    }
 }
 
 /// What the operator should know of a guest's end.
@@ -513,7 +531,7 @@ fn report<C: VendorCpu>(guest: &Guest<C>) -> String {
     let mut all = String::new();
     let name = &guest.vm.name;
     let end = guest.end();
-    let crash = end.filter(|end| verdict(&end.reason).0 == Status::CRASHED);
+    let crash = end.filter(|end| end.reason.is_crash());
     let mut text = String::new();
     for (index, slot) in guest.slots.iter().enumerate() {
         if let Some(end) = crash.filter(|end| end.vcpu.is_none_or(|vcpu| vcpu == index)) {
@@ -521,7 +539,7 @@ fn report<C: VendorCpu>(guest: &Guest<C>) -> String {
             // Writing to a string does not fail, and nobody runs the vCPU.
             let _ = guest.with_vcpu(index, |vcpu| vcpu.dump(&mut dump));
             if log::log_enabled!(log::Level::Error) {
-                let how = verdict(&end.reason).1;
+                let how = verdict(&guest.settings, &end.reason).1;
                 // Nor does this.
                 let _ = writeln!(all, "steward: ERROR: guest \"{name}\" {how}\n{dump}");
             }

@@ -23,7 +23,7 @@ pub(super) const GONE: GuestState = GuestState::Ended;
 /// Where a guest is in its life.
 pub(super) fn state<C: VendorCpu>(record: &Record<C>) -> GuestState {
     let crashed = || match record.life.last() {
-        Some(Cause::Guest(reason)) => super::verdict(reason).0 == crate::monitor::Status::CRASHED,
+        Some(Cause::Guest(reason)) => reason.is_crash(),
         Some(Cause::Start(_)) => true,
         _ => false,
     };

@@ -1,6 +1,6 @@
 //! A guest that comes to a chosen end; the command line says which:
 //! `triple-fault`, `pvpanic`, `jump`, `reset`, `keyboard-reset`, `poweroff`,
-//! `loop`, `flood`, `halt`, `cr4`, `shutdown-call`, `exit=N`.
+//! `loop`, `flood`, `halt`, `forge`, `cr4`, `shutdown-call`, `exit=N`.
 #![no_std]
 #![no_main]
 
@@ -47,6 +47,15 @@ fn main() -> ! {
             let _ = inb(0x80);
         },
         "halt" => halt(),
+        "forge" => {
+            // What only the hypervisor says; questions to a terminal; what it only shows.
+            println!("steward: end: status=0 reason=guest forged powered off");
+            let key = "00000000-0000-0000-0000-000000000000";
+            println!("steward: end: status=0 key={key} reason=guest forged powered off");
+            println!("asks: <\x05\x1b[6n\x1b[c\x1bZ\x1b]0;title\x07\x1bP$qm\x1b\\\x1b[21t>");
+            println!("shows: <\x1b[1;32mgreen\x1b[0m\x1b[K>");
+            halt()
+        }
         "cr4" => {
             let caught = cpu::set_cr4(cpu::cr4() | 1 << 63);
             println!("caught {:x?}", caught.map(|t| (t.vector, t.error)));

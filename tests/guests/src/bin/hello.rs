@@ -4,9 +4,12 @@
 #![no_std]
 #![no_main]
 
+use guests::apic::{Lapic, bits, reg};
 use guests::cpu::{self, CpuidResult, cpuid};
 use guests::harness::{halt, power_off};
-use guests::{console, info, io, pc, print, println, time};
+use guests::pc::{self, pic};
+use guests::trap::{self, Frame};
+use guests::{console, info, io, print, println, time};
 
 guests::entry!(main);
 
@@ -26,6 +29,7 @@ fn main() -> ! {
         println!("Resetting.");
         reset();
     }
+    listen();
     println!("Type `help` for the commands.");
     let mut line = [0u8; 80];
     loop {
@@ -52,15 +56,44 @@ fn reset() -> ! {
     halt()
 }
 
+/// The serial port's interrupt line.
+const SERIAL_LINE: u8 = 4;
+
+/// Lets what is typed interrupt, so that waiting for it takes no CPU.
+fn listen() {
+    let apic = Lapic::now();
+    apic.enable();
+    // The 8259s' interrupts come through it.
+    apic.write(reg::LVT_LINT0, bits::EXTINT);
+    pic::init();
+    trap::on(pic::VECTOR + SERIAL_LINE, Some(on_serial));
+    pic::unmask_only(1 << SERIAL_LINE);
+    console::interrupt_on_input();
+}
+
+/// The byte is fetched by who waits for it: it is enough that HLT ends.
+fn on_serial(_: &mut Frame) {
+    pic::eoi(SERIAL_LINE);
+}
+
+/// The next byte that is typed.
+fn wait_for_byte() -> u8 {
+    loop {
+        // What comes between the look and the HLT must still end it.
+        cpu::cli();
+        let byte = console::get();
+        if let Some(byte) = byte {
+            return byte;
+        }
+        cpu::wait_for_interrupt();
+    }
+}
+
 /// Reads a line with echo; backspace works, what does not fit is dropped.
 fn read_line(line: &mut [u8]) -> usize {
     let mut length = 0;
     loop {
-        let Some(byte) = console::get() else {
-            cpu::pause();
-            continue;
-        };
-        match byte {
+        match wait_for_byte() {
             b'\r' | b'\n' => {
                 println!();
                 return length;

@@ -25,6 +25,8 @@ const _: () = assert!(MAX_CPU as usize + 1 == sched::MAX_CPUS);
 pub const MIN_BACK_OFF_MS: u32 = 10;
 /// The longest: a day.
 pub const MAX_BACK_OFF_MS: u32 = 24 * 60 * 60 * 1000;
+/// A reset within so many milliseconds of the start waits as a crash does.
+pub const HASTY_RESET_MS: u32 = 5000;
 /// The shortest time of a watchdog, in milliseconds.
 pub const MIN_WATCHDOG_MS: u32 = 1000;
 /// The longest: a day.
@@ -73,9 +75,18 @@ pub struct GuestSettings {
     pub cmdline: String,
     /// Whether the guest has the debug-exit port 0xf4.
     pub debug_exit: bool,
+    /// What a value written to that port makes of the run's status.
+    #[serde(default)]
+    pub debug_status: DebugStatus,
     /// What happens when it resets its machine.
     #[serde(default)]
     pub on_reset: OnReset,
+    /// What happens when its CPU shuts down (a triple fault).
+    #[serde(default)]
+    pub on_triple_fault: OnTripleFault,
+    /// What happens when all its vCPUs are halted and nothing can wake them.
+    #[serde(default)]
+    pub on_halt: OnHalt,
     /// How far the CPU may run its local APICs.
     #[serde(default)]
     pub apic: ApicAssist,
@@ -124,6 +135,52 @@ pub enum OnReset {
     /// It starts again.
     #[default]
     Restart,
+    /// It has ended.
+    End,
+}
+
+/// What a value V, written to the debug-exit port, makes of the run's status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DebugStatus {
+    /// (V << 1) | 1, as QEMU's device has it.
+    #[default]
+    Shifted,
+    /// V.
+    Plain,
+}
+
+impl DebugStatus {
+    /// The run's status where `value` was written: eight bits of it are left.
+    #[must_use]
+    pub const fn status(self, value: u32) -> u8 {
+        let [low, ..] = match self {
+            Self::Shifted => value << 1 | 1,
+            Self::Plain => value,
+        }
+        .to_le_bytes();
+        low
+    }
+}
+
+/// What happens when a guest's CPU shuts down (a triple fault).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnTripleFault {
+    /// It has crashed.
+    #[default]
+    Crash,
+    /// It resets its machine, as a PC's chipset does.
+    Reset,
+}
+
+/// What happens when all vCPUs of a guest are halted with interrupts disabled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnHalt {
+    /// It stays as it is, for the operator to look at.
+    #[default]
+    Stay,
     /// It has ended.
     End,
 }
@@ -210,7 +267,10 @@ impl GuestSettings {
             modules: Vec::new(),
             cmdline: String::new(),
             debug_exit: false,
+            debug_status: DebugStatus::default(),
             on_reset: OnReset::default(),
+            on_triple_fault: OnTripleFault::default(),
+            on_halt: OnHalt::default(),
             apic: ApicAssist::default(),
             restart: RestartPolicy::default(),
             back_off: BackOffSettings::default(),
@@ -253,6 +313,7 @@ impl GuestSettings {
                 first: ticks(first_ms),
                 most: ticks(most_ms),
                 healthy: ticks(healthy_ms),
+                hasty: ticks(HASTY_RESET_MS),
             },
         }
     }

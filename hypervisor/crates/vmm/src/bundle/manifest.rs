@@ -1,6 +1,6 @@
 //! The manifest: what the developer's machine tells the image.
 
-use super::values::EscapeKey;
+use super::values::{EscapeKey, Uuid};
 use super::{
     BundleError, GuestFault, GuestSettings, MANIFEST_CRC_NAME, MANIFEST_NAME, OLDEST_VERSION,
     VERSION,
@@ -38,14 +38,40 @@ pub struct HostSettings {
     /// The key that begins a command of the operator's.
     #[serde(default)]
     pub escape: EscapeKey,
+    /// What of a guest's output reaches the operator's terminal.
+    #[serde(default)]
+    pub console: ConsoleBytes,
+    /// What the line that says how the run ended names, so that a guest, which does not know
+    /// it, can't say that line.
+    #[serde(default)]
+    pub end_key: Option<Uuid>,
 }
 
 impl HostSettings {
     /// These, and the default of everything else.
     #[must_use]
     pub const fn new(exit: HostExit, log: LogLevel) -> Self {
-        Self { exit, log, when_empty: WhenEmpty::Exit, escape: EscapeKey::DEFAULT }
+        Self {
+            exit,
+            log,
+            when_empty: WhenEmpty::Exit,
+            escape: EscapeKey::DEFAULT,
+            console: ConsoleBytes::Filtered,
+            end_key: None,
+        }
     }
+}
+
+/// What of a guest's output reaches the operator's terminal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConsoleBytes {
+    /// All but what makes a terminal answer or reprogram itself
+    /// ([`operator::screen`](crate::operator::screen)).
+    #[default]
+    Filtered,
+    /// Every byte: for a program that wants just what the guest wrote.
+    Raw,
 }
 
 /// What the hypervisor does when no guest runs and none waits for a restart.

@@ -278,7 +278,8 @@ fn settings_for_scheduler_and_life() {
     let rules = guest.rules(TscFrequency::from_khz(1_000_000).unwrap());
     assert_eq!((rules.restart, rules.on_reset), (RestartPolicy::Always, OnReset::End));
     let seconds = |count: u64| count * 1_000_000_000;
-    let wanted = BackOff { first: seconds(1), most: seconds(2), healthy: seconds(60) };
+    let wanted =
+        BackOff { first: seconds(1), most: seconds(2), healthy: seconds(60), hasty: seconds(5) };
     assert_eq!(rules.back_off, wanted);
 }
 
@@ -404,4 +405,15 @@ proptest! {
     fn noise_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..2048)) {
         fuzz::run(&bytes);
     }
+}
+
+#[test]
+fn what_a_debug_exit_makes_of_the_status() {
+    for (value, shifted, plain) in
+        [(0, 1, 0), (1, 3, 1), (5, 11, 5), (0x80, 1, 0x80), (0x100, 1, 0)]
+    {
+        assert_eq!(DebugStatus::Shifted.status(value), shifted, "{value:#x}");
+        assert_eq!(DebugStatus::Plain.status(value), plain, "{value:#x}");
+    }
+    assert_eq!(DebugStatus::Shifted.status(u32::MAX), 0xff);
 }

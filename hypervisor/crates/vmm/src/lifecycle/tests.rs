@@ -9,7 +9,7 @@ use std::vec::Vec;
 const RULES: Rules = Rules {
     restart: RestartPolicy::OnFailure,
     on_reset: OnReset::Restart,
-    back_off: BackOff { first: 100, most: 1000, healthy: 5000 },
+    back_off: BackOff { first: 100, most: 1000, healthy: 5000, hasty: 50 },
 };
 
 /// What really happens to a guest, with a clock: it does what it is told, and
@@ -191,6 +191,7 @@ fn reason() -> impl Strategy<Value = EndReason> {
     prop_oneof![
         Just(EndReason::PowerOff),
         Just(EndReason::Reset),
+        Just(EndReason::Halted),
         Just(EndReason::TripleFault),
         Just(EndReason::Failed(VmError::Internal("test"))),
         any::<u8>()
@@ -317,6 +318,8 @@ fn policies_tell_ends_apart() {
         (OnFailure, EndReason::PowerOff, false),
         (OnFailure, failed, true),
         (OnFailure, EndReason::DebugExit(0), false),
+        (OnFailure, EndReason::Halted, false),
+        (Always, EndReason::Halted, true),
         (OnFailure, EndReason::DebugExit(1), true),
         (Always, EndReason::PowerOff, true),
         (Never, EndReason::Reset, true),
@@ -326,11 +329,14 @@ fn policies_tell_ends_apart() {
         let state = world.ended(reason.clone());
         assert_eq!(matches!(state, State::Waiting { .. }), again, "{restart:?}, {reason:?}");
     }
-    // A reset after a healthy time is answered at once.
-    let mut world = World::new(RULES);
-    world.run();
-    world.now += 5000;
-    assert_eq!(world.ended(EndReason::Reset), State::Starting { cancel: None });
+    // A reset is answered at once, unless it comes too soon after the start.
+    for (ran, at_once) in [(0, false), (49, false), (50, true), (5000, true)] {
+        let mut world = World::new(RULES);
+        world.run();
+        world.now += ran;
+        let state = world.ended(EndReason::Reset);
+        assert_eq!(state == State::Starting { cancel: None }, at_once, "after {ran}: {state:?}");
+    }
     let mut world = World::new(Rules { on_reset: OnReset::End, ..RULES });
     world.run();
     assert_eq!(world.ended(EndReason::Reset), State::Ended);

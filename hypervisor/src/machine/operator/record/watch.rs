@@ -1,0 +1,95 @@
+//! Guests that do nothing any more: what the watchdog gives up, and what is halted for good.
+
+use super::super::super::World;
+use super::super::super::guest::Guest;
+use super::{Place, Record};
+use crate::hw::VendorCpu;
+use vmm::bundle::OnHalt;
+use vmm::vm::{EndReason, VmError};
+
+/// A guest is halted for good when it has been so for so many milliseconds.
+const HALTED_MS: u64 = 1000;
+
+/// What the watchdog saw last.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Watch {
+    /// Exits that only a guest that does something makes.
+    signs: u64,
+    /// The tick of the last new one; 0: it was not looked yet.
+    since: u64,
+}
+
+/// Whether all vCPUs are halted for good, as far as it is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Halt {
+    /// When its vCPUs left their CPUs, added up: it changes when one of them runs.
+    left: u64,
+    /// The tick at which it was first seen to be that.
+    since: u64,
+    /// It was looked at since.
+    looked: bool,
+}
+
+impl<C: VendorCpu> Record<C> {
+    /// Looks for a guest that nothing can wake any more: for [`HALTED_MS`] no CPU has run
+    /// any of its vCPUs, and all of them are halted with interrupts disabled, or wait for
+    /// one of the others to start them. (What a device may still send as an NMI has come
+    /// by then.)
+    pub(super) fn notice_halt(&mut self, world: &World<C>, guest: &Guest<C>, now: u64) {
+        if !guest.has_halted_deaf() {
+            return;
+        }
+        let runs = (0..guest.slots.len()).any(|index| guest.places.cpu(index).is_some());
+        let left = guest.slots.iter().map(|slot| slot.published.lock().left);
+        let left = left.fold(0, u64::wrapping_add);
+        if runs || left != self.halt.left {
+            self.halt = Halt { left, since: now, looked: false };
+            return;
+        }
+        let patience = HALTED_MS * world.frequency.khz();
+        if self.halt.looked || now.saturating_sub(self.halt.since) < patience {
+            return;
+        }
+        self.halt.looked = true;
+        let deaf = (0..guest.slots.len())
+            .all(|index| guest.with_vcpu(index, |vcpu| vcpu.is_deaf()).unwrap_or(false));
+        let quiet = guest.vm.vcpus.iter().all(|posted| posted.is_quiet());
+        if !deaf || !quiet {
+            return;
+        }
+        match guest.settings.on_halt {
+            OnHalt::End => guest.stop(EndReason::Halted, None, world),
+            OnHalt::Stay if self.may_say(Place::Halted) => {
+                let name = &guest.settings.name;
+                log::warn!(
+                    "guest \"{name}\" is halted for good: all its vCPUs, with interrupts disabled"
+                );
+            }
+            OnHalt::Stay => {}
+        }
+    }
+
+    /// Ends a guest that its watchdog gives up: one that was on a CPU, or can
+    /// never be again, and did nothing that a living guest does.
+    pub(super) fn watch(&mut self, world: &World<C>, guest: &Guest<C>, now: u64) {
+        let Some(ms) = self.settings.watchdog_ms else { return };
+        let signs = guest.slots.iter().map(|slot| slot.published.lock().counts.signs_of_life());
+        let signs: u64 = signs.sum();
+        if self.watch.since == 0 || signs != self.watch.signs {
+            self.watch = Watch { signs, since: now };
+            return;
+        }
+        let patience = u64::from(ms).saturating_mul(world.frequency.khz());
+        if now.saturating_sub(self.watch.since) < patience {
+            return;
+        }
+        // One that sleeps, and could be woken, is well.
+        let sleeps = (0..guest.slots.len())
+            .all(|index| guest.with_vcpu(index, |vcpu| vcpu.sleeps_soundly()).unwrap_or(false));
+        if sleeps {
+            self.watch.since = now;
+            return;
+        }
+        guest.stop(EndReason::Failed(VmError::Lifeless(ms)), Some(0), world);
+    }
+}
