@@ -23,6 +23,7 @@ use vmm::cpuid::{CpuidConfig, CpuidTable, FeatureBit, QuickLeaves, VcpuView};
 use vmm::e820;
 use vmm::hw::{Backend, HotState};
 use vmm::irq::{Posted, Routes};
+use vmm::layout;
 use vmm::load::{self, EntryState, LoadSettings, Loading, Module, TablesConfig};
 use vmm::msr::{MsrConfig, MsrFile, MsrTable};
 use vmm::mtrr::Mtrrs;
@@ -132,7 +133,7 @@ impl<C: VendorCpu> Assembly<C> {
                 max_apic_id: vcpus.saturating_sub(1),
                 tsc: frequency,
                 apic_timer_hz: 1_000_000_000,
-                physical_address_bits: 39,
+                physical_address_bits: layout::ADDRESS_BITS,
                 xcr0: Xcr0::X87 | Xcr0::SSE | Xcr0::AVX,
                 pv: pv.usable(settings.hypercalls.0),
                 calls: settings.hypercalls.0,

@@ -1,5 +1,5 @@
 //! The address space of one guest: its RAM, as the guest sees it (nested
-//! tables) and as the hypervisor does ([`layout::VM_WINDOW`]).
+//! tables) and as the hypervisor does ([`layout::WINDOW`]).
 //!
 //! RAM is reserved when the guest is made and backed by frames when it is
 //! first touched, 2 MiB at a time where that fits. A frame is zeroed before
@@ -14,9 +14,11 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use devices::lapic::APIC_BASE_ADDRESS;
 use paging::frames::{ORDER_2M, Owner};
-use paging::stage2::{Attributes, Ept, Format, HostTable, Mapper, Npt, PageSize, Permissions};
+use paging::stage2::{
+    Attributes, Ept, Format, HostTable, Mapper, Mapping, Npt, PageSize, Permissions,
+};
 use spin::Mutex;
-use vmm::layout::{LEGACY_HOLE_END, ROM_START};
+use vmm::layout::{ADDRESS_BITS, LEGACY_HOLE_END, ROM_START};
 use vmm::memory::{GuestMemory, GuestRam, HotRam, MemoryError};
 use x86defs::addr::PAGE_SIZE;
 use x86defs::{GuestPhysAddr, HostPhysAddr, Width};
@@ -197,16 +199,29 @@ pub fn reserved_frames() -> u64 {
 
 impl GuestSpace {
     /// An address space for guest number `index` with RAM in `regions`
-    /// (aligned to pages, below [`layout::VM_WINDOW_SIZE`]), all of it reserved.
+    /// (aligned to pages), all of it reserved.
     ///
     /// # Errors
-    /// [`HostError::GuestMemory`] when the machine has too little memory left.
+    /// [`HostError::GuestMemory`] when the machine has too little memory left,
+    /// [`HostError::Guest`] when a region does not lie within [`layout::WINDOW`].
     pub fn new(
         name: &str,
         index: u16,
         regions: Vec<Range<GuestPhysAddr>>,
         format: NestedFormat,
     ) -> Result<Self, HostError> {
+        let beyond = regions.iter().find(|r| {
+            let bytes = r.end.checked_offset_from(r.start);
+            bytes.is_none_or(|bytes| layout::WINDOW.at(r.start, bytes).is_none())
+        });
+        if let Some(beyond) = beyond {
+            let why = alloc::format!(
+                "its RAM from {} to {} reaches beyond {ADDRESS_BITS} address bits",
+                beyond.start,
+                beyond.end
+            );
+            return Err(HostError::Guest { guest: name.into(), why });
+        }
         // Before its RAM is promised: a full machine's heap could not grow any more.
         if !heap::make_room(HEAP_ROOM) {
             return Err(HostError::OutOfMemory("the hypervisor's own objects"));
@@ -302,11 +317,8 @@ impl GuestSpace {
     }
 
     fn is_backed(&self, gpa: GuestPhysAddr) -> bool {
-        let at = layout::VM_WINDOW + gpa.align_down(PAGE_SIZE).as_u64();
-        {
-            let inner = self.inner.lock();
-            inner.window.query(&inner.tables, at).is_some()
-        }
+        let inner = self.inner.lock();
+        page_of(&inner, gpa).is_some()
     }
 
     /// Backs the first page of RAM at `gpa` or behind it, a large one if it can
@@ -319,8 +331,7 @@ impl GuestSpace {
         let Some(at) = at else { return Ok(None) };
         self.try_populate(at)?;
         let inner = self.inner.lock();
-        let mapping = inner.window.query(&inner.tables, layout::VM_WINDOW + at.as_u64());
-        let size = mapping.map_or(PAGE_SIZE, |mapping| mapping.size.bytes());
+        let size = page_of(&inner, at).map_or(PAGE_SIZE, |mapping| mapping.size.bytes());
         Ok(at.align_down(size).checked_add(size))
     }
 
@@ -332,8 +343,9 @@ impl GuestSpace {
         let region = ahead.min_by_key(|r| r.start)?;
         let at = region.start.max(gpa);
         let end = region.end.min(at.align_down(LARGE).wrapping_add(LARGE));
+        let bytes = end.checked_offset_from(at)?;
+        let from = layout::WINDOW.at(at, bytes)?;
         let inner = &mut *self.inner.lock();
-        let (from, bytes) = (layout::VM_WINDOW + at.as_u64(), end.as_u64() - at.as_u64());
         // No page reaches beyond the range: none has to be split.
         let _ = inner.window.unmap(&mut inner.tables, from, bytes, give_back);
         Some(end)
@@ -361,8 +373,7 @@ impl GuestSpace {
             return Ok(());
         }
         let small = gpa.align_down(PAGE_SIZE);
-        let at = layout::VM_WINDOW + small.as_u64();
-        if inner.window.query(&inner.tables, at).is_some() || self.back(&mut inner, small, 0) {
+        if page_of(&inner, small).is_some() || self.back(&mut inner, small, 0) {
             return Ok(());
         }
         Err(MemoryError::NoFrame(gpa))
@@ -372,7 +383,7 @@ impl GuestSpace {
     /// something is mapped in the range already.
     fn back(&self, inner: &mut Inner, gpa: GuestPhysAddr, order: u8) -> bool {
         let len = PAGE_SIZE << order;
-        let at = layout::VM_WINDOW + gpa.as_u64();
+        let Some(at) = layout::WINDOW.at(gpa, len) else { return false };
         let taken = FRAMES.lock().as_mut().and_then(|f| f.allocate(order, self.owner));
         let Some((frame, _)) = taken else { return false };
         let give_back = || {
@@ -431,7 +442,8 @@ impl GuestSpace {
     #[inline]
     fn back_from_stock(inner: &mut Inner, large: GuestPhysAddr) -> bool {
         let Some(frame) = inner.stock.peek() else { return false };
-        let (at, hpa) = (layout::VM_WINDOW + large.as_u64(), frame.base());
+        let Some(at) = layout::WINDOW.at(large, LARGE) else { return false };
+        let hpa = frame.base();
         let user = Attributes::ram(Permissions::RW | Permissions::USER);
         if !inner.window.map_2m(&mut inner.tables, at, hpa, user) {
             return false;
@@ -469,7 +481,7 @@ impl GuestSpace {
             let at = gpa.checked_add(done as u64).ok_or(MemoryError::NotRam(gpa))?;
             let room = self.bytes_from(at).ok_or(MemoryError::NotRam(at))?;
             let part = (len - done).min(usize::try_from(room).unwrap_or(usize::MAX));
-            let window = layout::VM_WINDOW + at.as_u64();
+            let window = layout::WINDOW.at(at, part as u64).ok_or(MemoryError::NotRam(at))?;
             let left = host::with_root(self.root, || copy(window, done, part));
             done += part - left;
             if left != 0 {
@@ -521,7 +533,8 @@ impl GuestMemory for GuestSpace {
         if let Some(first) = self.in_sealed_rom(gpa, width.bytes()) {
             return Err(MemoryError::ReadOnly(first));
         }
-        let at = layout::VM_WINDOW + gpa.as_u64();
+        let bytes = width.bytes() as u64;
+        let at = layout::WINDOW.at(gpa, bytes).ok_or(MemoryError::NotRam(gpa))?;
         let exchange = || {
             host::with_root(self.root, || {
                 // SAFETY: the address lies in the active guest's window and is aligned.
@@ -602,6 +615,11 @@ fn roots(tables: &mut CountedTables, format: NestedFormat) -> Option<(Mapper<Hos
     }
     window.free_all(tables, give_back);
     None
+}
+
+/// The page of RAM at `gpa`, if it is backed.
+fn page_of(inner: &Inner, gpa: GuestPhysAddr) -> Option<Mapping> {
+    inner.window.query(&inner.tables, layout::WINDOW.at(gpa, 1)?)
 }
 
 /// A page of a guest's RAM goes back to the machine.

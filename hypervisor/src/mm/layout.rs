@@ -4,7 +4,7 @@
 //!
 //! | slot | what |
 //! |------|------|
-//! | 256  | [`VM_WINDOW`]: the RAM of the guest whose address space this is |
+//! | 256  | [`WINDOW`]: the RAM of the guest whose address space this is |
 //! | 257… | [`DIRECT`]: memory that the hypervisor owns, and no other |
 //! | 320  | [`FRAME_TABLE`] |
 //! | 321  | [`DEVICES`]: device registers |
@@ -14,10 +14,14 @@
 //! | 384… | the bootloader's window on all memory, gone before the first guest |
 //! | 511  | the image, its first stack, the bootloader's leftovers |
 
-/// Guest-physical address 0 of this address space's guest.
-pub const VM_WINDOW: u64 = 0xffff_8000_0000_0000;
-/// Bytes in the window: guest-physical addresses end here.
-pub const VM_WINDOW_SIZE: u64 = 1 << 39;
+use vmm::layout::ADDRESS_END;
+use vmm::memory::Window;
+
+/// The RAM of this address space's guest. Its first address is told by nobody but itself, so
+/// that none is computed that lies behind it.
+pub const WINDOW: Window = Window::new(0xffff_8000_0000_0000);
+// What stands behind it is the hypervisor's own.
+const _: () = assert!(ADDRESS_END <= SLOT_SIZE);
 /// Host-physical address 0, where the hypervisor owns the memory.
 pub const DIRECT: u64 = 0xffff_8080_0000_0000;
 /// Slots that [`DIRECT`] may fill: 16 TiB.

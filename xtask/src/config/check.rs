@@ -23,6 +23,8 @@ use crate::paths;
 const DEFAULT_MEMORY: u64 = 512 << 20;
 /// The least memory of a machine.
 const MIN_MACHINE_MEMORY: u64 = 128 << 20;
+/// The most memory of a machine that `run` starts, in bytes: 1 TiB.
+const MAX_MACHINE_MEMORY: u64 = 1 << 40;
 
 /// Checks; all results are collected in `faults`.
 pub(super) struct Checker<'a> {
@@ -54,7 +56,7 @@ impl Checker<'_> {
             memory: host
                 .memory
                 .as_ref()
-                .map(|size| self.size(size, MIN_MACHINE_MEMORY..=MAX_MEMORY)),
+                .map(|size| self.size(size, MIN_MACHINE_MEMORY..=MAX_MACHINE_MEMORY)),
         }
     }
 

@@ -1,6 +1,17 @@
 //! Where things stand in a guest's machine: one PC, described once, for the
 //! buses, the ACPI tables, the E820 map and the loaders.
 
+/// Bits of a guest-physical address: what CPUID shows the guest, what its MTRRs take, and how
+/// large the [window](crate::memory::Window) is in which the hypervisor sees its RAM.
+pub const ADDRESS_BITS: u8 = 39;
+/// Guest-physical addresses end here: 512 GiB.
+pub const ADDRESS_END: u64 = 1 << ADDRESS_BITS;
+/// RAM ends here at the latest: 384 GiB. PCI devices have what is above it.
+pub const RAM_LIMIT: u64 = 384 << 30;
+/// PCI memory window above RAM.
+pub const HIGH_PCI_WINDOW_START: u64 = RAM_LIMIT;
+/// End of the PCI memory window above RAM.
+pub const HIGH_PCI_WINDOW_END: u64 = ADDRESS_END;
 /// Conventional memory ends here; an extended BIOS data area would follow.
 pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// The legacy video hole begins here.
@@ -29,6 +40,10 @@ pub const LAPIC_BASE: u64 = 0xfee0_0000;
 pub const LAPIC_SIZE: u64 = 0x1000;
 /// RAM above 4 GiB starts here.
 pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
+/// Bytes of RAM in the largest guest: 383 GiB, as those between [`LOW_RAM_LIMIT`] and 4 GiB
+/// are lost to devices.
+pub const MAX_RAM: u64 = RAM_LIMIT - (HIGH_RAM_START - LOW_RAM_LIMIT);
+const _: () = assert!(RAM_LIMIT < ADDRESS_END && MAX_RAM > LOW_RAM_LIMIT);
 
 /// ACPI PM1a event block (status 16 bits, enable 16 bits).
 pub const PM1A_EVENT_PORT: u16 = 0x600;

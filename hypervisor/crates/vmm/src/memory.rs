@@ -1,7 +1,32 @@
 //! A guest's memory as policy code sees it: copies in and out, never a slice.
 
+use crate::layout::ADDRESS_END;
 use alloc::sync::Arc;
 use x86defs::{GuestPhysAddr, Width};
+
+/// Where the hypervisor sees the RAM of the guest that it serves: a range of
+/// [`ADDRESS_END`] bytes of its own addresses, in which guest-physical address 0 stands first.
+///
+/// Nothing else adds a guest's address to one of the hypervisor's: behind the window lies
+/// the hypervisor's own memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window(u64);
+
+impl Window {
+    /// The window at `base`, a multiple of [`ADDRESS_END`] (what is over is cut off).
+    #[must_use]
+    pub const fn new(base: u64) -> Self {
+        Self(base & !(ADDRESS_END - 1))
+    }
+
+    /// Where the `len` bytes at `gpa` stand. `None` if one of them would be outside.
+    #[inline(always)]
+    #[must_use]
+    pub const fn at(self, gpa: GuestPhysAddr, len: u64) -> Option<u64> {
+        let gpa = gpa.as_u64();
+        if gpa < ADDRESS_END && len <= ADDRESS_END - gpa { Some(self.0 | gpa) } else { None }
+    }
+}
 
 /// A guest-physical access that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -122,5 +147,63 @@ impl<M: GuestRam> GuestRam for Arc<M> {
 
     fn close_apic_page(&self) {
         (**self).close_apic_page();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::{MAX_MEMORY, MIN_MEMORY};
+    use crate::e820::ram_regions;
+    use crate::layout::{HIGH_PCI_WINDOW_END, HIGH_PCI_WINDOW_START, RAM_LIMIT};
+    use proptest::prelude::*;
+
+    const BASE: u64 = 0xffff_8000_0000_0000;
+    const WINDOW: Window = Window::new(BASE);
+
+    #[test]
+    fn the_largest_guest_ends_inside_and_below_the_devices() {
+        let regions = ram_regions(MAX_MEMORY);
+        let end = regions.last().unwrap().end.as_u64();
+        assert_eq!((end, RAM_LIMIT), (384 << 30, HIGH_PCI_WINDOW_START));
+        assert_eq!(HIGH_PCI_WINDOW_END, ADDRESS_END);
+        for region in &regions {
+            let bytes = region.end.as_u64() - region.start.as_u64();
+            assert_eq!(WINDOW.at(region.start, bytes), Some(BASE + region.start.as_u64()));
+        }
+        // A page more would be a device's.
+        let beyond = ram_regions(MAX_MEMORY + 4096);
+        assert!(beyond.last().unwrap().end.as_u64() > HIGH_PCI_WINDOW_START);
+        assert_eq!(ram_regions(MIN_MEMORY).last().unwrap().end.as_u64(), MIN_MEMORY);
+    }
+
+    #[test]
+    fn the_window_ends_where_addresses_do() {
+        let last = GuestPhysAddr::new(ADDRESS_END - 1);
+        assert_eq!(WINDOW.at(last, 1), Some(BASE + ADDRESS_END - 1));
+        assert_eq!(WINDOW.at(last, 2), None);
+        assert_eq!(WINDOW.at(GuestPhysAddr::new(ADDRESS_END), 0), None);
+        assert_eq!(WINDOW.at(GuestPhysAddr::new(0), ADDRESS_END), Some(BASE));
+        assert_eq!(WINDOW.at(GuestPhysAddr::new(1), u64::MAX), None);
+        assert_eq!(Window::new(BASE + 0x1234_5000), WINDOW);
+    }
+
+    proptest! {
+        #[test]
+        fn no_address_leaves_the_window(
+            gpa in prop_oneof![any::<u64>(), 0..ADDRESS_END + 0x1000],
+            len in prop_oneof![any::<u64>(), 0..0x1_0000u64],
+        ) {
+            match WINDOW.at(GuestPhysAddr::new(gpa), len) {
+                Some(at) => {
+                    prop_assert_eq!(at, BASE + gpa);
+                    prop_assert!(at >= BASE && at < BASE + ADDRESS_END);
+                    prop_assert!(len <= BASE + ADDRESS_END - at);
+                }
+                None => prop_assert!(
+                    gpa.checked_add(len).is_none_or(|end| end > ADDRESS_END) || gpa == ADDRESS_END
+                ),
+            }
+        }
     }
 }

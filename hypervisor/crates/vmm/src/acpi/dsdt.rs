@@ -3,8 +3,8 @@
 
 use super::{HEADER_SIZE, OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 use crate::layout::{
-    COM1_IRQ, COM1_PORT, PCI_SLOTS, PCI_WINDOW_END, PCI_WINDOW_START, PM1A_EVENT_PORT,
-    PVPANIC_PORT, RTC_IRQ, SLEEP_TYPE_S5, pci_ioapic_pin,
+    COM1_IRQ, COM1_PORT, HIGH_PCI_WINDOW_END, HIGH_PCI_WINDOW_START, PCI_SLOTS, PCI_WINDOW_END,
+    PCI_WINDOW_START, PM1A_EVENT_PORT, PVPANIC_PORT, RTC_IRQ, SLEEP_TYPE_S5, pci_ioapic_pin,
 };
 use acpi_tables::Aml;
 use acpi_tables::aml::{
@@ -64,7 +64,21 @@ fn pci_root(devices: &mut Vec<u8>) {
         (PCI_WINDOW_END - 1).low32(),
         None,
     );
-    let resources = ResourceTemplate::new(vec![&buses, &config, &low_ports, &high_ports, &memory]);
+    let high_memory = AddressSpace::<u64>::new_memory(
+        AddressSpaceCacheable::NotCacheable,
+        true,
+        HIGH_PCI_WINDOW_START,
+        HIGH_PCI_WINDOW_END - 1,
+        None,
+    );
+    let resources = ResourceTemplate::new(vec![
+        &buses,
+        &config,
+        &low_ports,
+        &high_ports,
+        &memory,
+        &high_memory,
+    ]);
 
     let mut routing = PackageBuilder::new();
     for slot in 0..PCI_SLOTS {

@@ -185,7 +185,8 @@ pub enum GuestFault {
     /// The memory size is not possible.
     #[error(
         "\"memory\" is {0} bytes; it must be a multiple of 4096 from {MIN_MEMORY} (1 MiB) to \
-         {MAX_MEMORY} (1 TiB)"
+         {MAX_MEMORY} ({gib} GiB)",
+        gib = MAX_MEMORY >> 30
     )]
     Memory(u64),
     /// The number of vCPUs is not possible.

@@ -3,6 +3,7 @@
 use super::GuestFault;
 use super::values::{Hypercalls, Uuid};
 use crate::clock::TscFrequency;
+use crate::layout;
 use crate::lifecycle::{BackOff, Rules};
 use crate::sched::{self, CpuSet, DEFAULT_WEIGHT, MAX_CAP, MAX_WEIGHT, MIN_WEIGHT};
 use alloc::collections::BTreeSet;
@@ -12,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 /// The least memory of a guest, in bytes.
 pub const MIN_MEMORY: u64 = 1 << 20;
-/// The most memory of a guest, in bytes.
-pub const MAX_MEMORY: u64 = 1 << 40;
+/// The most memory of a guest, in bytes: 383 GiB.
+pub const MAX_MEMORY: u64 = layout::MAX_RAM;
 /// The most vCPUs of a guest.
 pub const MAX_VCPUS: u32 = 64;
 /// The longest name of a guest, in bytes.
@@ -47,7 +48,7 @@ pub struct GuestSettings {
     /// The UUID of its machine; see [`GuestSettings::machine_uuid`].
     #[serde(default)]
     pub uuid: Option<Uuid>,
-    /// Its memory in bytes: a multiple of 4096, 1 MiB to 1 TiB.
+    /// Its memory in bytes: a multiple of 4096, [`MIN_MEMORY`] to [`MAX_MEMORY`].
     pub memory: u64,
     /// When its memory is populated.
     #[serde(default)]

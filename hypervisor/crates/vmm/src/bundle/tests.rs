@@ -133,7 +133,9 @@ fn each_refusal_names_place_and_cure() {
         (with(|g| g.memory = 0), "\"memory\" is 0 bytes; it must be a multiple of 4096"),
         (with(|g| g.memory = (1 << 20) - 4096), "from 1048576 (1 MiB)"),
         (with(|g| g.memory = (1 << 21) + 1), "\"memory\" is 2097153"),
-        (with(|g| g.memory = (1 << 40) + 4096), "to 1099511627776 (1 TiB)"),
+        (with(|g| g.memory = MAX_MEMORY + 4096), "to 411243118592 (383 GiB)"),
+        // What the window on its RAM held before devices had a part of it.
+        (with(|g| g.memory = 511 << 30), "to 411243118592 (383 GiB)"),
         (with(|g| g.vcpus = 0), "\"vcpus\" is 0; it must be 1 to 64"),
         (with(|g| g.vcpus = 65), "\"vcpus\" is 65"),
         (with(|g| g.kernel = "k".into()), "\"kernel\" names the file \"k\""),
