@@ -121,7 +121,7 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
                 .into()
         }
         // In scenes of several guests.
-        "steady" | "attack" => Vec::new(),
+        "attack" | "fresh" | "steady" => Vec::new(),
         // Where one tick is one instruction, what exits cost is exact, and tested.
         "bench" => [
             ("bench-vmx", Machine::BochsVmx, bench_targets_vmx as Script),

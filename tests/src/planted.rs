@@ -26,6 +26,10 @@ pub const PLANTED: &[Planted] = &[
     Planted { fault: "emulated-write-privilege", cases: &["tiny-emulate", "tiny-emulate-vmx"] },
     Planted { fault: "nested-page-writable", cases: &["tiny-memory", "tiny-memory-vmx"] },
     Planted {
+        fault: "memory-zeroed-late",
+        cases: &["iso-fresh-memory-svm", "iso-fresh-memory-vmx"],
+    },
+    Planted {
         fault: "window-interrupt-lost",
         cases: &["tiny-irq", "tiny-irq-vmx", "tiny-irq-vmx-injected"],
     },

@@ -3,27 +3,30 @@
 //!
 //! RAM is reserved when the guest is made and backed by frames when it is
 //! first touched, 2 MiB at a time where that fits. A frame is zeroed before
-//! anything of the guest can reach it.
+//! anything of the guest, or the hypervisor on its behalf, can reach it ([`populate`]).
 
 use super::pool::CountedTables;
 use super::stock::Stock;
-use super::{FRAMES, copy, heap, host, layout};
+use super::{FRAMES, copy, heap, host, layout, zeroing};
 use crate::error::HostError;
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use devices::lapic::APIC_BASE_ADDRESS;
-use paging::frames::{ORDER_2M, Owner};
+use paging::frames::{ORDER_1G, ORDER_2M, Owner};
+use paging::populate::{self, Backing, Page};
 use paging::stage2::{
     Attributes, Ept, Format, HostTable, Mapper, Mapping, Npt, PageSize, Permissions,
 };
 use spin::Mutex;
 use vmm::layout::{ADDRESS_BITS, LEGACY_HOLE_END, ROM_START};
-use vmm::memory::{GuestMemory, GuestRam, HotRam, MemoryError};
-use x86defs::addr::PAGE_SIZE;
+use vmm::memory::{self, GuestMemory, GuestRam, HotRam, MemoryError, Populate, Populated};
+use x86defs::addr::{Hfn, PAGE_SIZE};
 use x86defs::{GuestPhysAddr, HostPhysAddr, Width};
 
 const LARGE: u64 = 2 << 20;
+/// Bytes in a small page.
+const PAGE_BYTES: usize = 4096;
 /// Frames in 2 MiB.
 const BLOCK_FRAMES: u64 = LARGE / PAGE_SIZE;
 
@@ -77,13 +80,32 @@ impl Nested {
         };
     }
 
-    /// As [`map`](Self::map), for 2 MiB and only if that is simple.
-    #[inline(always)]
-    fn map_2m(&mut self, tables: &mut CountedTables, at: u64, hpa: HostPhysAddr) -> bool {
-        let attributes = Attributes::ram(Permissions::RWX);
+    /// See [`populate::back`].
+    fn back(
+        &mut self,
+        tables: &mut CountedTables,
+        window: &mut Mapper<HostTable>,
+        page: &Page,
+        frame: impl FnOnce() -> Option<HostPhysAddr>,
+    ) -> Backing {
         match self {
-            Self::Npt(m) => m.map_2m(tables, at, hpa, attributes),
-            Self::Ept(m) => m.map_2m(tables, at, hpa, attributes),
+            Self::Npt(m) => populate::back(tables, window, m, page, frame),
+            Self::Ept(m) => populate::back(tables, window, m, page, frame),
+        }
+    }
+
+    /// See [`populate::back_ready`].
+    #[inline(always)]
+    fn back_ready(
+        &mut self,
+        tables: &mut CountedTables,
+        window: &mut Mapper<HostTable>,
+        page: &Page,
+        frame: HostPhysAddr,
+    ) -> bool {
+        match self {
+            Self::Npt(m) => populate::back_ready(tables, window, m, page, frame),
+            Self::Ept(m) => populate::back_ready(tables, window, m, page, frame),
         }
     }
 
@@ -311,16 +333,6 @@ impl GuestSpace {
         self.regions.iter().find(|r| r.contains(&gpa))
     }
 
-    /// How many bytes from `gpa` on lie in the same region, `None` if it is not RAM.
-    fn bytes_from(&self, gpa: GuestPhysAddr) -> Option<u64> {
-        self.region(gpa)?.end.checked_offset_from(gpa)
-    }
-
-    fn is_backed(&self, gpa: GuestPhysAddr) -> bool {
-        let inner = self.inner.lock();
-        page_of(&inner, gpa).is_some()
-    }
-
     /// Backs the first page of RAM at `gpa` or behind it, a large one if it can
     /// be; returns the address behind the page, `None` behind the end of RAM.
     ///
@@ -329,7 +341,7 @@ impl GuestSpace {
     pub fn populate_from(&self, gpa: GuestPhysAddr) -> Result<Option<GuestPhysAddr>, MemoryError> {
         let at = self.regions.iter().filter(|r| r.end > gpa).map(|r| r.start.max(gpa)).min();
         let Some(at) = at else { return Ok(None) };
-        self.try_populate(at)?;
+        memory::Populate::populate(self, at)?;
         let inner = self.inner.lock();
         let size = page_of(&inner, at).map_or(PAGE_SIZE, |mapping| mapping.size.bytes());
         Ok(at.align_down(size).checked_add(size))
@@ -364,61 +376,50 @@ impl GuestSpace {
             .then(|| gpa.max(GuestPhysAddr::new(ROM_START)))
     }
 
-    fn try_populate(&self, gpa: GuestPhysAddr) -> Result<(), MemoryError> {
-        self.region(gpa).ok_or(MemoryError::NotRam(gpa))?;
-        let mut inner = self.inner.lock();
-        if let Some(large) = self.large_around(gpa)
-            && (Self::back_from_stock(&mut inner, large) || self.back(&mut inner, large, ORDER_2M))
-        {
-            return Ok(());
-        }
-        let small = gpa.align_down(PAGE_SIZE);
-        if page_of(&inner, small).is_some() || self.back(&mut inner, small, 0) {
-            return Ok(());
-        }
-        Err(MemoryError::NoFrame(gpa))
+    /// The page of this size at `gpa`, `None` where the window has none.
+    #[inline(always)]
+    fn page(gpa: GuestPhysAddr, size: PageSize, nested: Permissions) -> Option<Page> {
+        Some(Page {
+            window: layout::WINDOW.at(gpa, size.bytes())?,
+            nested: gpa.as_u64(),
+            size,
+            window_attributes: Attributes::ram(Permissions::RW | Permissions::USER),
+            nested_attributes: Attributes::ram(nested),
+        })
     }
 
-    /// Backs 2^`order` frames at `gpa`. `false` if there is no such block, or
-    /// something is mapped in the range already.
-    fn back(&self, inner: &mut Inner, gpa: GuestPhysAddr, order: u8) -> bool {
-        let len = PAGE_SIZE << order;
-        let Some(at) = layout::WINDOW.at(gpa, len) else { return false };
-        let taken = FRAMES.lock().as_mut().and_then(|f| f.allocate(order, self.owner));
-        let Some((frame, _)) = taken else { return false };
-        let give_back = || {
-            // What was unmapped may still be cached.
-            x86_64::instructions::tlb::flush_all();
-            if let Some(frames) = FRAMES.lock().as_mut() {
-                frames.free(frame, order);
-            }
-        };
-        let hpa = frame.base();
-        let user = Attributes::ram(Permissions::RW | Permissions::USER);
-        if let Err(error) = inner.window.map(&mut inner.tables, at, hpa, len, user) {
-            let _ = inner.window.unmap(&mut inner.tables, at, error.done, |_, _| ());
-            give_back();
-            return false;
-        }
-        let left = host::with_root(self.root, || {
-            // SAFETY: the range lies in this guest's window, which is active.
-            unsafe { copy::zero(at, 4096 << order) }
-        });
+    /// Backs a page of this size at `gpa` with a frame from the machine.
+    fn back(&self, inner: &mut Inner, gpa: GuestPhysAddr, size: PageSize) -> Backing {
         // A large page never covers the ROM: the range of video memory before
         // it is not RAM.
         let mut permissions = Permissions::RWX;
         if self.is_rom(gpa) && !cfg!(planted = "nested-page-writable") {
             permissions.remove(Permissions::WRITE);
         }
-        if left != 0 || !inner.nested.map(&mut inner.tables, gpa.as_u64(), hpa, len, permissions) {
-            let _ = inner.window.unmap(&mut inner.tables, at, len, |_, _| ());
-            give_back();
-            return false;
+        let Some(page) = Self::page(gpa, size, permissions) else { return Backing::NoFrame };
+        let order = order(size);
+        let zero = |first: Hfn| zeroing::zero(first.base(), size, 0, PAGE_BYTES << order);
+        let mut late = None;
+        let frame = || {
+            let (first, _) = FRAMES.lock().as_mut()?.allocate(order, self.owner)?;
+            if cfg!(planted = "memory-zeroed-late") {
+                late = Some(first);
+            } else if zero(first) != 0 {
+                super::free_frames(first, order);
+                return None;
+            }
+            Some(first.base())
+        };
+        let backing = inner.nested.back(&mut inner.tables, &mut inner.window, &page, frame);
+        if late.is_some_and(|first| zero(first) != 0) {
+            return Backing::NoFrame;
         }
-        let frames = 1 << order;
-        inner.populated += frames;
-        RESERVED.fetch_sub(frames, Ordering::Relaxed);
-        true
+        if backing == Backing::Now {
+            let frames = size.bytes() / PAGE_SIZE;
+            inner.populated += frames;
+            RESERVED.fetch_sub(frames, Ordering::Relaxed);
+        }
+        backing
     }
 
     /// Zeroes some memory ahead, for first touches to come. `false` if there is
@@ -442,14 +443,11 @@ impl GuestSpace {
     #[inline]
     fn back_from_stock(inner: &mut Inner, large: GuestPhysAddr) -> bool {
         let Some(frame) = inner.stock.peek() else { return false };
-        let Some(at) = layout::WINDOW.at(large, LARGE) else { return false };
-        let hpa = frame.base();
-        let user = Attributes::ram(Permissions::RW | Permissions::USER);
-        if !inner.window.map_2m(&mut inner.tables, at, hpa, user) {
+        let Some(page) = Self::page(large, PageSize::Size2M, Permissions::RWX) else {
             return false;
-        }
-        if !inner.nested.map_2m(&mut inner.tables, large.as_u64(), hpa) {
-            let _ = inner.window.unmap(&mut inner.tables, at, LARGE, |_, _| ());
+        };
+        let Inner { tables, window, nested, .. } = inner;
+        if !nested.back_ready(tables, window, &page, frame.base()) {
             return false;
         }
         let _ = inner.stock.take();
@@ -468,32 +466,41 @@ impl GuestSpace {
         fits.then_some(large)
     }
 
-    /// Copies `len` bytes between the hypervisor's memory and RAM, a region at
-    /// a time, backing what is not backed yet.
+    /// Copies `len` bytes between the hypervisor's memory and RAM, backing what is not
+    /// backed yet: `copy` gets an address in the window, how many bytes are before it, and how
+    /// many follow, and returns how many of them it did not copy.
     fn transfer(
         &self,
         gpa: GuestPhysAddr,
         len: usize,
         mut copy: impl FnMut(u64, usize, usize) -> usize,
     ) -> Result<(), MemoryError> {
-        let mut done = 0;
-        while done < len {
-            let at = gpa.checked_add(done as u64).ok_or(MemoryError::NotRam(gpa))?;
-            let room = self.bytes_from(at).ok_or(MemoryError::NotRam(at))?;
-            let part = (len - done).min(usize::try_from(room).unwrap_or(usize::MAX));
-            let window = layout::WINDOW.at(at, part as u64).ok_or(MemoryError::NotRam(at))?;
-            let left = host::with_root(self.root, || copy(window, done, part));
-            done += part - left;
-            if left != 0 {
-                let stopped = GuestPhysAddr::new(gpa.as_u64() + done as u64);
-                // A page that is there and still faults is broken memory.
-                if self.is_backed(stopped) {
-                    return Err(MemoryError::Broken(stopped));
-                }
-                self.try_populate(stopped)?;
-            }
+        memory::transfer(self, gpa, len, |at, done, part| {
+            let window = layout::WINDOW.at(at, part as u64);
+            window.map_or(part, |window| host::with_root(self.root, || copy(window, done, part)))
+        })
+    }
+}
+
+impl memory::Populate for GuestSpace {
+    fn room(&self, gpa: GuestPhysAddr) -> Option<u64> {
+        self.region(gpa)?.end.checked_offset_from(gpa)
+    }
+
+    fn populate(&self, gpa: GuestPhysAddr) -> Result<Populated, MemoryError> {
+        self.region(gpa).ok_or(MemoryError::NotRam(gpa))?;
+        let mut inner = self.inner.lock();
+        if let Some(large) = self.large_around(gpa)
+            && (Self::back_from_stock(&mut inner, large)
+                || self.back(&mut inner, large, PageSize::Size2M) == Backing::Now)
+        {
+            return Ok(Populated::Now);
         }
-        Ok(())
+        match self.back(&mut inner, gpa.align_down(PAGE_SIZE), PageSize::Size4K) {
+            Backing::Now => Ok(Populated::Now),
+            Backing::Before => Ok(Populated::Before),
+            Backing::NoFrame => Err(MemoryError::NoFrame(gpa)),
+        }
     }
 }
 
@@ -526,7 +533,7 @@ impl GuestMemory for GuestSpace {
         current: u64,
         new: u64,
     ) -> Result<u64, MemoryError> {
-        let fits = self.bytes_from(gpa).is_some_and(|room| room >= width.bytes() as u64);
+        let fits = self.room(gpa).is_some_and(|room| room >= width.bytes() as u64);
         if !fits || !gpa.is_aligned(width.bytes() as u64) {
             return Err(MemoryError::NotRam(gpa));
         }
@@ -535,15 +542,11 @@ impl GuestMemory for GuestSpace {
         }
         let bytes = width.bytes() as u64;
         let at = layout::WINDOW.at(gpa, bytes).ok_or(MemoryError::NotRam(gpa))?;
-        let exchange = || {
+        memory::exchange(self, gpa, || {
             host::with_root(self.root, || {
                 // SAFETY: the address lies in the active guest's window and is aligned.
-                unsafe { copy::compare_exchange(at, width, current, new) }
+                unsafe { copy::compare_exchange(at, width, current, new) }.ok()
             })
-        };
-        exchange().or_else(|()| {
-            self.try_populate(gpa)?;
-            exchange().map_err(|()| MemoryError::NoFrame(gpa))
         })
     }
 }
@@ -558,7 +561,7 @@ impl GuestRam for GuestSpace {
     }
 
     fn populate(&self, gpa: GuestPhysAddr) -> Result<(), MemoryError> {
-        self.try_populate(gpa)
+        memory::Populate::populate(self, gpa).map(drop)
     }
 
     fn open_apic_page(&self) {
@@ -624,12 +627,16 @@ fn page_of(inner: &Inner, gpa: GuestPhysAddr) -> Option<Mapping> {
 
 /// A page of a guest's RAM goes back to the machine.
 fn give_back(hpa: HostPhysAddr, size: PageSize) {
-    let order = match size {
+    super::free_frames(hpa.page(), order(size));
+}
+
+/// The order of a block that is one page of this size.
+const fn order(size: PageSize) -> u8 {
+    match size {
         PageSize::Size4K => 0,
         PageSize::Size2M => ORDER_2M,
-        PageSize::Size1G => 18,
-    };
-    super::free_frames(hpa.page(), order);
+        PageSize::Size1G => ORDER_1G,
+    }
 }
 
 /// Takes a page for the local APIC's registers and maps it there.

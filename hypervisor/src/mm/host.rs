@@ -1,7 +1,7 @@
 //! The hypervisor's own page tables, and the hand-over from the bootloader.
 
 use super::pool::{self, Tables};
-use super::{DIRECT_BASE, FRAMES, copy, heap, layout};
+use super::{DIRECT_BASE, FRAMES, copy, heap, layout, zeroing};
 use crate::cpu::{self, msr};
 use crate::error::HostError;
 use bootloader_api::BootInfo;
@@ -103,6 +103,7 @@ pub fn init(info: &'static mut BootInfo) -> Result<Handover, HostError> {
     }
     *FRAMES.lock() = Some(frames);
     pool::let_grow(root);
+    zeroing::start().ok_or(HostError::OutOfMemory("page tables"))?;
     if !heap::start(root) {
         return Err(HostError::OutOfMemory("the heap"));
     }

@@ -30,8 +30,8 @@ pub const DIRECT_SLOTS: u64 = 32;
 pub const FRAME_TABLE: u64 = 0xffff_a000_0000_0000;
 /// Device registers.
 pub const DEVICES: u64 = 0xffff_a080_0000_0000;
-/// Where memory is zeroed before it is a guest's: the last 2 MiB of the slot.
-pub const ZEROING: u64 = DEVICES + SLOT_SIZE - (2 << 20);
+/// Where each CPU zeroes memory before it is a guest's: the last GiB of the slot.
+pub const ZEROING: u64 = DEVICES + SLOT_SIZE - (1 << 30);
 /// Stacks.
 pub const STACKS: u64 = 0xffff_a100_0000_0000;
 /// The heap.

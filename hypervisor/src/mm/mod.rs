@@ -15,6 +15,7 @@ pub mod layout;
 mod pool;
 mod stock;
 pub mod upload;
+mod zeroing;
 
 pub use heap::{has_room_for, usage as heap_usage};
 pub use host::{

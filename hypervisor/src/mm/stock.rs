@@ -1,16 +1,11 @@
 //! Memory zeroed ahead: a few blocks of 2 MiB that a guest's first touches
 //! take, so that nobody waits for the zeroing.
 //!
-//! A block is zeroed in steps, through a mapping that exists only between the
-//! first and the last of them ([`layout::ZEROING`]).
+//! A block is zeroed in steps, each by the CPU that has time for it ([`zeroing`]).
 
-use super::pool::Tables;
-use super::{FRAMES, copy, host, layout};
+use super::{FRAMES, zeroing};
 use paging::frames::{ORDER_2M, Owner};
-use paging::stage2::{Attributes, Permissions};
-use spin::Mutex;
-use x86_64::VirtAddr;
-use x86_64::instructions::tlb;
+use paging::stage2::PageSize;
 use x86defs::addr::Hfn;
 
 /// Blocks kept at the most.
@@ -19,9 +14,6 @@ const BLOCKS: usize = 8;
 const STEP: usize = 64 << 10;
 /// Bytes in a block.
 const BLOCK: usize = 2 << 20;
-
-/// Who zeroes at the moment: there is one mapping.
-static ZEROING: Mutex<()> = Mutex::new(());
 
 /// One guest's stock.
 #[derive(Debug)]
@@ -56,21 +48,10 @@ impl Stock {
         true
     }
 
-    /// Zeroes a little more of the block that was begun. `false` if it can't now.
+    /// Zeroes a little more of the block that was begun. `false` if there is none.
     pub(super) fn step(&mut self) -> bool {
         let Some((frame, done)) = self.begun else { return false };
-        let Some(_guard) = ZEROING.try_lock() else { return false };
-        let mut mapper = host::kernel_mapper();
-        let rw = Attributes::ram(Permissions::RW);
-        // It fails only if there is no frame for a table: then the block waits.
-        if mapper.map(&mut Tables, layout::ZEROING, frame.base(), BLOCK as u64, rw).is_err() {
-            return false;
-        }
-        // SAFETY: the range was just mapped, for this.
-        let left = unsafe { copy::zero(layout::ZEROING + done as u64, STEP) };
-        // A page of 2 MiB is not split: it can't fail.
-        let _ = mapper.unmap(&mut Tables, layout::ZEROING, BLOCK as u64, |_, _| ());
-        tlb::flush(VirtAddr::new(layout::ZEROING));
+        let left = zeroing::zero(frame.base(), PageSize::Size2M, done as u64, STEP);
         let done = done + STEP - left;
         self.begun = Some((frame, done));
         if done == BLOCK {

@@ -1,8 +1,59 @@
 //! Memory between guests and between a guest's vCPUs: what an earlier guest left, and ranges that race.
 
-use crate::case::Case;
+use anyhow::{Context, Result, ensure};
+use regex_lite::Regex;
+use xtask::machine::Machine;
+
+use crate::case::{Case, Scene};
+use crate::drive::Drive;
+use crate::scenes::wait_until_over;
+
+/// What the first guest writes to all of its RAM.
+const PATTERN: &str = "OLDBYTES";
+/// Memory of each of the two guests in MiB; that above the first 16 is touched.
+const MEMORY: u64 = 112;
 
 /// The cases.
 pub(crate) fn cases() -> Vec<Case> {
-    Vec::new()
+    [("svm", Machine::QemuSvm), ("vmx", Machine::BochsVmx)]
+        .map(|(name, machine)| Case {
+            machine,
+            cpus: (2, 2),
+            ..Case::scene(&format!("iso-fresh-memory-{name}"), Scene::Text(fresh_scene()), fresh)
+        })
+        .into()
+}
+
+/// Both guests are there from the beginning; the first one's memory is free when the other
+/// one goes to work, and is what it gets first.
+fn fresh_scene() -> String {
+    let guest = |name: &str, vcpus: u32| {
+        format!(
+            "[[guest]]\nname = \"{name}\"\nkernel = \"test:fresh\"\nmemory = \"{MEMORY}M\"\n\
+             vcpus = {vcpus}\ncmdline = \"{name} mib={MEMORY}\"\n"
+        )
+    };
+    let (seek, fill) = (guest("seek", 2), guest("fill", 1));
+    format!("[host]\ncpus = 2\nmemory = \"384M\"\n{seek}{fill}")
+}
+
+/// No vCPU sees what an earlier guest left, by itself or through the hypervisor, while
+/// another one touches the memory for the first time.
+fn fresh(drive: &mut Drive) -> Result<()> {
+    drive.expect("fresh: ready", 120)?;
+    let mut client = drive.client()?;
+    wait_until_over(drive, &mut client, "fill", 120)?;
+    drive.send("g");
+    drive.expect("fresh: ", 120)?;
+    drive.ends(0)?;
+    let result = Regex::new(r"fresh: (\d+) blocks, (\d+) seen, (\d+) lost, (\d+) dirty")?;
+    let found = result.captures(drive.text()).context("the guest gives no result")?;
+    let result = found.get(0).map_or("", |line| line.as_str());
+    let shown = drive.text().matches(PATTERN).count();
+    let blocks = (MEMORY - 16) / 2;
+    ensure!(
+        result == format!("fresh: {blocks} blocks, 0 seen, 0 lost, 0 dirty") && shown == 0,
+        "{result}; a console write showed the pattern {shown} times"
+    );
+    Ok(())
 }

@@ -14,6 +14,9 @@ pub const ORDERS: usize = 19;
 /// The order of a block of 2 MiB.
 pub const ORDER_2M: u8 = 9;
 
+/// The order of a block of 1 GiB.
+pub const ORDER_1G: u8 = 18;
+
 /// Who a frame belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]

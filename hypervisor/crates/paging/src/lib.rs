@@ -1,5 +1,6 @@
 //! Page tables: the [guest's own](walk), walked in software as its CPU would,
-//! and [those that the host builds](stage2): nested tables and its own.
+//! and [those that the host builds](stage2): nested tables and its own; and how a page gets
+//! [from one owner's hands](frames) [into a guest's](populate).
 //!
 //! Everything here is pure: tables are read and written through small traits.
 #![no_std]
@@ -13,5 +14,6 @@
 extern crate std;
 
 pub mod frames;
+pub mod populate;
 pub mod stage2;
 pub mod walk;

@@ -1,8 +1,12 @@
 //! A guest's memory as policy code sees it: copies in and out, never a slice.
 
+mod transfer;
+
 use crate::layout::ADDRESS_END;
 use alloc::sync::Arc;
 use x86defs::{GuestPhysAddr, Width};
+
+pub use transfer::{Populate, Populated, exchange, transfer};
 
 /// Where the hypervisor sees the RAM of the guest that it serves: a range of
 /// [`ADDRESS_END`] bytes of its own addresses, in which guest-physical address 0 stands first.

@@ -10,10 +10,10 @@ use x86defs::HostPhysAddr;
 use x86defs::addr::{PAGE_SHIFT, PAGE_SIZE};
 
 /// The level of the root.
-const ROOT: u32 = 4;
+pub(super) const ROOT: u32 = 4;
 /// In a slot of the root, where CPUs ignore the bit: the tables below belong to
 /// another tree.
-const SHARED: u64 = 1 << 52;
+pub(super) const SHARED: u64 = 1 << 52;
 /// In a slot of the root, where CPUs ignore the bit: the table below stays even
 /// when it is empty, as other trees may share it.
 const RESERVED: u64 = 1 << 53;
@@ -24,7 +24,7 @@ const fn span(level: u32) -> u64 {
 }
 
 /// The entry of a table at `level` that translates `addr`.
-const fn index(addr: u64, level: u32) -> usize {
+pub(super) const fn index(addr: u64, level: u32) -> usize {
     #[expect(clippy::cast_possible_truncation, reason = "nine bits are left")]
     {
         (addr / span(level)) as usize % ENTRIES
@@ -68,7 +68,8 @@ impl<F: Format> Mapper<F> {
         Ok(Self::from_root(mem.alloc_table()?, max_leaf))
     }
 
-    /// The tree that hangs at `root`. There must be one mapper for it, no more.
+    /// The tree that hangs at `root`. There must be one mapper for it, no more, unless each
+    /// edits entries of its own in tables that stay.
     #[must_use]
     pub const fn from_root(root: HostPhysAddr, max_leaf: PageSize) -> Self {
         Self { root, max_leaf, format: PhantomData }
@@ -115,39 +116,6 @@ impl<F: Format> Mapper<F> {
         let offset = hpa.as_u64().wrapping_sub(addr);
         self.map_in(mem, self.root, ROOT, &mut cursor, offset, attributes)
             .map_err(|kind| MapError { kind, done: len - cursor.remaining })
-    }
-
-    /// Maps the 2 MiB at `addr` to those at `hpa`, the short way: only where all
-    /// tables exist and nothing is mapped there. `false`: nothing has changed.
-    #[inline]
-    pub fn map_2m<M: TableMemory>(
-        &mut self,
-        mem: &mut M,
-        addr: u64,
-        hpa: HostPhysAddr,
-        attributes: Attributes,
-    ) -> bool {
-        const LEVEL: u32 = 2;
-        let size = PageSize::Size2M;
-        let fits = size <= self.max_leaf
-            && (addr | hpa.as_u64()).is_multiple_of(size.bytes())
-            && F::covers(addr, addr)
-            && attributes.permissions.contains(Permissions::READ);
-        let mut table = self.root;
-        for level in [ROOT, ROOT - 1] {
-            let entry = mem.read(table, index(addr, level));
-            let shared = level == ROOT && entry & SHARED != 0;
-            if !fits || !F::is_present(entry) || F::is_leaf(entry, level) || shared {
-                return false;
-            }
-            table = F::next(entry);
-        }
-        let slot = index(addr, LEVEL);
-        if F::is_present(mem.read(table, slot)) {
-            return false;
-        }
-        mem.write(table, slot, F::leaf(hpa, size, attributes));
-        true
     }
 
     /// Takes away what is mapped in the range, calls `removed` with each page
@@ -353,14 +321,15 @@ impl<F: Format> Mapper<F> {
                     let next = if present {
                         F::next(entry)
                     } else {
-                        let new = mem.alloc_table().map_err(MapErrorKind::NoTable)?;
-                        mem.write(table, slot, F::table(new));
-                        new
+                        mem.alloc_table().map_err(MapErrorKind::NoTable)?
                     };
                     let result = self.map_in(mem, next, level - 1, cursor, offset, attributes);
-                    if result.is_err() && !present && is_empty(mem, next) {
-                        mem.write(table, slot, 0);
+                    // A new table is linked when it is filled: one that is freed again was
+                    // never in reach of a CPU.
+                    if !present && result.is_err() && is_empty(mem, next) {
                         mem.free_table(next);
+                    } else if !present {
+                        mem.write(table, slot, F::table(next));
                     }
                     result?;
                 }

@@ -15,6 +15,7 @@ mod format;
 mod mapper;
 #[cfg(test)]
 mod tests;
+mod vacancy;
 
 use bitflags::bitflags;
 use x86defs::HostPhysAddr;
@@ -22,6 +23,7 @@ use x86defs::pte::MemoryType;
 
 pub use format::{Ept, Format, HOST_PAT, HostTable, Npt};
 pub use mapper::Mapper;
+pub use vacancy::Vacancy;
 
 /// Entries in a table.
 pub const ENTRIES: usize = 512;
@@ -68,6 +70,15 @@ impl PageSize {
             Self::Size4K => 1 << 12,
             Self::Size2M => 1 << 21,
             Self::Size1G => 1 << 30,
+        }
+    }
+
+    /// The level of the tables whose entries map such pages.
+    pub(crate) const fn level(self) -> u32 {
+        match self {
+            Self::Size4K => 1,
+            Self::Size2M => 2,
+            Self::Size1G => 3,
         }
     }
 

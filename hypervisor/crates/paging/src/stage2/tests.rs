@@ -363,25 +363,117 @@ proptest! {
     }
 }
 
+/// What is mapped by finding an empty entry and filling it.
+fn put<F: Format>(
+    mapper: &mut Mapper<F>,
+    mem: &mut Tables,
+    addr: u64,
+    size: PageSize,
+    to: u64,
+) -> bool {
+    let Some(vacancy) = mapper.vacancy(mem, addr, size) else { return false };
+    mapper.fill(mem, vacancy, hpa(to), RAM);
+    true
+}
+
 #[test]
-fn the_short_way_maps_only_where_that_is_simple() {
+fn a_vacancy_is_found_only_where_that_is_simple() {
+    const LARGE: PageSize = PageSize::Size2M;
     let mut mem = Tables::new(100);
-    let mut mapper = Mapper::<Ept>::new(&mut mem, PageSize::Size2M).unwrap();
-    let page = hpa(64 * MIB);
-    assert!(!mapper.map_2m(&mut mem, 2 * MIB, page, RAM), "there are no tables");
+    let mut mapper = Mapper::<Ept>::new(&mut mem, LARGE).unwrap();
+    let page = 64 * MIB;
+    assert!(!put(&mut mapper, &mut mem, 2 * MIB, LARGE, page), "there are no tables");
     mapper.map(&mut mem, 4 * MIB, hpa(32 * MIB), 2 * MIB, RAM).unwrap();
-    assert!(!mapper.map_2m(&mut mem, 2 * MIB + 0x1000, page, RAM), "not aligned");
-    assert!(!mapper.map_2m(&mut mem, 2 * MIB, hpa(64 * MIB + 0x1000), RAM), "not aligned");
-    assert!(!mapper.map_2m(&mut mem, 4 * MIB, page, RAM), "mapped");
+    assert!(!put(&mut mapper, &mut mem, 2 * MIB + 0x1000, LARGE, page), "not aligned");
+    assert!(!put(&mut mapper, &mut mem, 4 * MIB, LARGE, page), "mapped");
+    assert!(!put(&mut mapper, &mut mem, 4 * MIB, PageSize::Size4K, page), "in a large page");
     mapper.map(&mut mem, 6 * MIB, hpa(0x1000), 0x1000, RAM).unwrap();
-    assert!(!mapper.map_2m(&mut mem, 6 * MIB, page, RAM), "a page of it is");
-    assert!(!mapper.map_2m(&mut mem, GIB, page, RAM), "another table");
+    assert!(!put(&mut mapper, &mut mem, 6 * MIB, LARGE, page), "a page of it is");
+    assert!(put(&mut mapper, &mut mem, 6 * MIB + 0x1000, PageSize::Size4K, page));
+    assert!(!put(&mut mapper, &mut mem, GIB, LARGE, page), "another table");
     let tables = mem.tables.len();
-    assert!(mapper.map_2m(&mut mem, 2 * MIB, page, RAM));
+    assert!(put(&mut mapper, &mut mem, 2 * MIB, LARGE, page));
     assert_eq!(mem.tables.len(), tables);
     let found = mapper.query(&mem, 3 * MIB).unwrap();
-    assert_eq!((found.hpa, found.size), (hpa(65 * MIB), PageSize::Size2M));
+    assert_eq!((found.hpa, found.size), (hpa(65 * MIB), LARGE));
+    assert!(!mapper.vacate(&mut mem, 6 * MIB, LARGE), "small pages are no large one");
+    assert!(!mapper.vacate(&mut mem, 2 * MIB, PageSize::Size4K), "nor the other way round");
+    assert!(mapper.vacate(&mut mem, 2 * MIB, LARGE));
+    assert!(!mapper.vacate(&mut mem, 2 * MIB, LARGE));
+    assert_eq!((mapper.query(&mem, 2 * MIB), mem.tables.len()), (None, tables));
     let mut small = Mapper::<Npt>::new(&mut mem, PageSize::Size4K).unwrap();
     small.map(&mut mem, 0, hpa(0), 0x1000, RAM).unwrap();
-    assert!(!small.map_2m(&mut mem, 2 * MIB, page, RAM), "large pages are not used");
+    assert!(!put(&mut small, &mut mem, 2 * MIB, LARGE, page), "large pages are not used");
+    let refused = small.make_vacancy(&mut mem, 2 * MIB, LARGE).unwrap_err();
+    assert_eq!(refused, MapErrorKind::Misaligned);
+}
+
+#[test]
+fn a_vacancy_is_made_once_and_its_tables_stay() {
+    for size in [PageSize::Size4K, PageSize::Size2M, PageSize::Size1G] {
+        let tables = 5 - size.level() as usize;
+        for budget in 1..tables {
+            let mut mem = Tables::new(budget);
+            let mut npt = Mapper::<Npt>::new(&mut mem, PageSize::Size1G).unwrap();
+            let error = npt.make_vacancy(&mut mem, 5 * GIB, size).unwrap_err();
+            assert_eq!(error, MapErrorKind::NoTable(Exhausted));
+            assert_eq!(mem.tables.len(), 1, "no table is lost");
+        }
+        let mut mem = Tables::new(tables);
+        let mut npt = Mapper::<Npt>::new(&mut mem, PageSize::Size1G).unwrap();
+        let vacancy = npt.make_vacancy(&mut mem, 5 * GIB, size).unwrap();
+        assert_eq!((npt.query(&mem, 5 * GIB), mem.tables.len()), (None, tables));
+        npt.fill(&mut mem, vacancy, hpa(7 * GIB), RAM);
+        assert_eq!(npt.query(&mem, 5 * GIB).unwrap().hpa, hpa(7 * GIB));
+        let error = npt.make_vacancy(&mut mem, 5 * GIB, size).unwrap_err();
+        assert_eq!(error, MapErrorKind::AlreadyMapped);
+        assert!(npt.vacate(&mut mem, 5 * GIB, size));
+        assert_eq!(mem.tables.len(), tables);
+    }
+}
+
+#[test]
+fn no_table_is_freed_that_was_linked() {
+    /// Notices a table that a present entry has referred to.
+    struct Watch(Tables, std::collections::BTreeSet<u64>);
+    impl TableMemory for Watch {
+        type Error = Exhausted;
+        fn alloc_table(&mut self) -> Result<HostPhysAddr, Exhausted> {
+            self.0.alloc_table()
+        }
+        fn free_table(&mut self, table: HostPhysAddr) {
+            assert!(!self.1.contains(&table.as_u64()), "{table} was in reach of a CPU");
+            self.0.free_table(table);
+        }
+        fn read(&self, table: HostPhysAddr, index: usize) -> u64 {
+            self.0.read(table, index)
+        }
+        fn write(&mut self, table: HostPhysAddr, index: usize, entry: u64) {
+            // A table of nobody's: who writes to it is not linked either.
+            let linked = table.as_u64() == 0x10_0000 || self.1.contains(&table.as_u64());
+            if linked && Npt::is_present(entry) {
+                self.reach(Npt::next(entry).as_u64());
+            }
+            self.0.write(table, index, entry);
+        }
+    }
+    impl Watch {
+        /// A table is in reach, and all below it.
+        fn reach(&mut self, table: u64) {
+            if let Some(entries) = self.0.tables.get(&table).copied() {
+                self.1.insert(table);
+                for entry in entries.into_iter().filter(|entry| Npt::is_present(*entry)) {
+                    self.reach(Npt::next(entry).as_u64());
+                }
+            }
+        }
+    }
+    for budget in 1..12 {
+        let mut mem = Watch(Tables::new(budget), Default::default());
+        let mut npt = Mapper::<Npt>::new(&mut mem, PageSize::Size2M).unwrap();
+        for (addr, len) in [(0x1000, 0x1000), (GIB, 4 * MIB), (600 * GIB, 0x3000), (0, 4 * MIB)] {
+            let _ = npt.map(&mut mem, addr, hpa(addr), len, RAM);
+            let _ = npt.make_vacancy(&mut mem, addr + 2 * GIB, PageSize::Size4K);
+        }
+    }
 }

@@ -277,8 +277,10 @@ pub(crate) fn apic_effect<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M
                 vm.memory.open_apic_page();
             } else {
                 vm.memory.close_apic_page();
-                vcpu.hw.flush_translations();
             }
+            // In both directions: what the CPU cached while it did not watch the page may be
+            // used when it does (SDM: "Issues Pertaining to Page Size and TLB Management").
+            vcpu.hw.flush_translations();
         }
     }
 }

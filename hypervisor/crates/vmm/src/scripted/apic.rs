@@ -114,7 +114,10 @@ fn the_page_follows_the_mode() {
         play.vcpu.set_gpr(Gpr::Rax, value);
         play.vcpu.set_gpr(Gpr::Rdx, 0);
         play.vcpu.hw.next_rip = Some(0x1000);
+        let flushes = play.vcpu.hw.flushes;
         play.turn(VmExit::WriteMsr);
         assert_eq!(play.vm.memory.1.get(), shown, "{value:#x}");
+        // What the CPU knows of the page is of no use in the other mode, either way round.
+        assert!(play.vcpu.hw.flushes > flushes, "{value:#x}");
     }
 }

@@ -1,0 +1,227 @@
+//! Copies that back what they touch: what to do where one stops at a page fault.
+//!
+//! The vCPUs of a guest copy at the same time. One that stopped at a page which was not backed
+//! may find it backed a moment later, by another one: it tries again. Memory counts as broken
+//! only where a copy stops twice at one place that was backed in between.
+
+use super::MemoryError;
+use x86defs::GuestPhysAddr;
+
+/// What became of a page that was to be backed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Populated {
+    /// It is backed now.
+    Now,
+    /// It was backed before.
+    Before,
+}
+
+/// RAM that is backed when it is first touched.
+pub trait Populate {
+    /// How many bytes from `gpa` on can be copied in one piece; `None` if it is not RAM.
+    fn room(&self, gpa: GuestPhysAddr) -> Option<u64>;
+
+    /// Backs the page at `gpa`.
+    ///
+    /// # Errors
+    /// [`MemoryError`] where it is no RAM, or no frame is left.
+    fn populate(&self, gpa: GuestPhysAddr) -> Result<Populated, MemoryError>;
+}
+
+/// Where attempts have stopped last though the page was backed.
+#[derive(Debug, Default)]
+struct Stops(Option<GuestPhysAddr>);
+
+impl Stops {
+    /// An attempt stopped at `gpa`: backs it for the next one.
+    fn at(&mut self, memory: &impl Populate, gpa: GuestPhysAddr) -> Result<(), MemoryError> {
+        if memory.populate(gpa)? == Populated::Before && self.0.replace(gpa) == Some(gpa) {
+            return Err(MemoryError::Broken(gpa));
+        }
+        Ok(())
+    }
+}
+
+/// Copies `len` bytes at `gpa`, in pieces: `copy` gets where a piece stands, how many bytes
+/// are before it, and its length, and returns how many bytes at its end a page fault kept it from.
+///
+/// # Errors
+/// [`MemoryError`] names the first address that failed.
+pub fn transfer(
+    memory: &impl Populate,
+    gpa: GuestPhysAddr,
+    len: usize,
+    mut copy: impl FnMut(GuestPhysAddr, usize, usize) -> usize,
+) -> Result<(), MemoryError> {
+    let mut stops = Stops::default();
+    let mut done = 0;
+    while done < len {
+        let at = gpa.checked_add(done as u64).ok_or(MemoryError::NotRam(gpa))?;
+        let room = memory.room(at).ok_or(MemoryError::NotRam(at))?;
+        let part = (len - done).min(usize::try_from(room).unwrap_or(usize::MAX));
+        let left = copy(at, done, part).min(part);
+        done += part - left;
+        if left != 0 {
+            stops.at(memory, at.wrapping_add((part - left) as u64))?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs `exchange`, one access at `gpa`, until no page fault (`None`) keeps it from it.
+///
+/// # Errors
+/// As [`transfer`].
+pub fn exchange<T>(
+    memory: &impl Populate,
+    gpa: GuestPhysAddr,
+    mut exchange: impl FnMut() -> Option<T>,
+) -> Result<T, MemoryError> {
+    let mut stops = Stops::default();
+    loop {
+        if let Some(result) = exchange() {
+            return Ok(result);
+        }
+        stops.at(memory, gpa)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::cell::Cell;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Barrier, Mutex};
+
+    extern crate std;
+
+    const PAGES: usize = 64;
+    const PAGE: usize = 4096;
+
+    /// RAM in which pages become present once.
+    struct Ram {
+        present: [AtomicBool; PAGES],
+        /// One at a time backs a page.
+        backing: Mutex<()>,
+    }
+
+    impl Ram {
+        fn new() -> Self {
+            Self { present: [const { AtomicBool::new(false) }; PAGES], backing: Mutex::new(()) }
+        }
+
+        /// As a copy that a page fault stops.
+        fn copy(&self, at: GuestPhysAddr, len: usize) -> usize {
+            let start = at.as_u64() as usize;
+            let hole = (start / PAGE..PAGES)
+                .find(|page| !self.present[*page].load(Ordering::Acquire))
+                .map_or(usize::MAX, |page| (page * PAGE).max(start));
+            len - len.min(hole - start)
+        }
+    }
+
+    impl Populate for Ram {
+        fn room(&self, gpa: GuestPhysAddr) -> Option<u64> {
+            ((PAGES * PAGE) as u64).checked_sub(gpa.as_u64()).filter(|room| *room != 0)
+        }
+
+        fn populate(&self, gpa: GuestPhysAddr) -> Result<Populated, MemoryError> {
+            let _guard = self.backing.lock().unwrap();
+            let page = &self.present[gpa.as_u64() as usize / PAGE];
+            let before = page.swap(true, Ordering::Release);
+            Ok(if before { Populated::Before } else { Populated::Now })
+        }
+    }
+
+    fn gpa(at: usize) -> GuestPhysAddr {
+        GuestPhysAddr::new(at as u64)
+    }
+
+    #[test]
+    fn backs_what_it_touches_and_no_more() {
+        let ram = Ram::new();
+        let mut pieces = std::vec::Vec::new();
+        transfer(&ram, gpa(PAGE + 100), 2 * PAGE, |at, done, part| {
+            pieces.push((at.as_u64() as usize, done));
+            ram.copy(at, part)
+        })
+        .unwrap();
+        let start = PAGE + 100;
+        assert_eq!(pieces.first(), Some(&(start, 0)));
+        assert!(pieces.iter().all(|(at, done)| at - done == start));
+        let present = ram.present.iter().filter(|page| page.load(Ordering::Relaxed)).count();
+        assert_eq!(present, 3);
+        let beyond = transfer(&ram, gpa(PAGES * PAGE - 8), 16, |at, _, part| ram.copy(at, part));
+        assert_eq!(beyond, Err(MemoryError::NotRam(gpa(PAGES * PAGE))));
+    }
+
+    /// Another vCPU backs the page between the fault and the look at it.
+    #[test]
+    fn a_page_that_another_one_backed_is_not_broken() {
+        let ram = Ram::new();
+        let tries = Cell::new(0);
+        let late = |at| {
+            tries.set(tries.get() + 1);
+            if tries.get() == 1 {
+                ram.populate(at).unwrap();
+                return false;
+            }
+            true
+        };
+        let copied = transfer(&ram, gpa(8), 8, |at, _, part| if late(at) { 0 } else { part });
+        assert_eq!((copied, tries.get()), (Ok(()), 2));
+        let ram = Ram::new();
+        tries.set(0);
+        let exchanged = exchange(&ram, gpa(8), || {
+            tries.set(tries.get() + 1);
+            if tries.get() == 1 {
+                ram.populate(gpa(8)).unwrap();
+                return None;
+            }
+            Some(7)
+        });
+        assert_eq!((exchanged, tries.get()), (Ok(7), 2));
+    }
+
+    #[test]
+    fn a_page_that_stays_out_of_reach_is_broken() {
+        let ram = Ram::new();
+        let mut tries = 0;
+        let stuck = transfer(&ram, gpa(5 * PAGE - 4), 8, |at, _, part| {
+            tries += 1;
+            let broken = 5 * PAGE;
+            ram.copy(at, part).max((at.as_u64() as usize + part).saturating_sub(broken))
+        });
+        assert_eq!(stuck, Err(MemoryError::Broken(gpa(5 * PAGE))));
+        assert!(tries < 6, "{tries} tries");
+        assert_eq!(
+            exchange(&ram, gpa(5 * PAGE), || None::<u64>),
+            Err(MemoryError::Broken(gpa(5 * PAGE)))
+        );
+    }
+
+    /// Two vCPUs use fresh pages at the same time.
+    #[test]
+    fn two_at_once_find_nothing_broken() {
+        for _ in 0..300 {
+            let ram = Ram::new();
+            let start = Barrier::new(2);
+            let copy = || {
+                start.wait();
+                for page in 0..PAGES {
+                    transfer(&ram, gpa(page * PAGE + 16), 8, |at, _, part| {
+                        let left = ram.copy(at, part);
+                        std::thread::yield_now();
+                        left
+                    })?;
+                }
+                Ok::<(), MemoryError>(())
+            };
+            std::thread::scope(|scope| {
+                let other = scope.spawn(copy);
+                assert_eq!(copy(), Ok(()));
+                assert_eq!(other.join().unwrap(), Ok(()));
+            });
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Memory that another guest had before. Both guests of this program have `mib=N` of it.
+//!
+//! With `fill` the guest writes a pattern to all of its RAM, and switches off. With `seek` it
+//! waits for a byte on its console and then touches one fresh block of 2 MiB after the other.
+//! While a block is on its way, its second CPU has the hypervisor use the end of it: read it
+//! for string output and for a console write, write the clock there, keep steal time there.
+//! The pattern must never be seen, nothing that the hypervisor wrote may be lost, and each
+//! block must be zero. The last line is
+//!
+//! ```text
+//! fresh: BLOCKS blocks, SEEN seen, LOST lost, DIRTY dirty
+//! ```
+//!
+//! where a console write shows the pattern itself.
+#![no_std]
+#![no_main]
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use guests::harness::{halt, power_off};
+use guests::info::peek;
+use guests::io::{inb, outb};
+use guests::{console, cpu, info, println, smp, time};
+use hvabi::{Call, Registers};
+
+guests::entry!(main);
+
+/// What the first guest leaves behind, in each word.
+const PATTERN: u64 = u64::from_le_bytes(*b"OLDBYTES");
+/// Bytes of a block.
+const BLOCK: u64 = 2 << 20;
+/// Bytes at the end of a block that the second CPU has the hypervisor use.
+const END: u64 = 4096;
+/// Where fresh memory begins, above what is loaded.
+const START: u64 = 16 << 20;
+/// A register of the serial port that only keeps a byte.
+const SCRATCH: u16 = console::COM1 + 7;
+/// KVM's MSR of steal time.
+const STEAL_MSR: u32 = 0x4b56_4d03;
+
+/// The block's number that is touched next, plus 1; the one that has been touched; the one
+/// that the second CPU is done with.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+static TOUCHED: AtomicU64 = AtomicU64::new(0);
+static DONE: AtomicU64 = AtomicU64::new(0);
+/// How often the pattern was seen, and how often something was lost.
+static SEEN: AtomicU64 = AtomicU64::new(0);
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+fn main() -> ! {
+    let end = info::number("mib").unwrap_or(64) << 20;
+    if info::flag("fill") {
+        let mut at = START;
+        while at < end {
+            fill(at);
+            at += BLOCK;
+        }
+        println!("fresh: filled");
+        power_off()
+    }
+    if let Err(why) = smp::start(1, second) {
+        println!("FAILED start: {why}");
+        power_off()
+    }
+    println!("fresh: ready");
+    while console::get().is_none() {
+        time::delay(1000);
+    }
+    let (mut blocks, mut dirty) = (0, 0);
+    let mut at = START;
+    while at < end {
+        blocks += 1;
+        BEGUN.store(blocks, SeqCst);
+        touch(at);
+        TOUCHED.store(blocks, SeqCst);
+        if !time::wait_for(10_000, || DONE.load(SeqCst) == blocks) {
+            println!("FAILED block {blocks}: the second CPU is stuck");
+            power_off()
+        }
+        dirty += u64::from(!is_zero(at, BLOCK - END));
+        at += BLOCK;
+    }
+    let (seen, lost) = (SEEN.load(SeqCst), LOST.load(SeqCst));
+    println!("fresh: {blocks} blocks, {seen} seen, {lost} lost, {dirty} dirty");
+    power_off()
+}
+
+/// The second CPU.
+fn second() -> ! {
+    let mut number = 0;
+    loop {
+        number += 1;
+        while BEGUN.load(SeqCst) < number {
+            core::hint::spin_loop();
+        }
+        // The first CPU is to be first, by a little that differs.
+        for _ in 0..number % 8 * 100 {
+            core::hint::spin_loop();
+        }
+        use_end(number, START + number * BLOCK - END);
+        while TOUCHED.load(SeqCst) < number {
+            core::hint::spin_loop();
+        }
+        check_end(number, START + number * BLOCK - END);
+        DONE.store(number, SeqCst);
+        if number == u64::MAX {
+            halt()
+        }
+    }
+}
+
+/// Has the hypervisor use the page at `at`, while the block before it is fresh.
+fn use_end(number: u64, at: u64) {
+    match number % 4 {
+        0 => loop {
+            let [old, ..] = PATTERN.to_le_bytes();
+            outb(SCRATCH, 0);
+            outsb(at);
+            if inb(SCRATCH) == old {
+                SEEN.fetch_add(1, SeqCst);
+            }
+            if TOUCHED.load(SeqCst) >= number {
+                break;
+            }
+        },
+        1 => {
+            for _ in 0..4 {
+                call(Call::ConsoleWrite { address: at + 64, length: 16 }.into());
+            }
+        }
+        2 => {
+            let pairing = hvabi::kvm::call::CLOCK_PAIRING;
+            call(Registers { rax: pairing, rbx: at + 128, ..Registers::default() });
+        }
+        _ => write_msr(STEAL_MSR, at + 192 | 1),
+    }
+}
+
+/// What has come of it when the first CPU has touched the block.
+fn check_end(number: u64, at: u64) {
+    match number % 4 {
+        2 if peek::<u64>(at + 128) == 0 => {
+            LOST.fetch_add(1, SeqCst);
+        }
+        3 => {
+            // No vCPU has waited for years.
+            if peek::<u64>(at + 192) >> 48 != 0 {
+                SEEN.fetch_add(1, SeqCst);
+            }
+            write_msr(STEAL_MSR, 0);
+        }
+        _ => {}
+    }
+}
+
+fn fill(at: u64) {
+    // SAFETY: it is RAM that nobody uses.
+    unsafe {
+        asm!("rep stosq", inout("rcx") BLOCK / 8 => _, inout("rdi") at => _, in("rax") PATTERN,
+            options(nostack));
+    }
+}
+
+fn touch(at: u64) {
+    // SAFETY: it is RAM that nobody uses.
+    unsafe { asm!("mov byte ptr [{at}], 0", at = in(reg) at, options(nostack)) };
+}
+
+fn is_zero(at: u64, bytes: u64) -> bool {
+    let other: u8;
+    // SAFETY: it reads RAM.
+    unsafe {
+        asm!("xor eax, eax", "repe scasq", "setne {other}", other = out(reg_byte) other,
+            inout("rcx") bytes / 8 => _, inout("rdi") at => _, out("rax") _,
+            options(nostack, readonly));
+    }
+    other == 0
+}
+
+fn outsb(at: u64) {
+    // SAFETY: it reads RAM, and the port keeps a byte.
+    unsafe { asm!("outsb", in("dx") SCRATCH, inout("rsi") at => _, options(nostack)) };
+}
+
+/// WRMSR, on a CPU that catches no exceptions.
+fn write_msr(msr: u32, value: u64) {
+    let (low, high) = (cpu::low32(value), cpu::low32(value >> 32));
+    // SAFETY: the hypervisor offers this MSR, and the page that it names is RAM.
+    unsafe { asm!("wrmsr", in("ecx") msr, in("eax") low, in("edx") high, options(nostack)) };
+}
+
+/// A hypercall, on a CPU that catches no exceptions.
+fn call(before: Registers) {
+    let Registers { rax, rbx, rcx, rdx, rsi } = before;
+    macro_rules! with {
+        ($instruction:literal) => {
+            // SAFETY: the call reads or writes RAM of which nobody else uses anything.
+            unsafe {
+                asm!("xchg rbx, rdi", $instruction, "xchg rbx, rdi", inout("rax") rax => _,
+                    inout("rdi") rbx => _, inout("rcx") rcx => _, inout("rdx") rdx => _,
+                    inout("rsi") rsi => _, options(nostack));
+            }
+        };
+    }
+    if cpu::is_amd() { with!("vmmcall") } else { with!("vmcall") }
+}
