@@ -233,7 +233,12 @@ fn wait_for(
 }
 
 /// Waits until a guest has ended, well or not.
-pub(crate) fn wait_until_over(drive: &Drive, client: &mut Client, name: &str, seconds: u64) -> Result<()> {
+pub(crate) fn wait_until_over(
+    drive: &Drive,
+    client: &mut Client,
+    name: &str,
+    seconds: u64,
+) -> Result<()> {
     wait_for_any(drive, client, name, &[GuestState::Ended, GuestState::Crashed], seconds)
 }
 

@@ -82,7 +82,7 @@ fn guests<C: VendorCpu>(
 
 fn memory(info: &'static mut BootInfo) -> Result<Handover, HostError> {
     let handover = mm::init(info)?;
-    let (free, total) = mm::frame_counts();
+    let mm::FrameCounts { free, total, .. } = mm::frame_counts();
     monitor::stage(
         "memory",
         format_args!("{} MiB, {} MiB free for guests", total / 256, free / 256),

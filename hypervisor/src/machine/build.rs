@@ -74,7 +74,7 @@ pub(super) fn lay_out<'f, C: VendorCpu>(
         .map(|m| Ok(Module { data: file(&m.file)?, cmdline: &m.cmdline }))
         .collect::<Result<Vec<_>, HostError>>()?;
     let regions = e820::ram_regions(settings.memory).into_iter().collect();
-    let space = GuestSpace::new(&settings.name, 0, regions, C::NESTED)?;
+    let space = GuestSpace::new(&settings.name, regions, C::NESTED)?;
     let config = TablesConfig {
         memory: settings.memory,
         vcpus: settings.vcpus,

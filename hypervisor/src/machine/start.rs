@@ -9,7 +9,7 @@ use crate::cpu::asm;
 use crate::error::HostError;
 use crate::hw::VendorCpu;
 use crate::mm::guest::GuestSpace;
-use crate::mm::upload::FileMemory;
+use crate::mm::upload::{self, FileMemory};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -120,6 +120,7 @@ impl<C: VendorCpu> Starter<C> {
     /// Works until the tick `until`.
     pub(super) fn step(&self, world: &'static World<C>, vendor: &C, until: u64) -> Stop {
         let mut work = self.work.lock();
+        upload::settle();
         loop {
             if matches!(*work, Work::Done(_) | Work::Over) {
                 drop(work);

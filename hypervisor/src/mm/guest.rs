@@ -5,18 +5,19 @@
 //! first touched, 2 MiB at a time where that fits. A frame is zeroed before
 //! anything of the guest, or the hypervisor on its behalf, can reach it ([`populate`]).
 
-use super::pool::CountedTables;
+use super::pool::{self, CountedTables};
 use super::stock::Stock;
 use super::{FRAMES, copy, heap, host, layout, zeroing};
 use crate::error::HostError;
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 use devices::lapic::APIC_BASE_ADDRESS;
-use paging::frames::{ORDER_1G, ORDER_2M, Owner};
+use paging::frames::{ORDER_1G, ORDER_2M, Owner, Owners, Source};
 use paging::populate::{self, Backing, Page};
 use paging::stage2::{
-    Attributes, Ept, Format, HostTable, Mapper, Mapping, Npt, PageSize, Permissions,
+    Attributes, Ept, Format, HostTable, Mapper, Mapping, Npt, PageSize, Permissions, TableMemory,
+    most_tables,
 };
 use spin::Mutex;
 use vmm::layout::{ADDRESS_BITS, LEGACY_HOLE_END, ROM_START};
@@ -34,8 +35,8 @@ const BLOCK_FRAMES: u64 = LARGE / PAGE_SIZE;
 /// and the report of its end take.
 const HEAP_ROOM: usize = 1 << 20;
 
-/// Frames promised to guests that have not taken them yet.
-static RESERVED: AtomicU64 = AtomicU64::new(0);
+/// The guests' numbers in the frame table.
+static OWNERS: Mutex<Owners> = Mutex::new(Owners::new());
 
 /// The nested tables, in the format of the CPU's vendor.
 #[derive(Debug)]
@@ -118,6 +119,7 @@ impl Nested {
 }
 
 struct Inner {
+    account: Account,
     tables: CountedTables,
     window: Mapper<HostTable>,
     nested: Nested,
@@ -126,11 +128,21 @@ struct Inner {
     apic_page: Option<HostPhysAddr>,
     populated: u64,
     stock: Stock,
-    /// Frames in the stock: no longer promised, not yet the guest's.
+    /// Frames in the stock: no longer promised, not yet in the guest's tables.
     stocked: u64,
 }
 
 impl Inner {
+    /// Blocks that were zeroed ahead are only promised again, until `frames` are or there is
+    /// no such block left: RAM that no large page can back needs them.
+    fn promise_again(&mut self, frames: u64) {
+        while self.account.promised < frames {
+            let Some(block) = self.stock.pop() else { return };
+            self.stocked -= BLOCK_FRAMES;
+            self.account.promise_again(block, ORDER_2M);
+        }
+    }
+
     fn protect_apic_page(&mut self, permissions: Permissions) {
         if self.apic_page.is_some() {
             self.nested.protect(&mut self.tables, APIC_BASE_ADDRESS, PAGE_SIZE, permissions);
@@ -147,7 +159,7 @@ pub struct SpaceUsage {
     pub populated: u64,
     /// Of these: zeroed ahead, not yet the guest's.
     pub stocked: u64,
-    /// Page tables: nested ones, and the hypervisor's of the window.
+    /// Page tables: nested ones, and the hypervisor's of the window; and the local APICs' page.
     pub tables: u64,
 }
 
@@ -156,11 +168,8 @@ pub struct GuestSpace {
     root: HostPhysAddr,
     nested_root: HostPhysAddr,
     regions: Vec<Range<GuestPhysAddr>>,
-    owner: Owner,
-    /// Frames promised to this guest as RAM.
+    /// Frames promised to this guest as RAM, or its by now.
     reserved: u64,
-    /// Frames promised to it for page tables.
-    overhead: u64,
     /// The ROM is read-only for the hypervisor too.
     sealed: AtomicBool,
     inner: Mutex<Inner>,
@@ -175,60 +184,81 @@ impl core::fmt::Debug for GuestSpace {
     }
 }
 
-/// Frames promised to a guest that is being made, given back if that fails.
-struct Promise(u64);
+/// Frames promised to a guest as RAM that it has not taken yet, and its number as their owner.
+#[derive(Debug)]
+struct Account {
+    owner: Owner,
+    promised: u64,
+}
 
-impl Promise {
+impl Account {
+    /// Promises `frames` to a new owner.
+    ///
     /// # Errors
     /// There are only so many.
     fn new(frames: u64) -> Result<Self, u64> {
-        // Frames are taken before their promise ends: never too many are seen here.
-        // The lock keeps those away who take some that nobody was promised.
-        let frames_left = FRAMES.lock();
-        let free = frames_left.as_ref().map_or(0, |frames| frames.free_frames());
-        RESERVED
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |reserved| {
-                (free.saturating_sub(reserved) >= frames).then_some(reserved + frames)
-            })
-            .map(|_| Self(frames))
-            .map_err(|reserved| free.saturating_sub(reserved))
-    }
-
-    /// The guest keeps it.
-    fn keep(self) {
-        core::mem::forget(self);
+        let owner = OWNERS.lock().take().ok_or(0_u64)?;
+        let mut account = Self { owner, promised: 0 };
+        FRAMES.lock().as_mut().map_or(Err(0), |all| all.promise(frames))?;
+        account.promised = frames;
+        Ok(account)
     }
 }
 
-impl Drop for Promise {
+impl Account {
+    /// A block that was promised, and taken, is only promised again.
+    fn promise_again(&mut self, first: Hfn, order: u8) {
+        let (owner, frames) = (self.owner, 1 << order);
+        // Under one lock: nobody else takes it in between.
+        let again = FRAMES.lock().as_mut().is_some_and(|all| {
+            all.free(first, order, owner).is_ok() && all.promise(frames).is_ok()
+        });
+        self.promised += if again { frames } else { 0 };
+    }
+}
+
+impl Drop for Account {
     fn drop(&mut self) {
-        RESERVED.fetch_sub(self.0, Ordering::Relaxed);
+        if let Some(frames) = FRAMES.lock().as_mut() {
+            frames.withdraw(self.promised);
+        }
+        OWNERS.lock().give_back(self.owner);
     }
 }
 
-/// Frames that a guest with so many of RAM takes in the worst case: tables are
-/// one for 512, twice over.
-#[must_use]
-pub const fn frames_needed(ram: u64) -> u64 {
-    ram + ram / 256 + 64
+/// Frames that a guest with RAM in `regions` takes in the worst case for page tables: two
+/// trees of small pages. The page of its local APICs is a page of the nested tree's.
+fn table_frames(regions: &[Range<GuestPhysAddr>]) -> u64 {
+    const APIC: u64 = APIC_BASE_ADDRESS;
+    let ram = regions.iter().map(|r| r.start.as_u64()..r.end.as_u64());
+    let below = ram.clone().filter(|r| r.start < APIC);
+    let above = ram.clone().filter(|r| r.start >= APIC);
+    let nested = below.chain(core::iter::once(APIC..APIC + PAGE_SIZE)).chain(above);
+    most_tables(ram) + most_tables(nested) + 1
 }
 
-/// Frames promised to guests that have not taken them yet.
+/// Frames of RAM in `regions`.
+fn ram_frames(regions: &[Range<GuestPhysAddr>]) -> u64 {
+    let bytes = regions.iter().filter_map(|r| r.end.checked_offset_from(r.start));
+    bytes.map(|bytes| bytes / PAGE_SIZE).sum()
+}
+
+/// Frames that must be to spare so that a guest with RAM in `regions` can be made.
 #[must_use]
-pub fn reserved_frames() -> u64 {
-    RESERVED.load(Ordering::Relaxed)
+pub fn frames_needed(regions: &[Range<GuestPhysAddr>]) -> u64 {
+    ram_frames(regions) + pool::missing(table_frames(regions))
 }
 
 impl GuestSpace {
-    /// An address space for guest number `index` with RAM in `regions`
-    /// (aligned to pages), all of it reserved.
+    /// An address space with RAM in `regions` (aligned to pages, in rising order), all of it
+    /// reserved, and with frames for all tables that it may take.
     ///
     /// # Errors
-    /// [`HostError::GuestMemory`] when the machine has too little memory left,
+    /// [`HostError::GuestMemory`] or [`HostError::OutOfMemory`] when the machine has too
+    /// little memory left,
     /// [`HostError::Guest`] when a region does not lie within [`layout::WINDOW`].
     pub fn new(
         name: &str,
-        index: u16,
         regions: Vec<Range<GuestPhysAddr>>,
         format: NestedFormat,
     ) -> Result<Self, HostError> {
@@ -248,32 +278,26 @@ impl GuestSpace {
         if !heap::make_room(HEAP_ROOM) {
             return Err(HostError::OutOfMemory("the hypervisor's own objects"));
         }
-        let frames: u64 = regions
-            .iter()
-            .filter_map(|r| r.end.checked_offset_from(r.start))
-            .map(|bytes| bytes / PAGE_SIZE)
-            .sum();
-        // It stays promised while tables are taken bit by bit: no guest can have it.
-        let overhead = frames_needed(frames) - frames;
-        let promise =
-            Promise::new(frames + overhead).map_err(|available| HostError::GuestMemory {
-                guest: name.into(),
-                wanted: frames / 256,
-                available: available.saturating_sub(overhead) / 256,
-            })?;
-        let mut tables = CountedTables::default();
+        let frames = ram_frames(&regions);
+        let account = Account::new(frames).map_err(|available| HostError::GuestMemory {
+            guest: name.into(),
+            wanted: frames / 256,
+            available: available / 256,
+        })?;
+        // They stay set aside while they are taken bit by bit: no other guest can have them.
+        let tables = pool::Promise::new(table_frames(&regions))
+            .ok_or(HostError::OutOfMemory("a guest's page tables, which take blocks of 2 MiB"))?;
+        let mut tables = CountedTables::new(tables);
         let (window, nested) =
             roots(&mut tables, format).ok_or(HostError::OutOfMemory("a guest's page tables"))?;
-        promise.keep();
         Ok(Self {
             root: window.root(),
             nested_root: nested.root(),
             regions,
-            owner: Owner(Owner::GUESTS.0 + index),
             reserved: frames,
-            overhead,
             sealed: AtomicBool::new(false),
             inner: Mutex::new(Inner {
+                account,
                 tables,
                 window,
                 nested,
@@ -325,7 +349,7 @@ impl GuestSpace {
             reserved: self.reserved,
             populated: inner.populated,
             stocked: inner.stocked,
-            tables: inner.tables.frames() + u64::from(inner.apic_page.is_some()),
+            tables: inner.tables.frames(),
         }
     }
 
@@ -358,8 +382,10 @@ impl GuestSpace {
         let bytes = end.checked_offset_from(at)?;
         let from = layout::WINDOW.at(at, bytes)?;
         let inner = &mut *self.inner.lock();
+        let owner = inner.account.owner;
+        let gone = |page, size| give_back(page, size, owner);
         // No page reaches beyond the range: none has to be split.
-        let _ = inner.window.unmap(&mut inner.tables, from, bytes, give_back);
+        let _ = inner.window.unmap(&mut inner.tables, from, bytes, gone);
         Some(end)
     }
 
@@ -399,25 +425,29 @@ impl GuestSpace {
         let Some(page) = Self::page(gpa, size, permissions) else { return Backing::NoFrame };
         let order = order(size);
         let zero = |first: Hfn| zeroing::zero(first.base(), size, 0, PAGE_BYTES << order);
+        let frames = size.bytes() / PAGE_SIZE;
+        inner.promise_again(frames);
+        let Inner { account, tables, window, nested, populated, .. } = inner;
+        let owner = account.owner;
         let mut late = None;
         let frame = || {
-            let (first, _) = FRAMES.lock().as_mut()?.allocate(order, self.owner)?;
+            account.promised.checked_sub(frames)?;
+            let (first, _) = FRAMES.lock().as_mut()?.allocate(order, owner, Source::Promised)?;
+            account.promised = account.promised.saturating_sub(frames);
             if cfg!(planted = "memory-zeroed-late") {
                 late = Some(first);
             } else if zero(first) != 0 {
-                super::free_frames(first, order);
+                account.promise_again(first, order);
                 return None;
             }
             Some(first.base())
         };
-        let backing = inner.nested.back(&mut inner.tables, &mut inner.window, &page, frame);
+        let backing = nested.back(tables, window, &page, frame);
         if late.is_some_and(|first| zero(first) != 0) {
             return Backing::NoFrame;
         }
         if backing == Backing::Now {
-            let frames = size.bytes() / PAGE_SIZE;
-            inner.populated += frames;
-            RESERVED.fetch_sub(frames, Ordering::Relaxed);
+            *populated += frames;
         }
         backing
     }
@@ -428,10 +458,10 @@ impl GuestSpace {
         // Who has it needs it more.
         let Some(mut inner) = self.inner.try_lock() else { return false };
         let inner = &mut *inner;
-        let promised = self.reserved - inner.populated - inner.stocked;
-        if inner.stock.wants_block() && promised >= BLOCK_FRAMES && inner.stock.begin(self.owner) {
+        let Account { owner, promised } = &mut inner.account;
+        if inner.stock.wants_block() && *promised >= BLOCK_FRAMES && inner.stock.begin(*owner) {
             inner.stocked += BLOCK_FRAMES;
-            RESERVED.fetch_sub(BLOCK_FRAMES, Ordering::Relaxed);
+            *promised -= BLOCK_FRAMES;
         }
         if !inner.stock.is_at_work() {
             return false;
@@ -585,19 +615,18 @@ impl HotRam for GuestSpace {
 impl Drop for GuestSpace {
     fn drop(&mut self) {
         let inner = self.inner.get_mut();
-        let promised = self.reserved - inner.populated - inner.stocked;
-        RESERVED.fetch_sub(promised + self.overhead, Ordering::Relaxed);
-        inner.stock.give_back();
+        let owner = inner.account.owner;
+        inner.stock.give_back(owner);
         // The window goes first: its pages are the frames; the nested tables
         // refer to the same ones.
         Mapper::<HostTable>::from_root(self.root, PageSize::Size2M)
-            .free_all(&mut inner.tables, give_back);
+            .free_all(&mut inner.tables, |page, size| give_back(page, size, owner));
         match &inner.nested {
             Nested::Npt(m) => free_tables(m, &mut inner.tables),
             Nested::Ept(m) => free_tables(m, &mut inner.tables),
         }
         if let Some(page) = inner.apic_page {
-            super::free_page(page);
+            inner.tables.free_table(page);
         }
     }
 }
@@ -616,7 +645,7 @@ fn roots(tables: &mut CountedTables, format: NestedFormat) -> Option<(Mapper<Hos
     if let Some(nested) = nested {
         return Some((window, nested));
     }
-    window.free_all(tables, give_back);
+    window.free_all(tables, |_, _| ());
     None
 }
 
@@ -626,8 +655,8 @@ fn page_of(inner: &Inner, gpa: GuestPhysAddr) -> Option<Mapping> {
 }
 
 /// A page of a guest's RAM goes back to the machine.
-fn give_back(hpa: HostPhysAddr, size: PageSize) {
-    super::free_frames(hpa.page(), order(size));
+fn give_back(hpa: HostPhysAddr, size: PageSize, owner: Owner) {
+    super::free_frames(hpa.page(), order(size), owner);
 }
 
 /// The order of a block that is one page of this size.
@@ -641,14 +670,14 @@ const fn order(size: PageSize) -> u8 {
 
 /// Takes a page for the local APIC's registers and maps it there.
 fn map_apic_page(nested: &mut Nested, tables: &mut CountedTables) -> Option<HostPhysAddr> {
-    let page = super::allocate_page()?;
+    let page = tables.alloc_table().ok()?;
     let bytes = super::direct(page) as *mut u8;
     // SAFETY: the page was just taken, and is mapped at its direct address.
     unsafe { bytes.write_bytes(0xff, 4096) };
     if nested.map(tables, APIC_BASE_ADDRESS, page, PAGE_SIZE, Permissions::RW) {
         return Some(page);
     }
-    super::free_page(page);
+    tables.free_table(page);
     None
 }
 

@@ -1,11 +1,11 @@
 //! The hypervisor's heap: cold objects only, never touched on a hot exit.
 
-use super::{FRAMES, guest, layout};
+use super::{FRAMES, layout};
 use crate::mm::pool::Tables;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 use linked_list_allocator::Heap;
-use paging::frames::{FrameAllocator, ORDER_2M, Owner};
+use paging::frames::{ORDER_2M, Owner, Source};
 use paging::stage2::{Attributes, HostTable, Mapper, PageSize, Permissions};
 use spin::Mutex;
 use x86defs::HostPhysAddr;
@@ -32,42 +32,25 @@ struct Global(Mutex<Option<State>>);
 #[global_allocator]
 static HEAP: Global = Global(Mutex::new(None));
 
-/// Of which frames the heap may grow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum From {
-    /// Those that no guest was promised.
-    Spare,
-    /// All, those set aside first: an object is needed that the machine can't go on
-    /// without.
-    Any,
-}
-
-/// Frames that are free and that no guest was promised: nothing is promised while their
-/// lock is held.
-fn spare(frames: &FrameAllocator<'_>) -> u64 {
-    frames.free_frames().saturating_sub(guest::reserved_frames())
-}
-
-/// A block that no guest was promised; any block where that is `from`.
-fn take(from: From) -> Option<Hfn> {
-    FRAMES.lock().as_mut().and_then(|frames| {
-        let enough = from == From::Any || spare(frames) >= 1 << ORDER_2M;
-        let (first, _) = enough.then(|| frames.allocate(ORDER_2M, Owner::HYPERVISOR))??;
-        Some(first)
-    })
+/// A block that no guest was promised; any block where that is the source.
+fn take(from: Source) -> Option<Hfn> {
+    let (first, _) = FRAMES.lock().as_mut()?.allocate(ORDER_2M, Owner::HYPERVISOR, from)?;
+    Some(first)
 }
 
 impl State {
-    /// Makes the heap one step larger.
-    fn grow(&mut self, from: From) -> bool {
+    /// Makes the heap one step larger: of what is to spare; where all may be taken, then of
+    /// what was set aside, and in the end of what guests were promised, as the machine can't go on
+    /// without the object.
+    fn grow(&mut self, from: Source) -> bool {
         if self.size >= LIMIT {
             return false;
         }
-        let set_aside = || match from {
-            From::Spare => None,
-            From::Any => self.aside.iter_mut().find_map(Option::take).or_else(|| take(from)),
+        let set_aside = || {
+            let any = from == Source::Any;
+            any.then(|| self.aside.iter_mut().find_map(Option::take).or_else(|| take(from)))?
         };
-        let Some(first) = take(From::Spare).or_else(set_aside) else { return false };
+        let Some(first) = take(Source::Spare).or_else(set_aside) else { return false };
         let mapped = Mapper::<HostTable>::from_root(self.root, PageSize::Size2M).map(
             &mut Tables,
             layout::HEAP + self.size as u64,
@@ -76,9 +59,7 @@ impl State {
             Attributes::ram(Permissions::RW | Permissions::GLOBAL),
         );
         if mapped.is_err() {
-            if let Some(frames) = FRAMES.lock().as_mut() {
-                frames.free(first, ORDER_2M);
-            }
+            super::free_frames(first, ORDER_2M, Owner::HYPERVISOR);
             return false;
         }
         if self.size == 0 {
@@ -103,7 +84,7 @@ impl State {
     /// Sets blocks aside again, as far as there are some.
     fn set_aside(&mut self) {
         for place in self.aside.iter_mut().filter(|place| place.is_none()) {
-            *place = take(From::Spare);
+            *place = take(Source::Spare);
         }
     }
 }
@@ -111,7 +92,7 @@ impl State {
 /// Starts the heap, in the tables at `root`. `false` if there is no memory.
 pub(super) fn start(root: HostPhysAddr) -> bool {
     let mut state = State { heap: Heap::empty(), root, size: 0, aside: [None; ASIDE] };
-    if !state.grow(From::Any) {
+    if !state.grow(Source::Any) {
         return false;
     }
     state.set_aside();
@@ -125,7 +106,7 @@ pub(super) fn make_room(bytes: usize) -> bool {
     let mut guard = HEAP.0.lock();
     let Some(state) = guard.as_mut() else { return false };
     while state.heap.free() < bytes {
-        if !state.grow(From::Spare) {
+        if !state.grow(Source::Spare) {
             return false;
         }
     }
@@ -145,12 +126,12 @@ pub fn has_room_for(bytes: usize) -> bool {
     }
     // What the heap has once it keeps: it does not grow for what does not fit then.
     let missing = bytes.next_multiple_of(STEP);
-    let left = FRAMES.lock().as_ref().map_or(0, spare);
+    let left = super::frame_counts().spare();
     if missing as u64 / PAGE_SIZE > left || state.size + missing > LIMIT {
         return false;
     }
     while !state.has(layout) {
-        if !state.grow(From::Spare) {
+        if !state.grow(Source::Spare) {
             return false;
         }
     }
@@ -174,7 +155,7 @@ unsafe impl GlobalAlloc for Global {
             if let Ok(block) = state.heap.allocate_first_fit(layout) {
                 return block.as_ptr();
             }
-            if !state.grow(From::Any) {
+            if !state.grow(Source::Any) {
                 return core::ptr::null_mut();
             }
         }

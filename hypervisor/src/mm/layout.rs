@@ -20,7 +20,7 @@ use vmm::memory::Window;
 /// The RAM of this address space's guest. Its first address is told by nobody but itself, so
 /// that none is computed that lies behind it.
 pub const WINDOW: Window = Window::new(0xffff_8000_0000_0000);
-// What stands behind it is the hypervisor's own.
+// The memory behind it is the hypervisor's own.
 const _: () = assert!(ADDRESS_END <= SLOT_SIZE);
 /// Host-physical address 0, where the hypervisor owns the memory.
 pub const DIRECT: u64 = 0xffff_8080_0000_0000;
@@ -30,7 +30,7 @@ pub const DIRECT_SLOTS: u64 = 32;
 pub const FRAME_TABLE: u64 = 0xffff_a000_0000_0000;
 /// Device registers.
 pub const DEVICES: u64 = 0xffff_a080_0000_0000;
-/// Where each CPU zeroes memory before it is a guest's: the last GiB of the slot.
+/// Each CPU's places for zeroing memory before it is a guest's: the last GiB of the slot.
 pub const ZEROING: u64 = DEVICES + SLOT_SIZE - (1 << 30);
 /// Stacks.
 pub const STACKS: u64 = 0xffff_a100_0000_0000;

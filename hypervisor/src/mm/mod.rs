@@ -27,7 +27,7 @@ pub use pool::{
 };
 
 use core::sync::atomic::{AtomicU64, Ordering};
-use paging::frames::{FrameAllocator, FrameFlags, Owner};
+use paging::frames::{FrameAllocator, NotYours, Owner};
 use spin::Mutex;
 use x86defs::HostPhysAddr;
 use x86defs::addr::Hfn;
@@ -35,24 +35,46 @@ use x86defs::addr::Hfn;
 /// Every frame of the machine.
 static FRAMES: Mutex<Option<FrameAllocator<'static>>> = Mutex::new(None);
 
-/// Takes 2^`order` frames for `owner`. See [`FrameAllocator::allocate`].
-#[must_use]
-pub fn allocate_frames(order: u8, owner: Owner) -> Option<(Hfn, FrameFlags)> {
-    FRAMES.lock().as_mut()?.allocate(order, owner)
+/// Gives back a block of 2^`order` frames of `owner`'s.
+fn free_frames(first: Hfn, order: u8, owner: Owner) {
+    let Some(Err(refused)) = FRAMES.lock().as_mut().map(|f| f.free(first, order, owner)) else {
+        return;
+    };
+    let NotYours { frame, owner: other } = refused;
+    log::error!(
+        "an internal error: {owner:?} gave 2^{order} frames at {first:?} back, but {frame:?} is \
+         of {other:?}: they are lost until the machine starts anew"
+    );
 }
 
-/// Gives frames back.
-pub fn free_frames(first: Hfn, order: u8) {
-    let freed = FRAMES.lock().as_mut().is_some_and(|frames| frames.free(first, order));
-    if !freed {
-        log::error!("{first:?} was given back, but is not in use");
+/// Counts of the machine's frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrameCounts {
+    /// Free.
+    pub free: u64,
+    /// Of these: promised to guests that have not taken them yet.
+    pub promised: u64,
+    /// In all, free or not.
+    pub total: u64,
+}
+
+impl FrameCounts {
+    /// Free, and promised to nobody.
+    #[must_use]
+    pub const fn spare(self) -> u64 {
+        self.free.saturating_sub(self.promised)
     }
 }
 
-/// Frames that are free, and frames in all.
+/// How many frames there are.
 #[must_use]
-pub fn frame_counts() -> (u64, u64) {
-    FRAMES.lock().as_ref().map_or((0, 0), |f| (f.free_frames(), f.total_frames()))
+pub fn frame_counts() -> FrameCounts {
+    let frames = FRAMES.lock();
+    frames.as_ref().map_or_else(FrameCounts::default, |frames| FrameCounts {
+        free: frames.free_frames(),
+        promised: frames.promised_frames(),
+        total: frames.total_frames(),
+    })
 }
 
 /// Where host-physical address 0 stands: the bootloader's window until our own

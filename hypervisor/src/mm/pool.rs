@@ -3,9 +3,12 @@
 //! They come from blocks of 2 MiB, each mapped at its place in
 //! [`layout::DIRECT`] when the pool takes it, so that
 //! nothing but the hypervisor's own memory can be reached there.
+//!
+//! A guest's page tables are set aside when it is made, for the worst case: the pool takes
+//! whole blocks while there are some, and never of what guests were promised as RAM.
 
 use super::{FRAMES, direct, layout};
-use paging::frames::{ORDER_2M, Owner};
+use paging::frames::{ORDER_2M, Owner, Source};
 use paging::stage2::{Attributes, HostTable, Mapper, PageSize, Permissions, TableMemory};
 use spin::Mutex;
 use x86defs::HostPhysAddr;
@@ -31,14 +34,21 @@ struct Block {
 struct Pool {
     blocks: [Option<Block>; BLOCKS],
     free: u64,
+    /// Of these: set aside.
+    promised: u64,
     /// The shared half's tables, once they are in use.
     mapper: Option<Mapper<HostTable>>,
     /// It was said that the pool can't grow: guests may make it try again and again.
     told: bool,
 }
 
-static POOL: Mutex<Pool> =
-    Mutex::new(Pool { blocks: [const { None }; BLOCKS], free: 0, mapper: None, told: false });
+static POOL: Mutex<Pool> = Mutex::new(Pool {
+    blocks: [const { None }; BLOCKS],
+    free: 0,
+    promised: 0,
+    mapper: None,
+    told: false,
+});
 
 impl Pool {
     fn add(&mut self, first: Hfn) -> bool {
@@ -91,10 +101,12 @@ impl Pool {
         false
     }
 
-    fn grow(&mut self) {
-        let Some(mut mapper) = self.mapper.take() else { return };
-        let taken = FRAMES.lock().as_mut().and_then(|f| f.allocate(ORDER_2M, Owner::HYPERVISOR));
-        if let Some((first, _)) = taken {
+    /// Takes a block that no guest was promised. `false` if there is none.
+    fn grow(&mut self) -> bool {
+        let Some(mut mapper) = self.mapper.take() else { return false };
+        let owner = Owner::HYPERVISOR;
+        let taken = FRAMES.lock().as_mut().and_then(|f| f.allocate(ORDER_2M, owner, Source::Spare));
+        let grown = taken.is_some_and(|(first, _)| {
             let mapped = mapper.map(
                 &mut Inner(self),
                 direct(first.base()),
@@ -102,23 +114,30 @@ impl Pool {
                 BLOCK_FRAMES * PAGE_SIZE,
                 Attributes::ram(Permissions::RW | Permissions::GLOBAL),
             );
-            if mapped.is_err() || !self.add(first) {
+            let added = mapped.is_ok() && self.add(first);
+            if !added {
                 if !core::mem::replace(&mut self.told, true) {
                     log::error!("the pool of the hypervisor's frames can't grow");
                 }
-                if let Some(frames) = FRAMES.lock().as_mut() {
-                    frames.free(first, ORDER_2M);
-                }
+                super::free_frames(first, ORDER_2M, owner);
             }
-        }
+            added
+        });
         self.mapper = Some(mapper);
+        grown
+    }
+
+    /// Frames that are free and not set aside.
+    const fn spare(&self) -> u64 {
+        self.free.saturating_sub(self.promised)
     }
 
     fn allocate(&mut self) -> Option<HostPhysAddr> {
-        if self.free <= RESERVE {
-            self.grow();
+        if self.spare() <= RESERVE {
+            // It may have some left all the same.
+            let _ = self.grow();
         }
-        let base = self.take()?.base();
+        let base = (self.spare() != 0).then(|| self.take())??.base();
         zero(base);
         Some(base)
     }
@@ -155,14 +174,67 @@ const RUN: u64 = 8;
 #[must_use]
 pub fn allocate_run() -> Option<HostPhysAddr> {
     let mut pool = POOL.lock();
-    if pool.free <= RESERVE + RUN {
-        pool.grow();
+    if pool.spare() <= RESERVE + RUN {
+        // As in `Pool::allocate`.
+        let _ = pool.grow();
     }
-    let base = pool.take_run()?.base();
+    let base = (pool.spare() >= RUN).then(|| pool.take_run())??.base();
     for page in 0..RUN {
         zero(HostPhysAddr::new(base.as_u64() + page * PAGE_SIZE));
     }
     Some(base)
+}
+
+/// Frames that are set aside for somebody's page tables, until they are used or this is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Promise(u64);
+
+impl Promise {
+    /// Sets `frames` aside; the pool grows for them. `None` if there are no blocks of 2 MiB
+    /// for that which no guest was promised.
+    pub(super) fn new(frames: u64) -> Option<Self> {
+        // Nothing is taken for what can't be had in the end.
+        if missing(frames) > super::frame_counts().spare() {
+            return None;
+        }
+        let mut pool = POOL.lock();
+        // Tables for the growing itself stay beside it.
+        while pool.spare() < frames + RESERVE {
+            if !pool.grow() {
+                return None;
+            }
+        }
+        pool.promised += frames;
+        Some(Self(frames))
+    }
+
+    /// One of them, zeroed, or one that is to spare when they are used up.
+    fn take(&mut self) -> Option<HostPhysAddr> {
+        let mut pool = POOL.lock();
+        if self.0 == 0 {
+            return pool.allocate();
+        }
+        self.0 -= 1;
+        pool.promised -= 1;
+        let base = pool.take()?.base();
+        drop(pool);
+        zero(base);
+        Some(base)
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        POOL.lock().promised -= self.0;
+    }
+}
+
+/// Frames that the machine has to have to spare so that `frames` can be set aside: none, or
+/// whole blocks.
+#[must_use]
+pub(super) fn missing(frames: u64) -> u64 {
+    let spare = POOL.lock().spare();
+    (frames + RESERVE).saturating_sub(spare).next_multiple_of(BLOCK_FRAMES)
 }
 
 /// Takes back a frame from [`allocate`].
@@ -223,14 +295,22 @@ impl TableMemory for Tables {
     }
 }
 
-/// The same, counted: what the tables of one guest take.
-#[derive(Debug, Default)]
-pub(super) struct CountedTables(u64);
+/// The same, counted, of frames that were set aside: the tables of one guest.
+#[derive(Debug)]
+pub(super) struct CountedTables {
+    used: u64,
+    promise: Promise,
+}
 
 impl CountedTables {
+    /// Of the frames of `promise`.
+    pub(super) const fn new(promise: Promise) -> Self {
+        Self { used: 0, promise }
+    }
+
     /// Frames that are in use.
     pub(super) const fn frames(&self) -> u64 {
-        self.0
+        self.used
     }
 }
 
@@ -238,14 +318,14 @@ impl TableMemory for CountedTables {
     type Error = NoFrame;
 
     fn alloc_table(&mut self) -> Result<HostPhysAddr, NoFrame> {
-        let table = allocate().ok_or(NoFrame)?;
-        self.0 += 1;
+        let table = self.promise.take().ok_or(NoFrame)?;
+        self.used += 1;
         Ok(table)
     }
 
     fn free_table(&mut self, table: HostPhysAddr) {
         free(table);
-        self.0 = self.0.saturating_sub(1);
+        self.used = self.used.saturating_sub(1);
     }
 
     fn read(&self, table: HostPhysAddr, index: usize) -> u64 {

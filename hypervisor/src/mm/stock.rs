@@ -4,7 +4,7 @@
 //! A block is zeroed in steps, each by the CPU that has time for it ([`zeroing`]).
 
 use super::{FRAMES, zeroing};
-use paging::frames::{ORDER_2M, Owner};
+use paging::frames::{ORDER_2M, Owner, Source};
 use paging::stage2::PageSize;
 use x86defs::addr::Hfn;
 
@@ -39,10 +39,11 @@ impl Stock {
         self.begun.is_some()
     }
 
-    /// Takes a block of 2 MiB from the machine, to be zeroed. `false` if there
+    /// Takes a block of 2 MiB that the guest was promised, to be zeroed. `false` if there
     /// is none.
     pub(super) fn begin(&mut self, owner: Owner) -> bool {
-        let taken = FRAMES.lock().as_mut().and_then(|f| f.allocate(ORDER_2M, owner));
+        let promised = Source::Promised;
+        let taken = FRAMES.lock().as_mut().and_then(|f| f.allocate(ORDER_2M, owner, promised));
         let Some((frame, _)) = taken else { return false };
         self.begun = Some((frame, 0));
         true
@@ -78,13 +79,15 @@ impl Stock {
         Some(block)
     }
 
-    /// Gives all blocks back to the machine.
-    pub(super) fn give_back(&mut self) {
-        while let Some(block) = self.take() {
-            super::free_frames(block, ORDER_2M);
-        }
-        if let Some((block, _)) = self.begun.take() {
-            super::free_frames(block, ORDER_2M);
+    /// Takes a block that need not be zero.
+    pub(super) fn pop(&mut self) -> Option<Hfn> {
+        self.begun.take().map(|(block, _)| block).or_else(|| self.take())
+    }
+
+    /// Gives all blocks, which are `owner`'s, back to the machine.
+    pub(super) fn give_back(&mut self, owner: Owner) {
+        while let Some(block) = self.pop() {
+            super::free_frames(block, ORDER_2M, owner);
         }
     }
 }

@@ -1,27 +1,45 @@
 //! Memory for files that come while the machine runs: whole large pages, mapped
 //! one behind the other in [`layout::UPLOADS`].
 //!
-//! An address is used once in the machine's life: no CPU has to be told when a
-//! mapping ends, since nothing will stand there again. What CPUs remember of the tables
-//! above it goes whenever they load CR3, as they do before they read a file.
+//! Addresses are used again. A CPU may have cached what stood at one before, used or not: each
+//! CPU forgets all of it ([`settle`]) before it looks at a file that was mapped since.
 
 use super::pool::Tables;
 use super::{FRAMES, host, layout};
+use crate::cpu::percpu::{self, MAX_CPUS};
 use core::sync::atomic::{AtomicU64, Ordering};
-use paging::frames::{ORDER_2M, Owner};
-use paging::stage2::{Attributes, Permissions};
-use x86_64::VirtAddr;
+use paging::frames::{ORDER_2M, Owner, Source};
+use paging::stage2::{Attributes, PageSize, Permissions};
+use spin::Mutex;
+use vmm::addresses::Addresses;
 use x86_64::instructions::tlb;
 
 const BLOCK: u64 = 2 << 20;
 
-/// The next address that was never used.
-static NEXT: AtomicU64 = AtomicU64::new(layout::UPLOADS);
+/// Addresses that no file has.
+static ADDRESSES: Mutex<Option<Addresses>> = Mutex::new(None);
+/// How many files have been mapped.
+static MAPPED: AtomicU64 = AtomicU64::new(0);
+/// How many had been when each CPU last forgot what it had cached.
+static SEEN: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+/// Makes the CPU forget what stood at the addresses of files before, before it looks at one.
+/// A service calls this at the beginning of each step in which it reads files: it may have
+/// moved.
+pub fn settle() {
+    let mapped = MAPPED.load(Ordering::Acquire);
+    if SEEN[percpu::this().index() % MAX_CPUS].swap(mapped, Ordering::Relaxed) != mapped {
+        // Files are not mapped as global pages.
+        tlb::flush_all();
+    }
+}
 
 /// Memory for one file.
 #[derive(Debug)]
 pub struct FileMemory {
     base: u64,
+    /// Bytes that its addresses are for: whole blocks.
+    addresses: u64,
     /// Bytes that are mapped: whole blocks.
     mapped: u64,
     size: usize,
@@ -33,37 +51,30 @@ impl FileMemory {
     #[must_use]
     pub fn new(size: u64) -> Option<Self> {
         let bytes = size.checked_next_multiple_of(BLOCK).filter(|_| size != 0)?;
-        // An address is never used again: none is spent for nothing.
-        let (free, _) = super::frame_counts();
-        if free.saturating_sub(super::guest::reserved_frames()) < bytes / 4096 {
+        if super::frame_counts().spare() < bytes / 4096 {
             return None;
         }
-        let limit = layout::UPLOADS + layout::SLOT_SIZE;
-        let base = NEXT
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
-                next.checked_add(bytes).filter(|end| *end <= limit)
-            })
-            .ok()?;
-        let mut memory = Self { base, mapped: 0, size: usize::try_from(size).ok()? };
+        let size = usize::try_from(size).ok()?;
+        let base = ADDRESSES.lock().get_or_insert_with(all).take(bytes)?;
+        // A failure from here on gives the addresses back.
+        let mut memory = Self { base, addresses: bytes, mapped: 0, size };
         while memory.mapped < bytes {
             memory.grow()?;
         }
+        MAPPED.fetch_add(1, Ordering::Release);
         Some(memory)
     }
 
     fn grow(&mut self) -> Option<()> {
-        let (frame, _) = FRAMES.lock().as_mut().and_then(|frames| {
-            // Nothing is promised while the lock is held.
-            let promised = super::guest::reserved_frames();
-            let spare = frames.free_frames().checked_sub(promised)?;
-            (spare >= BLOCK / 4096).then(|| frames.allocate(ORDER_2M, Owner::HYPERVISOR))?
-        })?;
+        let owner = Owner::HYPERVISOR;
+        let (frame, _) = FRAMES.lock().as_mut()?.allocate(ORDER_2M, owner, Source::Spare)?;
         let rw = Attributes::ram(Permissions::RW);
-        let at = self.base + self.mapped;
-        if host::kernel_mapper().map(&mut Tables, at, frame.base(), BLOCK, rw).is_err() {
-            super::free_frames(frame, ORDER_2M);
+        let (mut mapper, at) = (host::kernel_mapper(), self.base + self.mapped);
+        let Ok(vacancy) = mapper.make_vacancy(&mut Tables, at, PageSize::Size2M) else {
+            super::free_frames(frame, ORDER_2M, owner);
             return None;
-        }
+        };
+        mapper.fill(&mut Tables, vacancy, frame.base(), rw);
         self.mapped += BLOCK;
         Some(())
     }
@@ -76,6 +87,7 @@ impl FileMemory {
             .and_then(|offset| offset.checked_add(bytes.len()))
             .is_some_and(|end| end <= self.size);
         if fits {
+            settle();
             // SAFETY: the range lies within the mapping, which is this file's
             // alone; `&mut self` keeps readers away.
             unsafe {
@@ -101,13 +113,21 @@ impl FileMemory {
 impl Drop for FileMemory {
     fn drop(&mut self) {
         let mut mapper = host::kernel_mapper();
-        let mut at = self.base;
-        while at < self.base + self.mapped {
-            let gone = |frame: x86defs::HostPhysAddr, _| super::free_frames(frame.page(), ORDER_2M);
-            // What was mapped in large pages is unmapped in large pages.
-            let _ = mapper.unmap(&mut Tables, at, BLOCK, gone);
-            tlb::flush(VirtAddr::new(at));
+        let (mut at, end) = (self.base, self.base + self.mapped);
+        while at < end {
+            let mapping = mapper.query(&Tables, at);
+            // The tables stay: a CPU may walk them any time, for whatever it guesses.
+            mapper.vacate(&mut Tables, at, PageSize::Size2M);
+            if let Some(mapping) = mapping {
+                super::free_frames(mapping.hpa.page(), ORDER_2M, Owner::HYPERVISOR);
+            }
             at += BLOCK;
         }
+        ADDRESSES.lock().get_or_insert_with(all).give_back(self.base, self.addresses);
     }
+}
+
+/// The addresses that files may have.
+fn all() -> Addresses {
+    Addresses::new(layout::UPLOADS..layout::UPLOADS + layout::SLOT_SIZE)
 }

@@ -13,7 +13,7 @@ use x86_64::VirtAddr;
 use x86_64::instructions::tlb;
 use x86defs::HostPhysAddr;
 
-/// Where the small places begin, behind the large ones.
+/// The small places begin here, behind the large ones.
 const SMALL: u64 = layout::ZEROING + MAX_CPUS as u64 * PageSize::Size2M.bytes();
 const _: () =
     assert!(MAX_CPUS <= 256, "one table has both kinds of places, and one the small ones");

@@ -8,10 +8,14 @@ use crate::case::{Case, Scene};
 use crate::drive::Drive;
 use crate::scenes::wait_until_over;
 
-/// What the first guest writes to all of its RAM.
+/// The first guest writes this to all of its RAM.
 const PATTERN: &str = "OLDBYTES";
-/// Memory of each of the two guests in MiB; that above the first 16 is touched.
-const MEMORY: u64 = 112;
+/// Memory of each of the two guests in whole blocks of 2 MiB, in MiB; that above the first 16
+/// is touched.
+const MEMORY: u64 = 80;
+/// More memory of each, in KiB, which makes no whole block: the first guest takes it when
+/// blocks have been zeroed ahead for it.
+const MORE: u64 = 1536;
 
 /// The cases.
 pub(crate) fn cases() -> Vec<Case> {
@@ -27,10 +31,11 @@ pub(crate) fn cases() -> Vec<Case> {
 /// Both guests are there from the beginning; the first one's memory is free when the other
 /// one goes to work, and is what it gets first.
 fn fresh_scene() -> String {
+    let memory = MEMORY * 1024 + MORE;
     let guest = |name: &str, vcpus: u32| {
         format!(
-            "[[guest]]\nname = \"{name}\"\nkernel = \"test:fresh\"\nmemory = \"{MEMORY}M\"\n\
-             vcpus = {vcpus}\ncmdline = \"{name} mib={MEMORY}\"\n"
+            "[[guest]]\nname = \"{name}\"\nkernel = \"test:fresh\"\nmemory = \"{memory}K\"\n\
+             vcpus = {vcpus}\ncmdline = \"{name} mib={MEMORY} kib={MORE}\"\n"
         )
     };
     let (seek, fill) = (guest("seek", 2), guest("fill", 1));

@@ -203,8 +203,11 @@ fn each_refusal_names_line_key_found_and_allowed() {
             "console.rings = \"64K\"",
             "key `guest.console.rings`: found a key that does not exist; allowed: ring; did you mean \"ring\"?",
         ),
-        ("memory = \"512\\nM\"", "allowed: 1M to 1T, as text such as \"64K\", \"512M\" or \"6G\""),
-        ("memory = \"2T\"", "key `guest.memory`: found \"2T\"; allowed: 1M to 1T"),
+        (
+            "memory = \"512\\nM\"",
+            "allowed: 1M to 383G, as text such as \"64K\", \"512M\" or \"6G\"",
+        ),
+        ("memory = \"2T\"", "key `guest.memory`: found \"2T\"; allowed: 1M to 383G"),
         (
             "memory = 512",
             "key `guest.memory`: found integer 512; allowed: a size such as \"512M\", or a table",

@@ -5,8 +5,14 @@
 //! list for each order, so that taking and giving back a block costs a few
 //! steps whatever the machine's size. A block of order n is 2^n frames,
 //! aligned to its size.
+//!
+//! Frames can be promised before they are taken. Whoever takes some says whether they were
+//! promised to it ([`Source`]): nobody takes by accident what another one was promised.
+
+mod owners;
 
 use bitflags::bitflags;
+pub use owners::Owners;
 use x86defs::addr::Hfn;
 
 /// Orders 0 to 18: blocks of 4 KiB to 1 GiB.
@@ -29,8 +35,28 @@ impl Owner {
     pub const FREE: Self = Self(1);
     /// The hypervisor.
     pub const HYPERVISOR: Self = Self(2);
-    /// The first guest; guest n is `GUESTS.0 + n`.
+    /// The first number of a guest; [`Owners`] gives each its own.
     pub const GUESTS: Self = Self(16);
+}
+
+/// Of which free frames a block may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Of those that nobody was promised.
+    Spare,
+    /// Of those that the taker was promised: the promise is used up by as many.
+    Promised,
+    /// Of all: for what the machine can't go on without. Promises may be broken by it.
+    Any,
+}
+
+/// Why a block was not taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotYours {
+    /// The first frame of it that is not the giver's.
+    pub frame: Hfn,
+    /// The owner of that.
+    pub owner: Owner,
 }
 
 bitflags! {
@@ -86,6 +112,8 @@ pub struct FrameAllocator<'a> {
     heads: [u32; ORDERS],
     free: u64,
     total: u64,
+    /// Free frames that were promised.
+    promised: u64,
 }
 
 impl<'a> FrameAllocator<'a> {
@@ -96,13 +124,43 @@ impl<'a> FrameAllocator<'a> {
         let len = table.len().min(NONE as usize);
         let table = table.get_mut(..len).unwrap_or_default();
         table.fill(Frame::ABSENT);
-        Self { table, heads: [NONE; ORDERS], free: 0, total: 0 }
+        Self { table, heads: [NONE; ORDERS], free: 0, total: 0, promised: 0 }
     }
 
     /// Frames that are free.
     #[must_use]
     pub const fn free_frames(&self) -> u64 {
         self.free
+    }
+
+    /// Frames that were promised and not taken yet.
+    #[must_use]
+    pub const fn promised_frames(&self) -> u64 {
+        self.promised
+    }
+
+    /// Frames that are free and that nobody was promised.
+    #[must_use]
+    pub const fn spare_frames(&self) -> u64 {
+        self.free.saturating_sub(self.promised)
+    }
+
+    /// Promises `count` frames, of whatever blocks.
+    ///
+    /// # Errors
+    /// There are not so many to spare; how many there are.
+    pub const fn promise(&mut self, count: u64) -> Result<(), u64> {
+        let spare = self.spare_frames();
+        if count > spare {
+            return Err(spare);
+        }
+        self.promised += count;
+        Ok(())
+    }
+
+    /// Takes a promise of `count` frames back.
+    pub const fn withdraw(&mut self, count: u64) {
+        self.promised = self.promised.saturating_sub(count);
     }
 
     /// Frames that were ever added.
@@ -131,7 +189,22 @@ impl<'a> FrameAllocator<'a> {
 
     /// Takes a block of 2^`order` frames for `owner`, aligned to its size.
     /// Returns it with the flag that tells whether all of it is known to be zero.
-    pub fn allocate(&mut self, order: u8, owner: Owner) -> Option<(Hfn, FrameFlags)> {
+    pub fn allocate(
+        &mut self,
+        order: u8,
+        owner: Owner,
+        source: Source,
+    ) -> Option<(Hfn, FrameFlags)> {
+        let count = 1u32.checked_shl(order.into())?;
+        let enough = source != Source::Spare || self.spare_frames() >= u64::from(count);
+        let (first, zeroed) = enough.then(|| self.take(order, owner))??;
+        if source == Source::Promised {
+            self.withdraw(count.into());
+        }
+        Some((first, zeroed))
+    }
+
+    fn take(&mut self, order: u8, owner: Owner) -> Option<(Hfn, FrameFlags)> {
         let found =
             (order..).take_while(|o| usize::from(*o) < ORDERS).find(|o| self.head(*o) != NONE)?;
         let head = self.head(found);
@@ -150,18 +223,28 @@ impl<'a> FrameAllocator<'a> {
         Some((Hfn::new(head.into()), zeroed))
     }
 
-    /// Gives back a block of 2^`order` frames that [`allocate`](Self::allocate)
-    /// returned (or a part of one, aligned to its own size). `false`, and
-    /// nothing done, if a frame of it is not in use.
-    pub fn free(&mut self, first: Hfn, order: u8) -> bool {
+    /// Gives back a block of 2^`order` frames that `owner` got from
+    /// [`allocate`](Self::allocate), or a part of one, aligned to its own size.
+    ///
+    /// # Errors
+    /// A frame of it is somebody else's, or nobody's; then nothing is done.
+    pub fn free(&mut self, first: Hfn, order: u8, owner: Owner) -> Result<(), NotYours> {
         let count = 1u64 << order.min(31);
-        let in_use = (first.number()..first.number().saturating_add(count)).all(|n| {
-            self.get(Hfn::new(n)).is_some_and(|f| !matches!(f.owner, Owner::FREE | Owner::NOBODY))
+        let all = first.number()..first.number().saturating_add(count);
+        let other = all.map(Hfn::new).find(|frame| self.owner(*frame) != owner);
+        let other = other.or_else(|| {
+            let given = usize::from(order) < ORDERS
+                && !matches!(owner, Owner::FREE | Owner::NOBODY)
+                && first.number().is_multiple_of(count);
+            (!given).then_some(first)
         });
-        if in_use && usize::from(order) < ORDERS {
-            self.release(first, order);
+        match other {
+            Some(frame) => Err(NotYours { frame, owner: self.owner(frame) }),
+            None => {
+                self.release(first, order);
+                Ok(())
+            }
         }
-        in_use
     }
 
     /// Puts a block on its list, joined with its free buddies.
@@ -242,64 +325,4 @@ impl<'a> FrameAllocator<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::BTreeMap;
-    use std::vec::Vec;
-
-    #[test]
-    fn joins_what_it_split() {
-        let mut table = std::vec![Frame::ABSENT; 2048];
-        let mut frames = FrameAllocator::new(&mut table);
-        frames.add(Hfn::new(1), 2000);
-        assert_eq!(frames.free_frames(), 2000);
-        let (big, _) = frames.allocate(ORDER_2M, Owner::HYPERVISOR).unwrap();
-        assert_eq!(big.number() % 512, 0);
-        assert_eq!(frames.owner(big), Owner::HYPERVISOR);
-        assert!(frames.free(big, ORDER_2M));
-        assert!(!frames.free(big, ORDER_2M), "a second time");
-        let mut all = Vec::new();
-        while let Some((frame, _)) = frames.allocate(0, Owner::GUESTS) {
-            all.push(frame);
-        }
-        assert_eq!(all.len(), 2000);
-        assert_eq!(frames.free_frames(), 0);
-        for frame in all {
-            assert!(frames.free(frame, 0));
-        }
-        assert!(frames.allocate(10, Owner::GUESTS).is_none(), "neither 0.. nor 1024.. is whole");
-        assert_eq!(frames.allocate(9, Owner::GUESTS).unwrap().0.number() % 512, 0);
-    }
-
-    proptest! {
-        #[test]
-        fn blocks_never_overlap(
-            steps in prop::collection::vec((0u8..8, any::<bool>(), any::<prop::sample::Index>()), 1..200)
-        ) {
-            let mut table = std::vec![Frame::ABSENT; 1024];
-            let mut frames = FrameAllocator::new(&mut table);
-            frames.add(Hfn::new(3), 900);
-            let mut live: BTreeMap<u64, u8> = BTreeMap::new();
-            for (order, take, which) in steps {
-                if take || live.is_empty() {
-                    if let Some((first, _)) = frames.allocate(order, Owner::GUESTS) {
-                        let n = first.number();
-                        prop_assert_eq!(n % (1 << order), 0);
-                        prop_assert!(n >= 3 && n + (1 << order) <= 903);
-                        for (other, other_order) in &live {
-                            prop_assert!(n + (1 << order) <= *other || other + (1 << *other_order) <= n);
-                        }
-                        live.insert(n, order);
-                    }
-                } else {
-                    let key = *which.get(&live.keys().copied().collect::<Vec<_>>());
-                    let order = live.remove(&key).unwrap();
-                    prop_assert!(frames.free(Hfn::new(key), order));
-                }
-                let used: u64 = live.values().map(|o| 1u64 << o).sum();
-                prop_assert_eq!(frames.free_frames(), 900 - used);
-            }
-        }
-    }
-}
+mod tests;

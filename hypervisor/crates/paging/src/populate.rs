@@ -11,19 +11,19 @@ use x86defs::HostPhysAddr;
 /// A page of RAM that is to be backed.
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
-    /// Where the hypervisor sees it: an address in its window.
+    /// The address in the hypervisor's window.
     pub window: u64,
-    /// Where the guest sees it: a guest-physical address.
+    /// The guest-physical address.
     pub nested: u64,
     /// The size.
     pub size: PageSize,
-    /// What the window allows.
+    /// Rights and memory type in the window.
     pub window_attributes: Attributes,
-    /// What the nested tables allow.
+    /// Rights and memory type in the nested tables.
     pub nested_attributes: Attributes,
 }
 
-/// What became of a page.
+/// The outcome for a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backing {
     /// It is backed now.
@@ -87,7 +87,7 @@ mod tests {
 
     const WINDOW: u64 = 0xffff_8000_0000_0000;
     const MIB: u64 = 1 << 20;
-    /// Where frames begin; tables lie below.
+    /// Frames begin here; tables lie below.
     const FRAMES: u64 = 1 << 30;
 
     /// Tables that a second thread may walk, as a CPU does. Some can't be had.
@@ -215,7 +215,7 @@ mod tests {
         let mut window = Mapper::<HostTable>::new(&mut mem, PageSize::Size2M).unwrap();
         let mut nested = Mapper::<Ept>::new(&mut mem, PageSize::Size2M).unwrap();
         let (window_root, nested_root) = (window.root(), nested.root());
-        // What an earlier guest left in each frame.
+        // Each frame holds something of an earlier guest.
         let contents: Arc<Vec<AtomicU64>> =
             Arc::new((0..PAGES).map(|_| AtomicU64::new(0x5ec2e7)).collect());
         let over = Arc::new(AtomicBool::new(false));
@@ -242,10 +242,10 @@ mod tests {
                 wrong
             })
         };
-        for number in 0..PAGES {
+        for (number, old) in (0..PAGES).zip(contents.iter()) {
             let frame = || {
                 std::thread::yield_now();
-                contents[number as usize].store(0, Ordering::Release);
+                old.store(0, Ordering::Release);
                 Some(HostPhysAddr::new(FRAMES + number * 4096))
             };
             let wanted = page(number * 4096, PageSize::Size4K);

@@ -15,6 +15,7 @@ extern crate alloc;
 extern crate self as vmm;
 
 mod acpi;
+pub mod addresses;
 pub mod bundle;
 pub mod chipset;
 pub mod clock;

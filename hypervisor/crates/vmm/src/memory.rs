@@ -8,7 +8,7 @@ use x86defs::{GuestPhysAddr, Width};
 
 pub use transfer::{Populate, Populated, exchange, transfer};
 
-/// Where the hypervisor sees the RAM of the guest that it serves: a range of
+/// The place at which the hypervisor sees the RAM of the guest that it serves: a range of
 /// [`ADDRESS_END`] bytes of its own addresses, in which guest-physical address 0 stands first.
 ///
 /// Nothing else adds a guest's address to one of the hypervisor's: behind the window lies
@@ -23,7 +23,7 @@ impl Window {
         Self(base & !(ADDRESS_END - 1))
     }
 
-    /// Where the `len` bytes at `gpa` stand. `None` if one of them would be outside.
+    /// The address of the `len` bytes at `gpa`. `None` if one of them would be outside.
     #[inline(always)]
     #[must_use]
     pub const fn at(self, gpa: GuestPhysAddr, len: u64) -> Option<u64> {
@@ -201,7 +201,7 @@ mod tests {
             match WINDOW.at(GuestPhysAddr::new(gpa), len) {
                 Some(at) => {
                     prop_assert_eq!(at, BASE + gpa);
-                    prop_assert!(at >= BASE && at < BASE + ADDRESS_END);
+                    prop_assert!((BASE..BASE + ADDRESS_END).contains(&at));
                     prop_assert!(len <= BASE + ADDRESS_END - at);
                 }
                 None => prop_assert!(

@@ -31,7 +31,7 @@ pub(super) struct Control {
 
 impl Control {
     pub(super) fn new<C: VendorCpu>(world: &World<C>) -> Self {
-        let (free, _) = mm::frame_counts();
+        let free = mm::frame_counts().free;
         Self {
             session: Session::new(),
             uploads: Uploads::new(UploadMemory, free * 4096),

@@ -15,6 +15,7 @@ use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use vmm::bundle::GuestSettings;
+use vmm::e820;
 use vmm::lifecycle::Command;
 use vmm::look;
 use vmm::operator::operation::Verdict;
@@ -32,8 +33,7 @@ impl Storage for UploadMemory {
 
     fn allocate(&mut self, size: u64) -> Result<Self::File, Refusal> {
         FileMemory::new(size).map(Arc::new).ok_or_else(|| {
-            let (free, _) = mm::frame_counts();
-            let left = free.saturating_sub(mm::guest::reserved_frames()) * 4096;
+            let left = mm::frame_counts().spare() * 4096;
             let message =
                 format!("no memory for a file of {size} bytes: {left} are free in all, in pieces");
             Refusal::new(ErrorCode::NoMemory, message)
@@ -282,9 +282,8 @@ impl<C: VendorCpu> Operator<C> {
                 cpus.iter().count() - 1
             ));
         }
-        let (free, _) = mm::frame_counts();
-        let left = free.saturating_sub(mm::guest::reserved_frames());
-        let wanted = mm::guest::frames_needed(settings.memory / 4096);
+        let left = mm::frame_counts().spare();
+        let wanted = mm::guest::frames_needed(&e820::ram_regions(settings.memory));
         if wanted > left {
             return no(format!(
                 "it takes {} MiB with its page tables, and {} MiB are free",

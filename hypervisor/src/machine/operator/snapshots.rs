@@ -92,7 +92,7 @@ impl<C: VendorCpu> Operator<C> {
     }
 
     fn host_memory(&self) -> HostMemory {
-        let (free, total) = mm::frame_counts();
+        let mm::FrameCounts { free, promised, total } = mm::frame_counts();
         let (heap_used, heap_size) = mm::heap_usage();
         let guests = self.records.iter().filter_map(Record::guest);
         let usage: Vec<_> = guests.map(|guest| guest.vm.memory.usage()).collect();
@@ -101,7 +101,7 @@ impl<C: VendorCpu> Operator<C> {
         HostMemory {
             total: total * PAGE,
             free: free * PAGE,
-            reserved: mm::guest::reserved_frames() * PAGE,
+            reserved: promised * PAGE,
             zeroed: 0,
             stock: stock * PAGE,
             hypervisor: total.saturating_sub(free + stock + populated) * PAGE,

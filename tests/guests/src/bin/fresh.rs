@@ -1,6 +1,7 @@
-//! Memory that another guest had before. Both guests of this program have `mib=N` of it.
+//! Memory that another guest had before. Both guests of this program have `mib=N` of it, and `kib=N` more.
 //!
-//! With `fill` the guest writes a pattern to all of its RAM, and switches off. With `seek` it
+//! With `fill` the guest writes a pattern to its RAM, the whole blocks of 2 MiB of it; then,
+//! when it has rested, it reads what is left, rests again and switches off. With `seek` it
 //! waits for a byte on its console and then touches one fresh block of 2 MiB after the other.
 //! While a block is on its way, its second CPU has the hypervisor use the end of it: read it
 //! for string output and for a console write, write the clock there, keep steal time there.
@@ -17,22 +18,31 @@
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use guests::apic::{Lapic, bits, reg};
 use guests::harness::{halt, power_off};
 use guests::info::peek;
 use guests::io::{inb, outb};
-use guests::{console, cpu, info, println, smp, time};
+use guests::{console, cpu, info, println, smp, time, trap};
 use hvabi::{Call, Registers};
 
 guests::entry!(main);
 
-/// What the first guest leaves behind, in each word.
+/// The first guest leaves this behind, in each word.
 const PATTERN: u64 = u64::from_le_bytes(*b"OLDBYTES");
 /// Bytes of a block.
 const BLOCK: u64 = 2 << 20;
 /// Bytes at the end of a block that the second CPU has the hypervisor use.
 const END: u64 = 4096;
-/// Where fresh memory begins, above what is loaded.
+/// Fresh memory begins here, above what is loaded.
 const START: u64 = 16 << 20;
+/// Low memory ends here.
+const LOW_END: u64 = 0xa_0000;
+/// RAM goes on here behind it.
+const HIGH: u64 = 1 << 20;
+/// The timer's vector.
+const TIMER: u8 = 0x50;
+/// IA32_TSC_DEADLINE.
+const DEADLINE: u32 = 0x6e0;
 /// A register of the serial port that only keeps a byte.
 const SCRATCH: u16 = console::COM1 + 7;
 /// KVM's MSR of steal time.
@@ -55,16 +65,23 @@ fn main() -> ! {
             fill(at);
             at += BLOCK;
         }
+        rest();
+        // The hypervisor has had time to zero blocks ahead, of which there are none left.
+        let more = info::number("kib").unwrap_or(0) << 10;
+        for page in (4096..LOW_END).chain(HIGH..START).chain(end..end + more).step_by(4096) {
+            let _ = peek::<u8>(page);
+        }
+        rest();
         println!("fresh: filled");
-        power_off()
-    }
-    if let Err(why) = smp::start(1, second) {
-        println!("FAILED start: {why}");
         power_off()
     }
     println!("fresh: ready");
     while console::get().is_none() {
-        time::delay(1000);
+        rest();
+    }
+    if let Err(why) = smp::start(1, second) {
+        println!("FAILED start: {why}");
+        power_off()
     }
     let (mut blocks, mut dirty) = (0, 0);
     let mut at = START;
@@ -132,11 +149,11 @@ fn use_end(number: u64, at: u64) {
             let pairing = hvabi::kvm::call::CLOCK_PAIRING;
             call(Registers { rax: pairing, rbx: at + 128, ..Registers::default() });
         }
-        _ => write_msr(STEAL_MSR, at + 192 | 1),
+        _ => write_msr(STEAL_MSR, (at + 192) | 1),
     }
 }
 
-/// What has come of it when the first CPU has touched the block.
+/// Looks at the page when the first CPU has touched the block.
 fn check_end(number: u64, at: u64) {
     match number % 4 {
         2 if peek::<u64>(at + 128) == 0 => {
@@ -150,6 +167,23 @@ fn check_end(number: u64, at: u64) {
             write_msr(STEAL_MSR, 0);
         }
         _ => {}
+    }
+}
+
+/// Leaves the CPU to others for 50 ms.
+fn rest() {
+    cpu::sti();
+    let apic = Lapic::now();
+    apic.enable();
+    trap::on(TIMER, Some(|_| Lapic::now().eoi()));
+    apic.write(reg::LVT_TIMER, bits::TSC_DEADLINE | u32::from(TIMER));
+    let before = trap::count(TIMER);
+    cpu::cli();
+    // Without such a timer there is no rest either.
+    let armed = cpu::wrmsr(DEADLINE, cpu::rdtsc().wrapping_add(time::tsc_hz() / 20)).is_ok();
+    while armed && trap::count(TIMER) == before {
+        cpu::wait_for_interrupt();
+        cpu::cli();
     }
 }
 

@@ -18,6 +18,7 @@ mod tests;
 mod vacancy;
 
 use bitflags::bitflags;
+use core::ops::Range;
 use x86defs::HostPhysAddr;
 use x86defs::pte::MemoryType;
 
@@ -27,6 +28,23 @@ pub use vacancy::Vacancy;
 
 /// Entries in a table.
 pub const ENTRIES: usize = 512;
+
+/// How many tables a tree has at most, its root among them, that maps no more than these
+/// ranges of addresses, however small the pages are. The ranges are in rising order and do
+/// not overlap.
+pub fn most_tables(ranges: impl Iterator<Item = Range<u64>> + Clone) -> u64 {
+    let of_level = |shift: u32| {
+        // The first stretch that has no table yet, and how many have one.
+        let (mut next, mut count) = (0, 0);
+        for range in ranges.clone().filter(|range| range.start < range.end) {
+            let end = ((range.end - 1) >> shift) + 1;
+            count += end.saturating_sub(next.max(range.start >> shift));
+            next = next.max(end);
+        }
+        count
+    };
+    1 + [21, 30, 39].map(of_level).iter().sum::<u64>()
+}
 
 /// Where tables live and come from.
 pub trait TableMemory {

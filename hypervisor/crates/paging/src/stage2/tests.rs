@@ -363,7 +363,7 @@ proptest! {
     }
 }
 
-/// What is mapped by finding an empty entry and filling it.
+/// Maps a page by finding an empty entry and filling it; `false` if there is none.
 fn put<F: Format>(
     mapper: &mut Mapper<F>,
     mem: &mut Tables,
@@ -429,6 +429,25 @@ fn a_vacancy_is_made_once_and_its_tables_stay() {
         assert_eq!(error, MapErrorKind::AlreadyMapped);
         assert!(npt.vacate(&mut mem, 5 * GIB, size));
         assert_eq!(mem.tables.len(), tables);
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_tree_has_more_tables_than_were_counted(
+        lengths in prop::collection::vec((0u64..1200, 0u64..3000), 1..5),
+        far in prop_oneof![Just(0u64), Just(GIB - MIB), Just(4 * GIB), Just(512 * GIB)],
+    ) {
+        let mut mem = Tables::new(100);
+        let mut npt = Mapper::<Npt>::new(&mut mem, PageSize::Size4K).unwrap();
+        let (mut at, mut ranges) = (0, Vec::new());
+        for (number, (gap, pages)) in lengths.into_iter().enumerate() {
+            at += gap * 4096 + if number == 1 { far } else { 0 };
+            ranges.push(at..at + pages * 4096);
+            npt.map(&mut mem, at, hpa(0), pages * 4096, RAM).unwrap();
+            at += pages * 4096;
+        }
+        prop_assert_eq!(most_tables(ranges.into_iter()), mem.tables.len() as u64);
     }
 }
 

@@ -48,7 +48,7 @@ pub struct GuestSettings {
     /// The UUID of its machine; see [`GuestSettings::machine_uuid`].
     #[serde(default)]
     pub uuid: Option<Uuid>,
-    /// Its memory in bytes: a multiple of 4096, [`MIN_MEMORY`] to [`MAX_MEMORY`].
+    /// Memory in bytes: a multiple of 4096, [`MIN_MEMORY`] to [`MAX_MEMORY`].
     pub memory: u64,
     /// When its memory is populated.
     #[serde(default)]

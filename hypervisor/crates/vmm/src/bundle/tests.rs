@@ -134,7 +134,7 @@ fn each_refusal_names_place_and_cure() {
         (with(|g| g.memory = (1 << 20) - 4096), "from 1048576 (1 MiB)"),
         (with(|g| g.memory = (1 << 21) + 1), "\"memory\" is 2097153"),
         (with(|g| g.memory = MAX_MEMORY + 4096), "to 411243118592 (383 GiB)"),
-        // What the window on its RAM held before devices had a part of it.
+        // The window on its RAM held so much before devices had a part of it.
         (with(|g| g.memory = 511 << 30), "to 411243118592 (383 GiB)"),
         (with(|g| g.vcpus = 0), "\"vcpus\" is 0; it must be 1 to 64"),
         (with(|g| g.vcpus = 65), "\"vcpus\" is 65"),

@@ -7,7 +7,7 @@
 use super::MemoryError;
 use x86defs::GuestPhysAddr;
 
-/// What became of a page that was to be backed.
+/// The outcome for a page that was to be backed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Populated {
     /// It is backed now.
@@ -28,7 +28,7 @@ pub trait Populate {
     fn populate(&self, gpa: GuestPhysAddr) -> Result<Populated, MemoryError>;
 }
 
-/// Where attempts have stopped last though the page was backed.
+/// The address at which an attempt has stopped last though the page was backed.
 #[derive(Debug, Default)]
 struct Stops(Option<GuestPhysAddr>);
 
@@ -112,7 +112,7 @@ mod tests {
 
         /// As a copy that a page fault stops.
         fn copy(&self, at: GuestPhysAddr, len: usize) -> usize {
-            let start = at.as_u64() as usize;
+            let start = number(at);
             let hole = (start / PAGE..PAGES)
                 .find(|page| !self.present[*page].load(Ordering::Acquire))
                 .map_or(usize::MAX, |page| (page * PAGE).max(start));
@@ -127,10 +127,14 @@ mod tests {
 
         fn populate(&self, gpa: GuestPhysAddr) -> Result<Populated, MemoryError> {
             let _guard = self.backing.lock().unwrap();
-            let page = &self.present[gpa.as_u64() as usize / PAGE];
+            let page = &self.present[number(gpa) / PAGE];
             let before = page.swap(true, Ordering::Release);
             Ok(if before { Populated::Before } else { Populated::Now })
         }
+    }
+
+    fn number(at: GuestPhysAddr) -> usize {
+        usize::try_from(at.as_u64()).unwrap()
     }
 
     fn gpa(at: usize) -> GuestPhysAddr {
@@ -142,7 +146,7 @@ mod tests {
         let ram = Ram::new();
         let mut pieces = std::vec::Vec::new();
         transfer(&ram, gpa(PAGE + 100), 2 * PAGE, |at, done, part| {
-            pieces.push((at.as_u64() as usize, done));
+            pieces.push((number(at), done));
             ram.copy(at, part)
         })
         .unwrap();
@@ -190,7 +194,7 @@ mod tests {
         let stuck = transfer(&ram, gpa(5 * PAGE - 4), 8, |at, _, part| {
             tries += 1;
             let broken = 5 * PAGE;
-            ram.copy(at, part).max((at.as_u64() as usize + part).saturating_sub(broken))
+            ram.copy(at, part).max((number(at) + part).saturating_sub(broken))
         });
         assert_eq!(stuck, Err(MemoryError::Broken(gpa(5 * PAGE))));
         assert!(tries < 6, "{tries} tries");

@@ -117,7 +117,7 @@ fn the_page_follows_the_mode() {
         let flushes = play.vcpu.hw.flushes;
         play.turn(VmExit::WriteMsr);
         assert_eq!(play.vm.memory.1.get(), shown, "{value:#x}");
-        // What the CPU knows of the page is of no use in the other mode, either way round.
+        // Translations of the page are of no use in the other mode, either way round.
         assert!(play.vcpu.hw.flushes > flushes, "{value:#x}");
     }
 }
