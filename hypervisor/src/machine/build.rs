@@ -137,6 +137,7 @@ impl<C: VendorCpu> Assembly<C> {
                 xcr0: Xcr0::X87 | Xcr0::SSE | Xcr0::AVX,
                 pv: pv.usable(settings.hypercalls.0),
                 calls: settings.hypercalls.0,
+                signature: settings.signature,
                 withheld: &withheld,
             },
         ));

@@ -114,6 +114,7 @@ impl Checker<'_> {
             u32::try_from(self.size(size, range)).unwrap_or(MAX_CONSOLE_RING)
         });
         settings.hypercalls = guest.hypercalls;
+        settings.signature = guest.signature;
         let cmdline = self.cmdline(guest.cmdline.as_ref());
         settings.cmdline = cmdline.unwrap_or_else(|| kernel.cmdline().to_owned());
         settings.debug_exit = guest.debug_exit.unwrap_or_else(|| kernel.has_debug_exit());

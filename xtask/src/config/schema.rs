@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 use vmm::bundle::{
     ApicAssist, DebugStatus, Hypercalls, LogLevel, OnHalt, OnReset, OnTripleFault, Populate,
-    RestartPolicy, WhenEmpty,
+    RestartPolicy, Signature, WhenEmpty,
 };
 
 /// A whole configuration.
@@ -66,6 +66,8 @@ pub(super) struct Guest {
     pub(super) console: Console,
     #[serde(default)]
     pub(super) hypercalls: Hypercalls,
+    #[serde(default)]
+    pub(super) signature: Signature,
     pub(super) debug_exit: Option<bool>,
     #[serde(default)]
     pub(super) debug_status: DebugStatus,

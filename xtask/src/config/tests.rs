@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use vmm::bundle::{
     ApicAssist, BackOffSettings, DebugStatus, FileEntry, HostExit, HostSettings, Manifest, OnHalt,
-    OnReset, OnTripleFault, Populate, RestartPolicy, VERSION,
+    OnReset, OnTripleFault, Populate, RestartPolicy, Signature, VERSION,
 };
 
 use super::*;
@@ -158,6 +158,7 @@ fn the_documented_configuration_sets_every_key() {
         watchdog_ms: Some(30_000),
         console_ring: 64 << 10,
         hypercalls: *hypercalls,
+        signature: Signature::Kvm,
         uuid: *uuid,
         ..GuestSettings::new("web", 1 << 30, "")
     };
@@ -269,6 +270,7 @@ fn each_refusal_names_line_key_found_and_allowed() {
             "key `guest.modules.file`: found nothing; allowed: this key is required",
         ),
         ("cmdline = \"a\\u0000\"", "key `guest.cmdline`: found a NUL character"),
+        ("signature = \"xen\"", "key `guest.signature`: found \"xen\"; allowed: steward, kvm"),
         ("apic = \"some\"", "key `guest.apic`: found \"some\"; allowed: full, priority, none"),
         ("debug_exit = 1", "key `guest.debug_exit`: found integer 1; allowed: a boolean"),
         (

@@ -50,7 +50,8 @@ pub const INTERFACE_VERSION: u32 = 1;
 /// The most bytes that one [`Call::ConsoleWrite`] takes.
 pub const CONSOLE_WRITE_MAX: u32 = 4096;
 
-/// CPUID leaf with Steward's signature: EAX is the highest leaf of this range,
+/// CPUID leaf with Steward's signature, unless the guest's settings put KVM's there
+/// (it is 0x100 further then, as is the next): EAX is the highest leaf of this range,
 /// EBX, ECX and EDX hold [`CPUID_SIGNATURE`].
 pub const CPUID_LEAF_SIGNATURE: u32 = 0x4000_0000;
 /// CPUID leaf with [`INTERFACE_VERSION`] in EAX and [`Features`] in EBX.

@@ -24,7 +24,7 @@ pub use guest::{
     ApicAssist, BackOffSettings, DEFAULT_CONSOLE_RING, DebugStatus, GuestSettings, HASTY_RESET_MS,
     MAX_BACK_OFF_MS, MAX_CONSOLE_RING, MAX_CPU, MAX_MEMORY, MAX_NAME, MAX_VCPUS, MAX_WATCHDOG_MS,
     MIN_BACK_OFF_MS, MIN_CONSOLE_RING, MIN_MEMORY, MIN_WATCHDOG_MS, ModuleSettings, OnHalt,
-    OnReset, OnTripleFault, Populate, RestartPolicy, is_guest_name,
+    OnReset, OnTripleFault, Populate, RestartPolicy, Signature, is_guest_name,
 };
 pub use manifest::{
     ConsoleBytes, FileEntry, HostExit, HostSettings, LogLevel, Manifest, WhenEmpty,

@@ -11,7 +11,8 @@
 //!
 //! Linux looks for KVM's signature at each multiple of 0x100 from 0x4000_0000
 //! to 0x4000_ff00 and takes the first match, so that Steward's own signature
-//! may stand first.
+//! may stand first. Some programs look at 0x4000_0000 only: a guest's setting
+//! ([`Signature`]) puts KVM's there.
 
 pub mod features;
 mod leaves;
@@ -19,6 +20,7 @@ mod quick;
 #[cfg(test)]
 mod tests;
 
+use crate::bundle::Signature;
 use crate::clock::TscFrequency;
 use crate::pv::PvFeatures;
 use crate::xstate::Xstate;
@@ -49,6 +51,8 @@ pub struct CpuidConfig<'a> {
     pub pv: PvFeatures,
     /// The hypercalls that the guest may make.
     pub calls: CallSet,
+    /// Whose signature stands first.
+    pub signature: Signature,
     /// Features that the back end can't virtualise on this CPU (on VT-x, those
     /// that need a control which is missing).
     pub withheld: &'a [FeatureBit],
@@ -87,7 +91,7 @@ struct Slot {
 const NO_SLOT: Slot = Slot { first: 0, count: 0, indexing: Indexing::None };
 /// Leaves of one range that can have entries.
 const RANGE_LEAVES: usize = 0x24;
-/// The ranges of leaves: basic, Steward's, KVM's, extended.
+/// The ranges of leaves: basic, two of hypervisors, extended.
 const RANGES: [u32; 4] = [0, 0x4000_0000, 0x4000_0100, 0x8000_0000];
 
 /// A guest's CPUID.

@@ -108,6 +108,9 @@ pub struct GuestSettings {
     /// The hypercalls that it may make.
     #[serde(default)]
     pub hypercalls: Hypercalls,
+    /// Whose signature CPUID shows first.
+    #[serde(default)]
+    pub signature: Signature,
 }
 
 const fn default_weight() -> u32 {
@@ -199,6 +202,17 @@ pub enum ApicAssist {
     None,
 }
 
+/// Whose signature CPUID shows at leaf 0x4000_0000; the other's is at 0x4000_0100.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Signature {
+    /// Steward's.
+    #[default]
+    Steward,
+    /// KVM's, for programs that look nowhere else.
+    Kvm,
+}
+
 /// Whether a guest that has ended is started again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -278,6 +292,7 @@ impl GuestSettings {
             watchdog_ms: None,
             console_ring: DEFAULT_CONSOLE_RING,
             hypercalls: Hypercalls::default(),
+            signature: Signature::default(),
         }
     }
 

@@ -5,6 +5,7 @@ use super::{
     ApicBit, CpuidConfig, CpuidTable, FeatureBit, Indexing, NO_SLOT, RANGE_LEAVES, RANGES, Slot,
     read_register,
 };
+use crate::bundle::Signature;
 use crate::xstate::Xstate;
 use alloc::vec::Vec;
 use hvabi::kvm;
@@ -25,11 +26,14 @@ const AMD_HIGHEST: u32 = 0xd;
 const INTEL_HIGHEST_EXTENDED: u32 = 0x8000_0008;
 /// The highest extended leaf with content elsewhere.
 const AMD_HIGHEST_EXTENDED: u32 = 0x8000_0021;
-/// The highest leaf of Steward's range.
-const STEWARD_HIGHEST: u32 = hvabi::CPUID_LEAF_TIMING;
-/// KVM's first leaf and its second, with the features.
-const KVM_SIGNATURE_LEAF: u32 = 0x4000_0100;
-const KVM_FEATURES_LEAF: u32 = 0x4000_0101;
+/// Where the leaves of hypervisors begin: a signature, then what it stands for. The
+/// one for Steward, the other for KVM.
+const FIRST_SIGNATURE: u32 = 0x4000_0000;
+const SECOND_SIGNATURE: u32 = 0x4000_0100;
+/// The highest leaves of the two: the one with frequencies is where other hypervisors
+/// have it too.
+const FIRST_HIGHEST: u32 = hvabi::CPUID_LEAF_TIMING;
+const SECOND_HIGHEST: u32 = SECOND_SIGNATURE + 1;
 /// What of KVM's interface is always there.
 const KVM_FEATURES: u32 = kvm::feature::CLOCKSOURCE
     | kvm::feature::NOP_IO_DELAY
@@ -134,9 +138,18 @@ impl<H: CpuidSource> Builder<'_, H> {
     fn highest(&self, base: u32) -> u32 {
         match base {
             0 => self.highest_basic,
-            KVM_SIGNATURE_LEAF => KVM_FEATURES_LEAF,
-            0x4000_0000 => STEWARD_HIGHEST,
+            FIRST_SIGNATURE => FIRST_HIGHEST,
+            SECOND_SIGNATURE => SECOND_HIGHEST,
             _ => self.highest_extended,
+        }
+    }
+
+    /// Whose signature the range with `leaf` has.
+    fn owner(&self, leaf: u32) -> Signature {
+        match (leaf < SECOND_SIGNATURE, self.config.signature) {
+            (true, first) => first,
+            (false, Signature::Steward) => Signature::Kvm,
+            (false, Signature::Kvm) => Signature::Steward,
         }
     }
 
@@ -249,21 +262,28 @@ impl<H: CpuidSource> Builder<'_, H> {
             0xd => self.xsave(subleaf),
             0x15 if self.vendor == Vendor::Intel => self.crystal(),
             0x16 if self.vendor == Vendor::Intel => self.frequencies(),
-            hvabi::CPUID_LEAF_SIGNATURE => signature(STEWARD_HIGHEST, hvabi::CPUID_SIGNATURE),
-            hvabi::CPUID_LEAF_INTERFACE => CpuidResult {
-                eax: hvabi::INTERFACE_VERSION,
-                ebx: self.config.calls.features().0,
-                ..nothing
+            FIRST_SIGNATURE | SECOND_SIGNATURE => {
+                let letters = match self.owner(leaf) {
+                    Signature::Steward => hvabi::CPUID_SIGNATURE,
+                    Signature::Kvm => kvm::CPUID_SIGNATURE,
+                };
+                signature(self.highest(leaf), letters)
+            }
+            0x4000_0001 | 0x4000_0101 => match self.owner(leaf) {
+                Signature::Steward => CpuidResult {
+                    eax: hvabi::INTERFACE_VERSION,
+                    ebx: self.config.calls.features().0,
+                    ..nothing
+                },
+                Signature::Kvm => {
+                    CpuidResult { eax: KVM_FEATURES | self.config.pv.bits(), ..nothing }
+                }
             },
             hvabi::CPUID_LEAF_TIMING => CpuidResult {
                 eax: u32::try_from(self.config.tsc.khz()).unwrap_or(0),
                 ebx: self.config.apic_timer_hz / 1000,
                 ..nothing
             },
-            KVM_SIGNATURE_LEAF => signature(KVM_FEATURES_LEAF, kvm::CPUID_SIGNATURE),
-            KVM_FEATURES_LEAF => {
-                CpuidResult { eax: KVM_FEATURES | self.config.pv.bits(), ..nothing }
-            }
             0x8000_0000 => CpuidResult { eax: self.highest_extended, ..host },
             0x8000_0001 if self.vendor == Vendor::Amd => {
                 // EAX repeats the signature; EBX 31:28 is the package type.

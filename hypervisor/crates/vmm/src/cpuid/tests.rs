@@ -50,6 +50,7 @@ fn config(vcpus: u16) -> CpuidConfig<'static> {
         xcr0: Xcr0::all(),
         pv: PvFeatures::all(),
         calls: hvabi::CallSet::ALL,
+        signature: crate::bundle::Signature::Steward,
         withheld: &[],
     }
 }
@@ -307,19 +308,40 @@ fn beyond_the_highest_leaf() {
     }
 }
 
+/// EAX of a signature's leaf, and what it spells.
+fn letters(table: &CpuidTable, leaf: u32) -> (u32, [u8; 12]) {
+    let result = table.lookup(leaf, 0, &vcpu(0));
+    let mut letters = [0; 12];
+    for (place, register) in letters.chunks_exact_mut(4).zip([result.ebx, result.ecx, result.edx]) {
+        place.copy_from_slice(&register.to_le_bytes());
+    }
+    (result.eax, letters)
+}
+
+#[test]
+fn the_signature_of_kvm_first() {
+    let settings = CpuidConfig { signature: crate::bundle::Signature::Kvm, ..config(1) };
+    let table = CpuidTable::new(&everything(Vendor::Amd), &settings);
+    assert_eq!(letters(&table, 0x4000_0000), (0x4000_0010, *b"KVMKVMKVM\0\0\0"));
+    assert_eq!(letters(&table, 0x4000_0100), (0x4000_0101, *b"StewardStewd"));
+    let usual = self::table(Vendor::Amd, 1);
+    for (leaf, as_usual) in [
+        (0x4000_0001, 0x4000_0101),
+        (0x4000_0101, 0x4000_0001),
+        // Frequencies stay where programs look for them.
+        (0x4000_0010, 0x4000_0010),
+        (0x4000_0002, 0x4000_0002),
+        (0x4000_0110, 0x4000_0110),
+    ] {
+        let wanted = usual.lookup(as_usual, 0, &vcpu(0));
+        assert_eq!(table.lookup(leaf, 0, &vcpu(0)), wanted, "{leaf:#x}");
+    }
+}
+
 #[test]
 fn hypervisor_leaves() {
     let table = table(Vendor::Amd, 1);
-    let letters = |leaf| {
-        let result = table.lookup(leaf, 0, &vcpu(0));
-        let mut letters = [0; 12];
-        for (place, register) in
-            letters.chunks_exact_mut(4).zip([result.ebx, result.ecx, result.edx])
-        {
-            place.copy_from_slice(&register.to_le_bytes());
-        }
-        (result.eax, letters)
-    };
+    let letters = |leaf| letters(&table, leaf);
     assert_eq!(letters(0x4000_0000), (0x4000_0010, *b"StewardStewd"));
     assert_eq!(letters(0x4000_0100), (0x4000_0101, *b"KVMKVMKVM\0\0\0"));
     // As Linux looks for it: the first multiple of 0x100 with the signature.
