@@ -206,6 +206,9 @@ pub trait Backend {
     fn set_nmi_blocked(&mut self, blocked: bool);
     /// Asks for an exit once the guest can take an NMI.
     fn request_nmi_window(&mut self);
+    /// Whether that exit comes at the end of an interrupt shadow too, not only at that
+    /// of an NMI's handler.
+    fn nmi_window_sees_shadow(&self) -> bool;
 
     /// RIP behind the instruction that caused the last exit, where the
     /// hardware tells.

@@ -418,7 +418,14 @@ impl<B: Backend> Vcpu<B> {
             self.hw.inject(Event::interrupt(vector));
         }
         let waits = pic || self.injectable().is_some();
-        self.hw.set_interrupt_window(waits);
+        // An NMI may enter behind the shadow, and so may an interrupt, whose window
+        // every CPU has. With interrupts off the NMI waits for the timer
+        // (`run::turn`).
+        let behind_shadow = self.nmi_pending
+            && shadow
+            && self.hw.rflags().contains(Rflags::IF)
+            && !self.hw.nmi_window_sees_shadow();
+        self.hw.set_interrupt_window(waits || behind_shadow);
         if self.nmi_pending {
             self.hw.request_nmi_window();
         }

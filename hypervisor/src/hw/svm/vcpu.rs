@@ -598,6 +598,11 @@ impl Backend for SvmVcpu {
         self.update_nmi_intercepts();
     }
 
+    fn nmi_window_sees_shadow(&self) -> bool {
+        // IRET is all that is intercepted.
+        false
+    }
+
     fn request_nmi_window(&mut self) {
         self.nmi_window = true;
     }

@@ -291,6 +291,10 @@ impl Backend for VmxVcpu {
         self.set_blocked(Interruptibility::NMI, blocked);
     }
 
+    fn nmi_window_sees_shadow(&self) -> bool {
+        true
+    }
+
     fn request_nmi_window(&mut self) {
         self.set_primary(PrimaryControls::NMI_WINDOW, true);
     }

@@ -134,6 +134,7 @@ pub(super) struct Script {
     pub(super) cpl: u8,
     pub(super) shadow: bool,
     pub(super) loses_shadow: bool,
+    pub(super) nmi_window_sees_shadow: bool,
     pub(super) dr6: u64,
     pub(super) dr7: u64,
     pub(super) tsc_offset: u64,
@@ -279,6 +280,9 @@ impl Backend for Script {
         self.nmi_blocked = blocked;
     }
     fn request_nmi_window(&mut self) {}
+    fn nmi_window_sees_shadow(&self) -> bool {
+        self.nmi_window_sees_shadow
+    }
     fn next_rip(&self) -> Option<u64> {
         self.next_rip
     }

@@ -418,3 +418,21 @@ fn a_repeated_instruction_that_is_not_done_sets_the_resume_flag() {
     assert_eq!(play.turn(VmExit::PortIo(io)), Next::Continue);
     assert_eq!((play.vcpu.hw.rip, play.vcpu.hw.rflags & RF), (0x1002, 0));
 }
+
+#[test]
+fn an_nmi_in_a_shadow_gets_a_window() {
+    for (flags, sees, window) in
+        [(IF, false, true), (IF, true, false), (2, false, false), (2, true, false)]
+    {
+        let mut play = Play::new();
+        play.vcpu.hw.rflags = flags;
+        play.vcpu.hw.shadow = true;
+        play.vcpu.hw.nmi_window_sees_shadow = sees;
+        play.vcpu.post_nmi();
+        play.turn(VmExit::InterruptWindow);
+        assert_eq!((play.injected(), play.vcpu.hw.window), (None, window), "{flags:#x} {sees}");
+        play.vcpu.hw.shadow = false;
+        play.turn(VmExit::HostInterrupt);
+        assert_eq!((play.injected(), play.vcpu.hw.window), (Some(Event::nmi()), false));
+    }
+}
