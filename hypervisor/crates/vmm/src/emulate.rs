@@ -220,9 +220,9 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
     }
 
     fn lapic_offset(&self, gpa: GuestPhysAddr) -> Option<u64> {
-        use devices::lapic::{APIC_BASE_ADDRESS, ApicMode};
-        let offset = gpa.checked_offset_from(GuestPhysAddr::new(APIC_BASE_ADDRESS))?;
-        (offset < PAGE_SIZE && self.vcpu.core.lapic.mode() == ApicMode::XApic).then_some(offset)
+        let base = self.vcpu.core.lapic.window()?;
+        let offset = gpa.checked_offset_from(GuestPhysAddr::new(base))?;
+        (offset < PAGE_SIZE).then_some(offset)
     }
 }
 

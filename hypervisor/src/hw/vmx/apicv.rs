@@ -50,8 +50,8 @@ pub(super) struct ApicHardware {
     /// This vCPU's control words.
     pub(super) words: ControlWords,
     maps: Maps,
-    /// The mode that the controls are set for.
-    mode: Option<ApicMode>,
+    /// Where the controls take the APIC's registers to be.
+    space: Option<ApicSpace>,
     /// What the VMCS holds.
     status: InterruptStatus,
     eoi_exits: VectorSet,
@@ -70,7 +70,7 @@ impl ApicHardware {
             page,
             words,
             maps,
-            mode: None,
+            space: None,
             status: InterruptStatus::new(),
             eoi_exits: VectorSet::EMPTY,
             threshold: 0,
@@ -116,14 +116,10 @@ impl ApicHardware {
         }
     }
 
-    /// The APIC has changed its mode.
-    fn follow_mode(&mut self, v: Current<'_>, mode: ApicMode) {
-        self.mode = Some(mode);
-        let controls = self.words.for_apic_mode(match mode {
-            ApicMode::XApic => ApicSpace::Memory,
-            ApicMode::X2Apic => ApicSpace::Msrs,
-            ApicMode::Disabled => ApicSpace::None,
-        });
+    /// The APIC has changed its mode, or moved.
+    fn follow_mode(&mut self, v: Current<'_>, space: ApicSpace) {
+        self.space = Some(space);
+        let controls = self.words.for_apic_mode(space);
         // A read that does not exit must be one that the CPU virtualizes: else
         // it would be of the machine's own APIC.
         let x2apic = controls.contains(SecondaryControls::VIRTUAL_X2APIC);
@@ -138,8 +134,13 @@ impl ApicHardware {
 
     /// See [`vmm::hw::Backend::give_apic`].
     pub(super) fn give(&mut self, v: Current<'_>, lapic: &mut Lapic) {
-        if self.mode != Some(lapic.mode()) {
-            self.follow_mode(v, lapic.mode());
+        let space = match lapic.mode() {
+            ApicMode::XApic if lapic.is_in_place() => ApicSpace::Memory,
+            ApicMode::X2Apic => ApicSpace::Msrs,
+            ApicMode::XApic | ApicMode::Disabled => ApicSpace::None,
+        };
+        if self.space != Some(space) {
+            self.follow_mode(v, space);
         }
         if self.delivery() == InterruptDelivery::Virtual {
             let level = lapic.level_triggered();

@@ -5,10 +5,38 @@ use super::reg::{Lvt, LvtEntry};
 use super::{DeliveryMode, Effect, Gp, Lapic};
 use x86defs::msr::{APIC_BASE_BSP, APIC_BASE_ENABLE, APIC_BASE_X2APIC};
 
-/// Where the registers stand in xAPIC mode; they cannot be moved.
+/// Where the registers stand in xAPIC mode, unless the guest moves them.
 pub const APIC_BASE_ADDRESS: u64 = 0xfee0_0000;
 
+/// Bits 7:0 and 9, and what no physical address has.
+const RESERVED: u64 = 0x2ff | u64::MAX << 52;
+/// Everything but the address.
+const FLAGS: u64 = APIC_BASE_BSP | APIC_BASE_X2APIC | APIC_BASE_ENABLE;
+
+/// Whether the registers can stand at `base`: a page below 2^52.
+pub(super) const fn is_base(base: u64) -> bool {
+    base & (RESERVED | FLAGS) == 0
+}
+
 impl Lapic {
+    /// Where in memory the registers stand; nowhere but in xAPIC mode.
+    #[inline]
+    #[must_use]
+    pub const fn window(&self) -> Option<u64> {
+        match self.s.mode {
+            ApicMode::XApic => Some(self.s.base),
+            ApicMode::Disabled | ApicMode::X2Apic => None,
+        }
+    }
+
+    /// Whether they stand in memory where they do after a reset: nowhere else does a
+    /// CPU help with them.
+    #[inline]
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        self.window() == Some(APIC_BASE_ADDRESS)
+    }
+
     /// The mode.
     #[inline(always)]
     #[must_use]
@@ -25,19 +53,21 @@ impl Lapic {
             ApicMode::XApic => APIC_BASE_ENABLE,
             ApicMode::X2Apic => APIC_BASE_ENABLE | APIC_BASE_X2APIC,
         };
-        APIC_BASE_ADDRESS | mode | if self.s.bootstrap { APIC_BASE_BSP } else { 0 }
+        self.s.base | mode | if self.s.bootstrap { APIC_BASE_BSP } else { 0 }
     }
 
     /// WRMSR to IA32_APIC_BASE. The bootstrap flag is read-only, its value in
     /// `value` ignored. Switching off forgets everything but the identity.
     ///
     /// # Errors
-    /// [`Gp`] for a reserved bit, another base address, or a change of mode
-    /// that the manual forbids: x2APIC to xAPIC, disabled to x2APIC.
+    /// [`Gp`] for a reserved bit, or a change of mode that the manual forbids:
+    /// x2APIC to xAPIC, disabled to x2APIC. What the guest's physical addresses and
+    /// its RAM forbid is the caller's to check.
     pub fn write_apic_base(&mut self, value: u64) -> Result<Effect, Gp> {
-        if value & !(APIC_BASE_BSP | APIC_BASE_ENABLE | APIC_BASE_X2APIC) != APIC_BASE_ADDRESS {
+        if value & RESERVED != 0 {
             return Err(Gp);
         }
+        let base = value & !FLAGS;
         let new = match (value & APIC_BASE_ENABLE != 0, value & APIC_BASE_X2APIC != 0) {
             (false, false) => ApicMode::Disabled,
             (true, false) => ApicMode::XApic,
@@ -48,7 +78,8 @@ impl Lapic {
             (ApicMode::Disabled, ApicMode::X2Apic) | (ApicMode::X2Apic, ApicMode::XApic) => {
                 return Err(Gp);
             }
-            (old, new) if old == new => return Ok(Effect::None),
+            (old, new) if old == new && base == self.s.base => return Ok(Effect::None),
+            (old, new) if old == new => {}
             (_, ApicMode::Disabled) => {
                 self.clear();
             }
@@ -61,6 +92,7 @@ impl Lapic {
             }
         }
         self.s.mode = new;
+        self.s.base = base;
         Ok(Effect::IdentityChanged)
     }
 

@@ -72,8 +72,8 @@ pub enum Effect {
     Pending,
     /// [`Lapic::deadline`] may have changed.
     TimerChanged,
-    /// [`Lapic::identity`] changed: publish it. Timer and pending interrupts
-    /// may have changed too.
+    /// [`Lapic::identity`] or [`Lapic::window`] changed: publish it. Timer and
+    /// pending interrupts may have changed too.
     IdentityChanged,
 }
 

@@ -2,6 +2,7 @@
 //! save and restore.
 
 use super::Lapic;
+use super::base::{APIC_BASE_ADDRESS, is_base};
 use super::bitmap::VectorSet;
 use super::message::{ApicIdentity, ApicMode};
 use super::reg::{Esr, IcrLow, Lvt, LvtEntry, Reg, Svr};
@@ -37,6 +38,8 @@ pub struct LapicState {
     pub(super) id: u32,
     pub(super) bootstrap: bool,
     pub(super) mode: ApicMode,
+    /// Where the registers stand in xAPIC mode.
+    pub(super) base: u64,
     /// xAPIC mode's logical destination; x2APIC mode derives its own.
     pub(super) ldr: u32,
     pub(super) dfr: u32,
@@ -69,6 +72,7 @@ impl LapicState {
             id,
             bootstrap,
             mode: ApicMode::XApic,
+            base: APIC_BASE_ADDRESS,
             ldr: 0,
             dfr: u32::MAX,
             icr_low: 0,
@@ -99,6 +103,7 @@ impl LapicState {
         require(self.ldr & 0x00ff_ffff == 0, "local APIC: logical destination")?;
         require(Esr::all().contains(self.esr | self.esr_logged), "local APIC: errors")?;
         require(self.lint_asserted & !3 == 0, "local APIC: pins")?;
+        require(is_base(self.base), "local APIC: base")?;
         require(
             self.mode != ApicMode::Disabled
                 || self.irr.is_empty() && self.isr.is_empty() && !self.svr.enabled(),
@@ -108,13 +113,14 @@ impl LapicState {
 }
 
 impl Lapic {
-    /// INIT reached the CPU: as after power-up, but for the identity and the
-    /// mode (SDM: "Local APIC State After It Receives an INIT-Deassert IPI",
+    /// INIT reached the CPU: as after power-up, but for the identity, the mode and
+    /// the base (SDM: "Local APIC State After It Receives an INIT-Deassert IPI",
     /// "x2APIC State Transitions").
     pub fn init(&mut self) {
-        let mode = self.s.mode;
+        let (mode, base) = (self.s.mode, self.s.base);
         self.clear();
         self.s.mode = mode;
+        self.s.base = base;
     }
 
     /// As after power-up, but for what is not the APIC's own: the TSC's offset

@@ -15,7 +15,7 @@ use crate::memory::{GuestMemory, GuestRam};
 use crate::pv::{PvCounts, PvFeatures};
 use crate::vcpu::{Activity, Vcpu};
 use crate::vm::{EndReason, Host, Vm, VmError};
-use devices::lapic::{ApicMode, Effect, Lint, LintEvent};
+use devices::lapic::{Effect, Lint, LintEvent};
 use hvabi::{CallSet, Registers, ShutDownKind, kvm};
 use x86defs::bits::Low;
 use x86defs::exit::{CacheControl, ExceptionExit};
@@ -273,7 +273,7 @@ pub(crate) fn apic_effect<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M
         Effect::Ipi(command) => vm.deliver_ipi(vcpu.index, &command),
         Effect::IdentityChanged => {
             vm.routes.publish(vcpu.index, vcpu.core.lapic.identity());
-            if vcpu.core.lapic.mode() == ApicMode::XApic {
+            if vcpu.core.lapic.is_in_place() {
                 vm.memory.open_apic_page();
             } else {
                 vm.memory.close_apic_page();

@@ -108,6 +108,10 @@ fn set<B: Backend, M: GuestRam, H: Host>(
                 Ok(())
             }
             SpecialMsr::ApicBase | SpecialMsr::TscDeadline | SpecialMsr::X2Apic(_) => {
+                if special == SpecialMsr::ApicBase {
+                    let bits = core.cpuid.physical_address_bits();
+                    validate::apic_base(value, bits.into(), |page| vm.memory.is_ram(page))?;
+                }
                 let effect = core.lapic.msr_write(msr, value, ticks).map_err(|_| Gp)?;
                 apic_effect(vcpu, vm, effect);
                 Ok(())

@@ -1,7 +1,7 @@
 //! Rules of registers that other parts of the machine hold.
 
 use super::Gp;
-use x86defs::{Cr0, Efer, msr};
+use x86defs::{Cr0, Efer, GuestPhysAddr};
 
 /// WRMSR of EFER: the new value (SDM: "Extended Feature Enable Register";
 /// APM: "Extended Feature Enable Register (EFER)"). LMA is not software's: it
@@ -21,22 +21,19 @@ pub fn efer(old: Efer, value: u64, allowed: Efer, cr0: Cr0) -> Result<Efer, Gp> 
     Ok((written - Efer::LMA) | (old & Efer::LMA))
 }
 
-/// WRMSR of IA32_APIC_BASE: the new value (SDM: "x2APIC State Transitions").
+/// WRMSR of IA32_APIC_BASE, as far as it depends on the guest: where the local APIC
+/// may move. `physical_bits` is the width of the guest's physical addresses.
 ///
 /// # Errors
-/// [`Gp`] for a reserved bit, x2APIC mode without the enable bit, the ways
-/// from x2APIC mode to xAPIC mode and from disabled to x2APIC mode, and for a
-/// base other than the usual one: no CPU in a guest moves its local APIC.
-pub fn apic_base(old: u64, value: u64) -> Result<u64, Gp> {
-    const MODE: u64 = msr::APIC_BASE_ENABLE | msr::APIC_BASE_X2APIC;
-    // The bootstrap bit is read-only: what is written to it does not count.
-    let address = value & !(MODE | msr::APIC_BASE_BSP);
-    if address != crate::layout::LAPIC_BASE {
-        return Err(Gp);
-    }
-    let illegal = matches!(
-        (old & MODE, value & MODE),
-        (_, msr::APIC_BASE_X2APIC) | (MODE, msr::APIC_BASE_ENABLE) | (0, MODE)
-    );
-    if illegal { Err(Gp) } else { Ok(address | value & MODE | old & msr::APIC_BASE_BSP) }
+/// [`Gp`] for a page beyond the guest's physical addresses, as on hardware; and for
+/// one of RAM, which the other vCPUs go on to see there and the nested tables of all
+/// are one.
+pub fn apic_base(
+    value: u64,
+    physical_bits: u32,
+    is_ram: impl FnOnce(GuestPhysAddr) -> bool,
+) -> Result<(), Gp> {
+    let page = value & !0xfff;
+    let fits = page.checked_shr(physical_bits).unwrap_or(0) == 0;
+    if fits && !is_ram(GuestPhysAddr::new(page)) { Ok(()) } else { Err(Gp) }
 }

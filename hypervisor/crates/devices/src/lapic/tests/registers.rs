@@ -120,12 +120,31 @@ fn msr_reserved_bits() {
 }
 
 #[test]
+fn the_base_moves() {
+    let mut apic = xapic(5);
+    assert!(apic.is_in_place());
+    let _ = store(&mut apic, 0xd0, 0x0100_0000);
+    apic.accept(0x45, Trigger::Edge);
+    assert_eq!(apic.write_apic_base(0xfed4_0800), Ok(Effect::IdentityChanged));
+    assert_eq!(apic.apic_base(), 0xfed4_0900);
+    assert_eq!((apic.window(), apic.is_in_place()), (Some(0xfed4_0000), false));
+    assert_eq!(apic.deliverable(), Some(0x45), "nothing else changes");
+    apic.init();
+    assert_eq!(apic.window(), Some(0xfed4_0000), "INIT leaves it there");
+    assert_eq!(apic.write_apic_base(0xfed4_1000), Ok(Effect::IdentityChanged));
+    assert_eq!((apic.window(), apic.apic_base()), (None, 0xfed4_1100), "off, at another place");
+    assert_eq!(apic.write_apic_base(0xfee0_0800), Ok(Effect::IdentityChanged));
+    assert!(apic.is_in_place());
+    apic.reset();
+    assert_eq!(apic.apic_base(), 0xfee0_0900);
+}
+
+#[test]
 fn modes() {
     let disabled = 0xfee0_0000;
     let (x, x2) = (0xfee0_0800, 0xfee0_0c00);
     let mut apic = xapic(5);
     assert_eq!(apic.write_apic_base(0xfee0_0400), Err(Gp));
-    assert_eq!(apic.write_apic_base(0xfed0_0800), Err(Gp), "another base");
     assert_eq!(apic.write_apic_base(0xfee0_0a00), Err(Gp), "reserved bit 9");
     assert_eq!(apic.write_apic_base(1 << 60 | x), Err(Gp));
     assert_eq!(apic.write_apic_base(x), Ok(Effect::None));
@@ -180,6 +199,7 @@ fn impossible_states_are_refused() {
         ("divide", 4.into()),
         ("id", 2.into()),
         ("bootstrap", false.into()),
+        ("base", 0xfee0_0800_u64.into()),
         ("dfr", 0.into()),
         ("ldr", 1.into()),
         ("icr_low", 0x1000.into()),
