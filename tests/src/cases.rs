@@ -157,6 +157,8 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
             cases
         }
         "emulate" | "memory" | "hypercalls" => everywhere(&case, Tier::Usual),
+        // Among the cases on isolation.
+        "opcodes" => Vec::new(),
         // They wait a lot, and five times as long (in instructions) on VT-x's
         // machine, whose clock is faster.
         "devices" | "irq" => {
