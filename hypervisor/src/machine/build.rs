@@ -24,7 +24,7 @@ use vmm::e820;
 use vmm::hw::{Backend, HotState};
 use vmm::irq::{Posted, Routes};
 use vmm::layout;
-use vmm::load::{self, EntryState, LoadSettings, Loading, Module, TablesConfig};
+use vmm::load::{self, EntryState, LoadError, LoadSettings, Loading, Module, TablesConfig};
 use vmm::msr::{MsrConfig, MsrFile, MsrTable};
 use vmm::mtrr::Mtrrs;
 use vmm::pv::{PvCounts, PvFeatures, PvState};
@@ -67,11 +67,12 @@ pub(super) fn lay_out<'f, C: VendorCpu>(
     let file =
         |name: &str| file(name).ok_or_else(|| fail(alloc::format!("there is no file \"{name}\"")));
     let kernel = file(&settings.kernel)?;
-    let initrd = settings.initrd.as_deref().map(file).transpose()?;
+    let module = |name: &'f str, cmdline| Ok(Module { name, data: file(name)?, cmdline });
+    let initrd = settings.initrd.as_deref().map(|name| module(name, "")).transpose()?;
     let modules = settings
         .modules
         .iter()
-        .map(|m| Ok(Module { data: file(&m.file)?, cmdline: &m.cmdline }))
+        .map(|m| module(&m.file, &m.cmdline))
         .collect::<Result<Vec<_>, HostError>>()?;
     let regions = e820::ram_regions(settings.memory).into_iter().collect();
     let space = GuestSpace::new(&settings.name, regions, C::NESTED)?;
@@ -85,14 +86,20 @@ pub(super) fn lay_out<'f, C: VendorCpu>(
     log::debug!("tables of \"{}\" at {:?}", settings.name, tables);
     let load_settings = LoadSettings {
         memory: settings.memory,
+        kernel: &settings.kernel,
         cmdline: &settings.cmdline,
         initrd,
         modules: &modules,
         rsdp: tables.rsdp,
     };
-    let loading = Loading::new(kernel, &load_settings)
-        .map_err(|e| fail(alloc::format!("its kernel {}: {e}", settings.kernel)))?;
+    let loading = Loading::new(kernel, &load_settings).map_err(|e| refused(settings, &e))?;
     Ok((Arc::new(space), loading))
+}
+
+/// The guest's kernel can't be loaded, because of `error`.
+pub(super) fn refused(settings: &GuestSettings, error: &LoadError) -> HostError {
+    let why = alloc::format!("its kernel {}: {error}", settings.kernel);
+    HostError::Guest { guest: settings.name.clone(), why }
 }
 
 /// A guest of which some vCPUs are still to be made.

@@ -2,7 +2,7 @@
 //! that nobody else waits for it, and charged to the guest.
 
 use super::World;
-use super::build::{Assembly, lay_out};
+use super::build::{Assembly, lay_out, refused};
 use super::console::Console;
 use super::guest::Guest;
 use crate::cpu::asm;
@@ -21,7 +21,7 @@ use vmm::load::{EntryState, Loading};
 use vmm::sched::{EntityId, GuestId, Stop};
 use x86defs::GuestPhysAddr;
 
-/// Bytes of a kernel that are copied in one piece: a few microseconds.
+/// Bytes of a kernel that are looked at or copied in one piece: some ten microseconds.
 const PIECE: usize = 16 << 10;
 
 /// Where a guest's files are.
@@ -47,6 +47,8 @@ impl Files {
 /// What is still to be done.
 enum Work<C: VendorCpu> {
     LayOut,
+    /// The kernel's checksum, before anything is written.
+    Check(Arc<GuestSpace>, Loading<'static>),
     Write(Arc<GuestSpace>, Loading<'static>),
     /// From this address on.
     Populate(Arc<GuestSpace>, EntryState, GuestPhysAddr),
@@ -62,7 +64,9 @@ impl<C: VendorCpu> Work<C> {
     /// The guest's memory, while nobody else gives it back.
     fn space(&self) -> Option<&Arc<GuestSpace>> {
         match self {
-            Self::Write(space, _) | Self::Populate(space, ..) => Some(space),
+            Self::Check(space, _) | Self::Write(space, _) | Self::Populate(space, ..) => {
+                Some(space)
+            }
             Self::Assemble(assembly) => Some(assembly.space()),
             _ => None,
         }
@@ -162,6 +166,12 @@ impl<C: VendorCpu> Starter<C> {
                 // owns, does not change, and drops after it.
                 let loading =
                     unsafe { core::mem::transmute::<Loading<'_>, Loading<'static>>(loading) };
+                Work::Check(space, loading)
+            }
+            Work::Check(space, mut loading) => {
+                if loading.check(PIECE).map_err(|error| refused(&self.settings, &error))? {
+                    return Ok(Work::Check(space, loading));
+                }
                 Work::Write(space, loading)
             }
             Work::Write(space, mut loading) => {

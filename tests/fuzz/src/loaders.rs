@@ -48,10 +48,11 @@ impl GuestMemory for Checked {
 
 /// One case: the kernel, once with an initial ramdisk and once with a module.
 pub fn run(image: &[u8]) {
-    let module = Module { data: image, cmdline: "module" };
-    for (initrd, modules) in [(Some(image), [].as_slice()), (None, [module].as_slice())] {
+    let module = Module { name: "a module", data: image, cmdline: "module" };
+    for (initrd, modules) in [(Some(module), [].as_slice()), (None, [module].as_slice())] {
         let settings = LoadSettings {
             memory: MEMORY,
+            kernel: "kernel",
             cmdline: "console=ttyS0",
             initrd,
             modules,

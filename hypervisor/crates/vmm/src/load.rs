@@ -3,9 +3,13 @@
 //!
 //! Which protocol an image speaks is seen from the image: Linux's boot
 //! protocols of 64 and 32 bits (`linux`), PVH (`pvh`) or Multiboot 1 (`multiboot`), the last two
-//! for ELF images; a Multiboot header wins over a PVH note, as in other loaders. Everything is
-//! checked before anything is written, and a refusal ([`LoadError`]) names the
+//! for ELF images; a Multiboot header wins over a PVH note, as in other loaders. Images that
+//! are made for other machines (firmware, GRUB for Xen) are known by name (`foreign`).
+//! Everything is checked before anything is written, and a refusal ([`LoadError`]) names the
 //! field, the segment or the numbers that don't fit.
+//!
+//! A kernel may have gigabytes: what looks at every byte of it is done in pieces
+//! ([`Loading::check`], [`Loading::write`]).
 //!
 //! The loaders see images as untrusted bytes: every read is bounded and every
 //! sum checked. Fuzz target: `loaders`.
@@ -14,6 +18,7 @@ mod bytes;
 mod elf;
 mod entry;
 mod error;
+mod foreign;
 mod linux;
 mod multiboot;
 mod place;
@@ -28,6 +33,7 @@ pub use tables::{TableAddresses, TablesConfig, TablesError, write_tables};
 
 use crate::memory::{GuestMemory, MemoryError};
 use bytes::Bytes;
+use linux::checksum::Checksum;
 use x86defs::GuestPhysAddr;
 
 /// What is loaded beside the kernel.
@@ -35,10 +41,13 @@ use x86defs::GuestPhysAddr;
 pub struct LoadSettings<'m, 'a> {
     /// The guest's memory in bytes, at least 1 MiB.
     pub memory: u64,
+    /// The name of the kernel's file: a Multiboot kernel's command line begins with it.
+    pub kernel: &'a str,
     /// The kernel's command line, without a NUL.
     pub cmdline: &'a str,
-    /// The initial ramdisk. For PVH and Multiboot kernels it is the first module.
-    pub initrd: Option<&'a [u8]>,
+    /// The initial ramdisk. For PVH and Multiboot kernels it is the first module, whose
+    /// command line is empty.
+    pub initrd: Option<Module<'a>>,
     /// Modules for PVH and Multiboot kernels.
     pub modules: &'m [Module<'a>],
     /// Where [`write_tables`] put the ACPI root pointer.
@@ -48,6 +57,8 @@ pub struct LoadSettings<'m, 'a> {
 /// A module for a PVH or Multiboot kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Module<'a> {
+    /// The name of its file: what a Multiboot kernel sees before its command line.
+    pub name: &'a str,
     /// Its contents.
     pub data: &'a [u8],
     /// Its command line, without a NUL.
@@ -57,13 +68,13 @@ pub struct Module<'a> {
 impl<'a> LoadSettings<'_, 'a> {
     /// The modules, an initial ramdisk first.
     fn all_modules(&self) -> impl Iterator<Item = Module<'a>> {
-        let initrd = self.initrd.map(|data| Module { data, cmdline: "" });
-        initrd.into_iter().chain(self.modules.iter().copied())
+        self.initrd.into_iter().chain(self.modules.iter().copied())
     }
 }
 
 /// What has to be written for a kernel, and how its first vCPU starts then.
 pub struct Loading<'a> {
+    checksum: Option<Checksum<'a>>,
     plan: place::Plan<'a>,
     state: EntryState,
 }
@@ -75,15 +86,19 @@ impl core::fmt::Debug for Loading<'_> {
 }
 
 impl<'a> Loading<'a> {
-    /// Checks the kernel `image` and finds places for everything. Nothing is
-    /// written yet.
+    /// Reads the headers of the kernel `image` and finds places for everything. Nothing
+    /// is written yet. It takes little time, however large the image is.
     ///
     /// # Errors
     /// [`LoadError`] names what is wrong with the image, or what does not fit.
     pub fn new(image: &'a [u8], settings: &LoadSettings<'_, 'a>) -> Result<Self, LoadError> {
         let bytes = Bytes(image);
+        let mut checksum = None;
         let (plan, state) = if elf::is_elf(bytes) {
             let elf = elf::Elf::parse(bytes)?;
+            if let Some(foreign) = foreign::elf(bytes, &elf)? {
+                return Err(foreign);
+            }
             match multiboot::find_header(bytes)? {
                 Some(header) => multiboot::plan(bytes, Some(&elf), &header, settings)?,
                 None => match pvh::find_entry(&elf)? {
@@ -92,13 +107,29 @@ impl<'a> Loading<'a> {
                 },
             }
         } else if linux::is_linux(bytes) {
-            linux::plan(bytes, settings)?
+            let (plan, state, sum) = linux::plan(bytes, settings)?;
+            checksum = sum;
+            (plan, state)
         } else if let Some(header) = multiboot::find_header(bytes)? {
             multiboot::plan(bytes, None, &header, settings)?
         } else {
-            return Err(LoadError::unrecognised(image));
+            return Err(foreign::flat(bytes).unwrap_or_else(|| LoadError::unrecognised(image)));
         };
-        Ok(Self { plan, state })
+        Ok(Self { checksum, plan, state })
+    }
+
+    /// Looks at at most `bytes` more of an image that carries a checksum; whether
+    /// something is left. Comes before the first [`write`](Self::write).
+    ///
+    /// # Errors
+    /// [`LoadError::Checksum`] where it does not hold.
+    pub fn check(&mut self, bytes: usize) -> Result<bool, LoadError> {
+        let Some(checksum) = &mut self.checksum else { return Ok(false) };
+        let more = checksum.step(bytes)?;
+        if !more {
+            self.checksum = None;
+        }
+        Ok(more)
     }
 
     /// Writes at most `bytes` more; whether something is left.
@@ -128,6 +159,7 @@ pub fn load(
     settings: &LoadSettings<'_, '_>,
 ) -> Result<EntryState, LoadError> {
     let mut loading = Loading::new(image, settings)?;
+    while loading.check(usize::MAX)? {}
     while loading.write(memory, usize::MAX)? {}
     Ok(loading.state)
 }

@@ -1,8 +1,8 @@
 //! Why a bundle is refused.
 
 use super::guest::{
-    MAX_BACK_OFF_MS, MAX_CONSOLE_RING, MAX_CPU, MAX_MEMORY, MAX_NAME, MAX_VCPUS, MAX_WATCHDOG_MS,
-    MIN_BACK_OFF_MS, MIN_CONSOLE_RING, MIN_MEMORY, MIN_WATCHDOG_MS,
+    MAX_BACK_OFF_MS, MAX_CONSOLE_RING, MAX_CPU, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_VCPUS,
+    MAX_WATCHDOG_MS, MIN_BACK_OFF_MS, MIN_CONSOLE_RING, MIN_MEMORY, MIN_WATCHDOG_MS,
 };
 use super::{MANIFEST_CRC_NAME, OLDEST_VERSION, VERSION};
 use crate::sched::{MAX_CAP, MAX_WEIGHT, MIN_WEIGHT};
@@ -248,6 +248,9 @@ pub enum GuestFault {
         /// The file's name.
         name: String,
     },
+    /// The number of modules.
+    #[error("\"modules\" has {0} entries; at most {MAX_MODULES} are possible")]
+    Modules(usize),
     /// A command line with a NUL in it.
     #[error("\"{0}\" holds a NUL character at byte {1}; remove it")]
     Nul(&'static str, usize),

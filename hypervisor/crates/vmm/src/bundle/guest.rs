@@ -17,6 +17,8 @@ pub const MIN_MEMORY: u64 = 1 << 20;
 pub const MAX_MEMORY: u64 = layout::MAX_RAM;
 /// The most vCPUs of a guest.
 pub const MAX_VCPUS: u32 = 64;
+/// The most modules of a guest: finding places for them is one step of its start.
+pub(super) const MAX_MODULES: usize = 64;
 /// The longest name of a guest, in bytes.
 pub const MAX_NAME: usize = 64;
 /// The highest number of a CPU that an affinity list can name.
@@ -70,7 +72,7 @@ pub struct GuestSettings {
     pub kernel: String,
     /// The file with its initial ramdisk, if any.
     pub initrd: Option<String>,
-    /// Multiboot and PVH modules, in order.
+    /// Multiboot and PVH modules, in order; at most 64.
     pub modules: Vec<ModuleSettings>,
     /// The kernel's command line.
     pub cmdline: String,
@@ -352,6 +354,9 @@ impl GuestSettings {
         self.check_life()?;
         if !(MIN_CONSOLE_RING..=MAX_CONSOLE_RING).contains(&self.console_ring) {
             return Err(GuestFault::ConsoleRing(self.console_ring));
+        }
+        if self.modules.len() > MAX_MODULES {
+            return Err(GuestFault::Modules(self.modules.len()));
         }
         let modules = self.modules.iter().map(|module| ("modules.file", &module.file));
         let named = [("kernel", &self.kernel)].into_iter();

@@ -138,6 +138,10 @@ fn each_refusal_names_place_and_cure() {
         (with(|g| g.memory = 511 << 30), "to 411243118592 (383 GiB)"),
         (with(|g| g.vcpus = 0), "\"vcpus\" is 0; it must be 1 to 64"),
         (with(|g| g.vcpus = 65), "\"vcpus\" is 65"),
+        (
+            with(|g| g.modules = vec![g.modules[0].clone(); 65]),
+            "\"modules\" has 65 entries; at most 64",
+        ),
         (with(|g| g.kernel = "k".into()), "\"kernel\" names the file \"k\""),
         (with(|g| g.initrd = Some("i".into())), "\"initrd\" names the file \"i\""),
         (with(|g| g.modules[0].file = "m".into()), "\"modules.file\" names the file \"m\""),
@@ -192,6 +196,7 @@ fn with_least_memory_is_fine() {
     let mut guest = guest("least");
     guest.memory = 1 << 20;
     guest.vcpus = 64;
+    guest.modules = vec![guest.modules[0].clone(); 64];
     build(HOST, vec![guest], &files()).unwrap();
 }
 

@@ -22,7 +22,7 @@ const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 /// More program headers than any kernel has; bounds the work.
 const MAX_HEADERS: u16 = 256;
-/// More bytes of notes than any kernel has; bounds the work.
+/// More bytes of notes than any kernel has, in all segments together; bounds the work.
 const MAX_NOTES: u64 = 0x1_0000;
 
 /// Whether the image begins as an ELF image does.
@@ -142,6 +142,12 @@ impl<'a> Elf<'a> {
         Ok(Self { image, entry, headers })
     }
 
+    /// The first four bytes of each loadable segment that has as many.
+    pub(super) fn segments_begin(&self) -> impl Iterator<Item = &'a [u8]> {
+        let loaded = self.headers.iter().filter(|h| h.kind == PT_LOAD && h.file_size >= 4);
+        loaded.filter_map(|header| self.image.get(header.offset, 4))
+    }
+
     /// Checks the loadable segments, takes their memory and has them written.
     pub(super) fn place_segments(
         &self,
@@ -197,14 +203,16 @@ impl<'a> Elf<'a> {
         name: &[u8],
         kind: u32,
     ) -> Result<Option<(u64, Bytes<'a>)>, LoadError> {
+        let mut total = 0u64;
         for header in self.headers.iter().filter(|header| header.kind == PT_NOTE) {
-            if header.file_size > MAX_NOTES {
+            total = total.saturating_add(header.file_size);
+            if total > MAX_NOTES {
                 return Err(LoadError::Field {
                     format: Format::Elf,
                     field: "p_filesz of PT_NOTE",
                     offset: header.at,
                     value: header.file_size,
-                    wanted: "notes must not take more than 64 KiB",
+                    wanted: "notes must not take more than 64 KiB together",
                 });
             }
             let notes = self.image.get(header.offset, header.file_size).map(Bytes).ok_or(

@@ -1,6 +1,7 @@
 //! Why a guest could not be loaded.
 
 use crate::memory::MemoryError;
+use alloc::string::String;
 use core::fmt;
 
 /// The format in which something is wrong.
@@ -40,6 +41,24 @@ pub enum LoadError {
         first: [u8; 4],
         /// What it might be.
         hint: &'static str,
+    },
+    /// An image that is made for another machine, or for none.
+    #[error("kernel: this is {what}; {cure}")]
+    Foreign {
+        /// What it is.
+        what: &'static str,
+        /// What to do instead.
+        cure: &'static str,
+    },
+    /// A program in the form of a Linux kernel that calls a BIOS.
+    #[error(
+        "kernel: this is a real-mode program with Linux's setup header{version}, as memdisk, iPXE \
+         (ipxe.lkrn) and GRUB's lnxboot.img are: it calls a BIOS, and a guest has none; boot the \
+         kernel itself"
+    )]
+    RealMode {
+        /// What its header says of its version, in words, or nothing.
+        version: String,
     },
     /// An ELF image that does not say how to start it.
     #[error(

@@ -5,14 +5,17 @@
 //! initial ramdisk as high as it allows, and the rest (GDT, page tables, boot
 //! parameters, command line) below 640 KiB.
 
+pub(super) mod checksum;
+
 use super::bytes::{Bytes, put};
 use super::entry::{EntryState, gdt32, gdt64};
 use super::place::{Order, Plan, c_string};
-use super::{Format, LoadError, LoadSettings};
+use super::{Format, LoadError, LoadSettings, foreign};
 use crate::e820::{e820, low_ram_end};
 use crate::layout::{LEGACY_HOLE_END, LOW_RAM_END};
 use alloc::vec;
 use alloc::vec::Vec;
+use checksum::Checksum;
 use core::ops::Range;
 use x86defs::addr::PAGE_SIZE;
 use x86defs::pte::Pte;
@@ -120,6 +123,9 @@ impl Setup {
         }
         let version = u16(VERSION)?;
         if version < PROTOCOL_XLOADFLAGS {
+            if let Some(program) = foreign::real_mode(version_text(image)) {
+                return Err(program);
+            }
             return unsupported(
                 "version",
                 VERSION,
@@ -199,13 +205,25 @@ impl Setup {
     }
 }
 
-/// Checks everything and decides what goes where.
+/// The text that names the version: "6.1.0-13-amd64 (who@built.it) ..." in a Linux kernel.
+/// Empty where the header points to none.
+fn version_text(image: Bytes<'_>) -> &[u8] {
+    /// More than any kernel's release has.
+    const LONGEST: u64 = 64;
+    let Some(at) = image.u16(KERNEL_VERSION).filter(|at| *at != 0) else { return &[] };
+    let at = u64::from(at) + JUMP;
+    let text = image.get(at, LONGEST.min(image.len().saturating_sub(at))).unwrap_or_default();
+    text.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// Checks what the headers say and decides what goes where. The checksum, if the image has
+/// one, is the caller's to look at.
 pub(super) fn plan<'a>(
     image: Bytes<'a>,
     settings: &LoadSettings<'_, 'a>,
-) -> Result<(Plan<'a>, EntryState), LoadError> {
+) -> Result<(Plan<'a>, EntryState, Option<Checksum<'a>>), LoadError> {
     let setup = Setup::parse(image)?;
-    check_crc(image, &setup)?;
+    let checksum = Checksum::of(image, setup.payload.end);
     if !settings.modules.is_empty() {
         return Err(LoadError::Modules(settings.modules.len()));
     }
@@ -227,7 +245,7 @@ pub(super) fn plan<'a>(
     plan.put(start, payload);
 
     let mut ramdisk = (0, 0);
-    if let Some(initrd) = settings.initrd.filter(|initrd| !initrd.is_empty()) {
+    if let Some(initrd) = settings.initrd.map(|file| file.data).filter(|data| !data.is_empty()) {
         let size = initrd.len() as u64;
         let top = (setup.initrd_addr_max + 1).min(low_ram_end(settings.memory));
         // Not below the kernel: it may use what is there while it starts.
@@ -265,7 +283,7 @@ pub(super) fn plan<'a>(
     let params = low(&mut plan, "the boot parameters", params, PAGE_SIZE)?;
     state.set(Gpr::Rsi, params);
     state.set(Gpr::Rsp, stack + PAGE_SIZE);
-    Ok((plan, state))
+    Ok((plan, state, checksum))
 }
 
 fn boot_params(
@@ -314,70 +332,4 @@ fn identity_map(base: u64) -> Vec<u8> {
         .map(|i| if i < MAPPED >> 30 { (base + (2 + i) * PAGE_SIZE) | table } else { 0 });
     let level2 = (0..MAPPED >> 21).map(|i| i << 21 | page);
     level4.chain(level3).chain(level2).flat_map(u64::to_le_bytes).collect()
-}
-
-/// Checks the CRC-32 that Linux's build appended up to Linux 6.14: over the
-/// whole file, checksum included, it leaves 0, or its complement as CRCs are
-/// mostly computed. Signing for secure boot changes two fields of the PE
-/// header afterwards; they count as the zeros that they were.
-fn check_crc(image: Bytes<'_>, setup: &Setup) -> Result<(), LoadError> {
-    let size = setup.payload.end;
-    if !has_crc(image) {
-        return Ok(());
-    }
-    let Some(covered) = image.get(0, size) else { return Ok(()) };
-    let mut crc = crc32fast::Hasher::new();
-    let mut at = 0;
-    for hole in pe_holes(image).into_iter().flatten() {
-        crc.update(Bytes(covered).get(at, hole.start.saturating_sub(at)).unwrap_or_default());
-        let zeros = [0; 8];
-        let length = usize::try_from(hole.end - hole.start).unwrap_or_default();
-        crc.update(zeros.get(..length).unwrap_or_default());
-        at = hole.end;
-    }
-    crc.update(Bytes(covered).get(at, size.saturating_sub(at)).unwrap_or_default());
-    match crc.finalize() {
-        u32::MAX => Ok(()),
-        got => Err(LoadError::Checksum { size, got }),
-    }
-}
-
-/// Whether the build of this kernel appended a checksum: its version string
-/// begins with a number below 6.15. Other programs that use the protocol
-/// don't carry one.
-fn has_crc(image: Bytes<'_>) -> bool {
-    let text = image.u16(KERNEL_VERSION).filter(|&at| at != 0).and_then(|at| {
-        let at = u64::from(at) + JUMP;
-        image.get(at, 16)
-    });
-    let mut parts = text.unwrap_or_default().split(|&byte| !byte.is_ascii_digit());
-    let mut number =
-        || core::str::from_utf8(parts.next()?).ok().and_then(|part| part.parse::<u32>().ok());
-    matches!((number(), number()), (Some(major), Some(minor)) if (major, minor) < (6, 15))
-}
-
-/// The PE header's checksum and its pointer to the signature
-/// (PE format: "Optional Header").
-fn pe_holes(image: Bytes<'_>) -> Option<[Range<u64>; 2]> {
-    const PE_POINTER: u64 = 0x3c;
-    const OPTIONAL_HEADER: u64 = 24;
-    const CHECKSUM: u64 = 64;
-    const SECURITY_PE32: u64 = 96 + 4 * 8;
-    const SECURITY_PE32_PLUS: u64 = 112 + 4 * 8;
-
-    if image.get(0, 2) != Some(b"MZ") {
-        return None;
-    }
-    let pe = u64::from(image.u32(PE_POINTER)?);
-    if image.get(pe, 4) != Some(b"PE\0\0") {
-        return None;
-    }
-    let optional = pe + OPTIONAL_HEADER;
-    let security = match image.u16(optional)? {
-        0x10b => SECURITY_PE32,
-        0x20b => SECURITY_PE32_PLUS,
-        _ => return None,
-    };
-    let field = |offset, size| optional + offset..optional + offset + size;
-    Some([field(CHECKSUM, 4), field(security, 8)])
 }

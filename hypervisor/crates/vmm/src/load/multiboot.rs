@@ -9,6 +9,7 @@ use super::place::{Plan, c_string};
 use super::{Format, LoadError, LoadSettings};
 use crate::e820::{e820, low_ram_end};
 use crate::layout::{LEGACY_HOLE_END, LOW_RAM_END};
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use x86defs::addr::PAGE_SIZE;
@@ -186,6 +187,20 @@ fn place_flat<'a>(
     Ok(Loaded { entry, segments: Vec::from([range]) })
 }
 
+/// A command line as a Multiboot kernel expects it: the file's name, then the rest. The
+/// specification leaves it open. GRUB Legacy and QEMU do so; GRUB 2 leaves the name out, and
+/// kernels that drop the first word (Xen) do it unless the loader's name begins with
+/// "GRUB 2".
+fn named(name: &str, cmdline: &str) -> String {
+    // The kernel takes what is behind the first blank for the command line.
+    let mut line: String = name.chars().map(|c| if c.is_whitespace() { '_' } else { c }).collect();
+    if !cmdline.is_empty() {
+        line.push(' ');
+        line.push_str(cmdline);
+    }
+    line
+}
+
 /// Places the modules, the memory map, the strings and the structure that
 /// points to them all.
 fn place_info<'a>(
@@ -197,8 +212,8 @@ fn place_info<'a>(
     let mut count = 0u32;
     for module in settings.all_modules() {
         let start = plan.place_data("a module", module.data, PAGE_SIZE, loaded.end())?;
-        let cmdline =
-            plan.place_data("a module's command line", c_string(module.cmdline), 16, 0)?;
+        let cmdline = c_string(&named(module.name, module.cmdline));
+        let cmdline = plan.place_data("a module's command line", cmdline, 16, 0)?;
         for word in [start, start + module.data.len() as u64, cmdline, 0] {
             modules.extend_from_slice(&word.low32().to_le_bytes());
         }
@@ -215,7 +230,8 @@ fn place_info<'a>(
     }
     let map_size = map.len().low32();
     let map = plan.place_data("the memory map", map, 16, 0)?;
-    let cmdline = plan.place_data("the command line", c_string(settings.cmdline), 16, 0)?;
+    let cmdline = c_string(&named(settings.kernel, settings.cmdline));
+    let cmdline = plan.place_data("the command line", cmdline, 16, 0)?;
     let name = plan.place_data("the loader's name", c_string("Steward"), 16, 0)?;
 
     let mut info = vec![0; INFO_SIZE];

@@ -26,6 +26,8 @@ pub(super) enum Order {
 /// What is to be written, and where there is still room.
 pub(super) struct Plan<'a> {
     ram: [Range<u64>; 2],
+    /// What is taken: in rising order, none touching another, so that a look at them all is
+    /// short even with many modules.
     used: Vec<Range<u64>>,
     writes: Vec<(u64, Cow<'a, [u8]>)>,
     zeros: Vec<Range<u64>>,
@@ -54,14 +56,33 @@ impl<'a> Plan<'a> {
 
     /// Whether nothing of `range` is taken.
     pub(super) fn is_free(&self, range: &Range<u64>) -> bool {
-        !self.used.iter().any(|used| used.start < range.end && range.start < used.end)
+        let behind = self.used.partition_point(|used| used.end <= range.start);
+        self.used.get(behind).is_none_or(|used| range.end <= used.start)
     }
 
     /// Takes a range that the caller has checked.
     pub(super) fn take(&mut self, range: Range<u64>) {
-        if !range.is_empty() {
-            self.used.push(range);
+        if range.is_empty() {
+            return;
         }
+        let from = self.used.partition_point(|used| used.end < range.start);
+        let to = self.used.partition_point(|used| used.start <= range.end);
+        let joined = self.used.get(from..to).unwrap_or_default();
+        let start = joined.first().map_or(range.start, |used| used.start.min(range.start));
+        let end = joined.last().map_or(range.end, |used| used.end.max(range.end));
+        self.used.splice(from..to.max(from), core::iter::once(start..end));
+    }
+
+    /// The ranges of RAM within `within` that are not taken.
+    fn gaps(&self, within: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        // Before the first, between each two, behind the last.
+        let starts = core::iter::once(0).chain(self.used.iter().map(|used| used.end));
+        let ends = self.used.iter().map(|used| used.start).chain([u64::MAX]);
+        let (from, to) = (within.start, within.end);
+        let ram = self.ram.clone();
+        starts.zip(ends).flat_map(move |(start, end)| {
+            ram.clone().map(|ram| ram.start.max(start).max(from)..ram.end.min(end).min(to))
+        })
     }
 
     /// Has `data` written at `start`, which was taken.
@@ -83,29 +104,23 @@ impl<'a> Plan<'a> {
         within: Range<u64>,
         order: Order,
     ) -> Result<u64, LoadError> {
-        // A place is as low (or as high) as can be: it starts a range of RAM or
-        // touches something that is taken. At least a byte, so that an empty
-        // module has an address of its own.
+        // At least a byte, so that an empty module has an address of its own.
         let size_or_one = size.max(1);
-        let up = |at: u64| at.checked_next_multiple_of(align);
-        let down = |end: u64| Some(end.checked_sub(size_or_one)? & !(align - 1));
-        let edges = self.ram.iter().chain(&self.used).chain([&within]);
-        let candidates = edges.flat_map(|range| match order {
-            Order::Lowest => [up(range.start), up(range.end)],
-            Order::Highest => [down(range.start), down(range.end)],
-        });
-        let fitting = candidates.flatten().filter(|&start| {
-            start.checked_add(size_or_one).is_some_and(|end| {
-                let range = start..end;
-                within.start <= start
-                    && end <= within.end
-                    && self.is_ram(&range)
-                    && self.is_free(&range)
-            })
-        });
+        let fits = |gap: &Range<u64>| match order {
+            Order::Lowest => gap
+                .start
+                .checked_next_multiple_of(align)
+                .filter(|start| start.checked_add(size_or_one).is_some_and(|end| end <= gap.end)),
+            Order::Highest => gap
+                .end
+                .checked_sub(size_or_one)
+                .map(|start| start & !(align - 1))
+                .filter(|start| *start >= gap.start),
+        };
+        let gaps = self.gaps(&within);
         let start = match order {
-            Order::Lowest => fitting.min(),
-            Order::Highest => fitting.max(),
+            Order::Lowest => gaps.filter_map(|gap| fits(&gap)).min(),
+            Order::Highest => gaps.filter_map(|gap| fits(&gap)).max(),
         }
         .ok_or(LoadError::NoRoom { what, size, from: within.start, to: within.end })?;
         self.take(start..start + size_or_one);
@@ -168,4 +183,50 @@ pub(super) fn c_string(text: &str) -> Vec<u8> {
     bytes.extend_from_slice(text.as_bytes());
     bytes.push(0);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MEMORY: u64 = 2 << 20;
+
+    proptest! {
+        /// Each place is the lowest, or the highest, of all that are free: found again page by
+        /// page and byte by byte.
+        #[test]
+        fn places_are_the_first_that_fit(
+            wanted in prop::collection::vec(
+                (1u64..0x3_0000, 4u32..14, any::<bool>(), 0u64..MEMORY),
+                1..24,
+            ),
+        ) {
+            let mut plan = Plan::new(MEMORY);
+            let mut taken: Vec<Range<u64>> = Vec::new();
+            for (size, align, low, edge) in wanted {
+                let align = 1u64 << align;
+                let (within, order) =
+                    if low { (edge..MEMORY, Order::Lowest) } else { (0..edge, Order::Highest) };
+                let free = |start: &u64| {
+                    let end = start + size;
+                    within.start <= *start && end <= within.end
+                        && plan.is_ram(&(*start..end))
+                        && taken.iter().all(|t| t.end <= *start || end <= t.start)
+                };
+                let mut places = (0..MEMORY / align).map(|page| page * align);
+                let wanted = if low { places.find(free) } else { places.rev().find(free) };
+                let found = plan.place("x", size, align, within.clone(), order).ok();
+                prop_assert_eq!(found, wanted);
+                if let Some(start) = found {
+                    prop_assert!(!plan.is_free(&(start..start + size)));
+                    prop_assert!(!plan.is_free(&(start + size - 1..start + size + 1)));
+                    taken.push(start..start + size);
+                }
+                prop_assert!(plan.used.windows(2).all(|pair| pair[0].end < pair[1].start));
+                let all: u64 = plan.used.iter().map(|used| used.end - used.start).sum();
+                prop_assert_eq!(all, taken.iter().map(|t| t.end - t.start).sum::<u64>());
+            }
+        }
+    }
 }

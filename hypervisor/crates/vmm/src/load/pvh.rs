@@ -11,13 +11,17 @@ use x86defs::addr::PAGE_SIZE;
 use x86defs::{Gpr, GuestPhysAddr, Low};
 
 /// The note's name.
-const NOTE_NAME: &[u8] = b"Xen\0";
+pub(super) const NOTE_NAME: &[u8] = b"Xen\0";
 /// The note's type: `XEN_ELFNOTE_PHYS32_ENTRY`.
-const NOTE_ENTRY: u32 = 18;
+pub(super) const NOTE_ENTRY: u32 = 18;
 /// `hvm_start_info.magic`.
 const START_MAGIC: u32 = 0x336e_c578;
 /// `hvm_start_info.version`: with a memory map.
 const START_VERSION: u32 = 1;
+
+/// The longest command line, in bytes without the NUL. The protocol has no limit; Linux
+/// cuts what is longer without a word (COMMAND_LINE_SIZE, 2048 on x86).
+const MAX_CMDLINE: u64 = 2047;
 
 /// The entry point that a PVH note names, if there is one.
 pub(super) fn find_entry(elf: &Elf<'_>) -> Result<Option<u32>, LoadError> {
@@ -46,6 +50,10 @@ pub(super) fn plan<'a>(
     entry: u32,
     settings: &LoadSettings<'_, 'a>,
 ) -> Result<(Plan<'a>, EntryState), LoadError> {
+    let got = settings.cmdline.len() as u64;
+    if got > MAX_CMDLINE {
+        return Err(LoadError::CommandLine { got, max: MAX_CMDLINE });
+    }
     let mut plan = Plan::new(settings.memory);
     let loaded = elf.place_segments(&mut plan, settings.memory)?;
     loaded.check_entry(entry.into())?;

@@ -107,7 +107,12 @@ const RSDP: u64 = 0xe_0000;
 
 fn settings<'m, 'a>(memory: u64, cmdline: &'a str) -> LoadSettings<'m, 'a> {
     let rsdp = GuestPhysAddr::new(RSDP);
-    LoadSettings { memory, cmdline, initrd: None, modules: &[], rsdp }
+    LoadSettings { memory, kernel: "guest0/kernel", cmdline, initrd: None, modules: &[], rsdp }
+}
+
+/// An initial ramdisk.
+fn initrd(data: &[u8]) -> Option<Module<'_>> {
+    Some(Module { name: "guest0/initrd", data, cmdline: "" })
 }
 
 fn le(words: &[u32]) -> Vec<u8> {
@@ -130,6 +135,41 @@ fn unknown_images_get_a_hint() {
     assert!(refuse(b"\x1f\x8b\x08\0").contains("gzip; unpack it first"));
     assert!(refuse(b"MZ\0\0").contains("PE program that is no Linux kernel"));
     assert!(refuse(b"070701").contains("cpio archive, perhaps an initrd"));
+}
+
+#[test]
+fn images_for_other_machines_are_named() {
+    let refuse = |image: &[u8]| {
+        let error = load(image, &Ram::new(64 * MIB), &settings(64 * MIB, "")).unwrap_err();
+        alloc::format!("{error}")
+    };
+    let with = |size: usize, parts: &[(usize, &[u8])]| {
+        let mut image = vec![0; size];
+        parts.iter().for_each(|(at, bytes)| overwrite(&mut image, *at, bytes));
+        image
+    };
+    let bios = with(0x2_0000, &[(0x1_fff0, b"\xea\x5b\xe0\0\xf006/23/99\0\xfc\0")]);
+    assert!(refuse(&bios).contains("a PC BIOS image (SeaBIOS)"));
+    assert!(refuse(&bios[1..]).contains("no bzImage"), "not a multiple of 64 KiB");
+    let uefi = with(0x2_0000, &[(0x28, b"_FVH")]);
+    assert!(refuse(&uefi).contains("a UEFI firmware image (OVMF)"));
+    assert!(refuse(&with(1024, &[(0, &[0x55, 0xaa])])).contains("an option ROM"));
+    assert!(refuse(&with(1024, &[(510, &[0x55, 0xaa])])).contains("a disk image or boot sector"));
+}
+
+/// Real images for other machines: `STEWARD_TEST_FOREIGN` lists paths, separated by colons.
+#[test]
+fn real_foreign_images_are_named() {
+    let Ok(paths) = std::env::var("STEWARD_TEST_FOREIGN") else {
+        std::eprintln!("skipped: STEWARD_TEST_FOREIGN names no images");
+        return;
+    };
+    for path in paths.split(':') {
+        let image = std::fs::read(path).unwrap();
+        let error = Loading::new(&image, &settings(512 * MIB, "")).unwrap_err();
+        std::println!("{path}: {error}");
+        assert!(matches!(error, LoadError::Foreign { .. } | LoadError::RealMode { .. }), "{error}");
+    }
 }
 
 #[test]

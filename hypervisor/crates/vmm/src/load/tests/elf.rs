@@ -93,8 +93,10 @@ fn refuse(image: &[u8], settings: &LoadSettings<'_, '_>) -> alloc::string::Strin
     error.to_string()
 }
 
-const MODULES: [Module<'static>; 2] =
-    [Module { data: b"first", cmdline: "one=1" }, Module { data: b"", cmdline: "" }];
+const MODULES: [Module<'static>; 2] = [
+    Module { name: "m/first", data: b"first", cmdline: "one=1" },
+    Module { name: "an empty one", data: b"", cmdline: "" },
+];
 
 fn check_protected(state: &EntryState) {
     assert_eq!(state.cr0.bits() & 0x8000_0001, 1);
@@ -116,7 +118,7 @@ fn pvh() {
         // What was there before is not seen in the bss.
         ram.write(GuestPhysAddr::new(0x10_1000), &[0xff; 0x3000]).unwrap();
         let settings = LoadSettings {
-            initrd: Some(b"initrd"),
+            initrd: super::initrd(b"initrd"),
             modules: &MODULES,
             ..settings(64 * MIB, "test=all")
         };
@@ -176,13 +178,15 @@ fn check_info(ram: &Ram, state: &EntryState) {
     let word = |at| u64::from(ram.u32(info + at));
     assert_eq!(word(0), 0x24d, "memory, command line, modules, map, loader's name");
     assert_eq!((word(4), word(8)), (639, 63 * 1024));
-    assert_eq!(ram.text(word(16)), "kernel args");
+    // Kernels drop the first word; what the file is called reaches them as one.
+    assert_eq!(ram.text(word(16)), "guest0/kernel kernel args");
     assert_eq!(ram.text(word(64)), "Steward");
     assert_eq!(word(20), 2);
     let (start, end) = (ram.u32(word(24)), ram.u32(word(24) + 4));
     assert_eq!(ram.bytes(start.into(), 5), b"first");
     assert_eq!((end - start, start % 4096), (5, 0));
-    assert_eq!(ram.text(ram.u32(word(24) + 8).into()), "one=1");
+    assert_eq!(ram.text(ram.u32(word(24) + 8).into()), "m/first one=1");
+    assert_eq!(ram.text(ram.u32(word(24) + 24).into()), "an_empty_one");
     assert_eq!((word(44), ram.u32(word(48))), (4 * 24, 20));
     assert_eq!(ram.u64(word(48) + 4), 0);
     assert_eq!((ram.u64(word(48) + 76), ram.u32(word(48) + 92)), (MIB, 1));
@@ -241,6 +245,75 @@ fn multiboot_with_addresses() {
         let error = refuse(&image(addresses), &args);
         assert!(error.contains(wanted), "{error}");
     }
+}
+
+#[test]
+fn a_command_line_that_linux_would_cut_is_refused() {
+    let image = elf32(0x10_0000, &[segment(0x10_0000, &[0x90; 64], 0x40)], &pvh_note(0x10_0010));
+    let longest = "x".repeat(2047);
+    load(&image, &Ram::new(64 * MIB), &settings(64 * MIB, &longest)).unwrap();
+    let longer = "x".repeat(3000);
+    let error = refuse(&image, &settings(64 * MIB, &longer));
+    assert!(error.contains("has 3000 bytes, the kernel takes at most 2047"), "{error}");
+}
+
+#[test]
+fn grub_for_another_machine_is_named() {
+    let multiboot = multiboot_header(2, &[]);
+    for (platform, notes, wanted) in [
+        (&b"\0i386-coreboot\0"[..], vec![], Some("GRUB for coreboot")),
+        (
+            b"\0i386-xen_pvh\0",
+            note(b"Xen\0", 18, &0x10_0000u32.to_le_bytes()),
+            Some("GRUB for Xen"),
+        ),
+        (b"\0i386-xen\0", note(b"Xen\0", 6, b"GRUB\0"), Some("GRUB for Xen")),
+        (b"\0x86_64-xen\0", note(b"Xen\0", 6, b"GRUB\0"), Some("GRUB for Xen")),
+        // This one is a Multiboot kernel like any other.
+        (b"\0i386-multiboot\0", vec![], None),
+    ] {
+        let mut core = multiboot.clone();
+        core.resize(0x800, 0x90);
+        core.extend(platform);
+        let core = segment(0x10_0000, &core, 0x1000);
+        let modules = segment(0x10_1000, b"mimg\0\0\0\0", 8);
+        let image = elf32(0x10_0000, &[core, modules], &notes);
+        let loaded = load(&image, &Ram::new(64 * MIB), &settings(64 * MIB, ""));
+        match (loaded, wanted) {
+            (Err(error), Some(wanted)) => assert!(error.to_string().contains(wanted), "{error}"),
+            (loaded, wanted) => assert_eq!(loaded.is_ok(), wanted.is_none(), "{platform:?}"),
+        }
+    }
+    // The name alone, in a kernel that boots GRUB, is nothing.
+    let kernel = [&multiboot[..], b"i386-coreboot\0"].concat();
+    let image = elf32(0x10_0000, &[segment(0x10_0000, &kernel, 0x40)], &[]);
+    load(&image, &Ram::new(64 * MIB), &settings(64 * MIB, "")).unwrap();
+}
+
+#[test]
+fn a_kernel_for_paravirtual_xen_only_is_named() {
+    let image =
+        elf32(0x10_0000, &[segment(0x10_0000, &[0x90; 64], 0x40)], &note(b"Xen\0", 6, b"x\0"));
+    let error = refuse(&image, &settings(64 * MIB, ""));
+    assert!(error.contains("a kernel for Xen's paravirtual mode only"), "{error}");
+}
+
+#[test]
+fn notes_are_limited_in_all() {
+    // Many segments of notes, each small, all of them the same bytes.
+    let mut image = elf64(0x10_0000, 0x10_0000, &[0x90; 64], &note(b"x\0", 1, &[0; 256]));
+    let (table, header) = (64 + 56, image[64 + 56..64 + 112].to_vec());
+    overwrite(&mut image, 56, &200u16.to_le_bytes());
+    image.resize(0x8000, 0);
+    let at = 0x4000;
+    overwrite(&mut image, 32, &(at as u64).to_le_bytes());
+    for index in 0..200 {
+        overwrite(&mut image, at + index * 56, &header);
+        overwrite(&mut image, at + index * 56 + 32, &400u64.to_le_bytes());
+    }
+    assert_eq!(table, 120);
+    let error = refuse(&image, &settings(64 * MIB, ""));
+    assert!(error.contains("notes must not take more than 64 KiB together"), "{error}");
 }
 
 #[test]
@@ -329,7 +402,7 @@ fn damaged_headers_and_notes() {
 #[test]
 fn modules_that_do_not_fit_are_refused() {
     let big = vec![0; 4 << 20];
-    let modules = [Module { data: &big, cmdline: "" }];
+    let modules = [Module { name: "big", data: &big, cmdline: "" }];
     let image = elf32(0x10_0000, &[segment(0x10_0000, &[0x90; 64], 64)], &pvh_note(0x10_0000));
     let error = refuse(&image, &LoadSettings { modules: &modules, ..settings(4 * MIB, "") });
     assert!(error.contains("a module of 0x400000 bytes does not fit"), "{error}");

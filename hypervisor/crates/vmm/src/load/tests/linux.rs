@@ -82,7 +82,8 @@ fn translate(ram: &Ram, state: &EntryState, address: u64) -> Option<u64> {
 fn a_kernel_is_placed_as_it_wishes() {
     let ram = Ram::new(128 * MIB);
     let initrd = vec![0x5a; 5000];
-    let settings = LoadSettings { initrd: Some(&initrd), ..settings(128 * MIB, "console=ttyS0") };
+    let settings =
+        LoadSettings { initrd: super::initrd(&initrd), ..settings(128 * MIB, "console=ttyS0") };
     let image = image();
     let state = load(&image, &ram, &settings).unwrap();
 
@@ -135,7 +136,8 @@ fn a_kernel_is_placed_as_it_wishes() {
 #[test]
 fn in_pieces_the_same_is_written() {
     let initrd = vec![0x5a; 5000];
-    let settings = LoadSettings { initrd: Some(&initrd), ..settings(128 * MIB, "console=ttyS0") };
+    let settings =
+        LoadSettings { initrd: super::initrd(&initrd), ..settings(128 * MIB, "console=ttyS0") };
     let image = image();
     let whole = Ram::new(128 * MIB);
     let state = load(&image, &whole, &settings).unwrap();
@@ -182,7 +184,7 @@ fn the_initrd_stays_below_its_limits() {
     let at = |memory, image: &[u8], size: usize| {
         let ram = Ram::new(memory);
         let initrd = vec![1; size];
-        let settings = LoadSettings { initrd: Some(&initrd), ..settings(memory, "") };
+        let settings = LoadSettings { initrd: super::initrd(&initrd), ..settings(memory, "") };
         let state = load(image, &ram, &settings).unwrap();
         let params = state.gpr(Gpr::Rsi);
         assert!(ram.u32(params + 0x21c) as usize == size);
@@ -197,7 +199,7 @@ fn the_initrd_stays_below_its_limits() {
     let memory = kernel_end + MIB;
     assert_eq!(at(memory, &image(), 1 << 20), kernel_end);
     let initrd = vec![1; (1 << 20) + 1];
-    let settings = LoadSettings { initrd: Some(&initrd), ..settings(memory, "") };
+    let settings = LoadSettings { initrd: super::initrd(&initrd), ..settings(memory, "") };
     assert_eq!(
         refuse(&image(), &settings),
         LoadError::NoRoom { what: "the initrd", size: (1 << 20) + 1, from: kernel_end, to: memory }
@@ -220,7 +222,7 @@ fn settings_that_a_kernel_can_not_take() {
     let longer = "x".repeat(CMDLINE_MAX as usize + 1);
     let error = refuse(&image(), &settings(64 * MIB, &longer));
     assert_eq!(error, LoadError::CommandLine { got: 2048, max: 2047 });
-    let modules = [Module { data: &[], cmdline: "" }];
+    let modules = [Module { name: "m", data: &[], cmdline: "" }];
     let settings = LoadSettings { modules: &modules, ..settings(64 * MIB, "") };
     assert_eq!(refuse(&image(), &settings), LoadError::Modules(1));
 }
@@ -278,6 +280,54 @@ fn the_checksum_counts() {
 }
 
 #[test]
+fn the_checksum_is_looked_at_in_pieces() {
+    let settings = settings(64 * MIB, "");
+    let whole = changed(0x58 + 64, &[0; 4]);
+    let mut damaged = whole.clone();
+    damaged[PAYLOAD + 0x1fff] ^= 1;
+    // From pieces smaller than what counts as zeros to one that is all of it.
+    for piece in [1, 3, 7, 4096, 0x29ff, 0x2a00, usize::MAX] {
+        let mut good = Loading::new(&whole, &settings).unwrap();
+        let mut bad = Loading::new(&damaged, &settings).unwrap();
+        let steps = whole.len().div_ceil(piece);
+        for step in 1..=steps {
+            assert_eq!(good.check(piece), Ok(step < steps), "step {step} of {piece} bytes");
+            if step < steps {
+                assert_eq!(bad.check(piece), Ok(true));
+            }
+        }
+        assert!(matches!(bad.check(piece), Err(LoadError::Checksum { .. })));
+        assert_eq!(good.check(piece), Ok(false), "there is nothing left");
+    }
+}
+
+#[test]
+fn real_mode_programs_are_told_from_old_kernels() {
+    for (version, wanted) in [
+        (&b"MEMDISK 6.04 20200816\0"[..], " and the version \"MEMDISK 6.04 20200816\""),
+        (
+            b"1.0.0+git-20190125.36a4c85-5.1\0",
+            " and the version \"1.0.0+git-20190125.36a4c85-5.1\"",
+        ),
+        (b"\x1b[2Jx\0", "header, as memdisk"),
+    ] {
+        let mut program = changed(0x206, &[3, 2]);
+        overwrite(&mut program, 0x300, version);
+        let error = refuse(&program, &settings(64 * MIB, "")).to_string();
+        assert!(error.contains("real-mode program with Linux's setup header"), "{error}");
+        assert!(error.contains(wanted), "{error}");
+        assert!(!error.contains('\u{1b}'), "{error}");
+    }
+    // GRUB's has no version, and ends with its header.
+    let mut grub = vec![0; 1024];
+    overwrite(&mut grub, 0x1f1, &[1]);
+    overwrite(&mut grub, 0x1fe, &[0x55, 0xaa, 0xeb, 0x66]);
+    overwrite(&mut grub, 0x202, b"HdrS\x03\x02");
+    let error = refuse(&grub, &settings(64 * MIB, "")).to_string();
+    assert!(error.contains("real-mode program with Linux's setup header, as"), "{error}");
+}
+
+#[test]
 fn older_protocols_have_no_rsdp_field() {
     let ram = Ram::new(64 * MIB);
     let old = changed(0x206, &[0x0d, 2]);
@@ -308,7 +358,8 @@ fn real_kernels_load() {
         let image = std::fs::read(path).unwrap();
         let ram = Ram::new(128 * MIB);
         let initrd = vec![7; 3 << 20];
-        let settings = LoadSettings { initrd: Some(&initrd), ..settings(128 * MIB, "quiet") };
+        let settings =
+            LoadSettings { initrd: super::initrd(&initrd), ..settings(128 * MIB, "quiet") };
         let state = load(&image, &ram, &settings).unwrap();
         std::println!("{path}: entry {:#x}, parameters {:#x}", state.rip, state.gpr(Gpr::Rsi));
         assert_eq!(ram.bytes(state.rip, 64).len(), 64);
