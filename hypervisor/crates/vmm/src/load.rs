@@ -31,10 +31,14 @@ pub use entry::EntryState;
 pub use error::{Format, LoadError};
 pub use tables::{TableAddresses, TablesConfig, TablesError, write_tables};
 
+use crate::e820::low_ram_end;
+use crate::layout::LOW_RAM_LIMIT;
 use crate::memory::{GuestMemory, MemoryError};
 use bytes::Bytes;
+use error::SegmentFault;
 use linux::checksum::Checksum;
 use x86defs::GuestPhysAddr;
+use x86defs::addr::PAGE_SIZE;
 
 /// What is loaded beside the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +74,23 @@ impl<'a> LoadSettings<'_, 'a> {
     fn all_modules(&self) -> impl Iterator<Item = Module<'a>> {
         self.initrd.into_iter().chain(self.modules.iter().copied())
     }
+
+    /// Says of a kernel in `kernel` that found no place, because of `error`, how much memory it
+    /// takes with all its files behind it; `error` itself where more memory would be no help.
+    fn explain(&self, error: LoadError, kernel: core::ops::Range<u64>) -> LoadError {
+        let is_room = matches!(
+            error,
+            LoadError::NoRoom { .. } | LoadError::Segment { fault: SegmentFault::NotRam, .. }
+        );
+        let pages = |bytes: u64| bytes.checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX);
+        let files = self.all_modules().map(|file| pages(file.data.len() as u64));
+        let end = files.fold(pages(kernel.end), u64::saturating_add);
+        let ram_end = low_ram_end(self.memory);
+        if is_room && end > ram_end && end <= LOW_RAM_LIMIT {
+            return LoadError::TooLittleMemory { start: kernel.start, end, ram_end };
+        }
+        error
+    }
 }
 
 /// What has to be written for a kernel, and how its first vCPU starts then.
@@ -100,12 +121,13 @@ impl<'a> Loading<'a> {
                 return Err(foreign);
             }
             match multiboot::find_header(bytes)? {
-                Some(header) => multiboot::plan(bytes, Some(&elf), &header, settings)?,
+                Some(header) => multiboot::plan(bytes, Some(&elf), &header, settings),
                 None => match pvh::find_entry(&elf)? {
-                    Some(entry) => pvh::plan(&elf, entry, settings)?,
+                    Some(entry) => pvh::plan(&elf, entry, settings),
                     None => return Err(LoadError::ElfWithoutProtocol),
                 },
             }
+            .map_err(|error| settings.explain(error, elf.range()))?
         } else if linux::is_linux(bytes) {
             let (plan, state, sum) = linux::plan(bytes, settings)?;
             checksum = sum;

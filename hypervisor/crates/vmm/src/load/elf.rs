@@ -67,6 +67,11 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
+    /// The address of the first segment.
+    pub(super) fn start(&self) -> u64 {
+        self.segments.iter().map(|range| range.start).min().unwrap_or_default()
+    }
+
     /// The address after the last segment.
     pub(super) fn end(&self) -> u64 {
         self.segments.iter().map(|range| range.end).max().unwrap_or_default()
@@ -146,6 +151,14 @@ impl<'a> Elf<'a> {
     pub(super) fn segments_begin(&self) -> impl Iterator<Item = &'a [u8]> {
         let loaded = self.headers.iter().filter(|h| h.kind == PT_LOAD && h.file_size >= 4);
         loaded.filter_map(|header| self.image.get(header.offset, 4))
+    }
+
+    /// From the lowest to the highest physical address of the loadable segments.
+    pub(super) fn range(&self) -> Range<u64> {
+        let loaded = || self.headers.iter().filter(|h| h.kind == PT_LOAD && h.memory_size != 0);
+        let end = |header: &Header| header.start.saturating_add(header.memory_size);
+        let start = loaded().map(|header| header.start).min().unwrap_or_default();
+        start..loaded().map(end).max().unwrap_or_default()
     }
 
     /// Checks the loadable segments, takes their memory and has them written.

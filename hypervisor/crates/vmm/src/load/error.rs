@@ -142,21 +142,22 @@ pub enum LoadError {
     },
     /// The guest has too little memory for the kernel.
     #[error(
-        "kernel: too little memory: it needs {start:#x} to {end:#x}, and the guest's RAM below 4 \
-         GiB ends at {ram_end:#x}; give the guest at least {mib} MiB", mib = .end.div_ceil(1 << 20)
+        "kernel: too little memory: with its files it needs {start:#x} to {end:#x}, and the \
+         guest's RAM below 4 GiB ends at {ram_end:#x}; give the guest at least {mib} MiB",
+        mib = .end.div_ceil(1 << 20)
     )]
     TooLittleMemory {
         /// Where the kernel begins.
         start: u64,
-        /// Where what it needs at once ends.
+        /// Where what it needs at once ends, its initial ramdisk or modules behind it.
         end: u64,
         /// Where the guest's RAM ends.
         ram_end: u64,
     },
-    /// Something finds no place in the guest's memory.
+    /// Something finds no place in the guest's memory, however much that is.
     #[error(
         "{what} of {size:#x} bytes does not fit between {from:#x} and {to:#x}, beside what is \
-         there already; give the guest more memory"
+         there already, and more memory is no help; make it smaller"
     )]
     NoRoom {
         /// What.

@@ -238,8 +238,9 @@ pub(super) fn plan<'a>(
     let start = setup.load_address;
     let kernel = start..start + setup.init_size.max(payload.len() as u64);
     if !plan.is_ram(&kernel) {
-        let ram_end = low_ram_end(settings.memory);
-        return Err(LoadError::TooLittleMemory { start, end: kernel.end, ram_end });
+        let (from, to) = (start, low_ram_end(settings.memory));
+        let error = LoadError::NoRoom { what: "the kernel", size: kernel.end - start, from, to };
+        return Err(settings.explain(error, kernel));
     }
     plan.take(kernel.clone());
     plan.put(start, payload);
@@ -250,7 +251,9 @@ pub(super) fn plan<'a>(
         let top = (setup.initrd_addr_max + 1).min(low_ram_end(settings.memory));
         // Not below the kernel: it may use what is there while it starts.
         let within = kernel.end..top;
-        let at = plan.place("the initrd", size, PAGE_SIZE, within, Order::Highest)?;
+        let at = plan
+            .place("the initrd", size, PAGE_SIZE, within, Order::Highest)
+            .map_err(|error| settings.explain(error, kernel.clone()))?;
         plan.put(at, initrd);
         ramdisk = (at, size);
     }

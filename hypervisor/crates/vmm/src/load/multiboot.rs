@@ -107,7 +107,8 @@ pub(super) fn plan<'a>(
     loaded.check_entry(loaded.entry)?;
     let entry =
         u32::try_from(loaded.entry).map_err(|_| LoadError::Entry { entry: loaded.entry })?;
-    let info = place_info(&mut plan, &loaded, settings)?;
+    let info = place_info(&mut plan, &loaded, settings)
+        .map_err(|error| settings.explain(error, loaded.start()..loaded.end()))?;
     let gdt = plan.place_data("the GDT", gdt32(), 16, 0)?;
     let mut state = EntryState::protected_mode(entry, GuestPhysAddr::new(gdt));
     state.set(Gpr::Rax, LOADER_MAGIC.into());
@@ -173,13 +174,14 @@ fn place_flat<'a>(
     };
     let range = load_addr..end;
     if !plan.is_ram(&range) {
-        return Err(LoadError::Segment {
+        let error = LoadError::Segment {
             index: 0,
             start: load_addr,
             end,
             fault: SegmentFault::NotRam,
             memory: settings.memory,
-        });
+        };
+        return Err(settings.explain(error, range));
     }
     plan.take(range.clone());
     plan.put(load_addr, contents);

@@ -202,8 +202,16 @@ fn the_initrd_stays_below_its_limits() {
     let settings = LoadSettings { initrd: super::initrd(&initrd), ..settings(memory, "") };
     assert_eq!(
         refuse(&image(), &settings),
-        LoadError::NoRoom { what: "the initrd", size: (1 << 20) + 1, from: kernel_end, to: memory }
+        LoadError::TooLittleMemory { start: PREF, end: memory + 4096, ram_end: memory }
     );
+    // What is told is enough.
+    load(&image(), &Ram::new(memory + 4096), &LoadSettings { memory: memory + 4096, ..settings })
+        .unwrap();
+    // Where the kernel wants it low, more memory is no help.
+    let low = changed(0x22c, &(kernel_end + 4095).low32().to_le_bytes());
+    let settings = LoadSettings { memory: 64 * MIB, ..settings };
+    let error = refuse(&low, &settings).to_string();
+    assert!(error.contains("more memory is no help; make it smaller"), "{error}");
 }
 
 #[test]
