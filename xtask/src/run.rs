@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use vmm::bundle::{ApicAssist, ConsoleBytes, DebugStatus, HostSettings, LogLevel, OnHalt, OnReset};
+use vmm::bundle::{
+    ApicAssist, ConsoleBytes, DebugStatus, EscapeKey, HostSettings, LogLevel, OnHalt, OnReset,
+};
 
 use crate::bundle::{self, Guest};
 use crate::config::{Config, Host};
@@ -327,6 +329,9 @@ pub fn run(options: &RunOptions) -> Result<u8> {
     let log = claim.as_ref().map_or(options.log.as_deref(), |claim| Some(claim.path()));
     let log = log.context("there is no serial log")?.to_owned();
     let mut session = Session::start(&launch, &log, options.timeout.map(Duration::from_secs))?;
+    if machine != Machine::Bare {
+        session.ask_at_deadline(question(escape, &scene.guests));
+    }
     if let Some(command) = &command {
         return command.attend(&mut session, &log);
     }
@@ -338,6 +343,19 @@ pub fn run(options: &RunOptions) -> Result<u8> {
         ui::say(ending.describe());
     }
     Ok(ending.status())
+}
+
+/// Guests that the machine is asked about at the end of `--timeout`.
+const ASKED: usize = 4;
+
+/// What is typed at the end of `--timeout`: the way to the monitor, and there what each guest
+/// waits for.
+fn question(escape: EscapeKey, guests: &[Guest]) -> Vec<u8> {
+    let mut keys = vec![escape.byte(), b'm'];
+    for guest in guests.iter().take(ASKED) {
+        keys.extend(format!("why {}\r", guest.settings.name).bytes());
+    }
+    keys
 }
 
 /// Without Steward nobody says how the run ended: the emulator's own end is it.

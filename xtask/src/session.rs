@@ -97,6 +97,11 @@ pub enum Event {
 /// much silence counts as having left.
 const LEAVE_GRACE: Duration = Duration::from_secs(10);
 
+/// How long the machine may take to answer the question that it is asked at the end of its time,
+/// and how much silence ends the answer.
+const ANSWER: Duration = Duration::from_secs(5);
+const SILENCE: Duration = Duration::from_millis(700);
+
 /// A running machine. Dropping it ends the emulator.
 pub struct Session {
     child: Child,
@@ -106,6 +111,10 @@ pub struct Session {
     scanner: EndScanner,
     log: File,
     deadline: Option<(Instant, Duration)>,
+    /// What is typed at the deadline, so that the log tells what the guests were doing.
+    question: Option<Vec<u8>>,
+    /// When it was typed.
+    asked: Option<Instant>,
     last_output: Instant,
     ended: Option<Ending>,
     /// The control line's socket, where the emulator can't make it itself.
@@ -148,10 +157,34 @@ impl Session {
             scanner: EndScanner::new(launch.end_key),
             log,
             deadline: limit.map(|limit| (now + limit, limit)),
+            question: None,
+            asked: None,
             last_output: now,
             ended: None,
             _control: control,
         })
+    }
+
+    /// Has `question` typed when the run's time is over; what comes back is output like any
+    /// other, and the run ends behind it.
+    pub fn ask_at_deadline(&mut self, question: Vec<u8>) {
+        self.question = Some(question);
+    }
+
+    /// Whether the run is to be ended because of its deadline.
+    fn is_overdue(&mut self, deadline: Instant) -> bool {
+        if Instant::now() < deadline {
+            return false;
+        }
+        if let Some(question) = self.question.take() {
+            self.send(&question);
+            self.asked = Some(Instant::now());
+        }
+        let answers = |asked: Instant| {
+            let quiet = self.last_output.max(asked).elapsed();
+            asked.elapsed() < ANSWER && quiet < SILENCE
+        };
+        !self.asked.is_some_and(answers)
     }
 
     /// Types `bytes` at the machine's serial port.
@@ -171,7 +204,7 @@ impl Session {
         loop {
             let now = Instant::now();
             if let Some((deadline, limit)) = self.deadline
-                && now >= deadline
+                && self.is_overdue(deadline)
             {
                 return self.end(Ending::Timeout(limit));
             }

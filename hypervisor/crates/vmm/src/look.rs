@@ -5,19 +5,20 @@ use crate::emulate::walk_config;
 use crate::hw::Backend;
 use crate::memory::{GuestRam, MemoryError};
 use crate::operator::snapshot::{
-    LvtState, TimerState, TracedExit, VcpuActivity, VcpuTrace, VcpuWait,
+    CodeState, ExitStats, LvtState, TimerState, TracedExit, VcpuActivity, VcpuTrace, VcpuWait,
 };
 use crate::run::pic_asks;
 use crate::stats::ExitCounts;
 use crate::vcpu::{Activity, Vcpu};
 use crate::vm::Vm;
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Write;
 use devices::lapic::{Lvt, LvtEntry, VectorSet};
 use paging::walk::{Access, GuestPageTables, walk};
 use x86defs::addr::PAGE_SIZE;
+use x86defs::control::CpuMode;
 use x86defs::{Cr0, GuestPhysAddr, GuestVirtAddr, Rflags, SegmentRegister, Width};
 
 /// How long one exit's details may be, in characters.
@@ -52,6 +53,8 @@ pub fn wait<B: Backend, M: GuestRam>(
         },
         for_ns,
         rip: vcpu.hw.rip(),
+        code: code_at(vcpu, &vm.memory),
+        exits: exits(&vcpu.core.counts),
         interrupts_enabled: vcpu.hw.rflags().contains(Rflags::IF),
         shadow: vcpu.hw.interrupt_shadow(),
         nmi_blocked: vcpu.hw.nmi_blocked(),
@@ -138,6 +141,76 @@ impl<M: GuestRam> GuestPageTables for Looking<'_, M> {
     }
 }
 
+/// Counts of exits by kind, those that happened; the hot handler's by their own kinds.
+fn exits(counts: &ExitCounts) -> Vec<ExitStats> {
+    let kinds = counts.iter().filter(|(name, count)| *count != 0 && *name != "hot");
+    kinds
+        .map(|(name, count)| ExitStats { reason: name.to_string(), count, time_ns: None })
+        .collect()
+}
+
+/// Bytes of code that are shown of a vCPU that is only asked what it waits for.
+const FEW_BYTES: usize = 8;
+/// The longest instruction.
+const INSTRUCTION: usize = 15;
+
+/// What `vcpu` executes at RIP.
+fn code_at<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, memory: &M) -> CodeState {
+    let mode = match vcpu.mode() {
+        CpuMode::Real => "real mode",
+        CpuMode::Virtual8086 => "virtual-8086 mode",
+        CpuMode::Protected16 => "16-bit protected mode",
+        CpuMode::Protected32 => "32-bit protected mode",
+        CpuMode::Compat16 => "16-bit compatibility mode",
+        CpuMode::Compat32 => "32-bit compatibility mode",
+        CpuMode::Long64 => "64-bit mode",
+    };
+    let mut state = CodeState { mode: mode.to_string(), ..CodeState::default() };
+    let mut buffer = [0; INSTRUCTION];
+    let (.., translated) = translate(vcpu, memory);
+    let read = translated.and_then(|gpa| {
+        let part = buffer.get_mut(..bytes_in_page(gpa).min(INSTRUCTION)).unwrap_or_default();
+        memory.read(gpa, part).map_err(|error| error.to_string())?;
+        Ok(part)
+    });
+    match read {
+        Ok(bytes) => {
+            let few: Vec<_> = bytes.iter().take(FEW_BYTES).map(|b| format!("{b:02x}")).collect();
+            state.bytes = few.join(" ");
+            let mut listing = String::new();
+            // Writing to a string does not fail.
+            let _ = x86emu::disassemble(bytes, vcpu.mode(), vcpu.hw.rip(), &mut listing);
+            let first = listing.lines().next().and_then(|line| line.trim().split_once("  "));
+            state.instruction = first.map_or("no instruction", |(_, text)| text).to_string();
+        }
+        Err(error) => state.instruction = format!("no code there: {error}"),
+    }
+    state
+}
+
+/// Bytes from `gpa` to the end of its page.
+fn bytes_in_page(gpa: GuestPhysAddr) -> usize {
+    usize::try_from(PAGE_SIZE - (gpa.as_u64() & (PAGE_SIZE - 1))).unwrap_or(0)
+}
+
+/// The entries of a walk, and what it leads to.
+type Walked = (Vec<(GuestPhysAddr, u64)>, Result<GuestPhysAddr, String>);
+
+/// How RIP translates.
+fn translate<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, memory: &M) -> Walked {
+    let linear = vcpu.linear(SegmentRegister::Cs, vcpu.hw.rip());
+    let mut looking = Looking { memory, entries: Vec::new() };
+    let translated = if vcpu.hw.cr0().contains(Cr0::PG) {
+        let access = Access::Fetch;
+        walk(&walk_config(vcpu), &mut looking, GuestVirtAddr::new(linear), access)
+            .map(|translation| translation.gpa)
+            .map_err(|error| format!("{error:?}"))
+    } else {
+        Ok(GuestPhysAddr::new(linear & 0xffff_ffff))
+    };
+    (looking.entries, translated)
+}
+
 /// Writes down how RIP translates, entry by entry, and the code that is there.
 ///
 /// # Errors
@@ -148,19 +221,10 @@ pub fn code<B: Backend, M: GuestRam>(
     out: &mut dyn Write,
 ) -> core::fmt::Result {
     let rip = vcpu.hw.rip();
-    let mode = vcpu.mode();
     let linear = vcpu.linear(SegmentRegister::Cs, rip);
-    let mut looking = Looking { memory, entries: Vec::new() };
-    let translated = if vcpu.hw.cr0().contains(Cr0::PG) {
-        let access = Access::Fetch;
-        walk(&walk_config(vcpu), &mut looking, GuestVirtAddr::new(linear), access)
-            .map(|translation| translation.gpa)
-            .map_err(|error| format!("{error:?}"))
-    } else {
-        Ok(GuestPhysAddr::new(linear & 0xffff_ffff))
-    };
+    let (entries, translated) = translate(vcpu, memory);
     write!(out, "  RIP {linear:#x}")?;
-    for (gpa, entry) in &looking.entries {
+    for (gpa, entry) in &entries {
         write!(out, " -> [{:#x}] {entry:#x}", gpa.as_u64())?;
     }
     let gpa = match translated {
@@ -169,10 +233,9 @@ pub fn code<B: Backend, M: GuestRam>(
     };
     writeln!(out, " -> guest-physical {:#x}", gpa.as_u64())?;
     let mut bytes = [0; CODE_BYTES];
-    let length = usize::try_from(PAGE_SIZE - (gpa.as_u64() & (PAGE_SIZE - 1)));
-    let part = bytes.get_mut(..length.unwrap_or(0).min(CODE_BYTES)).unwrap_or_default();
+    let part = bytes.get_mut(..bytes_in_page(gpa).min(CODE_BYTES)).unwrap_or_default();
     if let Err(error) = memory.read(gpa, part) {
         return writeln!(out, "  no code there: {error}");
     }
-    x86emu::disassemble(part, mode, rip, out)
+    x86emu::disassemble(part, vcpu.mode(), rip, out)
 }

@@ -412,6 +412,12 @@ pub struct VcpuWait {
     /// Where it is.
     #[serde(with = "hex")]
     pub rip: u64,
+    /// What it executes there.
+    #[serde(default)]
+    pub code: CodeState,
+    /// Its exits since its guest's start, by kind, those that happened.
+    #[serde(default)]
+    pub exits: Vec<ExitStats>,
     /// RFLAGS.IF: it takes interrupts.
     pub interrupts_enabled: bool,
     /// The instruction after STI or MOV SS is still to come.
@@ -436,6 +442,17 @@ pub struct VcpuWait {
     pub timer: TimerState,
     /// The other entries of its local vector table.
     pub lvt: Vec<LvtState>,
+}
+
+/// What a vCPU executes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeState {
+    /// The CPU's mode, in words.
+    pub mode: String,
+    /// The bytes at RIP, in hexadecimal; empty where none can be read.
+    pub bytes: String,
+    /// The first instruction there, or why there is none.
+    pub instruction: String,
 }
 
 /// A local APIC's timer.

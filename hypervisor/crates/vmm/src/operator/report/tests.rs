@@ -181,6 +181,12 @@ fn halted() -> VcpuWait {
         activity: VcpuActivity::Halted,
         for_ns: 3 * S,
         rip: 0xffff_ffff_8100_0000,
+        code: CodeState {
+            mode: "64-bit mode".into(),
+            bytes: "f4 c3".into(),
+            instruction: "hlt".into(),
+        },
+        exits: vec![exit("halt", 7, None), exit("port_io", 41_933, None)],
         interrupts_enabled: true,
         shadow: false,
         nmi_blocked: false,
@@ -315,6 +321,7 @@ fn why_in_words() {
     });
     for part in [
         "vCPU 0: halted for 3.0 s, RIP 0xffffffff81000000,\n  IF 0, TPR 0x00",
+        "\n  64-bit mode: f4 c3  hlt\n  exits: port_io=41933 halt=7\n",
         "only an NMI, INIT or a reset wakes it\n",
         "  vector 0x31 is requested, but RFLAGS.IF is 0\n",
         "  the timer, vector 0xec, is due in 4.0 ms\n",

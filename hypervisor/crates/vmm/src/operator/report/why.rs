@@ -6,7 +6,7 @@
 //! Fixed Interrupts").
 
 use super::super::snapshot::{
-    GuestState, PicSnapshot, PinState, VcpuActivity, VcpuWait, WhySnapshot,
+    CodeState, GuestState, PicSnapshot, PinState, VcpuActivity, VcpuWait, WhySnapshot,
 };
 use super::table::cut;
 use super::units::duration;
@@ -196,6 +196,7 @@ pub fn why(snapshot: &WhySnapshot) -> String {
     for one in &snapshot.vcpus {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{name} vCPU {}: {}", one.index, Headline(one));
+        code(one, &mut text);
         for finding in vcpu(one, snapshot.state) {
             // Writing to a string does not fail.
             let _ = writeln!(text, "  {finding}");
@@ -211,6 +212,33 @@ pub fn why(snapshot: &WhySnapshot) -> String {
     }
     text
 }
+
+/// Writes down what the vCPU executes, and its exits by kind, the most frequent first.
+fn code(vcpu: &VcpuWait, text: &mut String) {
+    let CodeState { mode, bytes, instruction } = &vcpu.code;
+    if !mode.is_empty() {
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "  {mode}: {bytes}{}{instruction}",
+            if bytes.is_empty() { "" } else { "  " }
+        );
+    }
+    if vcpu.exits.is_empty() {
+        return;
+    }
+    let mut exits: Vec<_> = vcpu.exits.iter().collect();
+    exits.sort_by_key(|exit| core::cmp::Reverse(exit.count));
+    text.push_str("  exits:");
+    for exit in exits.into_iter().take(EXITS) {
+        // Writing to a string does not fail.
+        let _ = write!(text, " {}={}", exit.reason, exit.count);
+    }
+    text.push('\n');
+}
+
+/// Kinds of exits that are shown: they fit the terminal's line.
+const EXITS: usize = 5;
 
 struct Headline<'a>(&'a VcpuWait);
 
