@@ -84,7 +84,17 @@ pub enum HostError {
         /// The reason and the cure.
         why: String,
     },
-    /// No clock to calibrate against.
+    /// The TSC stands still, or counts at a rate that is none.
     #[error("the time-stamp counter does not count. Cure: another machine")]
-    NoClock,
+    NoTsc,
+    /// No timer for the scheduler.
+    #[error("the timer of this CPU's local APIC does not count. Cure: another machine")]
+    ApicTimer,
+    /// Nothing to measure the TSC against.
+    #[error(
+        "nothing tells how fast this machine's time-stamp counter runs: {0}. Cure: in the BIOS \
+         set-up, switch the HPET on and \"8254 clock gating\" off; a virtual machine needs a PIT, \
+         an HPET, or ACPI tables with a PM timer"
+    )]
+    NoClock(String),
 }

@@ -5,6 +5,7 @@ use vmm::bundle::{ApicAssist, HostExit, OnReset};
 use xtask::machine::{Firmware, Machine};
 
 use crate::drive::Drive;
+use crate::starts::Starts;
 
 /// When a case runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +131,10 @@ pub struct Case {
     /// Instead of one machine and a script: this many random programs in lock
     /// step on several.
     pub lockstep: Option<u64>,
+    /// Instead of one machine and a script: many starts.
+    pub starts: Option<Starts>,
+    /// The image has this planted fault, which it is to find and mend.
+    pub fault: Option<&'static str>,
 }
 
 impl Case {
@@ -162,6 +167,8 @@ impl Case {
             tells_host: true,
             scene: None,
             lockstep: None,
+            starts: None,
+            fault: None,
         }
     }
 

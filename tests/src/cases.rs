@@ -120,8 +120,8 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
                 })
                 .into()
         }
-        // In scenes of several guests.
-        "attack" | "fresh" | "steady" => Vec::new(),
+        // In scenes of several guests; in cases about the clock.
+        "attack" | "fresh" | "rate" | "steady" => Vec::new(),
         // Where one tick is one instruction, what exits cost is exact, and tested.
         "bench" => [
             ("bench-vmx", Machine::BochsVmx, bench_targets_vmx as Script),

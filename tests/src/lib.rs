@@ -15,4 +15,5 @@ pub mod lockstep;
 pub mod planted;
 pub mod runner;
 mod scenes;
+mod starts;
 mod steal;

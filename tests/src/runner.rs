@@ -25,6 +25,7 @@ use crate::cases;
 use crate::drive::Drive;
 use crate::lockstep;
 use crate::planted::{PLANTED, Planted};
+use crate::starts;
 
 /// The control line's socket, in a case's folder.
 const CONTROL: &str = "control";
@@ -115,9 +116,16 @@ fn run_cases(chosen: &[&Case], parts: &Parts) -> Result<Counts> {
         wanted.then(|| kernel::hypervisor(&profile)).transpose()
     };
     let (debug, release) = (build(Build::Debug)?, build(Build::Release)?);
-    let elf_of = |case: &Case| match case.build {
-        Build::Debug => debug.as_deref(),
-        Build::Release => release.as_deref(),
+    let mut faulty = BTreeMap::new();
+    for fault in chosen.iter().filter_map(|case| case.fault) {
+        if !faulty.contains_key(fault) {
+            faulty.insert(fault, with_fault(fault)?);
+        }
+    }
+    let elf_of = |case: &Case| match (case.fault, case.build) {
+        (Some(fault), _) => faulty.get(fault).map(PathBuf::as_path),
+        (None, Build::Debug) => debug.as_deref(),
+        (None, Build::Release) => release.as_deref(),
     };
     let logs = paths::root().join("target/test-logs");
     let next = AtomicUsize::new(0);
@@ -177,6 +185,15 @@ fn slowest(mut times: Vec<(f32, &str)>, count: usize) -> String {
         text.push_str(&format!("{seconds:7.1} s  {name}\n"));
     }
     text
+}
+
+/// The hypervisor with a planted fault. Images with faults are built in one place: this one
+/// is copied before the next is.
+fn with_fault(fault: &str) -> Result<PathBuf> {
+    let built = kernel::hypervisor(&Profile { planted: Some(fault.to_owned()), ..checked() })?;
+    let copy = built.with_extension(format!("with-{fault}"));
+    fs::copy(&built, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
+    Ok(copy)
 }
 
 fn run_planted(options: &Options, parts: &Parts, all: &[Case]) -> Result<Counts> {
@@ -289,14 +306,18 @@ fn run_case(case: &Case, parts: &Parts, elf: &Path, log: &Path) -> Result<String
     let dir = paths::run_dir().join(&case.name);
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir)?;
-    let result = match case.lockstep {
-        Some(count) => lockstep::run(count, log, &|machine, words, log| {
+    let result = match (case.lockstep, &case.starts) {
+        (None, Some(starts)) => starts::run(starts, log, &dir, &|words, log, dir| {
+            let one = Case { machine_args: words, ..case.clone() };
+            start(&one, parts, elf, log, dir, None)
+        }),
+        (Some(count), _) => lockstep::run(count, log, &|machine, words, log| {
             let one = Case { machine, words: words.to_owned(), ..case.clone() };
             let mut drive = Drive::new(start(&one, parts, elf, log, &dir, None)?);
             (case.script)(&mut drive)?;
             Ok(drive.text().to_owned())
         }),
-        None => run_script(case, parts, elf, log, &dir).map(|()| String::new()),
+        (None, None) => run_script(case, parts, elf, log, &dir).map(|()| String::new()),
     };
     // Only space; a failed removal changes nothing about the case.
     let _ = fs::remove_dir_all(&dir);

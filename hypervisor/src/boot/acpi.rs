@@ -1,17 +1,19 @@
 //! What firmware's tables say of the machine: its CPUs (ACPI: "Multiple APIC Description
-//! Table (MADT)"), and how it is switched off (ACPI: "Fixed ACPI Description Table (FADT)").
+//! Table (MADT)"), how it is switched off (ACPI: "Fixed ACPI Description Table (FADT)"), and
+//! its clocks.
 
 use crate::cpu;
 use crate::cpu::power::SoftOff;
 use crate::mm;
 use acpi::fadt::Fadt;
+use acpi::hpet::HpetTable;
 use acpi::madt::{Madt, MadtEntry};
 use acpi::sdt::SdtHeader;
-use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
+use acpi::{AcpiHandler, AcpiTable, AcpiTables, PhysicalMapping};
 use alloc::vec::Vec;
 use core::ptr::NonNull;
 use x86defs::HostPhysAddr;
-use x86defs::acpi::{FixedTable, soft_off_types};
+use x86defs::acpi::{FixedTable, PmTimer, hpet_base, soft_off_types};
 
 /// MADT: the processor is ready for use.
 const ENABLED: u32 = 1 << 0;
@@ -56,6 +58,10 @@ pub(super) struct Firmware {
     pub(super) cpus: Vec<u32>,
     /// How the machine is switched off.
     pub(super) soft_off: Option<SoftOff>,
+    /// The power-management timer.
+    pub(super) pm_timer: Option<PmTimer>,
+    /// Where the HPET's registers are.
+    pub(super) hpet: Option<u64>,
 }
 
 /// Reads the tables; nothing is known where there are none.
@@ -66,7 +72,15 @@ pub(super) fn read(rsdp: Option<HostPhysAddr>) -> Firmware {
     // SAFETY: the bootloader found the root pointer there; the reader checks
     // every table's checksum.
     match unsafe { AcpiTables::from_rsdp(Window, rsdp) } {
-        Ok(tables) => Firmware { cpus: cpus(&tables), soft_off: soft_off(&tables) },
+        Ok(tables) => {
+            let fixed = whole_table::<Fadt>(&tables);
+            Firmware {
+                cpus: cpus(&tables),
+                soft_off: fixed.and_then(soft_off),
+                pm_timer: fixed.and_then(PmTimer::read),
+                hpet: whole_table::<HpetTable>(&tables).and_then(hpet_base),
+            }
+        }
         Err(error) => {
             log::warn!("firmware's ACPI tables: {error:?}");
             Firmware::default()
@@ -74,11 +88,16 @@ pub(super) fn read(rsdp: Option<HostPhysAddr>) -> Firmware {
     }
 }
 
+/// The bytes of a table; `None` where there is none.
+fn whole_table<T: AcpiTable>(tables: &AcpiTables<Window>) -> Option<&'static [u8]> {
+    let found = tables.find_table::<T>().ok()?;
+    table(found.physical_start() as u64)
+}
+
 /// Reads how the machine is switched off; `None` where firmware has it done by other
 /// means than the fixed registers. Nothing of it may keep the machine from its work.
-fn soft_off(tables: &AcpiTables<Window>) -> Option<SoftOff> {
-    let found = tables.find_table::<Fadt>().ok()?;
-    let fixed = FixedTable::read(table(found.physical_start() as u64)?)?;
+fn soft_off(fixed: &[u8]) -> Option<SoftOff> {
+    let fixed = FixedTable::read(fixed)?;
     let code = table(fixed.dsdt)?.get(size_of::<SdtHeader>()..)?;
     let types = soft_off_types(code)?;
     Some(SoftOff { control: fixed.control, types, enable: fixed.enable })

@@ -6,12 +6,13 @@ mod smp;
 
 use crate::cpu::tables::TrapStacks;
 use crate::cpu::{self, apic, percpu, power, tables, tsc};
-use crate::drivers::{framebuffer, rtc, serial};
+use crate::drivers::{clocks, framebuffer, rtc, serial};
 use crate::error::HostError;
 use crate::hw::{self, Extension, VendorCpu, svm, vmx};
 use crate::machine;
 use crate::mm::{self, Handover, layout};
 use crate::monitor;
+use acpi::Firmware;
 use bootloader_api::BootInfo;
 use bootloader_api::config::{BootloaderConfig, Mapping};
 use vmm::bundle::Bundle;
@@ -32,6 +33,8 @@ pub static CONFIG: BootloaderConfig = {
 
 /// Boots the machine and runs its guests. Never returns.
 pub fn start(info: &'static mut BootInfo) -> ! {
+    clocks::begin();
+    rtc::look();
     monitor::init();
     let serial = serial::CONSOLE.init();
     if let Some(screen) = info.framebuffer.take() {
@@ -46,38 +49,47 @@ pub fn start(info: &'static mut BootInfo) -> ! {
         ),
     );
     let error = match bring_up(info) {
-        Ok((handover, bundle, Extension::Svm)) => guests::<svm::Cpu>(&handover, bundle),
-        Ok((handover, bundle, Extension::Vmx)) => guests::<vmx::Cpu>(&handover, bundle),
+        Ok((ready, Extension::Svm)) => guests::<svm::Cpu>(ready),
+        Ok((ready, Extension::Vmx)) => guests::<vmx::Cpu>(ready),
         Err(error) => Err(error),
     };
     let Err(error) = error;
     monitor::refuse(&error)
 }
 
-fn bring_up(
-    info: &'static mut BootInfo,
-) -> Result<(Handover, Bundle<'static>, Extension), HostError> {
+/// What there is before virtualization is switched on.
+struct Ready {
+    handover: Handover,
+    firmware: Firmware,
+    bundle: Bundle<'static>,
+}
+
+fn bring_up(info: &'static mut BootInfo) -> Result<(Ready, Extension), HostError> {
     let handover = memory(info)?;
+    let firmware = acpi::read(handover.rsdp);
+    clocks::found(firmware.pm_timer, firmware.hpet)?;
+    rtc::look();
     let bundle = bundle(&handover)?;
+    rtc::look();
     let extension = processor()?;
-    clocks()?;
-    Ok((handover, bundle, extension))
+    clocks::rough()?;
+    apic::init()?;
+    serial_lines();
+    Ok((Ready { handover, firmware, bundle }, extension))
 }
 
 /// Switches virtualization on, starts the other CPUs and runs the guests.
-fn guests<C: VendorCpu>(
-    handover: &Handover,
-    bundle: Bundle<'static>,
-) -> Result<core::convert::Infallible, HostError> {
+fn guests<C: VendorCpu>(ready: Ready) -> Result<core::convert::Infallible, HostError> {
+    let Ready { handover, firmware, bundle } = ready;
     let cpu: C = virtualization()?;
-    let firmware = acpi::read(handover.rsdp);
     match firmware.soft_off {
         Some(how) => power::set_soft_off(how),
         None => log::info!("firmware does not say how to switch the machine off"),
     }
-    let count = smp::start(handover, &firmware.cpus, machine::join::<C>)?;
+    let count = smp::start(&handover, &firmware.cpus, machine::join::<C>)?;
     monitor::stage("processors", format_args!("{count} running"));
-    machine::run(cpu, count, rtc::unix_seconds().unwrap_or(0), bundle)
+    clocks()?;
+    machine::run(cpu, count, bundle)
 }
 
 fn memory(info: &'static mut BootInfo) -> Result<Handover, HostError> {
@@ -145,9 +157,7 @@ fn processor_tables(index: usize, stacks: TrapStacks) {
     unsafe { Cr0::write(cr0) };
 }
 
-fn clocks() -> Result<(), HostError> {
-    let khz = tsc::calibrate()?;
-    apic::init()?;
+fn serial_lines() {
     serial::CONSOLE.enable_interrupts();
     if serial::CONTROL.init() {
         serial::CONTROL.enable_interrupts();
@@ -156,7 +166,26 @@ fn clocks() -> Result<(), HostError> {
             format_args!("control line on COM2, without authentication: who reaches it commands"),
         );
     }
-    monitor::stage("clocks", format_args!("TSC at {}.{:03} MHz", khz / 1000, khz % 1000));
+}
+
+/// The last thing before the guests: the longer the clocks were watched, the better.
+fn clocks() -> Result<(), HostError> {
+    apic::calibrate()?;
+    let (khz, how) = clocks::settle()?;
+    // It can't be read while it changes, for two milliseconds.
+    for _ in 0..3 {
+        if rtc::look() {
+            break;
+        }
+        tsc::wait_us(1000);
+    }
+    monitor::stage("clocks", format_args!("TSC at {}.{:03} MHz {how}", khz / 1000, khz % 1000));
+    if !tsc::is_invariant() {
+        log::warn!(
+            "this CPU's time-stamp counter may change its rate (CPUID 8000_0007): guests are not \
+             told that their clock is stable"
+        );
+    }
     Ok(())
 }
 

@@ -2,11 +2,12 @@
 //! mode to the image (SDM: "Multiple-Processor (MP) Initialization").
 //!
 //! One CPU starts at a time. It gets its stack and number from the page, loads
-//! the hypervisor's tables and says that it is there.
+//! the hypervisor's tables and says that it is there. Before it is used its time-stamp
+//! counter is compared with the first one's.
 
 use crate::cpu::percpu::{self, MAX_CPUS};
 use crate::cpu::tables::TrapStacks;
-use crate::cpu::{apic, asm, msr, tsc};
+use crate::cpu::{apic, asm, msr, tsc, tsc_sync};
 use crate::error::HostError;
 use crate::mm::{self, Handover};
 use core::arch::{global_asm, naked_asm};
@@ -154,8 +155,6 @@ static GO_ON: AtomicU64 = AtomicU64::new(0);
 static STACKS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
 /// CPUs that have said that they are there.
 static ARRIVED: AtomicUsize = AtomicUsize::new(0);
-/// The time-stamp counter of the last CPU that arrived.
-static THEIR_TSC: AtomicU64 = AtomicU64::new(0);
 
 /// A CPU is in the image, on its own stack.
 extern "C" fn started(index: usize) -> ! {
@@ -166,8 +165,9 @@ extern "C" fn started(index: usize) -> ! {
     super::processor_tables(index, TrapStacks { double_fault, nmi, machine_check });
     apic::init_other();
     percpu::set_online(apic::id());
-    THEIR_TSC.store(asm::rdtsc(), Ordering::Relaxed);
+    tsc_sync::arrive();
     ARRIVED.fetch_add(1, Ordering::Release);
+    tsc_sync::answer();
     let go_on = GO_ON.load(Ordering::Acquire);
     // SAFETY: `start` stored a function of this very type.
     let go_on: fn() -> ! = unsafe { core::mem::transmute(go_on) };
@@ -194,6 +194,7 @@ pub(super) fn start(
         log::warn!("no free memory below 640 KiB: the other {} CPU(s) stay off", others.len());
         return Ok(1);
     };
+    tsc_sync::first();
     GO_ON.store(go_on as *const () as u64, Ordering::Release);
     let page = StartUpPage::new(low)?;
     let mut count = 1;
@@ -285,7 +286,6 @@ impl StartUpPage {
         // CPU reads it before it is started below.
         unsafe { ((self.code + PARAMETERS) as *mut Parameters).write_volatile(parameters) };
         let before = ARRIVED.load(Ordering::Acquire);
-        let early = asm::rdtsc();
         // Below 640 KiB: the number of the page is less than 160.
         apic::start_up(apic_id, (page / PAGE_SIZE).low8());
         let deadline = asm::rdtsc() + tsc::khz() * PATIENCE_MS;
@@ -295,10 +295,6 @@ impl StartUpPage {
             }
             core::hint::spin_loop();
         }
-        let theirs = THEIR_TSC.load(Ordering::Relaxed);
-        if theirs < early || theirs > asm::rdtsc() {
-            log::warn!("the time-stamp counter of CPU {index} does not agree with the first one's");
-        }
-        Ok(true)
+        Ok(tsc_sync::compare(index))
     }
 }

@@ -27,7 +27,10 @@ const TIMER_CURRENT: u32 = 0x39;
 const TIMER_DIVIDE: u32 = 0x3e;
 const MASKED: u32 = 1 << 16;
 const EXT_INT: u32 = 7 << 8;
-const DIVIDE_BY_16: u32 = 3;
+/// The timer counts as fast as it can: what is left of a deadline is told most exactly.
+const DIVIDE_BY_1: u32 = 0b1011;
+/// The timer is measured for so long at least, in milliseconds.
+const COUNTING_MS: u64 = 2;
 /// ICR: an earlier command is still on its way (xAPIC only).
 const ICR_PENDING: u32 = 1 << 12;
 /// ICR: level assert, as all commands but an INIT de-assert have it.
@@ -69,11 +72,11 @@ pub fn end_of_interrupt() {
     write(EOI, 0);
 }
 
-/// Switches the first CPU's APIC on, routes the 8259 pair through it, and
-/// measures its timer against the time-stamp counter.
+/// Switches the first CPU's APIC on, routes the 8259 pair through it, and lets its timer
+/// count, for [`calibrate`].
 ///
 /// # Errors
-/// [`HostError`] if there is no memory to map it, or its timer stands still.
+/// [`HostError`] if there is no memory to map it.
 pub fn init() -> Result<(), HostError> {
     // SAFETY: every 64-bit CPU has APIC_BASE.
     let base = unsafe { msr::read(Msr::APIC_BASE) };
@@ -84,7 +87,8 @@ pub fn init() -> Result<(), HostError> {
     legacy::init();
     enable();
     write(LVT_LINT0, EXT_INT);
-    calibrate()
+    begin_to_count();
+    Ok(())
 }
 
 /// Switches another CPU's APIC on, in the mode of the first one's.
@@ -104,7 +108,7 @@ pub fn init_other() {
 fn enable() {
     write(SPURIOUS, 1 << 8 | u32::from(SPURIOUS_VECTOR));
     write(LVT_ERROR, MASKED);
-    write(TIMER_DIVIDE, DIVIDE_BY_16);
+    write(TIMER_DIVIDE, DIVIDE_BY_1);
     write(LVT_TIMER, MASKED | u32::from(TIMER_VECTOR));
 }
 
@@ -158,21 +162,39 @@ pub fn start_up(target: u32, page: u8) {
     }
 }
 
-fn calibrate() -> Result<(), HostError> {
-    // A hundredth of a second is long enough for a part in a thousand, and the
-    // timer only ever decides when to look at the real clock again.
-    let window = super::tsc::khz() * 10;
+/// The TSC before the first CPU's timer began to count down.
+static COUNTS_SINCE: AtomicU64 = AtomicU64::new(0);
+
+fn begin_to_count() {
+    COUNTS_SINCE.store(rdtsc(), Ordering::Relaxed);
+    write(TIMER_INITIAL, u32::MAX);
+}
+
+/// Measures the first CPU's timer against the time-stamp counter, over the time since
+/// [`init`].
+///
+/// # Errors
+/// [`HostError::ApicTimer`] if it stands still.
+pub fn calibrate() -> Result<(), HostError> {
+    // A part in a thousand is good enough: the timer only ever decides when to look at the
+    // real clock again.
+    let enough = tsc::khz() * COUNTING_MS;
+    if rdtsc().wrapping_sub(COUNTS_SINCE.load(Ordering::Relaxed)) > enough * 1000
+        || read(TIMER_CURRENT) == 0
+    {
+        // It may have come to its end: anew.
+        begin_to_count();
+    }
+    let start = COUNTS_SINCE.load(Ordering::Relaxed);
+    while rdtsc().wrapping_sub(start) < enough {}
     // The span of ticks encloses that of the counts: the timer then rings
     // early rather than late.
-    let start = rdtsc();
-    write(TIMER_INITIAL, u32::MAX);
-    while rdtsc().wrapping_sub(start) < window {}
     let counted = u32::MAX - read(TIMER_CURRENT);
     let ticks = rdtsc().wrapping_sub(start);
     write(TIMER_INITIAL, 0);
     let per_mebitick = (u64::from(counted) << 20) / ticks;
     if per_mebitick == 0 {
-        return Err(HostError::NoClock);
+        return Err(HostError::ApicTimer);
     }
     COUNTS_PER_MEBITICK.store(per_mebitick.min(u32::MAX.into()).low32(), Ordering::Relaxed);
     write(LVT_TIMER, u32::from(TIMER_VECTOR));

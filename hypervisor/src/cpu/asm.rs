@@ -58,6 +58,23 @@ pub fn rdtsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// The time-stamp counter, when all that stands before has been done, and before anything
+/// that comes behind begins (SDM: "RDTSC—Read Time-Stamp Counter").
+#[inline(always)]
+#[must_use]
+pub fn rdtsc_ordered() -> u64 {
+    fence();
+    let tsc = rdtsc();
+    fence();
+    tsc
+}
+
+#[inline(always)]
+fn fence() {
+    // SAFETY: every 64-bit CPU has LFENCE, which changes nothing.
+    unsafe { core::arch::x86_64::_mm_lfence() };
+}
+
 /// OUT of one byte.
 ///
 /// # Safety
@@ -104,6 +121,20 @@ pub unsafe fn inw(port: u16) -> u16 {
     // SAFETY: the caller vouches for the device.
     unsafe {
         asm!("in ax, dx", in("dx") port, out("ax") value, options(nostack, preserves_flags));
+    }
+    value
+}
+
+/// IN of four bytes.
+///
+/// # Safety
+/// What the device at `port` does must not break memory safety.
+#[must_use]
+pub unsafe fn inl(port: u16) -> u32 {
+    let value: u32;
+    // SAFETY: the caller vouches for the device.
+    unsafe {
+        asm!("in eax, dx", in("dx") port, out("eax") value, options(nostack, preserves_flags));
     }
     value
 }

@@ -11,6 +11,7 @@ pub mod power;
 pub mod tables;
 pub mod traps;
 pub mod tsc;
+pub mod tsc_sync;
 
 use x86defs::cpuid::CpuidResult;
 

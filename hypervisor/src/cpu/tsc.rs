@@ -1,25 +1,26 @@
-//! How fast the time-stamp counter runs.
-//!
-//! CPUID's word for it is not taken: emulators and firmware have been wrong.
-//! Channel 2 of the PIT, whose rate is the same in every PC, is the judge.
+//! The time-stamp counter: its rate, and whether guests may rely on it.
 
-use super::asm::{inb, outb, rdtsc};
-use crate::error::HostError;
-use core::sync::atomic::{AtomicU64, Ordering};
+use super::asm::rdtsc;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-const PIT_HZ: u64 = 1_193_182;
-const PIT_CHANNEL2: u16 = 0x42;
-const PIT_COMMAND: u16 = 0x43;
-const GATE_PORT: u16 = 0x61;
-/// About 20 ms.
-const WINDOW_COUNTS: u16 = 23_864;
+/// CPUID leaf 1 ECX: a hypervisor's virtual machine.
+const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
+/// CPUID leaf 8000_0007 EDX: the TSC's rate is the same in all power states.
+const LEAF8000_0007_EDX_INVARIANT: u32 = 1 << 8;
 
 static KHZ: AtomicU64 = AtomicU64::new(0);
+/// All CPUs' counters were found to agree.
+static TOGETHER: AtomicBool = AtomicBool::new(true);
 
-/// Ticks of the time-stamp counter in a millisecond; 0 before [`calibrate`].
+/// Ticks of the time-stamp counter in a millisecond; 0 before it was measured.
 #[must_use]
 pub fn khz() -> u64 {
     KHZ.load(Ordering::Relaxed)
+}
+
+/// The counter was measured.
+pub fn set_khz(khz: u64) {
+    KHZ.store(khz, Ordering::Relaxed);
 }
 
 /// Waits for `us` microseconds. Only for the boot.
@@ -31,55 +32,23 @@ pub fn wait_us(us: u64) {
     }
 }
 
-fn port_in(port: u16) -> u8 {
-    // SAFETY: reading the PIT's ports and the gate port affects nothing else.
-    unsafe { inb(port) }
+/// The CPUs' counters do not agree.
+pub fn set_apart() {
+    TOGETHER.store(false, Ordering::Relaxed);
 }
 
-fn port_out(port: u16, value: u8) {
-    // SAFETY: channel 2 of the PIT drives the speaker only, which stays off.
-    unsafe { outb(port, value) };
+/// Whether the rate never changes: the CPU promises it (SDM: "Invariant TSC"), or a
+/// hypervisor makes the CPU. Hypervisors hide the promise from guests that may move to another
+/// machine; what power states do to a counter they hide as well.
+#[must_use]
+pub fn is_invariant() -> bool {
+    super::cpuid_checked(0x8000_0007, 0).edx & LEAF8000_0007_EDX_INVARIANT != 0
+        || super::cpuid(1, 0).ecx & LEAF1_ECX_HYPERVISOR != 0
 }
 
-/// One measurement: TSC ticks while channel 2 counts [`WINDOW_COUNTS`] down.
-fn measure() -> Option<u64> {
-    let [low, high] = WINDOW_COUNTS.to_le_bytes();
-    // Gate off, speaker off; mode 0 counts down once the gate opens and raises
-    // its output, which port 0x61 shows, at zero.
-    port_out(GATE_PORT, port_in(GATE_PORT) & !3);
-    port_out(PIT_COMMAND, 0b1011_0000);
-    port_out(PIT_CHANNEL2, low);
-    port_out(PIT_CHANNEL2, high);
-    let gate = port_in(GATE_PORT) & !2 | 1;
-    // Before the gate opens: whatever comes between makes the measurement
-    // longer, and the least of several is taken.
-    let start = rdtsc();
-    port_out(GATE_PORT, gate);
-    // A second at 10 GHz and one step per tick: a stopped PIT must not hang us.
-    for _ in 0..100_000_000u64 {
-        if port_in(GATE_PORT) & 0x20 != 0 {
-            let ticks = rdtsc().wrapping_sub(start);
-            port_out(GATE_PORT, port_in(GATE_PORT) & !3);
-            return Some(ticks);
-        }
-    }
-    None
-}
-
-/// Measures the time-stamp counter and returns its rate in kHz.
-///
-/// # Errors
-/// [`HostError::NoClock`] if it does not count, or the PIT does not.
-pub fn calibrate() -> Result<u64, HostError> {
-    // What disturbs a measurement makes it longer, so the least is the best.
-    let mut best = u64::MAX;
-    for _ in 0..5 {
-        best = best.min(measure().ok_or(HostError::NoClock)?);
-    }
-    let khz = best * PIT_HZ / u64::from(WINDOW_COUNTS) / 1000;
-    if khz == 0 {
-        return Err(HostError::NoClock);
-    }
-    KHZ.store(khz, Ordering::Relaxed);
-    Ok(khz)
+/// Whether guests can be promised that time read on any CPU is the same, and always runs at
+/// the same rate.
+#[must_use]
+pub fn is_dependable() -> bool {
+    TOGETHER.load(Ordering::Relaxed) && is_invariant()
 }

@@ -1,5 +1,6 @@
 //! Devices of the real machine.
 
+pub mod clocks;
 pub mod framebuffer;
 pub mod rtc;
 pub mod serial;

@@ -1,11 +1,16 @@
-//! The machine's real-time clock, read once at boot
-//! (data sheet: Motorola MC146818).
+//! The machine's real-time clock (data sheet: Motorola MC146818). It shows whole seconds:
+//! it is looked at again and again until one is seen to begin.
 
-use crate::cpu::asm::{inb, outb};
+use crate::cpu::asm::{inb, outb, rdtsc_ordered};
+use crate::cpu::tsc;
+use spin::Mutex;
+use timebase::{SecondEdge, Wall};
 
 const INDEX: u16 = 0x70;
 const DATA: u16 = 0x71;
 const NMI_MASK: u8 = 0x80;
+const SECONDS: u8 = 0;
+const REGISTER_A: u8 = 0x0a;
 /// Register A: an update is in progress.
 const UPDATING: u8 = 0x80;
 /// Register B: binary rather than BCD.
@@ -22,31 +27,46 @@ fn register(index: u8) -> u8 {
 }
 
 fn snapshot() -> [u8; 6] {
-    [0, 2, 4, 7, 8, 9].map(register)
+    [SECONDS, 2, 4, 7, 8, 9].map(register)
 }
 
-/// Seconds since 1970-01-01 UTC, if the clock shows a date that exists. It is
-/// taken to run on UTC.
+/// What the looks at the clock have told.
+static EDGE: Mutex<SecondEdge> = Mutex::new(SecondEdge::NEW);
+
+/// Looks at the clock; `false` if it is about to change, or there is none.
+pub fn look() -> bool {
+    let before = rdtsc_ordered();
+    if register(REGISTER_A) & UPDATING != 0 {
+        return false;
+    }
+    let now = snapshot();
+    // Nothing has changed in between.
+    if register(REGISTER_A) & UPDATING != 0 || register(SECONDS) != now[0] {
+        return false;
+    }
+    let after = rdtsc_ordered();
+    let seconds = unix_seconds(now);
+    if let Some(seconds) = seconds {
+        EDGE.lock().look(before, seconds, after);
+    }
+    seconds.is_some()
+}
+
+/// The wall clock as far as it is known.
 #[must_use]
-pub fn unix_seconds() -> Option<u64> {
-    let mut last = snapshot();
-    // Two equal readings outside an update: the value did not change between.
-    let settled = (0..1_000_000u32).find_map(|_| {
-        if register(0x0a) & UPDATING != 0 {
-            return None;
-        }
-        let now = snapshot();
-        let equal = now == last;
-        last = now;
-        equal.then_some(now)
-    })?;
+pub fn wall() -> Option<Wall> {
+    EDGE.lock().wall(tsc::khz())
+}
+
+/// Seconds since 1970-01-01 UTC, if the registers show a date that exists. The clock is
+/// taken to run on UTC.
+fn unix_seconds([second, minute, raw_hour, day, month, year]: [u8; 6]) -> Option<u64> {
     let mode = register(0x0b);
     // SAFETY: selects register D with NMIs let through.
     unsafe { outb(INDEX, 0x0d) };
     let number = |value: u8| {
         u64::from(if mode & BINARY != 0 { value } else { (value >> 4) * 10 + (value & 0xf) })
     };
-    let [second, minute, raw_hour, day, month, year] = settled;
     let afternoon = mode & HOURS_24 == 0 && raw_hour & 0x80 != 0;
     let mut hour = number(raw_hour & 0x7f);
     if mode & HOURS_24 == 0 {

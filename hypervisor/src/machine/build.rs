@@ -2,10 +2,10 @@
 //! memory, tables and kernel ([`lay_out`]), then the vCPUs one by one
 //! ([`Assembly`]).
 
+use super::World;
 use super::console::Console;
 use super::guest::{Guest, Places, Private, Published, Slot};
-use super::{NANOS_PER_SECOND, World};
-use crate::cpu;
+use crate::cpu::{self, tsc};
 use crate::error::HostError;
 use crate::hw::{ExtendedState, GuestApic, VendorCpu};
 use crate::mm;
@@ -18,7 +18,7 @@ use devices::lapic::{Lapic, Role, TickRatio};
 use spin::{Mutex, RwLock};
 use vmm::bundle::GuestSettings;
 use vmm::chipset::{Chipset, DebugPorts};
-use vmm::clock::{Interruption, VcpuClock, VmClock};
+use vmm::clock::{Interruption, TscAgreement, VcpuClock, VmClock};
 use vmm::cpuid::{CpuidConfig, CpuidTable, FeatureBit, QuickLeaves, VcpuView};
 use vmm::e820;
 use vmm::hw::{Backend, HotState};
@@ -127,9 +127,16 @@ impl<C: VendorCpu> Assembly<C> {
         space: Arc<GuestSpace>,
         state: EntryState,
     ) -> Result<Self, HostError> {
-        let frequency = world.frequency;
+        let frequency = world.rate();
         let mut withheld = vendor.withheld().to_vec();
         withheld.push(FeatureBit::PKU);
+        let host = match tsc::is_dependable() {
+            true => TscAgreement::Matched,
+            false => {
+                withheld.push(FeatureBit::INVARIANT_TSC);
+                TscAgreement::Apart
+            }
+        };
         let vcpus = settings.vcpus;
         let mut pv = PvFeatures::all();
         pv.set(PvFeatures::EOI, !vendor.delivers_interrupts(settings.apic));
@@ -158,11 +165,11 @@ impl<C: VendorCpu> Assembly<C> {
         ));
         let time = world.time();
         let debug = if settings.debug_exit { DebugPorts::Present } else { DebugPorts::Absent };
-        let chipset = Arc::new(Chipset::new(time.wall / NANOS_PER_SECOND, debug));
+        let chipset = Arc::new(Chipset::new(time.wall, debug));
         let watched = vendor.watches_apic_page(settings.apic);
         let page = watched.then(|| space.add_apic_page()).transpose()?;
         let apic = GuestApic { assist: settings.apic, page };
-        let mut clock = VmClock::new(frequency);
+        let mut clock = VmClock::new(frequency).on_host(host);
         // No vCPU has a clock in memory yet that could be wrong.
         let _ = clock.resume(time, &mut [], &space, Interruption::None);
         Ok(Self {

@@ -11,8 +11,10 @@ mod cpu;
 mod guest;
 mod operator;
 mod start;
+mod time;
 
 use crate::cpu::{asm, percpu, tsc};
+use crate::drivers::rtc;
 use crate::error::HostError;
 use crate::hw::VendorCpu;
 use crate::monitor;
@@ -25,6 +27,7 @@ use cpu::{Runner, ThisCpu};
 use guest::Guest;
 use operator::Operator;
 use spin::{Mutex, Once, RwLock};
+use time::HostClock;
 use vmm::bundle::Bundle;
 use vmm::clock::{HostTime, Scale, TscFrequency};
 use vmm::sched::{
@@ -39,6 +42,7 @@ pub struct World<C: VendorCpu> {
     scale: Scale,
     /// The wall clock at boot, and the TSC then.
     boot: HostTime,
+    clock: HostClock,
     scheduler: Mutex<Scheduler>,
     /// What the scheduler's names stand for.
     runners: RwLock<BTreeMap<EntityId, Runner<C>>>,
@@ -53,8 +57,8 @@ static WORLD: Once<&'static (dyn Any + Send + Sync)> = Once::new();
 
 /// Makes the guests of `bundle` and runs them with all CPUs, of which there are
 /// `cpus`; this one's extension is `vendor`.
-pub fn run<C: VendorCpu>(vendor: C, cpus: usize, unix_seconds: u64, bundle: Bundle<'static>) -> ! {
-    match World::<C>::new(cpus, unix_seconds, &bundle) {
+pub fn run<C: VendorCpu>(vendor: C, cpus: usize, bundle: Bundle<'static>) -> ! {
+    match World::<C>::new(cpus, &bundle) {
         Ok(world) => {
             WORLD.call_once(|| world);
             ThisCpu::new(world, vendor).run()
@@ -92,17 +96,21 @@ pub fn join<C: VendorCpu>() -> ! {
 }
 
 impl<C: VendorCpu> World<C> {
-    fn new(
-        cpus: usize,
-        unix_seconds: u64,
-        bundle: &Bundle<'static>,
-    ) -> Result<&'static Self, HostError> {
-        let frequency = TscFrequency::from_khz(tsc::khz()).ok_or(HostError::NoClock)?;
-        let boot = HostTime { tsc: asm::rdtsc(), wall: unix_seconds * NANOS_PER_SECOND };
+    fn new(cpus: usize, bundle: &Bundle<'static>) -> Result<&'static Self, HostError> {
+        let frequency = TscFrequency::from_khz(tsc::khz()).ok_or(HostError::NoTsc)?;
+        let scale = Scale::new(frequency);
+        let start = asm::rdtsc();
+        let clock = HostClock::new(start, scale);
+        // A machine without a real-time clock is in 1970.
+        if let Some(wall) = rtc::wall() {
+            clock.set(wall);
+        }
+        let boot = clock.at(start);
         let world: &'static Self = Box::leak(Box::new(Self {
             frequency,
-            scale: Scale::new(frequency),
+            scale,
             boot,
+            clock,
             scheduler: Mutex::new(Scheduler::new(cpus, Timing::new(frequency))),
             runners: RwLock::new(BTreeMap::new()),
             guests: RwLock::new(Vec::new()),
@@ -133,8 +141,7 @@ impl<C: VendorCpu> World<C> {
 
     /// The machine's clocks.
     fn time(&self) -> HostTime {
-        let tsc = asm::rdtsc();
-        HostTime { tsc, wall: self.boot.wall.saturating_add(self.nanos(tsc)) }
+        self.clock.at(asm::rdtsc())
     }
 
     /// Nanoseconds from the machine's start to the tick `tsc`.
@@ -142,9 +149,10 @@ impl<C: VendorCpu> World<C> {
         self.scale.nanos(tsc.wrapping_sub(self.boot.tsc))
     }
 
-    /// Ticks between two looks at the serial port without an interrupt of its: 10 ms.
+    /// Ticks between two looks at the serial port without an interrupt of its: 10 ms. While a
+    /// second of the real-time clock is awaited, 2 ms.
     fn poll_interval(&self) -> u64 {
-        self.frequency.khz() * 10
+        self.frequency.khz() * if self.clock.is_exact() { 10 } else { 2 }
     }
 
     /// Ticks from which on a wait is worth a deep sleep: 2 ms.

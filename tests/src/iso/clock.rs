@@ -1,8 +1,125 @@
 //! The rate of the clock: measured under load, without some sources, with CPUs that disagree.
 
-use crate::case::Case;
+use anyhow::{Result, ensure};
+use xtask::machine::Machine;
+
+use crate::case::{Build, Case, Tier};
+use crate::drive::Drive;
+use crate::starts::{Starts, rate_of};
 
 /// The cases.
 pub(crate) fn cases() -> Vec<Case> {
-    Vec::new()
+    vec![
+        Case { starts: Some(busy_starts(10, 0)), ..rate("iso-clock-starts") },
+        Case {
+            tier: Tier::Full,
+            starts: Some(busy_starts(200, 2)),
+            seconds: 1800,
+            ..rate("iso-clock-starts-200")
+        },
+        Case { starts: Some(machines_without()), ..rate("iso-clock-sources") },
+        // CPUID of this model tells 3.5 GHz; its TSC counts instructions, a billion of them in a
+        // second of its clocks.
+        Case {
+            machine: Machine::BochsVmx,
+            cpu: Some("corei7_skylake_x"),
+            script: wrong_leaf,
+            ..rate("iso-clock-wrong-leaf-vmx")
+        },
+        // No hypervisor is said to be there, so that the missing bit is the CPU's own.
+        Case { cpu: Some("EPYC,-hypervisor"), script: not_invariant, ..rate("iso-clock-variant") },
+        // No machine at hand lacks all clocks: in this image they stand still.
+        Case {
+            tier: Tier::Full,
+            fault: Some("clocks-stand"),
+            script: refused,
+            ..rate("iso-clock-none")
+        },
+        Case {
+            machine: Machine::BochsVmx,
+            cpus: (2, 2),
+            tier: Tier::Full,
+            fault: Some("tsc-adjust"),
+            script: mended,
+            ..rate("iso-clock-tsc-adjust-vmx")
+        },
+        Case {
+            machine: Machine::BochsVmx,
+            cpus: (2, 2),
+            tier: Tier::Full,
+            fault: Some("tsc-adjust-stuck"),
+            script: can_not_be_mended,
+            ..rate("iso-clock-tsc-apart-vmx")
+        },
+    ]
+}
+
+fn rate(name: &str) -> Case {
+    Case {
+        name: name.to_owned(),
+        build: Build::Debug,
+        tells_host: false,
+        script: |drive| drive.ends(0).map(|_| ()),
+        ..Case::tiny("rate")
+    }
+}
+
+/// `count` starts of the usual machine, four at a time, and so many threads beside them.
+fn busy_starts(count: usize, busy: usize) -> Starts {
+    Starts { each: vec![&[][..]; count], at_once: 4, busy }
+}
+
+/// Machines without some of the clocks: wherever one is left, the rate is right.
+fn machines_without() -> Starts {
+    let each = vec![
+        &[][..],
+        &["-machine", "pit=off"],
+        &["-machine", "hpet=off"],
+        // The PM timer alone.
+        &["-machine", "pit=off,hpet=off"],
+        // With the BIOS' own tables in place of QEMU's.
+        &["-machine", "acpi=off"],
+        &["-machine", "pit=off,hpet=off,acpi=off"],
+    ];
+    Starts { each, at_once: 2, busy: 0 }
+}
+
+fn wrong_leaf(drive: &mut Drive) -> Result<()> {
+    drive.expect(" says 3500 MHz, which no clock confirms", 120)?;
+    drive.ends(0)?;
+    let khz = rate_of(drive.text())?;
+    ensure!(khz.abs_diff(1_000_000) <= 100, "the guest is told {khz} kHz for 1 GHz");
+    Ok(())
+}
+
+fn refused(drive: &mut Drive) -> Result<()> {
+    drive.expect("refused: nothing tells how fast this machine's time-stamp counter runs", 60)?;
+    for clock in ["the PIT", "the ACPI PM timer", "the HPET"] {
+        drive.expect(&format!("{clock} does not count"), 5)?;
+    }
+    drive.expect("Cure: in the BIOS set-up", 5)?;
+    drive.ends(2).map(|_| ())
+}
+
+fn not_invariant(drive: &mut Drive) -> Result<()> {
+    drive.expect("this CPU's time-stamp counter may change its rate", 120)?;
+    drive.expect(" kHz, invariant 0, stable 0", 60)?;
+    drive.ends(0).map(|_| ())
+}
+
+/// The fault planted in this image has the second CPU 5,000,000 ticks behind.
+fn mended(drive: &mut Drive) -> Result<()> {
+    drive.expect("CPU 1 -5000000 ticks from the first one's (TSC_ADJUST): mended", 120)?;
+    drive.expect(" kHz, invariant 1, stable 1", 60)?;
+    drive.ends(0)?;
+    ensure!(!drive.text().contains("can't be mended"), "it is said that it can't be mended");
+    Ok(())
+}
+
+/// The same, with a register that can't be written.
+fn can_not_be_mended(drive: &mut Drive) -> Result<()> {
+    drive.expect("the time-stamp counter of CPU 1 is about -", 120)?;
+    drive.expect("can't be mended: guests are not told that their clock is stable", 10)?;
+    drive.expect(" kHz, invariant 0, stable 0", 60)?;
+    drive.ends(0).map(|_| ())
 }

@@ -55,6 +55,8 @@ mod reg {
     pub(super) const D: u8 = 0xd;
     /// Where PCs keep the century, as ACPI's FADT says.
     pub(super) const CENTURY: u8 = 0x32;
+    /// Those that are the time and the date.
+    pub(super) const TIME: [u8; 8] = [SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR, CENTURY];
 }
 
 /// Register A.
@@ -95,32 +97,51 @@ pub struct Rtc {
     phase: u64,
     /// The registers are right for this moment.
     seen: Nanos,
+    /// The guest has set the time.
+    set_by_guest: bool,
 }
 
 impl Rtc {
     /// Where a PC has the clock.
     pub const PORTS: PortRange = PortRange::new(0x70, 2, 0);
 
-    /// A clock that shows `unix_seconds` (UTC) at `now` and whose second
-    /// begins then. It is set up as firmware leaves it: BCD, 24 hours, no
-    /// interrupts, memory zero.
+    /// A clock that shows `unix_nanos`, nanoseconds since 1970-01-01 UTC, at `now`: the second
+    /// that it shows began a fraction of one ago. It is set up as firmware leaves it: BCD,
+    /// 24 hours, no interrupts, memory zero.
     #[must_use]
-    pub fn new(unix_seconds: u64, now: Nanos) -> Self {
+    pub fn new(unix_nanos: u64, now: Nanos) -> Self {
         let mut rtc = Self {
             cmos: [0; CMOS_SIZE],
             index: 0,
             nmi_masked: false,
             flags: 0,
-            phase: now.0 % NANOS_PER_SECOND,
+            phase: 0,
             seen: now,
+            set_by_guest: false,
         };
         rtc.set(reg::A, a::DIVIDER_32768 << a::DIVIDER_SHIFT | 6);
         rtc.set(reg::B, b::HOURS_24);
-        let days = unix_seconds / SECONDS_PER_DAY;
-        // The first day of Unix time was a Thursday, the fifth day of a week.
-        rtc.set(reg::WEEKDAY, ((days + 4) % 7 + 1).low8());
-        rtc.show(Date::from_unix_days(days), unix_seconds % SECONDS_PER_DAY);
+        rtc.put(unix_nanos, now);
         rtc
+    }
+
+    /// The host has learned better what time it is: `unix_nanos` at `now`. A guest that has
+    /// set the clock keeps what it set.
+    pub fn correct(&mut self, unix_nanos: u64, now: Nanos) {
+        self.advance(now);
+        if !self.set_by_guest && self.updates() {
+            self.put(unix_nanos, now);
+        }
+    }
+
+    fn put(&mut self, unix_nanos: u64, now: Nanos) {
+        let (seconds, fraction) = (unix_nanos / NANOS_PER_SECOND, unix_nanos % NANOS_PER_SECOND);
+        self.phase = (now.0 % NANOS_PER_SECOND + (NANOS_PER_SECOND - fraction)) % NANOS_PER_SECOND;
+        self.seen = now;
+        let days = seconds / SECONDS_PER_DAY;
+        // The first day of Unix time was a Thursday, the fifth day of a week.
+        self.set(reg::WEEKDAY, ((days + 4) % 7 + 1).low8());
+        self.show(Date::from_unix_days(days), seconds % SECONDS_PER_DAY);
     }
 
     /// The level of interrupt line 8.
@@ -278,6 +299,7 @@ impl Rtc {
         self.set(reg::A, value & !a::UPDATE_IN_PROGRESS);
         if self.divider_runs() && !ran {
             self.phase = (now.0 % NANOS_PER_SECOND + HALF_SECOND) % NANOS_PER_SECOND;
+            self.set_by_guest = true;
         }
     }
 
@@ -335,7 +357,10 @@ impl PortDevice for Rtc {
                     reg::B => self.write_b(value),
                     // For reading only.
                     reg::C | reg::D => {}
-                    index => self.set(index, value),
+                    index => {
+                        self.set_by_guest |= reg::TIME.contains(&index);
+                        self.set(index, value);
+                    }
                 }
             }
             _ => return Err(AccessError::NoRegister),
@@ -408,6 +433,7 @@ pub struct RtcState {
     flags: u8,
     phase: u64,
     seen: Nanos,
+    set_by_guest: bool,
 }
 
 impl Device for Rtc {
@@ -421,11 +447,12 @@ impl Device for Rtc {
             flags: self.flags,
             phase: self.phase,
             seen: self.seen,
+            set_by_guest: self.set_by_guest,
         }
     }
 
     fn restore(&mut self, state: RtcState) -> Result<(), RestoreError> {
-        let RtcState { cmos, index, nmi_masked, flags, phase, seen } = state;
+        let RtcState { cmos, index, nmi_masked, flags, phase, seen, set_by_guest } = state;
         let cmos: [u8; CMOS_SIZE] =
             cmos.try_into().map_err(|_| RestoreError("RTC: the memory has not 128 bytes"))?;
         if index > 0x7f || flags & !(b::PERIODIC | b::ALARM | b::UPDATE) != 0 {
@@ -434,7 +461,7 @@ impl Device for Rtc {
         if phase >= NANOS_PER_SECOND {
             return Err(RestoreError("RTC: the phase is not within a second"));
         }
-        *self = Self { cmos, index, nmi_masked, flags, phase, seen };
+        *self = Self { cmos, index, nmi_masked, flags, phase, seen, set_by_guest };
         Ok(())
     }
 

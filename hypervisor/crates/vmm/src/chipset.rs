@@ -81,16 +81,17 @@ pub struct Chipset {
 }
 
 impl Chipset {
-    /// The devices after power-up. `unix_seconds` sets the real-time clock;
+    /// The devices after power-up. `unix_nanos`, nanoseconds since 1970-01-01 UTC when the
+    /// guest's time is 0, sets the real-time clock;
     /// with `debug_exit` the guest has port 0xf4, the scratch memory that tests
     /// of instruction emulation use, and the trace of its exits.
     #[must_use]
-    pub fn new(unix_seconds: u64, debug_exit: DebugPorts) -> Self {
+    pub fn new(unix_nanos: u64, debug_exit: DebugPorts) -> Self {
         let debug = debug_exit == DebugPorts::Present;
         Self {
             irq: Mutex::new(IrqChip::new(PicPair::new(), IoApic::new(IOAPIC_ID, 0))),
             pit: Mutex::new(Pit::new()),
-            rtc: Mutex::new(Rtc::new(unix_seconds, Nanos(0))),
+            rtc: Mutex::new(Rtc::new(unix_nanos, Nanos(0))),
             serial: Mutex::new(Serial::new()),
             pm: Mutex::new(AcpiPm::new(TimerWidth::Bits32)),
             keyboard: Mutex::new(I8042::new()),
@@ -102,6 +103,14 @@ impl Chipset {
             trace: Trace::default(),
             deadlines: [const { AtomicU64::new(u64::MAX) }; 4],
         }
+    }
+
+    /// The host has learned better what time it is: `unix_nanos` at the guest's `now`. See
+    /// [`Rtc::correct`].
+    pub fn correct_rtc(&self, unix_nanos: u64, now: Nanos) {
+        let mut rtc = self.rtc.lock();
+        rtc.correct(unix_nanos, now);
+        self.note_deadline(TimedDevice::Rtc, &*rtc);
     }
 
     /// The trace of the guest's exits.

@@ -155,6 +155,8 @@ pub struct VmClock {
     wall_origin: u64,
     /// How often the guest went on after a pause.
     pauses: u64,
+    /// Whether the TSCs of the host's CPUs agree, and count evenly.
+    host: TscAgreement,
 }
 
 /// A saved [`VmClock`].
@@ -232,7 +234,20 @@ impl VmClock {
             motion: Motion::Paused { ticks: 0 },
             wall_origin: 0,
             pauses: 0,
+            host: TscAgreement::Matched,
         }
+    }
+
+    /// The clock on a host whose CPUs' TSCs are known to agree, or not to: where they do not,
+    /// no kvmclock is called stable, whatever the guest's own registers are.
+    #[must_use]
+    pub const fn on_host(self, host: TscAgreement) -> Self {
+        Self { host, ..self }
+    }
+
+    /// The host has learned better what time it is.
+    pub fn correct_wall(&mut self, host: HostTime) {
+        self.wall_origin = host.wall.saturating_sub(self.now(host.tsc).0);
     }
 
     /// The TSC's frequency.
@@ -435,7 +450,7 @@ impl VmClock {
     ) -> Result<(), MemoryError> {
         let Some(address) = pvclock::system_time_address(vcpu.system_time) else { return Ok(()) };
         let mut flags = PvClockInfo::read_flags(memory, address)? & PvClockFlags::GUEST_STOPPED;
-        if agreement == TscAgreement::Matched {
+        if agreement == TscAgreement::Matched && self.host == TscAgreement::Matched {
             flags |= PvClockFlags::TSC_STABLE;
         }
         if interruption == Interruption::Paused {

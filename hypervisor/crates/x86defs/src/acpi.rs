@@ -1,9 +1,12 @@
-//! What the hypervisor wants to know of ACPI's tables to switch the machine off: where
-//! to write ([`FixedTable`]), and what ([`soft_off_types`]).
+//! What the hypervisor wants to know of ACPI's tables: to switch the machine off, where to
+//! write ([`FixedTable`]), and what ([`soft_off_types`]); and its clocks ([`PmTimer`],
+//! [`hpet_base`]).
 
 #[cfg(test)]
 mod tests;
 
+/// In a generic address: the space of memory.
+const MEMORY: u8 = 0;
 /// In a generic address: the space of ports.
 const PORTS: u8 = 1;
 
@@ -35,26 +38,72 @@ impl FixedTable {
     /// them.
     #[must_use]
     pub fn read(table: &[u8]) -> Option<Self> {
-        let byte = |at: usize| table.get(at).copied();
-        let word = |at: usize| {
-            let bytes = table.get(at..at.checked_add(4)?)?;
-            Some(u32::from_le_bytes(bytes.try_into().ok()?))
-        };
-        let long = |at: usize| Some(u64::from(word(at)?) | u64::from(word(at + 4)?) << 32);
-        let port = |address: u64| u16::try_from(address).ok().filter(|port| *port != 0);
-        // The extended field, a generic address in the space of ports, or the old one.
-        let register = |old: usize, extended: usize| {
-            let wide = byte(extended).filter(|space| *space == PORTS);
-            wide.and_then(|_| port(long(extended + 4)?)).or_else(|| port(word(old)?.into()))
-        };
-        let command = port(word(48)?.into());
-        let dsdt = long(140).filter(|at| *at != 0).or_else(|| word(40).map(u64::from))?;
+        let command = port(word(table, 48)?.into());
+        let dsdt =
+            long(table, 140).filter(|at| *at != 0).or_else(|| word(table, 40).map(u64::from))?;
         Some(Self {
-            control: (register(64, 172)?, register(68, 184)),
-            enable: command.zip(byte(52)).filter(|(_, value)| *value != 0),
+            control: (register(table, 64, 172)?, register(table, 68, 184)),
+            enable: command.zip(byte(table, 52)).filter(|(_, value)| *value != 0),
             dsdt,
         })
     }
+}
+
+/// The power-management timer, as the Fixed ACPI Description Table has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PmTimer {
+    /// The port of its 32-bit register.
+    pub port: u16,
+    /// Whether it counts all 32 bits, or only 24.
+    pub wide: bool,
+}
+
+impl PmTimer {
+    /// Reads a Fixed ACPI Description Table; `None` where the timer is no port, or the
+    /// machine has none (ACPI: "Hardware-Reduced ACPI").
+    #[must_use]
+    pub fn read(table: &[u8]) -> Option<Self> {
+        const WIDE: u32 = 1 << 8;
+        const HARDWARE_REDUCED: u32 = 1 << 20;
+        let flags = word(table, 112)?;
+        if flags & HARDWARE_REDUCED != 0 {
+            return None;
+        }
+        Some(Self { port: register(table, 76, 208)?, wide: flags & WIDE != 0 })
+    }
+}
+
+/// Where the registers of the high-precision event timer are in memory, by its table
+/// (Intel: "IA-PC HPET Specification", "The ACPI 2.0 HPET Description Table (HPET)").
+#[must_use]
+pub fn hpet_base(table: &[u8]) -> Option<u64> {
+    let space = byte(table, 40)?;
+    // They take a kilobyte, on a boundary of such.
+    long(table, 44).filter(|at| space == MEMORY && *at != 0 && *at % 1024 == 0)
+}
+
+fn byte(table: &[u8], at: usize) -> Option<u8> {
+    table.get(at).copied()
+}
+
+fn word(table: &[u8], at: usize) -> Option<u32> {
+    let bytes = table.get(at..at.checked_add(4)?)?;
+    Some(u32::from_le_bytes(bytes.try_into().ok()?))
+}
+
+fn long(table: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from(word(table, at)?) | u64::from(word(table, at + 4)?) << 32)
+}
+
+fn port(address: u64) -> Option<u16> {
+    u16::try_from(address).ok().filter(|port| *port != 0)
+}
+
+/// A register's port: the extended field, a generic address in the space of ports, or the
+/// old one.
+fn register(table: &[u8], old: usize, extended: usize) -> Option<u16> {
+    let wide = byte(table, extended).filter(|space| *space == PORTS);
+    wide.and_then(|_| port(long(table, extended + 4)?)).or_else(|| port(word(table, old)?.into()))
 }
 
 /// The values of SLP_TYP, 0 to 7, that mean the state S5 (soft off) to the first and

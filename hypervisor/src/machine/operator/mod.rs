@@ -14,6 +14,7 @@ use super::World;
 use super::cpu::Runner;
 use super::guest::Guest;
 use super::start::Files;
+use super::time::Watch;
 use crate::cpu::asm;
 use crate::drivers::{framebuffer, serial};
 use crate::error::HostError;
@@ -56,6 +57,8 @@ pub(super) struct Operator<C: VendorCpu> {
     leave: Option<Leave>,
     /// The tick from which on it draws the screen again.
     draws: u64,
+    /// What is still to be learned of the machine's time.
+    watch: Watch,
 }
 
 impl<C: VendorCpu> Operator<C> {
@@ -73,6 +76,7 @@ impl<C: VendorCpu> Operator<C> {
             status: None,
             leave: None,
             draws: 0,
+            watch: Watch::default(),
         };
         for settings in &bundle.manifest().guests {
             let files = Files::Bundle(bundle.clone());
@@ -106,6 +110,7 @@ impl<C: VendorCpu> Operator<C> {
             busy |= self.look_after(world, vendor, at);
         }
         self.records.retain(|record| record.life.state() != State::Deleted);
+        self.watch.step(world);
         self.show(world);
         let now = asm::rdtsc();
         if now >= self.draws {
@@ -185,6 +190,8 @@ impl<C: VendorCpu> World<C> {
 
     /// A guest's vCPUs may run.
     fn admit(&'static self, guest: &Arc<Guest<C>>) {
+        // What time it is may have become known better since it was made.
+        self.correct_time_of(guest);
         {
             let mut runners = self.runners.write();
             for (index, entity) in guest.places.entities().enumerate() {

@@ -13,7 +13,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let now = 300 * MILLI;
-        Self { rtc: Rtc::new(START, Nanos(now)), now }
+        Self { rtc: Rtc::new(START * NANOS_PER_SECOND, Nanos(now)), now }
     }
 
     fn read(&mut self, index: u8) -> u8 {
@@ -69,6 +69,55 @@ fn starts_at_the_given_time() {
     assert_eq!(b.read(0), 0x57);
     let mut epoch = Bench { rtc: Rtc::new(0, Nanos(0)), now: 0 };
     assert_eq!(epoch.clock(), [0, 0, 0, 5, 1, 1, 0x70, 0x19]);
+}
+
+#[test]
+fn a_second_that_has_begun_already() {
+    // Three quarters of the second have passed when it is made.
+    let now = 300 * MILLI;
+    let rtc = Rtc::new(START * NANOS_PER_SECOND + 750 * MILLI, Nanos(now));
+    let mut b = Bench { rtc, now };
+    assert_eq!(b.read(0), 0x56);
+    b.pass(247);
+    assert_eq!((b.read(0), b.read(0xa) & 0x80), (0x56, 0), "an update is on its way too early");
+    b.pass(2);
+    assert_eq!((b.read(0), b.read(0xa) & 0x80), (0x56, 0x80));
+    b.pass(1);
+    assert_eq!((b.read(0), b.read(0xa) & 0x80), (0x57, 0));
+    b.pass(999);
+    assert_eq!(b.read(0), 0x57);
+    b.pass(1);
+    assert_eq!(b.read(0), 0x58);
+}
+
+#[test]
+fn the_host_corrects_a_clock_that_the_guest_has_not_set() {
+    let better = (START + 100) * NANOS_PER_SECOND + 900 * MILLI;
+    let mut b = Bench::new();
+    b.pass(10_400);
+    b.rtc.correct(better, Nanos(b.now));
+    assert_eq!(b.clock(), [0x36, 0x36, 0x12, 1, 0x01, 0x03, 0x26, 0x20]);
+    b.pass(99);
+    assert_eq!(b.read(0), 0x36);
+    b.pass(1);
+    assert_eq!(b.read(0), 0x37);
+    // Back again, over a minute.
+    b.rtc.correct(START * NANOS_PER_SECOND, Nanos(b.now));
+    assert_eq!(b.clock(), [0x56, 0x34, 0x12, 1, 0x01, 0x03, 0x26, 0x20]);
+
+    // A guest that has set it, or stopped it, knows better; one that has set an alarm does not.
+    let mut alarm = Bench::new();
+    alarm.write(1, 0x30);
+    alarm.rtc.correct(better, Nanos(alarm.now));
+    assert_eq!(alarm.read(0), 0x36);
+    let mut set = Bench::new();
+    set.set_clock([0x11, 0x22, 0x03, 1, 0x04, 0x05, 0x26, 0x20]);
+    set.rtc.correct(better, Nanos(set.now));
+    assert_eq!(set.clock(), [0x11, 0x22, 0x03, 1, 0x04, 0x05, 0x26, 0x20]);
+    let mut stopped = Bench::new();
+    stopped.write(0xb, 0x82);
+    stopped.rtc.correct(better, Nanos(stopped.now));
+    assert_eq!(stopped.read(0), 0x56);
 }
 
 #[test]
@@ -322,7 +371,7 @@ fn reset_keeps_time_and_memory() {
 
 #[test]
 fn impossible_states_are_refused() {
-    let mut rtc = Rtc::new(START, Nanos(0));
+    let mut rtc = Rtc::new(START * NANOS_PER_SECOND, Nanos(0));
     let good = rtc.save();
     for bad in [
         RtcState { cmos: alloc::vec![0; 127], ..good.clone() },

@@ -120,6 +120,32 @@ fn known_scales() {
 }
 
 #[test]
+fn kvmclock_is_stable_only_on_a_host_that_is() {
+    for (host_agrees, flags) in [(TscAgreement::Matched, 1), (TscAgreement::Apart, 0)] {
+        let ram = Ram::new();
+        let mut clock = running(1_000_000, 0).on_host(host_agrees);
+        let mut vcpu = VcpuClock::default();
+        clock.write_system_time(&mut vcpu, 0x1001, &ram, TscAgreement::Matched).unwrap();
+        assert_eq!(ram.at(0x1000 + 29), [flags]);
+        // A guest that is paused and goes on is on the same host.
+        clock.pause(5);
+        clock.resume_later(host(7));
+        clock.catch_up(&mut vcpu, &ram, TscAgreement::Matched);
+        assert_eq!(ram.at(0x1000 + 29), [flags | 2]);
+    }
+}
+
+#[test]
+fn the_wall_clock_is_corrected_for_a_guest_that_runs() {
+    let mut clock = running(1_000_000, 1_000);
+    let wrong = clock.wall(5_000);
+    clock.correct_wall(HostTime { tsc: 5_000, wall: wrong + 400_000_000 });
+    assert_eq!(clock.wall(5_000), wrong + 400_000_000);
+    assert_eq!(clock.wall(6_000), wrong + 400_001_000);
+    assert_eq!(clock.now(6_000), Nanos(5_000), "its own time goes on as it was");
+}
+
+#[test]
 fn time_starts_at_zero_and_stands_still_while_paused() {
     let mut clock = VmClock::new(frequency(2_000_000));
     assert_eq!(clock.now(12345), Nanos(0));

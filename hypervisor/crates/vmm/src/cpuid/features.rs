@@ -398,6 +398,9 @@ feature_bits! {
     RDTSCP = (0x8000_0001, 0, Edx, 27);
     /// Long mode.
     LM = (0x8000_0001, 0, Edx, 29);
+    /// The TSC counts at one rate for good. Withheld where the host's is not dependable; then
+    /// kvmclock is not called stable either.
+    INVARIANT_TSC = (0x8000_0007, 0, Edx, 8);
     /// Extended topology leaves of AMD's CPUs.
     TOPOEXT = (0x8000_0001, 0, Ecx, 22);
 }

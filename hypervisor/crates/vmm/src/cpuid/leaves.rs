@@ -35,10 +35,8 @@ const SECOND_SIGNATURE: u32 = 0x4000_0100;
 const FIRST_HIGHEST: u32 = hvabi::CPUID_LEAF_TIMING;
 const SECOND_HIGHEST: u32 = SECOND_SIGNATURE + 1;
 /// What of KVM's interface is always there.
-const KVM_FEATURES: u32 = kvm::feature::CLOCKSOURCE
-    | kvm::feature::NOP_IO_DELAY
-    | kvm::feature::CLOCKSOURCE2
-    | kvm::feature::CLOCKSOURCE_STABLE;
+const KVM_FEATURES: u32 =
+    kvm::feature::CLOCKSOURCE | kvm::feature::NOP_IO_DELAY | kvm::feature::CLOCKSOURCE2;
 
 /// Cache subleaves beyond this many are not looked for.
 const MAX_CACHES: u32 = 8;
@@ -275,9 +273,7 @@ impl<H: CpuidSource> Builder<'_, H> {
                     ebx: self.config.calls.features().0,
                     ..nothing
                 },
-                Signature::Kvm => {
-                    CpuidResult { eax: KVM_FEATURES | self.config.pv.bits(), ..nothing }
-                }
+                Signature::Kvm => CpuidResult { eax: self.kvm_features(), ..nothing },
             },
             hvabi::CPUID_LEAF_TIMING => CpuidResult {
                 eax: u32::try_from(self.config.tsc.khz()).unwrap_or(0),
@@ -367,6 +363,15 @@ impl<H: CpuidSource> Builder<'_, H> {
                 })
             }
         }
+    }
+
+    /// KVM's features. Its clock is as stable as the TSC under it.
+    fn kvm_features(&self) -> u32 {
+        let stable = match self.config.withheld.contains(&FeatureBit::INVARIANT_TSC) {
+            true => 0,
+            false => kvm::feature::CLOCKSOURCE_STABLE,
+        };
+        KVM_FEATURES | stable | self.config.pv.bits()
     }
 
     /// Leaf 0x15: the TSC counts EBX/EAX times what the crystal does, whose

@@ -247,6 +247,19 @@ fn withheld_features_are_not_there() {
 }
 
 #[test]
+fn a_clock_that_is_not_dependable_is_not_promised() {
+    for (withheld, promised) in [(&[][..], true), (&[FeatureBit::INVARIANT_TSC][..], false)] {
+        for vendor in [Vendor::Intel, Vendor::Amd] {
+            let table =
+                CpuidTable::new(&everything(vendor), &CpuidConfig { withheld, ..config(2) });
+            let bit = table.lookup(0x8000_0007, 0, &vcpu(0)).edx & 1 << 8 != 0;
+            let stable = table.lookup(0x4000_0101, 0, &vcpu(0)).eax & 1 << 24 != 0;
+            assert_eq!((bit, stable), (promised, promised), "{vendor:?}");
+        }
+    }
+}
+
+#[test]
 fn topology_of_intel() {
     for (vcpus, bits) in [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (64, 6)] {
         let table = table(Vendor::Intel, vcpus);

@@ -387,7 +387,7 @@ impl Play {
         lapic.set_up_virtual_wire();
         let routes = Routes::new();
         routes.publish(0, lapic.identity());
-        let chipset = Arc::new(Chipset::new(1_700_000_000, DebugPorts::Present));
+        let chipset = Arc::new(Chipset::new(1_700_000_000_000_000_000, DebugPorts::Present));
         let view = VcpuView {
             cr4: Cr4::empty(),
             xcr0: Xcr0::X87,

@@ -1,6 +1,6 @@
 extern crate std;
 
-use super::{FixedTable, soft_off_types};
+use super::{FixedTable, PmTimer, hpet_base, soft_off_types};
 use proptest::prelude::*;
 
 #[test]
@@ -78,10 +78,45 @@ fn fixed_tables_old_and_new() {
     assert_eq!(FixedTable::read(&table(&plain, 276)).map(|t| t.enable), Some(None));
 }
 
+#[test]
+fn power_management_timers() {
+    let narrow: [(usize, &[u8]); 1] = [(76, &[8, 0xb0, 0, 0])];
+    let found = PmTimer { port: 0xb008, wide: false };
+    assert_eq!(PmTimer::read(&table(&narrow, 116)), Some(found));
+    assert_eq!(PmTimer::read(&table(&narrow, 115)), None);
+    // 32 bits; the extended field.
+    let wide: [(usize, &[u8]); 3] =
+        [narrow[0], (112, &[0xa5, 1, 0, 0]), (208, &[1, 32, 0, 3, 8, 6, 0, 0, 0, 0, 0, 0])];
+    assert_eq!(PmTimer::read(&table(&wide, 276)), Some(PmTimer { port: 0x608, wide: true }));
+    // In memory: no port. None at all. A machine that has no such registers.
+    let memory: [(usize, &[u8]); 1] = [(208, &[0, 32, 0, 3, 8, 6])];
+    assert_eq!(PmTimer::read(&table(&memory, 276)), None);
+    assert_eq!(PmTimer::read(&table(&[], 276)), None);
+    let reduced: [(usize, &[u8]); 2] = [narrow[0], (112, &[0, 0, 0x10, 0])];
+    assert_eq!(PmTimer::read(&table(&reduced, 276)), None);
+}
+
+#[test]
+fn event_timers() {
+    let base = |bytes: &[u8], len| hpet_base(&table(&[(36, bytes)], len));
+    let usual = [1, 0xa2, 0x86, 0x80, 0, 64, 0, 0, 0, 0, 0xd0, 0xfe, 0, 0, 0, 0];
+    assert_eq!(base(&usual, 56), Some(0xfed0_0000));
+    assert_eq!(base(&usual, 51), None);
+    let changed = |at: usize, to: u8| {
+        let mut bytes = usual;
+        bytes[at] = to;
+        base(&bytes, 56)
+    };
+    // A port; between boundaries; nowhere.
+    assert_eq!(changed(4, 1), None);
+    assert_eq!(changed(8, 4), None);
+    assert_eq!(base(&[0; 16], 56), None);
+}
+
 proptest! {
     #[test]
     fn any_table_is_read(table in proptest::collection::vec(any::<u8>(), 0..280)) {
-        let _ = FixedTable::read(&table);
+        let _ = (FixedTable::read(&table), PmTimer::read(&table), hpet_base(&table));
     }
 
     #[test]

@@ -1,0 +1,129 @@
+use super::machine::{Health, Machine, PM_24, boot, hpet, measured};
+use crate::counter::Counter;
+use crate::{Claim, Figure, Measured, Rate, Source, Verdict, Witness, judge};
+use proptest::prelude::*;
+
+fn about(source: Source, hz: u64, ppm: u32) -> Measured {
+    Measured { source, rate: Rate::new(hz, hz).unwrap().widened(ppm) }
+}
+
+fn claim(hz: u64) -> Claim {
+    Claim { by: Witness::CpuidCrystal, hz }
+}
+
+const GHZ: u64 = 1_000_000_000;
+
+#[test]
+fn two_clocks_that_agree_are_believed() {
+    let measured = [about(Source::Pit, GHZ, 20), about(Source::PmTimer, GHZ + 50_000, 40)];
+    let Verdict::Agreed { hz, by } = judge(&measured, &[]) else { panic!() };
+    assert!(hz.abs_diff(GHZ) <= 50_000, "{hz}");
+    assert_eq!(by, [Source::Pit, Source::PmTimer].map(Witness::Counter));
+}
+
+#[test]
+fn neither_may_be_off_by_more_than_they_agree() {
+    let measured = [about(Source::Pit, GHZ, 20), about(Source::PmTimer, GHZ, 150)];
+    assert!(matches!(judge(&measured, &[]), Verdict::Apart(..)));
+}
+
+#[test]
+fn a_claim_that_clocks_contradict_is_not_believed() {
+    // An emulator whose CPUID has the model's 3.5 GHz and whose TSC runs at 1 GHz.
+    let measured = [about(Source::Pit, GHZ, 80), about(Source::PmTimer, GHZ, 60)];
+    let Verdict::Agreed { hz, .. } = judge(&measured, &[claim(3_500_000_000)]) else { panic!() };
+    assert!(hz.abs_diff(GHZ) < 1_000);
+    let one = [about(Source::Pit, GHZ, 80)];
+    let Verdict::Apart(best, next) = judge(&one, &[claim(3_500_000_000)]) else { panic!() };
+    assert_eq!(best, Figure { by: Witness::Counter(Source::Pit), hz: GHZ });
+    assert_eq!(next.hz, 3_500_000_000);
+    // Two claims of one and the same source do not make a clock.
+    let claims = [claim(3_500_000_000), Claim { by: Witness::CpuidBase, hz: 3_500_000_000 }];
+    assert_eq!(judge(&[], &claims), Verdict::Nothing);
+}
+
+#[test]
+fn a_claim_that_a_clock_confirms_is_more_exact() {
+    let hz = 2_112_000_000;
+    let one = [about(Source::Hpet, hz + 40_000, 50)];
+    let expected = [Witness::Counter(Source::Hpet), Witness::CpuidCrystal];
+    assert_eq!(judge(&one, &[claim(hz)]), Verdict::Agreed { hz, by: expected });
+    // Out of what the clock allows, but near: the clock's.
+    let one = [about(Source::Hpet, hz + 200_000, 50)];
+    let Verdict::Agreed { hz: found, .. } = judge(&one, &[claim(hz)]) else { panic!() };
+    assert_eq!(found, hz + 200_000);
+}
+
+#[test]
+fn of_three_clocks_the_two_that_agree_win() {
+    let measured = [
+        about(Source::Pit, GHZ * 3, 1),
+        about(Source::PmTimer, GHZ, 60),
+        about(Source::Hpet, GHZ, 70),
+    ];
+    let Verdict::Agreed { hz, by } = judge(&measured, &[]) else { panic!() };
+    assert!(hz.abs_diff(GHZ) < 1_000);
+    assert_eq!(by, [Source::PmTimer, Source::Hpet].map(Witness::Counter));
+}
+
+#[test]
+fn one_clock_alone_is_told_as_such() {
+    let one = [about(Source::PmTimer, GHZ, 30)];
+    let figure = Figure { by: Witness::Counter(Source::PmTimer), hz: GHZ };
+    assert_eq!(judge(&one, &[]), Verdict::Alone(figure));
+    assert_eq!(judge(&[], &[]), Verdict::Nothing);
+    assert_eq!(std::format!("{figure}"), "the ACPI PM timer 1000.000 MHz");
+}
+
+/// Machines without some clocks: right, or unsure, or nothing.
+#[test]
+fn machines_without_some_clocks() {
+    let hz = 2_596_000_000;
+    let healths = [Health::Counts, Health::Stands, Health::Absent];
+    for pit in healths {
+        for pm in healths {
+            for high in healths {
+                let counters = [(Counter::PIT, pit), (PM_24, pm), (hpet(), high)];
+                let mut machine = Machine::new(hz);
+                let tracks = boot(&mut machine, &counters, (110_000, 2_000, 30_000), [(0, 0); 4]);
+                let healthy = [pit, pm, high].iter().filter(|h| **h == Health::Counts).count();
+                let near = |found: u64| found.abs_diff(hz) * 1_000_000 / hz <= 50;
+                match (healthy, judge(&measured(&tracks), &[claim(3_500_000_000)])) {
+                    (0, Verdict::Nothing) => {}
+                    (1, Verdict::Apart(best, next)) => {
+                        assert!(near(best.hz), "{best:?}");
+                        assert_eq!(next.by, Witness::CpuidCrystal);
+                    }
+                    (2.., Verdict::Agreed { hz: found, .. }) => assert!(near(found), "{found}"),
+                    other => panic!("{pit:?} {pm:?} {high:?}: {other:?}"),
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    /// What is agreed on is within a hundred parts per million of the truth, whatever the
+    /// CPU did meanwhile and whatever CPUID says.
+    #[test]
+    fn what_is_agreed_on_is_true(
+        hz in 200_000_000_u64..6_000_000_000,
+        boot_us in 0_u64..700_000,
+        rest_us in 0_u64..100_000,
+        away in prop::array::uniform4((0_u64..20_000, 0_u64..20_000)),
+        quiet in any::<[bool; 4]>(),
+        said in 200_000_000_u64..6_000_000_000,
+        exact in any::<bool>(),
+    ) {
+        let mut times = away;
+        for (time, quiet) in times.iter_mut().zip(quiet) {
+            if quiet { *time = (0, 0); }
+        }
+        let counters = [Counter::PIT, PM_24, hpet()].map(|c| (c, Health::Counts));
+        let tracks = boot(&mut Machine::new(hz), &counters, (boot_us, 2_000, rest_us), times);
+        let said = if exact { hz } else { said };
+        if let Verdict::Agreed { hz: found, .. } = judge(&measured(&tracks), &[claim(said)]) {
+            prop_assert!(found.abs_diff(hz) * 1_000_000 / hz <= 200, "{} for {}", found, hz);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+mod claims;
+mod cpus;
+mod judge;
+mod machine;
+mod track;

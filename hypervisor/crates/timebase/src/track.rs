@@ -1,0 +1,148 @@
+//! [`Track`]: all samples of one counter, and the rate that they give together.
+
+use crate::counter::{Counter, Sample};
+use crate::{FEMTOS, Rate};
+
+/// Samples that are kept.
+const SAMPLES: usize = 8;
+/// How old a counter's value may be when it is read, in femtoseconds: emulators show one of
+/// up to a microsecond ago.
+const STALE: u128 = 1_000_000_000;
+/// A rate known within this many parts per million, or better, is worth to begin with.
+const ROUGH_PPM: u64 = 100_000;
+
+/// The samples of one counter. The first ones are kept, for the longest windows, and the last.
+#[derive(Clone, Debug)]
+pub struct Track {
+    counter: Counter,
+    samples: [Option<Sample>; SAMPLES],
+    len: usize,
+    /// From windows too short for the counter to begin anew in them.
+    rough: Option<Rate>,
+}
+
+impl Track {
+    /// Of `counter`, without a sample.
+    #[must_use]
+    pub const fn new(counter: Counter) -> Self {
+        Self { counter, samples: [None; SAMPLES], len: 0, rough: None }
+    }
+
+    /// The counter.
+    #[must_use]
+    pub const fn counter(&self) -> Counter {
+        self.counter
+    }
+
+    /// The TSC at its first sample; 0 before that.
+    #[must_use]
+    pub fn begun(&self) -> u64 {
+        self.samples.iter().flatten().next().map_or(0, |sample| sample.before)
+    }
+
+    /// Adds a sample, later than all before.
+    pub fn push(&mut self, sample: Sample) {
+        if let Some(slot) = self.samples.get_mut(self.len) {
+            *slot = Some(sample);
+            self.len = self.len.saturating_add(1);
+        } else {
+            self.replace_last(sample);
+        }
+    }
+
+    /// Puts a later sample in place of the last.
+    pub fn replace_last(&mut self, sample: Sample) {
+        if let Some(slot) = self.samples.get_mut(self.len.saturating_sub(1)) {
+            *slot = Some(sample);
+            self.len = self.len.max(1);
+        }
+    }
+
+    /// A window that was meant to be so short that the counter can't begin anew in it. Where
+    /// the CPU was away for longer all the same, counts are missing and the rate looks too
+    /// high: of several windows the one that gives the least is right.
+    pub fn note_short(&mut self, start: Sample, end: Sample) {
+        let counts = u128::from(self.counter.counts(start.count, end.count));
+        let found = self.window(start, end, counts).filter(|r| r.spread_ppm() <= ROUGH_PPM);
+        self.rough = match (self.rough, found) {
+            (Some(old), Some(new)) if new.middle() < old.middle() => Some(new),
+            (old, new) => old.or(new),
+        };
+    }
+
+    /// Whether a short window has told something: the counter counts.
+    #[must_use]
+    pub const fn counts(&self) -> bool {
+        self.rough.is_some()
+    }
+
+    /// The rate that the samples give; `None` where the counter stands still, or too little is
+    /// known. Another counter's rate would not do in place of a short window: one that stands
+    /// looks as if it had begun anew any number of times.
+    #[must_use]
+    pub fn rate(&self) -> Option<Rate> {
+        let mut samples = self.samples.iter().flatten().rev();
+        let end = *samples.next()?;
+        // From the shortest window to the longest: what is known from one says how often the
+        // counter began anew in the next.
+        let mut known = self.rough?;
+        let mut found = None;
+        for start in samples {
+            let Some(rate) = self.long_window(*start, end, known) else { continue };
+            known = match found {
+                // What one counter says in two windows meets; where it does not, it does not
+                // run evenly, and the longer window tells more.
+                Some(before) => rate.meet(before).unwrap_or(rate),
+                None => rate,
+            };
+            found = Some(known);
+        }
+        found
+    }
+
+    /// The rate from a window in which the counter may have begun anew, as often as `known`
+    /// says; `None` if that leaves it open.
+    fn long_window(&self, start: Sample, end: Sample, known: Rate) -> Option<Rate> {
+        let period = self.counter.period();
+        let modulus = u128::from(self.counter.modulus());
+        let slack = STALE.div_ceil(period).saturating_add(1);
+        let (shortest, longest) = span(start, end)?;
+        let counts = |ticks: u128, hz: u64| {
+            ticks.checked_mul(FEMTOS)?.checked_div(u128::from(hz).checked_mul(period)?)
+        };
+        let least = counts(shortest, known.high())?.saturating_sub(slack);
+        let most = counts(longest, known.low())?.saturating_add(slack);
+        if most.saturating_sub(least) >= modulus {
+            return None;
+        }
+        let seen = u128::from(self.counter.counts(start.count, end.count));
+        // The first number from `least` on that looks like what was seen.
+        let ahead = modulus
+            .saturating_add(seen)
+            .saturating_sub(least.checked_rem(modulus)?)
+            .checked_rem(modulus)?;
+        let total = least.checked_add(ahead)?;
+        (total <= most).then(|| self.window(start, end, total))?
+    }
+
+    /// The rate from a window of so many counts.
+    fn window(&self, start: Sample, end: Sample, counts: u128) -> Option<Rate> {
+        let period = self.counter.period();
+        let (shortest, longest) = span(start, end)?;
+        let elapsed = counts.checked_mul(period)?;
+        let unsure = period.saturating_add(STALE);
+        let hz = |ticks: u128, femtos: u128| {
+            u64::try_from(ticks.checked_mul(FEMTOS)?.checked_div(femtos)?).ok()
+        };
+        let low = hz(shortest, elapsed.checked_add(unsure)?)?;
+        let high = hz(longest, elapsed.checked_sub(unsure)?)?.checked_add(1)?;
+        Rate::new(low.max(1), high)
+    }
+}
+
+/// The fewest and the most ticks that passed between the moments of two samples.
+fn span(start: Sample, end: Sample) -> Option<(u128, u128)> {
+    let longest = end.after.checked_sub(start.before)?;
+    let shortest = end.before.saturating_sub(start.after);
+    Some((shortest.into(), longest.into()))
+}

@@ -1,0 +1,178 @@
+//! Makes the time-stamp counters of all CPUs show the same, and finds out whether they do.
+//!
+//! Firmware has been seen to leave IA32_TSC_ADJUST (SDM: "Time-Stamp Counter Adjustment")
+//! different on CPUs: each takes over the first one's. Then the first CPU and the new one
+//! send messages to and fro ([`timebase::Offset`]); what they find is mended through the same
+//! register.
+
+use super::asm::rdtsc_ordered;
+use super::{cpuid_checked, msr, tsc};
+use core::sync::atomic::{AtomicU64, Ordering};
+use spin::Once;
+use timebase::{Offset, Standing};
+use x86defs::Msr;
+
+/// CPUID leaf 7 EBX: IA32_TSC_ADJUST.
+const LEAF7_EBX_TSC_ADJUST: u32 = 1 << 1;
+/// The most exchanges of a test, and the fewest.
+const EXCHANGES: (u32, u32) = (64, 4);
+/// Enough time for a test that has had its fewest exchanges, in microseconds.
+const TEST_US: u64 = 200;
+/// How long an answer may take, in milliseconds.
+const PATIENCE_MS: u64 = 5000;
+
+/// A question is a number, each one more than the last; these are commands.
+const SHIFT: u64 = u64::MAX - 1;
+const END: u64 = u64::MAX;
+
+/// What the first CPU asks.
+static QUESTION: AtomicU64 = AtomicU64::new(0);
+/// The last question that was answered, and the answer.
+static ANSWERED: AtomicU64 = AtomicU64::new(0);
+static ANSWER: AtomicU64 = AtomicU64::new(0);
+/// With [`SHIFT`]: how much is to be subtracted.
+static BY: AtomicU64 = AtomicU64::new(0);
+/// What firmware had in the new CPU's register.
+static FOUND: AtomicU64 = AtomicU64::new(0);
+/// What all CPUs have in theirs.
+static ADJUST: Once<Option<u64>> = Once::new();
+
+/// This CPU's register, where it has one.
+fn adjust() -> Option<u64> {
+    if cfg!(planted = "tsc-adjust-stuck") {
+        return None;
+    }
+    let has = cpuid_checked(7, 0).ebx & LEAF7_EBX_TSC_ADJUST != 0;
+    has.then(|| msr::try_read(Msr::TSC_ADJUST)).flatten()
+}
+
+/// Changes this CPU's register, and with it its counter; `false` where that can't be.
+fn set_adjust(value: u64) -> bool {
+    // SAFETY: the CPU has the register; nobody has read its counter for a purpose yet.
+    adjust().is_some() && unsafe { msr::try_write(Msr::TSC_ADJUST, value) }
+}
+
+/// The first CPU, before any other starts: its register is the model.
+pub fn first() {
+    ADJUST.call_once(adjust);
+}
+
+/// A new CPU, before it says that it is there.
+pub fn arrive() {
+    if cfg!(planted = "tsc-adjust") || cfg!(planted = "tsc-adjust-stuck") {
+        // SAFETY: the fault is planted in images for tests, on CPUs that have the register.
+        let _ = unsafe { msr::try_write(Msr::TSC_ADJUST, 5_000_000_u64.wrapping_neg()) };
+    }
+    let Some(model) = ADJUST.get().copied().flatten() else { return };
+    let found = adjust().unwrap_or(model);
+    FOUND.store(found, Ordering::Relaxed);
+    if found != model {
+        // Where it does not hold, the test that follows tells.
+        let _ = set_adjust(model);
+    }
+}
+
+/// A new CPU answers the first one's questions until that has no more.
+pub fn answer() {
+    let mut last = 0;
+    loop {
+        let question = QUESTION.load(Ordering::Acquire);
+        if question == last {
+            core::hint::spin_loop();
+            continue;
+        }
+        last = question;
+        if question == SHIFT {
+            let by = BY.load(Ordering::Relaxed);
+            let shifted = adjust().is_some_and(|now| set_adjust(now.wrapping_sub(by)));
+            ANSWER.store(u64::from(shifted), Ordering::Relaxed);
+        } else {
+            ANSWER.store(rdtsc_ordered(), Ordering::Relaxed);
+        }
+        ANSWERED.store(question, Ordering::Release);
+        if question == END {
+            return;
+        }
+    }
+}
+
+/// Asks, and waits for the answer; `None` where none comes.
+fn ask(question: u64) -> Option<(u64, u64, u64)> {
+    let sent = rdtsc_ordered();
+    QUESTION.store(question, Ordering::Release);
+    while ANSWERED.load(Ordering::Acquire) != question {
+        if rdtsc_ordered().wrapping_sub(sent) > tsc::khz() * PATIENCE_MS {
+            return None;
+        }
+        core::hint::spin_loop();
+    }
+    Some((sent, ANSWER.load(Ordering::Relaxed), rdtsc_ordered()))
+}
+
+/// How far the other CPU's counter is from this one's; `None` where it does not answer.
+fn test(question: &mut u64) -> Option<Offset> {
+    let (most, fewest) = EXCHANGES;
+    let begun = rdtsc_ordered();
+    let mut offset = Offset::UNKNOWN;
+    for round in 0..most {
+        *question += 1;
+        let (sent, theirs, heard) = ask(*question)?;
+        offset.exchange(sent, theirs, heard);
+        let time_is_up = heard.wrapping_sub(begun) > tsc::khz() * TEST_US / 1000;
+        if round + 1 >= fewest && time_is_up {
+            break;
+        }
+    }
+    Some(offset)
+}
+
+/// The first CPU's part: CPU `index` has arrived and [answers](answer). Mends what can be
+/// mended, and says what was wrong; `false` where the CPU does not answer.
+pub fn compare(index: usize) -> bool {
+    QUESTION.store(0, Ordering::Relaxed);
+    let mut question = 0;
+    let Some(mut offset) = test(&mut question) else { return false };
+    if let Standing::Apart(by) = offset.standing() {
+        BY.store(by.cast_unsigned(), Ordering::Relaxed);
+        let Some((_, shifted, _)) = ask(SHIFT) else { return false };
+        if shifted != 0 {
+            let Some(anew) = test(&mut question) else { return false };
+            offset = anew;
+            if offset.standing() == Standing::Together {
+                log::warn!(
+                    "the time-stamp counter of CPU {index} was about {by} ticks from the first \
+                     one's: mended"
+                );
+            }
+        }
+    }
+    match offset.standing() {
+        Standing::Together => {
+            let model = ADJUST.get().copied().flatten();
+            let found = FOUND.load(Ordering::Relaxed);
+            if let Some(model) = model.filter(|model| *model != found) {
+                log::warn!(
+                    "firmware left the time-stamp counter of CPU {index} {} ticks from the first \
+                     one's (TSC_ADJUST): mended",
+                    found.wrapping_sub(model).cast_signed()
+                );
+            }
+            log::debug!("the counter of CPU {index} agrees within {} ticks", offset.width());
+        }
+        Standing::Apart(by) => {
+            tsc::set_apart();
+            log::warn!(
+                "the time-stamp counter of CPU {index} is about {by} ticks from the first one's, \
+                 and can't be mended: guests are not told that their clock is stable"
+            );
+        }
+        Standing::Uneven => {
+            tsc::set_apart();
+            log::warn!(
+                "the time-stamp counter of CPU {index} does not run evenly: guests are not told \
+                 that their clock is stable"
+            );
+        }
+    }
+    ask(END).is_some()
+}
