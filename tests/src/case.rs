@@ -27,6 +27,8 @@ pub enum Kernel {
     Tiny(String),
     /// Debian's memtest86+.
     Memtest,
+    /// Debian's Xen 4.17, by Multiboot, without a kernel for its first domain.
+    Xen,
     /// A file with something wrong in it.
     Garbage,
 }

@@ -120,8 +120,8 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
                 })
                 .into()
         }
-        // In scenes of several guests; in cases about the clock.
-        "attack" | "fresh" | "rate" | "steady" => Vec::new(),
+        // In scenes of several guests; in cases about the clock and the loaders.
+        "attack" | "bios" | "fresh" | "rate" | "steady" => Vec::new(),
         // Where one tick is one instruction, what exits cost is exact, and tested.
         "bench" => [
             ("bench-vmx", Machine::BochsVmx, bench_targets_vmx as Script),
@@ -175,7 +175,7 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
 }
 
 /// A case on QEMU's AMD-V, and on VT-x and AMD-V of Bochs in tier `bochs`.
-fn everywhere(case: &Case, bochs: Tier) -> Vec<Case> {
+pub(crate) fn everywhere(case: &Case, bochs: Tier) -> Vec<Case> {
     let on = |suffix: &str, machine| Case {
         name: format!("{}-{suffix}", case.name),
         machine,
@@ -662,7 +662,7 @@ fn forbidden<'a>(log: &'a str, list: &str) -> Result<Vec<&'a str>> {
 }
 
 /// The hypervisor refuses, and says why with each of `words`.
-fn refused(drive: &mut Drive, words: &[&str]) -> Result<()> {
+pub(crate) fn refused(drive: &mut Drive, words: &[&str]) -> Result<()> {
     let reason = drive.ends(REFUSED)?;
     let line = drive.text().lines().find(|line| line.contains("steward: refused: "));
     let why = line.context("the refusal gives no reason")?;

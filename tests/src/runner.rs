@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -427,6 +428,17 @@ fn guest(case: &Case, parts: &Parts, dir: &Path) -> Result<Guest> {
             None,
             "console=ttyS0,115200",
         ),
+        Kernel::Xen => {
+            let packed = "boot/xen-4.17-amd64.gz";
+            let packed = guest::package_file("xen-hypervisor-4.17-amd64", packed)?;
+            let mut xen = Vec::new();
+            flate2::read::GzDecoder::new(fs::File::open(&packed)?)
+                .read_to_end(&mut xen)
+                .with_context(|| format!("{} is damaged", packed.display()))?;
+            let path = dir.join("xen");
+            fs::write(&path, xen)?;
+            (path, None, "")
+        }
         Kernel::Tiny(name) => {
             let tiny = parts.tiny.iter().find(|(known, _)| known == name);
             (tiny.with_context(|| format!("there is no tiny guest {name}"))?.1.clone(), None, "")

@@ -10,6 +10,7 @@ use crate::hw::VendorCpu;
 use crate::mm;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use devices::firmware::FirmwareNews;
 use vmm::clock::HostTime;
 use vmm::run::{Next, off_cpu, on_cpu, turn};
 use vmm::sched::{Choice, Decision, EntityId, Stay, Stop};
@@ -107,6 +108,15 @@ impl<C: VendorCpu> Host for ThisCpu<C> {
 
     fn note_armed(&mut self, deadline: u64) {
         self.armed = deadline;
+    }
+
+    fn firmware_entered(&mut self, guest: &str, news: FirmwareNews) {
+        match news {
+            FirmwareNews::Entry(entry) => log::warn!("guest \"{guest}\" {entry}"),
+            FirmwareNews::Last(entry) => {
+                log::warn!("guest \"{guest}\" {entry}; others are not told any more");
+            }
+        }
     }
 }
 

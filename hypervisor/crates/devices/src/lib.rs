@@ -20,6 +20,7 @@ pub mod lapic;
 pub mod acpi_pm;
 mod clock;
 pub mod debug_exit;
+pub mod firmware;
 pub mod i8042;
 pub mod pci;
 pub mod pic;

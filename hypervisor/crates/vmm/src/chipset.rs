@@ -21,6 +21,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use devices::acpi_pm::{AcpiPm, TimerWidth};
 use devices::debug_exit::DebugExit;
+use devices::firmware::{FirmwareNews, FirmwarePort};
 use devices::i8042::I8042;
 use devices::ioapic::IoApic;
 use devices::lapic::InterruptMessage;
@@ -50,6 +51,8 @@ pub struct PortOutcome {
     pub end: Option<EndReason>,
     /// The console has output to be fetched.
     pub console: bool,
+    /// The ROM was entered, and that is to be told.
+    pub firmware: Option<FirmwareNews>,
 }
 
 /// A device with a deadline of its own.
@@ -73,6 +76,7 @@ pub struct Chipset {
     reset: Mutex<ResetControl>,
     pci: Mutex<PciBus<ConfigSpace>>,
     pvpanic: Mutex<PvPanic>,
+    firmware: Mutex<FirmwarePort>,
     debug_exit: Option<Mutex<DebugExit>>,
     scratch: Option<Mutex<Scratch>>,
     trace: Trace,
@@ -98,6 +102,7 @@ impl Chipset {
             reset: Mutex::new(ResetControl::new()),
             pci: Mutex::new(PciBus::new()),
             pvpanic: Mutex::new(PvPanic::new()),
+            firmware: Mutex::new(FirmwarePort::new()),
             debug_exit: debug.then(|| Mutex::new(DebugExit::new())),
             scratch: debug.then(|| Mutex::new(Scratch::new())),
             trace: Trace::default(),

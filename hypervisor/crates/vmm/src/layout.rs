@@ -18,12 +18,14 @@ pub const LOW_RAM_END: u64 = 0x9_fc00;
 pub const LEGACY_HOLE_START: u64 = 0xa_0000;
 /// The legacy hole ends here: RAM goes on at 1 MiB.
 pub const LEGACY_HOLE_END: u64 = 0x10_0000;
-/// SMBIOS and ACPI tables are written from here to 1 MiB; the guest sees the
+/// ACPI, SMBIOS and MP tables and the ROM's code are written from here to 1 MiB; the guest sees the
 /// range as reserved RAM.
 pub const TABLES_START: u64 = 0xe_0000;
 /// The upper part of that range is read-only for the guest, as firmware's ROM
 /// is: what it writes there is lost.
 pub const ROM_START: u64 = 0xf_0000;
+/// The ROM's code, from here to 1 MiB; the tables end here at the latest.
+pub const ROM_CODE_START: u64 = 0xf_f000;
 /// RAM below 4 GiB ends here at the latest; what is left goes above 4 GiB.
 pub const LOW_RAM_LIMIT: u64 = 0xc000_0000;
 /// PCI memory window below 4 GiB.
@@ -61,6 +63,8 @@ pub const SLEEP_TYPE_S5: u8 = 5;
 pub const SCI_IRQ: u8 = 9;
 /// The pvpanic device's port.
 pub const PVPANIC_PORT: u16 = 0x505;
+/// By this port the ROM says that it was entered (module `rom`).
+pub const FIRMWARE_PORT: u16 = 0x508;
 /// The debug-exit port, where a guest's settings switch it on.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
 /// Where tests have a guest's exits written down ([`crate::trace`]); there with

@@ -32,11 +32,13 @@ pub mod lifecycle;
 pub mod load;
 pub mod look;
 pub mod memory;
+mod mptable;
 pub mod msr;
 pub mod mtrr;
 pub mod operator;
 pub mod pv;
 pub mod recorder;
+mod rom;
 pub mod run;
 pub mod sched;
 #[cfg(test)]

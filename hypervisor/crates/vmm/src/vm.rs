@@ -10,6 +10,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use devices::Nanos;
+use devices::firmware::FirmwareNews;
 use devices::lapic::{Destination, DestinationMode, InterruptMessage, IpiCommand, Ticks};
 use hvabi::ShutDownKind;
 use spin::{Mutex, RwLock};
@@ -40,6 +41,9 @@ pub trait Host {
 
     /// Arms this CPU's timer for when its TSC reaches `deadline`.
     fn arm_timer(&mut self, deadline: u64);
+
+    /// The guest with this name has entered its ROM in a way that it had not before.
+    fn firmware_entered(&mut self, guest: &str, news: FirmwareNews);
 
     /// The hot handler may have armed it since: for `deadline`.
     fn note_armed(&mut self, deadline: u64);

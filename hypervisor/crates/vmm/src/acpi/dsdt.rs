@@ -3,8 +3,9 @@
 
 use super::{HEADER_SIZE, OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 use crate::layout::{
-    COM1_IRQ, COM1_PORT, HIGH_PCI_WINDOW_END, HIGH_PCI_WINDOW_START, PCI_SLOTS, PCI_WINDOW_END,
-    PCI_WINDOW_START, PM1A_EVENT_PORT, PVPANIC_PORT, RTC_IRQ, SLEEP_TYPE_S5, pci_ioapic_pin,
+    COM1_IRQ, COM1_PORT, FIRMWARE_PORT, HIGH_PCI_WINDOW_END, HIGH_PCI_WINDOW_START, PCI_SLOTS,
+    PCI_WINDOW_END, PCI_WINDOW_START, PM1A_EVENT_PORT, PVPANIC_PORT, RTC_IRQ, SLEEP_TYPE_S5,
+    pci_ioapic_pin,
 };
 use acpi_tables::Aml;
 use acpi_tables::aml::{
@@ -24,6 +25,8 @@ const PRESENT: u8 = 0xf;
 /// Ports of PCI configuration mechanism 1.
 const PCI_CONFIG_PORT: u16 = 0xcf8;
 const PCI_CONFIG_PORTS: u8 = 8;
+/// Ports by which the ROM says that it was entered.
+const FIRMWARE_PORTS: u8 = 4;
 /// Ports of the power-management registers.
 const PM_PORTS: u8 = 12;
 
@@ -125,8 +128,9 @@ fn legacy_devices(devices: &mut Vec<u8>) {
     add("SPKR", &eisa("PNP0800"), 0, vec![&ports(0x61, 1)]);
     add("RTC_", &eisa("PNP0B00"), 0, vec![&ports(0x70, 2), &interrupt(RTC_IRQ)]);
     add("COM1", &eisa("PNP0501"), 1, vec![&ports(COM1_PORT, 8), &interrupt(COM1_IRQ)]);
-    // The power-management registers, so that nothing else is put there.
-    add("PMRG", &eisa("PNP0C02"), 0, vec![&ports(PM1A_EVENT_PORT, PM_PORTS)]);
+    // The power-management registers and the ROM's port, so that nothing else is put there.
+    let (pm, firmware) = (ports(PM1A_EVENT_PORT, PM_PORTS), ports(FIRMWARE_PORT, FIRMWARE_PORTS));
+    add("PMRG", &eisa("PNP0C02"), 0, vec![&pm, &firmware]);
     add("PEVT", &"QEMU0001", 0, vec![&ports(PVPANIC_PORT, 1)]);
 }
 

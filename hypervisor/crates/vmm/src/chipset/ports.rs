@@ -2,11 +2,12 @@
 //! answers reads as all ones.
 
 use super::{Chipset, PortOutcome};
-use crate::layout::{DEBUG_EXIT_PORT, PM1A_EVENT_PORT, PVPANIC_PORT, TRACE_PORT};
+use crate::layout::{DEBUG_EXIT_PORT, FIRMWARE_PORT, PM1A_EVENT_PORT, PVPANIC_PORT, TRACE_PORT};
 use crate::trace::Trace;
 use crate::vm::EndReason;
 use devices::acpi_pm::AcpiPm;
 use devices::debug_exit::DebugExit;
+use devices::firmware::FirmwarePort;
 use devices::i8042::I8042;
 use devices::lapic::InterruptMessage;
 use devices::pci::{ConfigSpace, PciBus};
@@ -35,12 +36,14 @@ pub(super) enum Target {
     Reset,
     Pci,
     PvPanic,
+    Firmware,
     DebugExit,
     Trace,
 }
 
 const PM_PORTS: PortRange = PortRange::new(PM1A_EVENT_PORT, AcpiPm::PORT_COUNT, 0);
 const PVPANIC_PORTS: PortRange = PortRange::new(PVPANIC_PORT, 1, 0);
+const FIRMWARE_PORTS: PortRange = PortRange::new(FIRMWARE_PORT, FirmwarePort::PORT_COUNT, 0);
 const DEBUG_EXIT_PORTS: PortRange = PortRange::new(DEBUG_EXIT_PORT, DebugExit::PORT_COUNT, 0);
 const TRACE_PORTS: PortRange = PortRange::new(TRACE_PORT, Trace::PORT_COUNT, 0);
 
@@ -59,6 +62,7 @@ static TABLE: [(Target, u8); TABLE_SIZE] = {
     table = fill(table, Target::Pci, &[PciBus::<ConfigSpace>::PORTS]);
     table = fill(table, Target::Reset, &ResetControl::PORTS);
     table = fill(table, Target::PvPanic, &[PVPANIC_PORTS]);
+    table = fill(table, Target::Firmware, &[FIRMWARE_PORTS]);
     table = fill(table, Target::DebugExit, &[DEBUG_EXIT_PORTS]);
     table = fill(table, Target::Trace, &[TRACE_PORTS]);
     table
@@ -169,6 +173,7 @@ impl Chipset {
             Target::Reset => self.reset.lock().port_read(offset, width, now),
             Target::Pci => self.pci.lock().port_read(offset, width, now),
             Target::PvPanic => self.pvpanic.lock().port_read(offset, width, now),
+            Target::Firmware => self.firmware.lock().port_read(offset, width, now),
             Target::DebugExit => match &self.debug_exit {
                 Some(device) => device.lock().port_read(offset, width, now),
                 None => Err(AccessError::NoRegister),
@@ -271,6 +276,12 @@ impl Chipset {
                 if pvpanic.take_event().is_some_and(|e| e.contains(PanicEvents::PANICKED)) {
                     outcome.end = Some(EndReason::Panicked);
                 }
+                result
+            }
+            Target::Firmware => {
+                let mut firmware = self.firmware.lock();
+                let result = firmware.port_write(offset, width, value, now);
+                outcome.firmware = firmware.take_news();
                 result
             }
             Target::DebugExit => {

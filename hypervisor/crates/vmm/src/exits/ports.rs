@@ -7,6 +7,7 @@ use crate::memory::GuestRam;
 use crate::vcpu::Vcpu;
 use crate::vm::{EndReason, Host, Vm, VmError};
 use devices::Nanos;
+use devices::firmware::FirmwareNews;
 use x86defs::bits::Low;
 use x86defs::exit::{Direction, PortIo};
 use x86defs::{Gpr, VmExit, Width};
@@ -29,7 +30,7 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
             None => return Ok(None),
         },
     };
-    let mut bus = Bus { vm, now, end: None, console: false };
+    let mut bus = Bus { vm, now, end: None, console: false, firmware: None };
     let rax = vcpu.gpr(Gpr::Rax);
     match io.direction {
         Direction::In => {
@@ -49,7 +50,7 @@ fn string<B: Backend, M: GuestRam>(
     host: &mut impl Host,
     now: Nanos,
 ) -> Served {
-    let mut bus = Bus { vm, now, end: None, console: false };
+    let mut bus = Bus { vm, now, end: None, console: false, firmware: None };
     let mut cpu: Emulated<'_, B, M> = emulated(vcpu, vm, host);
     let result = x86emu::string_io(&mut cpu, &mut bus);
     let end = bus.finish(host);
@@ -71,6 +72,7 @@ struct Bus<'a, M> {
     now: Nanos,
     end: Option<EndReason>,
     console: bool,
+    firmware: Option<FirmwareNews>,
 }
 
 impl<M: GuestRam> Bus<'_, M> {
@@ -78,6 +80,9 @@ impl<M: GuestRam> Bus<'_, M> {
     fn finish(self, host: &mut impl Host) -> Option<EndReason> {
         if self.console {
             self.vm.flush_console(host, Host::console_put, Host::console_room);
+        }
+        if let Some(news) = self.firmware {
+            host.firmware_entered(&self.vm.name, news);
         }
         self.end
     }
@@ -97,6 +102,7 @@ impl<M: GuestRam> Ports for Bus<'_, M> {
         let outcome =
             vm.chipset.port_write(port, width, value, self.now, &mut |message| vm.deliver(message));
         self.console |= outcome.console;
+        self.firmware = self.firmware.or(outcome.firmware);
         if self.end.is_none() {
             self.end = outcome.end;
         }

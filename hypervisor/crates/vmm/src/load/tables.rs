@@ -1,20 +1,25 @@
-//! Writes what firmware would have left in memory: the BIOS data area, the ACPI
-//! tables, SMBIOS.
+//! Writes what firmware would have left in memory: the interrupt vector table and the ROM
+//! behind it, the BIOS data area, the ACPI tables, SMBIOS, the MP table.
 
-use crate::layout::{COM1_PORT, LEGACY_HOLE_END, LEGACY_HOLE_START, LOW_RAM_END, TABLES_START};
+use crate::layout::{
+    COM1_PORT, LEGACY_HOLE_START, LOW_RAM_END, ROM_CODE_START, ROM_START, TABLES_START,
+};
 use crate::memory::{GuestMemory, MemoryError};
-use crate::{acpi, smbios};
+use crate::{acpi, mptable, rom, smbios};
 use x86defs::{GuestPhysAddr, Low};
 
-/// SMBIOS goes here: its anchor is looked for in the last 64 KiB below 1 MiB.
-const SMBIOS_START: u64 = 0xf_0000;
+/// SMBIOS goes here, and the MP table behind it: their anchors are looked for in the last
+/// 64 KiB below 1 MiB.
+const SMBIOS_START: u64 = ROM_START;
 
+/// BIOS data area: the segment in which real mode finds it.
+const BDA: u64 = 0x400;
+/// Equipment: a numeric coprocessor, one serial port.
+const EQUIPMENT: u16 = 1 << 1 | 1 << 9;
 /// BIOS data area: base port of the first serial port.
 const BDA_COM1: u64 = 0x400;
 /// BIOS data area: segment of the extended BIOS data area.
 const BDA_EBDA_SEGMENT: u64 = 0x40e;
-/// BIOS data area: KiB of conventional memory.
-const BDA_MEMORY: u64 = 0x413;
 
 /// What the tables are to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,19 +78,27 @@ pub fn write_tables(
     }
     let smbios = GuestPhysAddr::new(SMBIOS_START);
     let bytes = smbios::build(smbios, config.memory, config.vcpus, config.uuid);
-    fits("SMBIOS", SMBIOS_START + bytes.len() as u64, LEGACY_HOLE_END)?;
+    let behind = (SMBIOS_START + bytes.len() as u64).next_multiple_of(16);
+    let mp = GuestPhysAddr::new(behind);
+    let mp_bytes = mptable::build(mp, config.vcpus);
+    fits("SMBIOS", behind, ROM_CODE_START)?;
+    fits("MP", behind + mp_bytes.len() as u64, ROM_CODE_START)?;
 
     for table in &acpi {
         memory.write(table.address, &table.bytes)?;
     }
     memory.write(smbios, &bytes)?;
+    memory.write(mp, &mp_bytes)?;
+    memory.write(GuestPhysAddr::new(ROM_CODE_START), &rom::code())?;
+    memory.write(GuestPhysAddr::new(0), &rom::vectors())?;
 
     // The extended BIOS data area is where conventional memory ends; its first
     // byte is its size in KiB.
     let word = |at, value: u64| memory.write(GuestPhysAddr::new(at), &value.low16().to_le_bytes());
     word(BDA_COM1, COM1_PORT.into())?;
     word(BDA_EBDA_SEGMENT, LOW_RAM_END >> 4)?;
-    word(BDA_MEMORY, LOW_RAM_END >> 10)?;
+    word(BDA + u64::from(rom::BDA_EQUIPMENT), EQUIPMENT.into())?;
+    word(BDA + u64::from(rom::BDA_MEMORY), LOW_RAM_END >> 10)?;
     word(LOW_RAM_END, (LEGACY_HOLE_START - LOW_RAM_END) >> 10)?;
     Ok(TableAddresses { rsdp, smbios })
 }

@@ -22,6 +22,7 @@ use crate::stats::ExitCounts;
 use crate::timer::{HotTimer, NEVER, TimerKind};
 use crate::vcpu::{Vcpu, VcpuCore};
 use crate::vm::{Host, Kick, Vm};
+use devices::firmware::FirmwareNews;
 use devices::lapic::{InterruptStatus, Lapic, Role, TickRatio, VirtualApicPage};
 use spin::{Mutex, RwLock};
 use std::cell::{Cell, RefCell};
@@ -313,6 +314,7 @@ pub(super) struct Stage {
     pub(super) console: Vec<u8>,
     pub(super) room: usize,
     pub(super) armed: u64,
+    pub(super) firmware: Vec<FirmwareNews>,
 }
 
 impl Host for Stage {
@@ -343,6 +345,10 @@ impl Host for Stage {
 
     fn note_armed(&mut self, deadline: u64) {
         self.armed = deadline;
+    }
+
+    fn firmware_entered(&mut self, _: &str, news: FirmwareNews) {
+        self.firmware.push(news);
     }
 }
 
@@ -428,7 +434,13 @@ impl Play {
             kick: Kick(std::boxed::Box::new(|_| ())),
             console: Mutex::new(()),
         };
-        let stage = Stage { tsc: 0, console: Vec::new(), room: 1 << 16, armed: NEVER };
+        let stage = Stage {
+            tsc: 0,
+            console: Vec::new(),
+            room: 1 << 16,
+            armed: NEVER,
+            firmware: Vec::new(),
+        };
         Self { vm, vcpu: Vcpu::new(0, core, script), stage }
     }
 
