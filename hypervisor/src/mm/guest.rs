@@ -7,7 +7,7 @@
 
 use super::pool::{self, CountedTables};
 use super::stock::Stock;
-use super::{FRAMES, copy, heap, host, layout, zeroing};
+use super::{FRAMES, copy, empty, heap, host, layout, zeroing};
 use crate::error::HostError;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -20,7 +20,7 @@ use paging::stage2::{
     most_tables,
 };
 use spin::Mutex;
-use vmm::layout::{ADDRESS_BITS, LEGACY_HOLE_END, ROM_START};
+use vmm::layout::{ADDRESS_BITS, LEGACY_HOLE_END, LOW_HOLE, ROM_START};
 use vmm::memory::{self, GuestMemory, GuestRam, HotRam, MemoryError, Populate, Populated};
 use x86defs::addr::{Hfn, PAGE_SIZE};
 use x86defs::{GuestPhysAddr, HostPhysAddr, Width};
@@ -288,8 +288,10 @@ impl GuestSpace {
         let tables = pool::Promise::new(table_frames(&regions))
             .ok_or(HostError::OutOfMemory("a guest's page tables, which take blocks of 2 MiB"))?;
         let mut tables = CountedTables::new(tables);
-        let (window, nested) =
+        let (window, mut nested) =
             roots(&mut tables, format).ok_or(HostError::OutOfMemory("a guest's page tables"))?;
+        // Where that fails, reads are emulated.
+        let _ = map_empty(&mut nested, &mut tables);
         Ok(Self {
             root: window.root(),
             nested_root: nested.root(),
@@ -666,6 +668,14 @@ const fn order(size: PageSize) -> u8 {
         PageSize::Size2M => ORDER_2M,
         PageSize::Size1G => ORDER_1G,
     }
+}
+
+/// Lets the guest read where it has nothing below 1 MiB. Writes still end there, and are lost.
+fn map_empty(nested: &mut Nested, tables: &mut CountedTables) -> Option<()> {
+    let page = empty::page()?;
+    let readable = Permissions::READ | Permissions::EXECUTE;
+    let mut pages = (LOW_HOLE.start..LOW_HOLE.end).step_by(4096);
+    pages.all(|at| nested.map(tables, at, page, PAGE_SIZE, readable)).then_some(())
 }
 
 /// Takes a page for the local APIC's registers and maps it there.

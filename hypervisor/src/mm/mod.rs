@@ -8,6 +8,7 @@
 //! space is active, that guest's RAM; nothing else is mapped.
 
 mod copy;
+mod empty;
 pub mod guest;
 mod heap;
 mod host;

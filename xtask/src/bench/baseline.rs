@@ -251,6 +251,8 @@ mod tests {
             "self_ipi",
             "hlt_wake",
             "port_80_write",
+            "hole_read",
+            "hole_write",
             "lapic_mmio_read",
             "lapic_mmio_eoi",
             "ioapic_mmio_read",

@@ -87,6 +87,7 @@ pub fn e820(memory: u64) -> ArrayVec<E820Entry, 5> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::LOW_HOLE;
     use alloc::vec::Vec;
     use proptest::prelude::*;
 
@@ -107,6 +108,14 @@ mod tests {
         assert_eq!(map(6 * GIB)[3..], [(0x10_0000, 3 * GIB, Ram), (4 * GIB, 7 * GIB, Ram)]);
         assert_eq!(ram_regions(1 << 20).len(), 2);
         assert_eq!(ram_regions(6 * GIB)[2].end, GuestPhysAddr::new(7 * GIB));
+    }
+
+    #[test]
+    fn below_1_mib_each_page_is_ram_or_empty() {
+        for at in (0..1 << 20).step_by(4096) {
+            let ram = ram_regions(1 << 30).iter().any(|r| r.contains(&GuestPhysAddr::new(at)));
+            assert_ne!(ram, LOW_HOLE.contains(&at), "{at:#x}");
+        }
     }
 
     proptest! {

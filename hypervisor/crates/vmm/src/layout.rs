@@ -26,6 +26,9 @@ pub const TABLES_START: u64 = 0xe_0000;
 pub const ROM_START: u64 = 0xf_0000;
 /// The ROM's code, from here to 1 MiB; the tables end here at the latest.
 pub const ROM_CODE_START: u64 = 0xf_f000;
+/// From video memory's place to those tables a guest has nothing: it reads as an empty bus
+/// does, all ones, without an exit, and what is written there is lost.
+pub const LOW_HOLE: core::ops::Range<u64> = LEGACY_HOLE_START..TABLES_START;
 /// RAM below 4 GiB ends here at the latest; what is left goes above 4 GiB.
 pub const LOW_RAM_LIMIT: u64 = 0xc000_0000;
 /// PCI memory window below 4 GiB.

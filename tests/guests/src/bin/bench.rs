@@ -140,6 +140,8 @@ fn main() -> ! {
     run.measure(&operation!("uart_lsr_read", ["mov edx, 0x3fd"], ["in al, dx"]));
     run.measure(&operation!("port_80_write", [], ["out 0x80, al"]));
     run.measure(&operation!("ioapic_mmio_read", ["mov ebx, 0xfec00010"], ["mov eax, [rbx]"]));
+    run.measure(&operation!("hole_read", ["mov ebx, 0xc0000"], ["mov eax, [rbx]"]));
+    run.measure(&operation!("hole_write", ["mov ebx, 0xc0000"], ["mov [rbx], eax"]));
     run.memory();
     run.fresh_memory();
     run.local_apic(lapic);

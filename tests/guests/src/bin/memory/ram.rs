@@ -1,16 +1,20 @@
 //! RAM and holes, A20, memory types.
 
+use core::arch::asm;
 use guests::cpu::{self, rdmsr, wrmsr};
 use guests::harness::{Outcome, Tests};
 use guests::io::{inb, mmio_read32, mmio_write32, outb};
 use guests::paging::{self as tables, bits};
 use guests::trap::vector;
-use guests::{boot, check, check_eq, info, skip};
+use guests::{boot, catch_asm, check, check_eq, info, skip};
 
 pub(crate) fn run(tests: &mut Tests) {
     tests.case("map_is_sane", map_is_sane);
     tests.case("every_page_distinct", every_page_distinct);
     tests.case("holes_read_ones", holes_read_ones);
+    tests.case("low_hole_reads_ones", low_hole_reads);
+    tests.case("low_hole_loses_writes", low_hole_writes);
+    tests.case("low_hole_executes_ones", low_hole_executes);
     tests.case("bios_area_is_memory", bios_area);
     tests.case("rom_keeps", rom_keeps);
     tests.case("a20", a20);
@@ -64,7 +68,7 @@ fn each_page(mut visit: impl FnMut(u64, u64)) {
 
 fn poke(address: u64, value: u64) {
     // SAFETY: RAM above the image that nothing else uses.
-    unsafe { core::arch::asm!("mov [{a}], {v}", a = in(reg) address, v = in(reg) value) };
+    unsafe { asm!("mov [{a}], {v}", a = in(reg) address, v = in(reg) value) };
 }
 
 fn every_page_distinct() -> Outcome {
@@ -110,6 +114,97 @@ fn holes_read_ones() -> Outcome {
     Ok(())
 }
 
+/// Below 1 MiB there is nothing from the place of video memory on.
+const LOW_HOLE: core::ops::Range<u64> = 0xa_0000..0xe_0000;
+
+/// Addresses in each page of it, its ends and the borders between pages among them.
+fn in_low_hole() -> impl Iterator<Item = u64> {
+    LOW_HOLE.step_by(4096).flat_map(|page| [page, page + 1, page + 0x7fc, page + 4096 - 8])
+}
+
+/// Reads of all widths there.
+fn read_low_hole(at: u64) -> Outcome {
+    let (byte, word, long, quad): (u32, u32, u32, u64);
+    let mut xmm = [0u64; 2];
+    let mut copied = [0u8; 24];
+    // SAFETY: reading there changes nothing; the targets are this function's own.
+    unsafe {
+        asm!(
+            "movzx {b:e}, byte ptr [{a}]",
+            "movzx {w:e}, word ptr [{a}]",
+            "mov {l:e}, dword ptr [{a}]",
+            "mov {q}, qword ptr [{a}]",
+            "movups xmm0, [{wide}]",
+            "movups [{t}], xmm0",
+            "rep movsb",
+            a = in(reg) at, wide = in(reg) at.min(LOW_HOLE.end - 16), t = in(reg) &raw mut xmm,
+            b = out(reg) byte, w = out(reg) word, l = out(reg) long, q = out(reg) quad,
+            inout("rsi") at.min(LOW_HOLE.end - 24) => _,
+            inout("rdi") &raw mut copied => _,
+            inout("rcx") copied.len() => _,
+        );
+    }
+    check_eq!((byte, word, long, quad), (0xff, 0xffff, u32::MAX, u64::MAX), "address {at:#x}");
+    check_eq!(xmm, [u64::MAX; 2], "16 bytes at {at:#x}");
+    check_eq!(copied, [0xff; 24], "REP MOVSB from {at:#x}");
+    Ok(())
+}
+
+fn low_hole_reads() -> Outcome {
+    if cpu::on_bare_tcg() {
+        skip!("this machine has video memory");
+    }
+    for at in in_low_hole() {
+        read_low_hole(at)?;
+    }
+    Ok(())
+}
+
+fn low_hole_writes() -> Outcome {
+    if cpu::on_bare_tcg() {
+        skip!("this machine has video memory");
+    }
+    for at in in_low_hole().step_by(16) {
+        let (flags, sum): (u64, u64);
+        // SAFETY: nobody has anything there: writes are lost.
+        unsafe {
+            asm!(
+                "mov byte ptr [{a}], 1",
+                "mov word ptr [{a}], 2",
+                "mov dword ptr [{a}], 3",
+                "mov qword ptr [{a}], rcx",
+                "mov rdi, {a}",
+                "xor eax, eax",
+                "rep stosb",
+                "mov eax, 1",
+                "lock xadd qword ptr [{a}], rax",
+                // All ones and one more: carry.
+                "add dword ptr [{a}], 1",
+                "pushfq",
+                "pop {f}",
+                a = in(reg) at, f = out(reg) flags,
+                inout("rcx") 8u64 => _, out("rdi") _, out("rax") sum,
+            );
+        }
+        check_eq!(sum, u64::MAX, "LOCK XADD at {at:#x}");
+        check_eq!(flags & 0x41, 0x41, "flags of ADD at {at:#x}");
+        read_low_hole(at)?;
+    }
+    Ok(())
+}
+
+/// What stands there is FF FF, which is no instruction.
+fn low_hole_executes() -> Outcome {
+    if cpu::on_bare_tcg() {
+        skip!("this machine has video memory");
+    }
+    for at in [0xa_0000u64, 0xc_0000, 0xd_ffe0] {
+        let caught = catch_asm!(["call {a}"], a = in(reg) at);
+        check_eq!(caught.map(|t| (t.vector, t.rip)), Some((vector::UD, at)), "at {at:#x}");
+    }
+    Ok(())
+}
+
 fn bios_area() -> Outcome {
     // Tables live there: it must read the same twice, whatever it is.
     for address in (0xf_0000u64..0x10_0000).step_by(0x100) {
@@ -130,7 +225,7 @@ fn rom_keeps() -> Outcome {
         let sum: u32;
         // SAFETY: the ROM is nobody's memory; a read-modify-write of it is lost.
         unsafe {
-            core::arch::asm!("lock xadd [{a}], {v:e}", a = in(reg) address, v = inout(reg) 1u32 => sum);
+            asm!("lock xadd [{a}], {v:e}", a = in(reg) address, v = inout(reg) 1u32 => sum);
         }
         check_eq!(sum, before, "LOCK XADD at {address:#x}");
         check_eq!(mmio_read32(address), before, "address {address:#x} after LOCK XADD");
