@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use vmm::bundle::{ApicAssist, HostExit, OnReset};
+use xtask::emulator::Clock;
 use xtask::machine::{Firmware, Machine};
 
 use crate::drive::Drive;
@@ -23,6 +24,9 @@ pub enum Kernel {
     Debian,
     /// Debian's 32-bit kernel with an initial ramdisk of the same making.
     Debian32,
+    /// Debian's cloud kernel with an initial ramdisk whose one program prints this
+    /// line and switches the machine off.
+    DebianInit(&'static str),
     /// One of the tiny guests of `tests/guests`.
     Tiny(String),
     /// Debian's memtest86+.
@@ -40,6 +44,8 @@ pub enum Build {
     Debug,
     /// As it is used: the only one whose exits are worth counting.
     Release,
+    /// The same with every exit stamped.
+    Stamped,
 }
 
 /// Several guests.
@@ -119,6 +125,8 @@ pub struct Case {
     pub on_reset: OnReset,
     /// How far the CPU may run the guest's local APIC.
     pub apic: ApicAssist,
+    /// What the machine's clocks go by, where there is one guest.
+    pub clock: Clock,
     /// How long it may take, in seconds.
     pub seconds: u64,
     /// What happens.
@@ -163,6 +171,7 @@ impl Case {
             debug_exit: true,
             on_reset: OnReset::End,
             apic: ApicAssist::Full,
+            clock: Clock::Usual,
             seconds: 240,
             script: crate::cases::tiny_passes,
             exec: None,

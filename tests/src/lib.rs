@@ -15,5 +15,6 @@ pub mod lockstep;
 pub mod planted;
 pub mod runner;
 mod scenes;
+mod small_init;
 mod starts;
 mod steal;

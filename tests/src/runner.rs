@@ -26,6 +26,7 @@ use crate::cases;
 use crate::drive::Drive;
 use crate::lockstep;
 use crate::planted::{PLANTED, Planted};
+use crate::small_init;
 use crate::starts;
 
 /// The control line's socket, in a case's folder.
@@ -82,7 +83,8 @@ pub fn run(options: &Options) -> Result<Counts> {
         needs.push(Need::Bochs);
     }
     setup::ensure(&needs)?;
-    let wants_debian = !options.planted && chosen.iter().any(|case| case.kernel == Kernel::Debian);
+    let wants_debian = !options.planted
+        && chosen.iter().any(|case| matches!(case.kernel, Kernel::Debian | Kernel::DebianInit(_)));
     let wants_32_bit =
         !options.planted && chosen.iter().any(|case| case.kernel == Kernel::Debian32);
     let parts = Parts {
@@ -112,11 +114,13 @@ fn run_cases(chosen: &[&Case], parts: &Parts) -> Result<Counts> {
         let profile = match build {
             Build::Debug => checked(),
             Build::Release => Profile { release: true, ..Profile::default() },
+            Build::Stamped => Profile { release: true, stamp_exits: true, ..Profile::default() },
         };
         let wanted = chosen.iter().any(|case| case.build == build);
         wanted.then(|| kernel::hypervisor(&profile)).transpose()
     };
     let (debug, release) = (build(Build::Debug)?, build(Build::Release)?);
+    let stamped = build(Build::Stamped)?;
     let mut faulty = BTreeMap::new();
     for fault in chosen.iter().filter_map(|case| case.fault) {
         if !faulty.contains_key(fault) {
@@ -127,6 +131,7 @@ fn run_cases(chosen: &[&Case], parts: &Parts) -> Result<Counts> {
         (Some(fault), _) => faulty.get(fault).map(PathBuf::as_path),
         (None, Build::Debug) => debug.as_deref(),
         (None, Build::Release) => release.as_deref(),
+        (None, Build::Stamped) => stamped.as_deref(),
     };
     let logs = paths::root().join("target/test-logs");
     let next = AtomicUsize::new(0);
@@ -401,7 +406,7 @@ fn start(
         clock: match (&case.scene, case.build) {
             // Shares of a clock are measured.
             (Some(_), Build::Release) => Clock::Instructions,
-            _ => Clock::Usual,
+            _ => case.clock,
         },
         display: false,
         boot: Boot::Image(path),
@@ -422,6 +427,12 @@ fn guest(case: &Case, parts: &Parts, dir: &Path) -> Result<Guest> {
             };
             let debian = debian.as_ref().context("Debian was not fetched")?;
             (debian.kernel.clone(), Some(debian.initrd.clone()), guest::CMDLINE)
+        }
+        Kernel::DebianInit(line) => {
+            let debian = parts.debian.as_ref().context("Debian was not fetched")?;
+            let ramdisk = dir.join("initrd");
+            fs::write(&ramdisk, small_init::ramdisk(line)?)?;
+            (debian.kernel.clone(), Some(ramdisk), guest::CMDLINE)
         }
         Kernel::Memtest => (
             guest::package_file("memtest86+", "boot/memtest86+x64.bin")?,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use regex_lite::Regex;
 use vmm::bundle::HostExit;
-use vmm::operator::snapshot::{GuestState, MemorySnapshot, StatsSnapshot};
+use vmm::operator::snapshot::{GuestState, GuestStats, MemorySnapshot, StatsSnapshot};
 use vmm::operator::{Answer, ErrorCode, GuestRef, Operation};
 use xtask::ctl::client::Client;
 use xtask::machine::{Firmware, Machine};
@@ -132,7 +132,10 @@ fn three_guests(drive: &mut Drive) -> Result<()> {
     for word in ["frames:", "alpha", "OVERHEAD"] {
         contains(&memory, word)?;
     }
-    contains(&drive.monitor("stats alpha")?, "port_io")?;
+    let stats = drive.monitor("stats alpha")?;
+    for word in ["port_io", "hot exits about", "~: not timed, but counted"] {
+        contains(&stats, word)?;
+    }
     contains(&drive.monitor("dump hello")?, "guest-physical")?;
     contains(&drive.monitor("trace hello")?, "port_io")?;
     contains(&drive.monitor("why alpha")?, "RIP")?;
@@ -341,6 +344,7 @@ fn create_debian(drive: &mut Drive) -> Result<()> {
     let all = stats(drive, c)?;
     let new = all.guests.iter().find(|guest| guest.name == "new").context("no statistics")?;
     ensure!(new.times().run_ns > 0 && new.exits() > 1000, "statistics: {new:?}");
+    times_add_up(new)?;
     contains(&xtask::ctl::prometheus::text(&all), "libvirt_domain_info_vstate{domain=\"new\"} 1")?;
     let timeline = timeline(drive, c, "new")?;
     let exits = timeline.matches("\"cat\":\"exit\"").count();
@@ -402,6 +406,22 @@ fn promises(drive: &mut Drive) -> Result<()> {
     ensure!((1..20).contains(&known), "{known} consoles of 16 MiB");
     drive.ask(c, Operation::Kill(reference("full")))?;
     drive.ends(0).map(|_| ())
+}
+
+/// All exits have a time, and the parts of the time on CPUs come to what the scheduler counts: it
+/// leaves its own out, and counts the turn that has not ended.
+fn times_add_up(guest: &GuestStats) -> Result<()> {
+    for exit in guest.vcpus.iter().flat_map(|vcpu| &vcpu.exits) {
+        let hot = exit.reason.starts_with("hot_");
+        ensure!(exit.time_ns.is_some_and(|time| time > 0), "no time: {exit:?}");
+        ensure!(exit.estimated == hot, "timed or not: {exit:?}");
+    }
+    let account = guest.account();
+    ensure!(account.guest > 0 && account.exits > 0 && account.switches > 0, "{account:?}");
+    let busy = account.total() - account.services;
+    let run = guest.times().run_ns;
+    ensure!(busy.abs_diff(run) <= run / 4, "{busy} ns of {run} ns are accounted for: {account:?}");
+    Ok(())
 }
 
 /// Sleepers, on all CPUs.

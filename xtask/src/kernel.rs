@@ -22,6 +22,8 @@ pub struct Profile {
     pub planted: Option<String>,
     /// With each entry into a guest checked first, as the tests want it.
     pub check_entries: bool,
+    /// With every exit stamped, which tells where the time goes.
+    pub stamp_exits: bool,
     /// Not at all: this ELF file was built before.
     pub elf: Option<PathBuf>,
 }
@@ -36,7 +38,14 @@ pub fn hypervisor(profile: &Profile) -> Result<PathBuf> {
         .into_iter()
         .find(|(name, _)| name == "steward")
         .context("the build of `hypervisor` made no program called `steward`")?;
-    strip(&elf, if profile.check_entries { "checked" } else { "stripped" })
+    strip(
+        &elf,
+        match (profile.check_entries, profile.stamp_exits) {
+            (true, _) => "checked",
+            (false, true) => "stamped",
+            (false, false) => "stripped",
+        },
+    )
 }
 
 /// Copies the ELF file without its debugging information, most of it, which the boot
@@ -74,6 +83,9 @@ fn build(package: &str, which: &[&str], profile: &Profile) -> Result<Vec<(String
     }
     if profile.check_entries {
         command.args(["--features", "check-entries"]);
+    }
+    if profile.stamp_exits {
+        command.args(["--features", "stamp-exits"]);
     }
     if let Some(fault) = &profile.planted {
         // Joined with the flags that .cargo/config.toml has for this target.

@@ -4,6 +4,8 @@
 pub mod broken;
 mod extra;
 pub(crate) use extra::ExtendedState;
+#[macro_use]
+mod stamp;
 pub mod svm;
 pub mod vmx;
 
@@ -14,6 +16,7 @@ use core::fmt::Debug;
 use vmm::bundle::ApicAssist;
 use vmm::cpuid::FeatureBit;
 use vmm::hw::Backend;
+use vmm::stopwatch::HotCosts;
 use x86defs::HostPhysAddr;
 use x86defs::cpuid::{LEAF1_ECX_VMX, LEAF8000_0001_ECX_SVM};
 
@@ -44,6 +47,13 @@ pub trait VendorCpu: Debug + Sized + 'static {
 
     /// Bytes of memory that each vCPU takes for the hardware's sake.
     const VCPU_BYTES: u64;
+
+    /// What exits take that the hot handler serves.
+    const HOT_COSTS: HotCosts;
+
+    /// Instructions between the stamps around an exit and the exit or the entry itself.
+    #[cfg(feature = "stamp-exits")]
+    const UNSTAMPED: u64;
 
     /// The format of its nested tables.
     const NESTED: NestedFormat;

@@ -31,6 +31,7 @@ use vmm::pv::{PvCounts, PvFeatures, PvState};
 use vmm::recorder::Recorder;
 use vmm::sched::GuestId;
 use vmm::stats::ExitCounts;
+use vmm::stopwatch::Stopwatch;
 use vmm::timer::HotTimer;
 use vmm::vcpu::{Vcpu, VcpuCore};
 use vmm::vm::{Kick, Vm};
@@ -286,6 +287,7 @@ impl Parts {
             xcr0: 1,
             recent: Recorder::default(),
             counts: ExitCounts::default(),
+            watch: Stopwatch::default(),
             pv: PvState::default(),
             pv_counts: PvCounts::default(),
         };

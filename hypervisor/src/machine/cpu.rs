@@ -59,6 +59,8 @@ pub(super) struct ThisCpu<C: VendorCpu> {
     attend: u64,
     /// The scheduler was asked, at that time, whether anybody is in a hurry.
     asked: bool,
+    /// When it had finished with what it did last: what follows is a switch to the next.
+    since: u64,
     /// The deadline that the timer is armed for.
     armed: u64,
     /// The running guest's console.
@@ -130,6 +132,7 @@ impl<C: VendorCpu> ThisCpu<C> {
             until: 0,
             attend: NEVER,
             asked: true,
+            since: asm::rdtsc(),
             armed: NEVER,
             console: None,
             has_barrier: has_branch_barrier(&cpuid_checked),
@@ -149,11 +152,15 @@ impl<C: VendorCpu> ThisCpu<C> {
             match self.world.next(self.index) {
                 Decision::Run(choice) => {
                     let (stop, stay) = self.serve(choice);
+                    self.since = asm::rdtsc();
                     // Who has waited for this one's least is to be owed that by it, too.
-                    self.wake_sleepers(asm::rdtsc());
+                    self.wake_sleepers(self.since);
                     self.world.stopped(self.index, stop, stay);
                 }
-                Decision::Idle { until } => self.idle(until.unwrap_or(NEVER)),
+                Decision::Idle { until } => {
+                    self.idle(until.unwrap_or(NEVER));
+                    self.since = asm::rdtsc();
+                }
             }
         }
     }
@@ -272,8 +279,12 @@ impl<C: VendorCpu> ThisCpu<C> {
                 private.last_cpu = Some(self.index);
             }
             private.extended.load();
+            private.vcpu.core.watch.begin(self.since);
+            #[cfg(feature = "stamp-exits")]
+            private.vcpu.core.hot.stamps.begin(self.since);
             on_cpu(&mut private.vcpu, &guest.vm, choice.steal);
             let result = self.turns(guest, index, choice, &mut private, &mut stay);
+            private.vcpu.core.watch.leave(asm::rdtsc());
             off_cpu(&mut private.vcpu, &guest.vm);
             private.extended.save();
             C::unload(&mut private.vcpu.hw);
@@ -281,9 +292,19 @@ impl<C: VendorCpu> ThisCpu<C> {
         });
         guest.places.leave(index);
         self.console = None;
-        let core = &private.vcpu.core;
-        *slot.published.lock() =
-            Published { counts: core.counts, pv: core.pv_counts, left: asm::rdtsc() };
+        let core = &mut private.vcpu.core;
+        let left = asm::rdtsc();
+        let (spent, counts, pv) = (core.watch.end(left), core.counts, core.pv_counts);
+        #[cfg(feature = "stamp-exits")]
+        core.hot.stamps.end(left);
+        *slot.published.lock() = Published {
+            counts,
+            spent,
+            pv,
+            left,
+            #[cfg(feature = "stamp-exits")]
+            stamps: core.hot.stamps,
+        };
         drop(private);
         if let Some(reason) = end {
             guest.stop(reason, Some(index), self.world);

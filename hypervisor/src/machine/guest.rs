@@ -3,19 +3,22 @@
 
 use super::World;
 use super::console::Console;
-use crate::cpu::percpu;
+use crate::cpu::{asm, percpu};
 use crate::hw::{ExtendedState, VendorCpu};
 use crate::mm::guest::GuestSpace;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use spin::{Mutex, Once};
 use vmm::bundle::{GuestSettings, OnTripleFault};
 use vmm::chipset::Chipset;
 use vmm::irq::{Posted, Requests};
 use vmm::pv::PvCounts;
 use vmm::sched::{EntityId, GuestId, Reason};
+#[cfg(feature = "stamp-exits")]
+use vmm::stamps::Stamps;
 use vmm::stats::ExitCounts;
+use vmm::stopwatch::{Account, Spent};
 use vmm::vcpu::Vcpu;
 use vmm::vm::{EndReason, Vm};
 
@@ -49,6 +52,11 @@ pub(super) struct Slot<B> {
 pub(super) struct Published {
     /// Its exits by kind.
     pub(super) counts: ExitCounts,
+    /// Where its time went.
+    pub(super) spent: Spent,
+    /// The same, to the exit.
+    #[cfg(feature = "stamp-exits")]
+    pub(super) stamps: Stamps,
     /// What it used of KVM's paravirtual interface.
     pub(super) pv: PvCounts,
     /// The TSC then.
@@ -161,6 +169,8 @@ pub(super) struct Guest<C: VendorCpu> {
     pub(super) id: GuestId,
     /// The TSC when it was started.
     pub(super) started: u64,
+    /// Ticks for which memory was zeroed ahead for it since then, while a CPU was idle.
+    zeroing: AtomicU64,
     /// The vCPUs are not to run any more.
     stopping: AtomicBool,
     /// The vCPUs are not to run for a moment: somebody wants to look at them.
@@ -204,11 +214,49 @@ impl<C: VendorCpu> Guest<C> {
             console,
             id,
             started,
+            zeroing: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             halted_deaf: AtomicBool::new(false),
             end: Once::new(),
         }
+    }
+
+    /// Zeroes some memory ahead, if there is any to zero: for a CPU that is idle.
+    pub(super) fn zero_ahead(&self) -> bool {
+        let from = asm::rdtsc();
+        let zeroed = self.vm.memory.prepare();
+        if zeroed {
+            self.zeroing.fetch_add(asm::rdtsc().saturating_sub(from), Ordering::Relaxed);
+        }
+        zeroed
+    }
+
+    /// Ticks for which that was done.
+    pub(super) fn zeroing(&self) -> u64 {
+        self.zeroing.load(Ordering::Relaxed)
+    }
+
+    /// Where its time went, in ticks, up to when each vCPU last left a CPU.
+    pub(super) fn account(&self) -> Account {
+        let ahead = Account { services: self.zeroing(), ..Account::default() };
+        self.slots.iter().fold(ahead, |sum, slot| {
+            let Published { spent, counts, .. } = *slot.published.lock();
+            sum.plus(Account::of(&spent, &counts.hot, C::HOT_COSTS))
+        })
+    }
+
+    /// The stamps of all its vCPUs.
+    #[cfg(feature = "stamp-exits")]
+    pub(super) fn stamps(&self) -> Stamps {
+        let each = self.slots.iter().map(|slot| slot.published.lock().stamps);
+        each.fold(Stamps::default(), Stamps::plus)
+    }
+
+    /// Ticks from its first instruction to when its vCPUs last left their CPUs.
+    pub(super) fn up(&self) -> u64 {
+        let left = self.slots.iter().map(|slot| slot.published.lock().left).max();
+        left.unwrap_or(0).saturating_sub(self.started)
     }
 
     /// What it costs beside its RAM and page tables, in bytes: vCPUs, device

@@ -210,7 +210,7 @@ impl<C: VendorCpu> World<C> {
     fn prepare_memory(&self) -> bool {
         // Nobody waits for the list meanwhile.
         let guest = |at: usize| self.guests.try_read()?.get(at).map(Arc::clone);
-        (0..).map_while(guest).any(|guest| guest.vm.memory.prepare())
+        (0..).map_while(guest).any(|guest| guest.zero_ahead())
     }
 }
 

@@ -53,7 +53,40 @@ pub(super) unsafe fn copy(source: u64, target: u64, len: usize) -> usize {
         );
     }
     put_guard_back();
+    stamped::bytes(len - left);
     left
+}
+
+/// What the measured image counts: iterations of string copies, which emulators count as an
+/// instruction each. Machine-wide; copies that the compiler makes are not among them.
+#[cfg(feature = "stamp-exits")]
+pub(super) mod stamped {
+    use core::sync::atomic::{AtomicU64, Ordering};
+
+    static BYTES: AtomicU64 = AtomicU64::new(0);
+    static QUADWORDS: AtomicU64 = AtomicU64::new(0);
+
+    /// Iterations of one byte.
+    pub(super) fn bytes(iterations: usize) {
+        BYTES.fetch_add(iterations as u64, Ordering::Relaxed);
+    }
+
+    /// Iterations of eight bytes.
+    pub(super) fn quadwords(iterations: usize) {
+        QUADWORDS.fetch_add(iterations as u64, Ordering::Relaxed);
+    }
+
+    /// All so far: of one byte, and of eight.
+    pub(in crate::mm) fn all() -> [u64; 2] {
+        [&BYTES, &QUADWORDS].map(|place| place.load(Ordering::Relaxed))
+    }
+}
+
+/// In other images nothing is counted.
+#[cfg(not(feature = "stamp-exits"))]
+mod stamped {
+    pub(super) const fn bytes(_iterations: usize) {}
+    pub(super) const fn quadwords(_iterations: usize) {}
 }
 
 /// Fills `len` bytes at `target` with zeros, eight at a time; a page fault
@@ -80,6 +113,7 @@ pub(super) unsafe fn zero(target: u64, len: usize) -> usize {
         );
     }
     put_guard_back();
+    stamped::quadwords(len / 8 - left);
     left * 8
 }
 

@@ -33,6 +33,13 @@ use spin::Mutex;
 use x86defs::HostPhysAddr;
 use x86defs::addr::Hfn;
 
+/// Iterations of the machine's string copies so far: of one byte, and of eight.
+#[cfg(feature = "stamp-exits")]
+#[must_use]
+pub fn copied() -> [u64; 2] {
+    copy::stamped::all()
+}
+
 /// Every frame of the machine.
 static FRAMES: Mutex<Option<FrameAllocator<'static>>> = Mutex::new(None);
 

@@ -134,6 +134,7 @@ impl Server {
                     uuid: None,
                     state: guest.state,
                     memory: Default::default(),
+                    zeroing_ns: 0,
                     service_ns: 0,
                     throttled_ns: 0,
                     vcpus: vec![VcpuStats::default()],

@@ -84,6 +84,17 @@ impl Debian {
     }
 }
 
+/// An initial ramdisk with nothing but `/init`.
+///
+/// # Errors
+/// The program is too large for a file of the archive's.
+pub fn ramdisk_of(init: &[u8]) -> Result<Vec<u8>> {
+    let mut archive = Archive::new();
+    archive.dir("dev")?;
+    archive.program("init", init)?;
+    archive.finish()
+}
+
 /// Writes a file so that it is whole whenever it exists.
 pub(crate) fn write_whole(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
     let partial = path.with_extension("partial");

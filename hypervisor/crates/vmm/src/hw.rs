@@ -22,6 +22,9 @@ pub struct HotState {
     /// General registers by number. RSP's place is unused: the hardware keeps
     /// it elsewhere.
     pub gpr: [u64; 16],
+    /// Where the time goes, to the exit.
+    #[cfg(feature = "stamp-exits")]
+    pub stamps: crate::stamps::Stamps,
 }
 
 /// Where an instruction stands.
@@ -223,7 +226,8 @@ pub trait Backend {
     /// What ends the guest's turn at [`VcpuCore::timer`]'s deadline.
     fn timer(&self) -> TimerKind;
 
-    /// Runs the guest until an exit that the hot handler declines.
+    /// Runs the guest until an exit that the hot handler declines. Tells
+    /// [`VcpuCore::watch`] of each entry and what comes of it.
     fn run(&mut self, core: &mut VcpuCore) -> ExitWithEvent;
     /// Writes down everything, for a crash report.
     ///

@@ -44,7 +44,9 @@ pub mod sched;
 #[cfg(test)]
 mod scripted;
 mod smbios;
+pub mod stamps;
 pub mod stats;
+pub mod stopwatch;
 pub mod tags;
 pub mod timer;
 pub mod trace;

@@ -8,7 +8,7 @@ use crate::operator::snapshot::{
     CodeState, ExitStats, LvtState, TimerState, TracedExit, VcpuActivity, VcpuTrace, VcpuWait,
 };
 use crate::run::pic_asks;
-use crate::stats::ExitCounts;
+use crate::stats::{ExitCounts, Kind};
 use crate::vcpu::{Activity, Vcpu};
 use crate::vm::Vm;
 use alloc::format;
@@ -96,7 +96,7 @@ pub fn trace<B: Backend>(vcpu: &Vcpu<B>, boot: u64, scale: Scale) -> VcpuTrace {
             time_ns: entry.time.map(|time| scale.nanos(time.at.saturating_sub(boot))),
             took_ns: entry.time.map(|time| scale.nanos(time.took)),
             rip: entry.rip,
-            reason: ExitCounts::name(&entry.exit).to_string(),
+            reason: Kind::of(&entry.exit).name().to_string(),
             detail,
         }
     });
@@ -145,7 +145,12 @@ impl<M: GuestRam> GuestPageTables for Looking<'_, M> {
 fn exits(counts: &ExitCounts) -> Vec<ExitStats> {
     let kinds = counts.iter().filter(|(name, count)| *count != 0 && *name != "hot");
     kinds
-        .map(|(name, count)| ExitStats { reason: name.to_string(), count, time_ns: None })
+        .map(|(name, count)| ExitStats {
+            reason: name.to_string(),
+            count,
+            time_ns: None,
+            estimated: false,
+        })
         .collect()
 }
 

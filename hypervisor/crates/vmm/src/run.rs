@@ -5,6 +5,7 @@ use crate::hw::Backend;
 use crate::irq::Requests;
 use crate::memory::GuestRam;
 use crate::pv::Flush;
+use crate::stats::Kind;
 use crate::timer::{NEVER, TimerKind};
 use crate::vcpu::{Activity, Vcpu};
 use crate::vm::{EndReason, Host, Vm, VmError};
@@ -103,8 +104,10 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     if let Some(vector) = vcpu.core.ended_level.take() {
         vm.chipset.end_of_interrupt(vector, |message| vm.deliver(message));
     }
-    vcpu.core.counts.count(&exit);
-    vcpu.core.recent.note_at(vcpu.hw.rip(), exit, host.time().tsc);
+    let kind = Kind::of(&exit);
+    vcpu.core.counts.count(kind);
+    vcpu.core.watch.serve(kind);
+    vcpu.core.recent.note_at(vcpu.hw.rip(), exit, vcpu.core.watch.mark());
     if trace.is_on() {
         // An emulated CPU may be left with reserved bits set, for all programs to come.
         let flags = vcpu.hw.rflags();

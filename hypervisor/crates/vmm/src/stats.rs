@@ -22,59 +22,90 @@ pub struct HotCounts {
 impl HotCounts {
     /// Names and counts; the first is the sum of the others.
     fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let kinds = [
+        let sum = self.kinds().map(|(_, count)| count).sum();
+        core::iter::once(("hot", sum)).chain(self.kinds())
+    }
+
+    /// Names and counts.
+    pub fn kinds(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        [
             ("hot_cpuid", self.cpuid),
             ("hot_read_msr", self.read_msr),
             ("hot_write_msr", self.write_msr),
             ("hot_hypercall", self.hypercall),
             ("hot_port_io", self.port_io),
             ("hot_touch", self.touch),
-        ];
-        let sum = kinds.iter().map(|(_, count)| count).sum();
-        core::iter::once(("hot", sum)).chain(kinds)
+        ]
+        .into_iter()
+    }
+}
+
+/// Exits by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExitCounts {
+    /// Served by the hot handler.
+    pub hot: HotCounts,
+    cold: [u64; Kind::ALL.len()],
+}
+
+impl ExitCounts {
+    /// Counts one exit.
+    #[inline]
+    pub fn count(&mut self, kind: Kind) {
+        if let Some(count) = self.cold.get_mut(kind as usize) {
+            *count += 1;
+        }
+    }
+
+    /// How many of one kind the general code served.
+    #[must_use]
+    pub fn of(&self, kind: Kind) -> u64 {
+        self.cold.get(kind as usize).copied().unwrap_or(0)
+    }
+
+    /// Exits that show that the guest does something: not those that the
+    /// machine makes, nor waiting in a loop.
+    #[must_use]
+    pub fn signs_of_life(&self) -> u64 {
+        let idle = ["hot", "host", "window", "slice", "pause", "exception", "other"];
+        let live = self.iter().filter(|(name, _)| !idle.contains(name));
+        live.fold(0, |sum, (_, count)| sum.wrapping_add(count))
+    }
+
+    /// Names and counts, in the order of the fields.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let cold = Kind::ALL.iter().zip(self.cold).map(|(kind, count)| (kind.name(), count));
+        self.hot.iter().chain(cold)
     }
 }
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident: $pattern:pat => ();)*) => {
-        /// Exits by kind.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct ExitCounts {
-            /// Served by the hot handler.
-            pub hot: HotCounts,
-            $($(#[$doc])* pub $name: u64,)*
+    ($($(#[$doc:meta])* $kind:ident $name:literal: $pattern:pat,)*) => {
+        /// What the general code serves, by kind.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Kind {
+            $($(#[$doc])* $kind,)*
         }
 
-        impl ExitCounts {
-            /// Counts one exit.
+        impl Kind {
+            /// All kinds, in their order.
+            pub const ALL: [Self; [$($name,)*].len()] = [$(Self::$kind,)*];
+
+            /// The kind of an exit.
             #[inline]
-            pub fn count(&mut self, exit: &VmExit) {
+            #[must_use]
+            pub const fn of(exit: &VmExit) -> Self {
                 match exit {
-                    $($pattern => self.$name += 1,)*
+                    $($pattern => Self::$kind,)*
                 }
             }
 
-            /// Exits that show that the guest does something: not those that the
-            /// machine makes, nor waiting in a loop.
+            /// The operator's name for it.
             #[must_use]
-            pub fn signs_of_life(&self) -> u64 {
-                let idle = ["hot", "host", "window", "slice", "pause", "exception", "other"];
-                let live = self.iter().filter(|(name, _)| !idle.contains(name));
-                live.fold(0, |sum, (_, count)| sum.wrapping_add(count))
-            }
-
-            /// The name of an exit's kind.
-            #[must_use]
-            pub const fn name(exit: &VmExit) -> &'static str {
-                match exit {
-                    $($pattern => stringify!($name),)*
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $name,)*
                 }
-            }
-
-            /// Names and counts, in the order of the fields.
-            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                let cold = [$((stringify!($name), self.$name),)*];
-                self.hot.iter().chain(cold)
             }
         }
     };
@@ -82,37 +113,37 @@ macro_rules! kinds {
 
 kinds! {
     /// IN and OUT.
-    port_io: VmExit::PortIo(_) => ();
+    PortIo "port_io": VmExit::PortIo(_),
     /// Accesses to device memory, and first touches of RAM.
-    nested_fault: VmExit::NestedFault(_) => ();
+    NestedFault "nested_fault": VmExit::NestedFault(_),
     /// CPUID.
-    cpuid: VmExit::Cpuid => ();
+    Cpuid "cpuid": VmExit::Cpuid,
     /// RDMSR.
-    read_msr: VmExit::ReadMsr => ();
+    ReadMsr "read_msr": VmExit::ReadMsr,
     /// WRMSR.
-    write_msr: VmExit::WriteMsr => ();
+    WriteMsr "write_msr": VmExit::WriteMsr,
     /// VMCALL and VMMCALL.
-    hypercall: VmExit::Hypercall => ();
+    Hypercall "hypercall": VmExit::Hypercall,
     /// Control and debug registers.
-    registers: VmExit::CrAccess(_) | VmExit::DrAccess(_) | VmExit::Xsetbv => ();
+    Registers "registers": VmExit::CrAccess(_) | VmExit::DrAccess(_) | VmExit::Xsetbv,
     /// HLT.
-    halt: VmExit::Halt => ();
+    Halt "halt": VmExit::Halt,
     /// PAUSE.
-    pause: VmExit::Pause => ();
+    Pause "pause": VmExit::Pause,
     /// Exceptions.
-    exception: VmExit::Exception(_) => ();
+    Exception "exception": VmExit::Exception(_),
     /// Interrupts and NMIs of the machine.
-    host: VmExit::HostInterrupt | VmExit::Nmi | VmExit::MachineCheck => ();
+    Host "host": VmExit::HostInterrupt | VmExit::Nmi | VmExit::MachineCheck,
     /// Windows for interrupts and NMIs.
-    window: VmExit::InterruptWindow | VmExit::NmiWindow => ();
+    Window "window": VmExit::InterruptWindow | VmExit::NmiWindow,
     /// The end of a slice.
-    slice: VmExit::TimesliceExpired => ();
+    Slice "slice": VmExit::TimesliceExpired,
     /// The task priority fell.
-    task_priority: VmExit::TaskPriorityLowered => ();
+    TaskPriority "task_priority": VmExit::TaskPriorityLowered,
     /// The local APIC, where the CPU virtualizes a part of it.
-    apic: VmExit::ApicAccess(_) | VmExit::ApicWrite(_) | VmExit::VirtualEoi(_) => ();
+    Apic "apic": VmExit::ApicAccess(_) | VmExit::ApicWrite(_) | VmExit::VirtualEoi(_),
     /// Whatever else.
-    other: VmExit::Monitor(_)
+    Other "other": VmExit::Monitor(_)
         | VmExit::CacheControl(_)
         | VmExit::DescriptorTable(_)
         | VmExit::TaskSwitch(_)
@@ -126,5 +157,5 @@ kinds! {
         | VmExit::TripleFault
         | VmExit::InvalidState(_)
         | VmExit::BrokenRule(_)
-        | VmExit::Unhandled(_) => ();
+        | VmExit::Unhandled(_),
 }

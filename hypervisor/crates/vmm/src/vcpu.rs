@@ -13,6 +13,7 @@ use crate::msr::{MsrFile, MsrTable};
 use crate::pv::{PvCounts, PvState};
 use crate::recorder::Recorder;
 use crate::stats::ExitCounts;
+use crate::stopwatch::Stopwatch;
 use crate::timer::HotTimer;
 use alloc::sync::Arc;
 use devices::lapic::Lapic;
@@ -61,6 +62,8 @@ pub struct VcpuCore {
     pub recent: Recorder,
     /// Exits by kind.
     pub counts: ExitCounts,
+    /// Where the time goes.
+    pub watch: Stopwatch,
     /// KVM's paravirtual interface.
     pub pv: PvState,
     /// How much of it was used.

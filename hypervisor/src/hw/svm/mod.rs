@@ -26,6 +26,7 @@ use crate::mm;
 use crate::mm::guest::NestedFormat;
 use vmm::bundle::ApicAssist;
 use vmm::cpuid::FeatureBit;
+use vmm::stopwatch::HotCosts;
 use vmm::tags::FlushOne;
 #[cfg(feature = "check-entries")]
 use vmm::vcpu::VcpuCore;
@@ -79,6 +80,11 @@ impl VendorCpu for Cpu {
 
     // The VMCB.
     const VCPU_BYTES: u64 = 4096;
+    const HOT_COSTS: HotCosts = HotCosts::SVM;
+
+    #[cfg(feature = "stamp-exits")]
+    const UNSTAMPED: u64 = 48;
+
     const NESTED: NestedFormat = NestedFormat::Npt;
 
     fn enable() -> Result<Self, HostError> {

@@ -642,10 +642,12 @@ impl Backend for SvmVcpu {
                 break exit;
             }
             core.served = false;
+            core.watch.enter(asm::rdtsc());
             // SAFETY: SVM is on; the VMCB intercepts all that the guest may not
             // do by itself, and its nested tables map nothing but its RAM; the
             // host's save area was filled at start; interrupts are off.
             unsafe { self.enter(core) };
+            core.watch.exit(asm::rdtsc());
             let clean = self.caps.features.contains(SvmFeatures::VMCB_CLEAN);
             self.vmcb_mut().control.clean = if clean { Clean::all() } else { Clean::empty() };
             if core.served {

@@ -27,6 +27,22 @@ pub(super) const EXITED: u64 = 0;
 /// The entry failed, and no VMCS was current.
 pub(super) const FAILED_INVALID: u64 = 1;
 
+/// Goes back in, with the zero flag clear, where it is.
+#[cfg(not(feature = "stamp-exits"))]
+macro_rules! reenter {
+    () => {
+        "jnz 3b"
+    };
+}
+
+#[cfg(feature = "stamp-exits")]
+macro_rules! reenter {
+    () => {
+        // The TSC, which the stamp leaves in RDX, is not zero.
+        concat!("jz 8f\n", stamp!(hot), "test rdx, rdx\n", "jnz 3b\n", "8:\n")
+    };
+}
+
 /// Enters the guest, and comes back with [`EXITED`] when the hot handler
 /// declines an exit, or with another number when the CPU refuses the entry.
 /// `launched` is 0 for a VMCS that was not entered since it was cleared.
@@ -59,6 +75,7 @@ pub(super) unsafe extern "C" fn enter(
         "mov eax, {host_rip}",
         "vmwrite rax, rcx",
         "2:",
+        stamp!(cold),
         "test rsi, rsi",
         // From here to the entry no flag changes: zero means VMLAUNCH.
         "3:",
@@ -103,10 +120,11 @@ pub(super) unsafe extern "C" fn enter(
         "mov [rdi + 13 * 8], r13",
         "mov [rdi + 14 * 8], r14",
         "mov [rdi + 15 * 8], r15",
+        stamp!(guest),
         "call {hot}",
         "mov rdi, [rsp]",
         "test al, {reenter}",
-        "jnz 3b",
+        reenter!(),
         "xor eax, eax",
         "jmp 7f",
         // The entry failed: carry means that no VMCS was current.

@@ -32,6 +32,7 @@ use crate::mm;
 use crate::mm::guest::NestedFormat;
 use vmm::bundle::ApicAssist;
 use vmm::cpuid::FeatureBit;
+use vmm::stopwatch::HotCosts;
 #[cfg(feature = "check-entries")]
 use vmm::vcpu::VcpuCore;
 use x86_64::registers::control::{Cr4, Cr4Flags};
@@ -85,6 +86,11 @@ impl VendorCpu for Cpu {
 
     // The VMCS and the virtual-APIC page.
     const VCPU_BYTES: u64 = 2 * 4096;
+    const HOT_COSTS: HotCosts = HotCosts::VMX;
+
+    #[cfg(feature = "stamp-exits")]
+    const UNSTAMPED: u64 = 44;
+
     const NESTED: NestedFormat = NestedFormat::Ept;
 
     fn enable() -> Result<Self, HostError> {

@@ -355,6 +355,7 @@ impl VmxVcpu {
                 break exit;
             }
             core.served = false;
+            core.watch.enter(asm::rdtsc());
             write_cr2(self.cr2);
             // SAFETY: the VMCS is current: `prepare_entry` used it. It makes
             // everything exit that the guest may not do by itself, its nested
@@ -362,6 +363,7 @@ impl VmxVcpu {
             // this CPU; interrupts are off.
             let outcome =
                 unsafe { entry::enter(core, self.launched.into(), &raw mut self.host_rsp) };
+            core.watch.exit(asm::rdtsc());
             self.cr2 = read_cr2();
             self.injection = None;
             if outcome != entry::EXITED {

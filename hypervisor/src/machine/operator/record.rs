@@ -526,6 +526,28 @@ impl<C: VendorCpu> Record<C> {
     }
 }
 
+/// What the stamps of its exits say.
+#[cfg(feature = "stamp-exits")]
+fn report_stamps<C: VendorCpu>(guest: &Guest<C>, text: &mut String) {
+    let stamps = guest.stamps();
+    let sum = stamps.sum(C::UNSTAMPED, guest.zeroing());
+    let [bytes, quadwords] = crate::mm::copied();
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        text,
+        "steward: INFO: guest \"{}\": stamped: {sum}: hot exits {}, other exits and switches {}, \
+         {} exits of {} instructions more, zeroing ahead {}, in the guest {}; copied on this \
+         machine: 1 byte {bytes} times, 8 bytes {quadwords} times",
+        guest.vm.name,
+        stamps.hot,
+        stamps.cold,
+        stamps.exits,
+        C::UNSTAMPED,
+        sum.services,
+        sum.guest,
+    );
+}
+
 /// What the operator should know of a guest's end.
 fn report<C: VendorCpu>(guest: &Guest<C>) -> String {
     let mut all = String::new();
@@ -562,6 +584,15 @@ fn report<C: VendorCpu>(guest: &Guest<C>) -> String {
             all,
             "steward: INFO: guest \"{name}\": {touched} MiB of RAM touched, exits:{text}"
         );
+        let (up, account) = (guest.up(), guest.account());
+        // Nor does this.
+        let _ = writeln!(
+            all,
+            "steward: INFO: guest \"{name}\": {up} ticks up, {} busy: {account}",
+            account.total()
+        );
+        #[cfg(feature = "stamp-exits")]
+        report_stamps(guest, &mut all);
     }
     all
 }

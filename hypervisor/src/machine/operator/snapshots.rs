@@ -2,6 +2,7 @@
 
 use super::super::World;
 use super::super::cpu::Runner;
+use super::super::guest::Published;
 use super::Operator;
 use super::record::Record;
 use crate::cpu::{asm, percpu};
@@ -10,11 +11,14 @@ use crate::mm;
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
+use vmm::clock::Scale;
 use vmm::lifecycle::{Cause, State};
 use vmm::operator::snapshot::{
     Counter, CpuInfo, CpusSnapshot, ExitStats, GuestInfo, GuestMemory, GuestState, GuestStats,
-    HostMemory, MemoryOwner, MemorySnapshot, StatsSnapshot, Times, VcpuStats,
+    HostMemory, MemoryOwner, MemorySnapshot, SpentTimes, StatsSnapshot, Times, VcpuStats,
 };
+use vmm::stats::Kind;
+use vmm::stopwatch::{Account, HotCosts};
 
 const PAGE: u64 = 4096;
 /// The state of a guest that is no longer known.
@@ -141,6 +145,7 @@ fn guest_stats<C: VendorCpu>(world: &World<C>, record: &Record<C>) -> GuestStats
         state: state(record),
         memory: guest_memory(record),
         service_ns: 0,
+        zeroing_ns: 0,
         throttled_ns: 0,
         vcpus: Vec::new(),
         counters: Vec::new(),
@@ -162,22 +167,28 @@ fn guest_stats<C: VendorCpu>(world: &World<C>, record: &Record<C>) -> GuestStats
             migrations: times.migrations,
             cpu: guest.places.cpu(index).and_then(|cpu| u32::try_from(cpu).ok()),
             exits: Vec::new(),
+            spent: SpentTimes::default(),
         });
     }
     if let Some(all) = scheduler.guest_times(guest.id, now) {
         let vcpus = stats.vcpus.iter().fold(0, |sum, vcpu| sum + vcpu.times.run_ns);
         let service = world.scale.nanos(all.entities.run).saturating_sub(vcpus);
-        stats.service_ns = service.saturating_add(world.scale.nanos(record.service));
+        stats.zeroing_ns = world.scale.nanos(guest.zeroing());
+        let service = service.saturating_add(world.scale.nanos(record.service));
+        stats.service_ns = service.saturating_add(stats.zeroing_ns);
         stats.throttled_ns = world.scale.nanos(all.throttled);
     }
     drop(scheduler);
     for (vcpu, slot) in stats.vcpus.iter_mut().zip(&guest.slots) {
         let published = *slot.published.lock();
-        // Those of the hot handler count again by kind.
-        let kinds = published.counts.iter().filter(|(name, count)| *count != 0 && *name != "hot");
-        vcpu.exits = kinds
-            .map(|(name, count)| ExitStats { reason: name.into(), count, time_ns: None })
-            .collect();
+        vcpu.exits = exit_stats(&published, C::HOT_COSTS, world.scale);
+        let account = Account::of(&published.spent, &published.counts.hot, C::HOT_COSTS);
+        vcpu.spent = SpentTimes {
+            guest_ns: world.scale.nanos(account.guest),
+            hot_ns: world.scale.nanos(account.hot),
+            exits_ns: world.scale.nanos(account.exits),
+            switches_ns: world.scale.nanos(account.switches),
+        };
         for (name, count) in published.counters() {
             match stats.counters.iter_mut().find(|counter| counter.name == name) {
                 Some(counter) => counter.count += count,
@@ -186,6 +197,22 @@ fn guest_stats<C: VendorCpu>(world: &World<C>, record: &Record<C>) -> GuestStats
         }
     }
     stats
+}
+
+/// Exits by kind, with their time: those of the hot handler are counted, not timed.
+fn exit_stats(published: &Published, costs: HotCosts, scale: Scale) -> Vec<ExitStats> {
+    let stats = |name: &str, count, ticks, estimated| ExitStats {
+        reason: name.into(),
+        count,
+        time_ns: Some(scale.nanos(ticks)),
+        estimated,
+    };
+    let Published { counts, spent, .. } = published;
+    let hot = counts.hot.kinds().zip(costs.times(&counts.hot));
+    let hot = hot.map(|((name, count), (_, ticks))| stats(name, count, ticks, true));
+    let cold = Kind::ALL.into_iter();
+    let cold = cold.map(|kind| stats(kind.name(), counts.of(kind), spent.exits(kind), false));
+    hot.chain(cold).filter(|exit| exit.count != 0).collect()
 }
 
 fn cpu_infos<C: VendorCpu>(world: &World<C>) -> Vec<CpuInfo> {

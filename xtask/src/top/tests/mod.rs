@@ -14,7 +14,7 @@ const S: u64 = 1_000_000_000;
 const MIB: u64 = 1 << 20;
 
 fn exit(reason: &str, count: u64, time_ns: Option<u64>) -> ExitStats {
-    ExitStats { reason: reason.into(), count, time_ns }
+    ExitStats { reason: reason.into(), count, time_ns, estimated: false }
 }
 
 /// A guest with one vCPU that ran so long, was ready half as long and waited a
@@ -34,6 +34,7 @@ fn guest(number: u32, name: &str, run_ns: u64, exits: u64) -> GuestStats {
             tables: MIB,
             overhead: 9,
         },
+        zeroing_ns: 0,
         service_ns: run_ns / 20,
         throttled_ns: run_ns / 8,
         vcpus: vec![VcpuStats { times, exits, ..VcpuStats::default() }],

@@ -6,6 +6,7 @@
 //! last start. In JSON, fields that are `None` are left out, and a reader has to
 //! bear fields that it does not know.
 
+use crate::stopwatch::Account;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -134,9 +135,13 @@ pub struct ExitStats {
     pub reason: String,
     /// How many.
     pub count: u64,
-    /// How long they took; `None` where that is not measured.
+    /// How long they took; `None` where that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_ns: Option<u64>,
+    /// The time was not measured: it is the count times the benchmark's figure, a tick for
+    /// each instruction ([`HotCosts`](crate::stopwatch::HotCosts)).
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub estimated: bool,
 }
 
 /// Statistics of a vCPU.
@@ -155,6 +160,22 @@ pub struct VcpuStats {
     pub cpu: Option<u32>,
     /// Its exits by kind; kinds without one may be left out.
     pub exits: Vec<ExitStats>,
+    /// Where its time on CPUs went, up to when it last left one.
+    #[serde(default)]
+    pub spent: SpentTimes,
+}
+
+/// Where time on CPUs went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpentTimes {
+    /// In the guest.
+    pub guest_ns: u64,
+    /// In exits that the hot handler served: an estimate, see [`ExitStats::estimated`].
+    pub hot_ns: u64,
+    /// In other exits.
+    pub exits_ns: u64,
+    /// To get a CPU and to give it up.
+    pub switches_ns: u64,
 }
 
 impl VcpuStats {
@@ -188,8 +209,12 @@ pub struct GuestStats {
     pub state: GuestState,
     /// What it takes of the machine's memory.
     pub memory: GuestMemory,
-    /// Time of the hypervisor's service contexts that was charged to it.
+    /// Time of the hypervisor's service contexts that was charged to it, and of zeroing
+    /// memory ahead for it.
     pub service_ns: u64,
+    /// Of that: zeroing ahead since its first instruction.
+    #[serde(default)]
+    pub zeroing_ns: u64,
     /// How long its cap kept it from running.
     pub throttled_ns: u64,
     /// Its vCPUs.
@@ -204,6 +229,21 @@ impl GuestStats {
     #[must_use]
     pub fn times(&self) -> Times {
         self.vcpus.iter().fold(Times::default(), |sum, vcpu| sum.plus(vcpu.times))
+    }
+
+    /// Where its time went since its first instruction.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        let ahead = Account { services: self.zeroing_ns, ..Account::default() };
+        self.vcpus.iter().fold(ahead, |sum, VcpuStats { spent, .. }| {
+            sum.plus(Account {
+                guest: spent.guest_ns,
+                hot: spent.hot_ns,
+                exits: spent.exits_ns,
+                switches: spent.switches_ns,
+                services: 0,
+            })
+        })
     }
 
     /// All exits of its vCPUs.

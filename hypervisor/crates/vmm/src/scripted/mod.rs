@@ -19,6 +19,7 @@ use crate::pv::{PvCounts, PvFeatures, PvState};
 use crate::recorder::Recorder;
 use crate::run::{Next, turn};
 use crate::stats::ExitCounts;
+use crate::stopwatch::Stopwatch;
 use crate::timer::{HotTimer, NEVER, TimerKind};
 use crate::vcpu::{Vcpu, VcpuCore};
 use crate::vm::{Host, Kick, Vm};
@@ -419,6 +420,7 @@ impl Play {
             xcr0: 1,
             recent: Recorder::default(),
             counts: ExitCounts::default(),
+            watch: Stopwatch::default(),
             pv: PvState::default(),
             pv_counts: PvCounts::default(),
         };

@@ -154,6 +154,11 @@ pub fn stats(guest: &GuestStats) -> String {
         ]);
     }
     table.render(&mut text);
+    let account = guest.account();
+    if account.total() != 0 {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{account}");
+    }
     exits(guest, times.run_ns, &mut text);
     for counter in guest.counters.iter().filter(|counter| counter.count != 0) {
         // Writing to a string does not fail.
@@ -169,6 +174,7 @@ fn exits(guest: &GuestStats, run_ns: u64, text: &mut String) {
         match kinds.iter_mut().find(|kind| kind.reason == exit.reason) {
             Some(kind) => {
                 kind.count = kind.count.saturating_add(exit.count);
+                kind.estimated |= exit.estimated;
                 let (Some(sum), Some(time)) = (kind.time_ns, exit.time_ns) else { continue };
                 kind.time_ns = Some(sum.saturating_add(time));
             }
@@ -186,9 +192,12 @@ fn exits(guest: &GuestStats, run_ns: u64, text: &mut String) {
         ("EACH", Right),
         ("% OF RUN", Right),
     ]);
-    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    let estimated = kinds.iter().any(|kind| kind.estimated);
     for kind in kinds {
         let each = kind.time_ns.and_then(|time| time.checked_div(kind.count));
+        let mark = if kind.estimated { "~" } else { "" };
+        let or_none =
+            |text: Option<String>| text.map_or_else(|| "-".into(), |text| format!("{mark}{text}"));
         table.row([
             kind.reason,
             kind.count.to_string(),
@@ -199,4 +208,7 @@ fn exits(guest: &GuestStats, run_ns: u64, text: &mut String) {
         ]);
     }
     table.render(text);
+    if estimated {
+        *text += "~: not timed, but counted: the benchmark's instructions for each, one a tick\n";
+    }
 }

@@ -1,0 +1,310 @@
+//! Where the time of a vCPU's turns goes, in ticks of the host's TSC: the guest, exits by kind,
+//! and switches.
+//!
+//! [`Stopwatch`] is told of each border: the vCPU gets a CPU, the general code enters the guest
+//! and comes back, the turns are over, the CPU goes to another. What lies between two borders is
+//! added to one place, so that the places add up to the time between the first and the last.
+//! Exits that the hot handler serves look at no clock: their time counts as the guest's, and
+//! [`HotCosts`] says what to take off.
+
+use crate::stats::{HotCounts, Kind};
+use core::fmt;
+
+/// What a vCPU's time on CPUs was spent on, in ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// In the guest, with the exits that the hot handler served.
+    pub guest: u64,
+    /// To get a CPU and to give it up: the scheduler's part is charged elsewhere.
+    pub switches: u64,
+    exits: [u64; Kind::ALL.len()],
+}
+
+impl Spent {
+    /// In exits of one kind that the general code served, with the way there and back.
+    #[must_use]
+    pub fn exits(&self, kind: Kind) -> u64 {
+        self.exits.get(kind as usize).copied().unwrap_or(0)
+    }
+
+    /// In all exits that the general code served.
+    #[must_use]
+    pub fn all_exits(&self) -> u64 {
+        self.exits.iter().fold(0, |sum, ticks| sum.saturating_add(*ticks))
+    }
+}
+
+/// Adds up where time goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stopwatch {
+    spent: Spent,
+    /// The last border.
+    mark: u64,
+    /// The exit that is being served; `None`: a switch.
+    serves: Option<Kind>,
+}
+
+impl Stopwatch {
+    /// The vCPU gets a CPU, at this TSC of the host.
+    pub fn begin(&mut self, tsc: u64) {
+        self.mark = tsc;
+        self.serves = None;
+    }
+
+    /// The general code enters the guest.
+    #[inline]
+    pub fn enter(&mut self, tsc: u64) {
+        let ticks = self.pass(tsc);
+        match self.serves {
+            Some(kind) => {
+                if let Some(slot) = self.spent.exits.get_mut(kind as usize) {
+                    *slot = slot.wrapping_add(ticks);
+                }
+            }
+            None => self.spent.switches = self.spent.switches.wrapping_add(ticks),
+        }
+    }
+
+    /// It comes back.
+    #[inline]
+    pub fn exit(&mut self, tsc: u64) {
+        let ticks = self.pass(tsc);
+        self.spent.guest = self.spent.guest.wrapping_add(ticks);
+    }
+
+    /// The host's TSC at the last of these: behind [`Backend::run`](crate::hw::Backend::run),
+    /// of the exit.
+    #[inline]
+    #[must_use]
+    pub const fn mark(&self) -> u64 {
+        self.mark
+    }
+
+    /// What it came back for.
+    #[inline]
+    pub fn serve(&mut self, kind: Kind) {
+        self.serves = Some(kind);
+    }
+
+    /// The turns are over; what follows is a switch.
+    pub fn leave(&mut self, tsc: u64) {
+        self.enter(tsc);
+        self.serves = None;
+    }
+
+    /// What the time was spent on up to this TSC, where the vCPU's CPU goes to another.
+    pub fn end(&mut self, tsc: u64) -> Spent {
+        self.enter(tsc);
+        self.spent
+    }
+
+    fn pass(&mut self, tsc: u64) -> u64 {
+        // On another CPU the TSC may be a little behind.
+        let ticks = tsc.saturating_sub(self.mark);
+        self.mark = tsc;
+        ticks
+    }
+}
+
+/// What an exit that the hot handler serves takes, in instructions as the benchmark counts them:
+/// the figures of `docs/performance.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HotCosts {
+    /// `cpuid_1`.
+    pub cpuid: u64,
+    /// `rdmsr_apic_base`.
+    pub read_msr: u64,
+    /// `tsc_deadline_near`.
+    pub write_msr: u64,
+    /// `null_hypercall`.
+    pub hypercall: u64,
+    /// `uart_lsr_read`.
+    pub port_io: u64,
+    /// `first_touch_exits`.
+    pub touch: u64,
+}
+
+impl HotCosts {
+    /// On VT-x.
+    pub const VMX: Self =
+        Self { cpuid: 115, read_msr: 106, write_msr: 137, hypercall: 99, port_io: 146, touch: 284 };
+
+    /// On AMD-V.
+    pub const SVM: Self = Self {
+        cpuid: 120,
+        read_msr: 109,
+        write_msr: 162,
+        hypercall: 100,
+        port_io: 151,
+        touch: 287,
+    };
+
+    /// Names as the counts have them, and what so many exits took, one tick for an instruction.
+    pub fn times(self, counts: &HotCounts) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("hot_cpuid", self.cpuid, counts.cpuid),
+            ("hot_read_msr", self.read_msr, counts.read_msr),
+            ("hot_write_msr", self.write_msr, counts.write_msr),
+            ("hot_hypercall", self.hypercall, counts.hypercall),
+            ("hot_port_io", self.port_io, counts.port_io),
+            ("hot_touch", self.touch, counts.touch),
+        ]
+        .into_iter()
+        .map(|(name, cost, count)| (name, cost.saturating_mul(count)))
+    }
+}
+
+/// Where a guest's time went since its first instruction, in ticks or in nanoseconds: the
+/// time of its vCPUs on CPUs, and what else was done for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// In the guest.
+    pub guest: u64,
+    /// In exits that the hot handler served: their count times the benchmark's figures.
+    pub hot: u64,
+    /// In exits that the general code served.
+    pub exits: u64,
+    /// To give its vCPUs a CPU and to take it away.
+    pub switches: u64,
+    /// In services: memory that was zeroed ahead for it.
+    pub services: u64,
+}
+
+impl Account {
+    /// A vCPU's, in ticks.
+    #[must_use]
+    pub fn of(spent: &Spent, counts: &HotCounts, costs: HotCosts) -> Self {
+        let hot = costs.times(counts).fold(0, |sum, (_, ticks)| ticks.saturating_add(sum));
+        let hot = hot.min(spent.guest);
+        Self {
+            guest: spent.guest - hot,
+            hot,
+            exits: spent.all_exits(),
+            switches: spent.switches,
+            services: 0,
+        }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            guest: self.guest.saturating_add(other.guest),
+            hot: self.hot.saturating_add(other.hot),
+            exits: self.exits.saturating_add(other.exits),
+            switches: self.switches.saturating_add(other.switches),
+            services: self.services.saturating_add(other.services),
+        }
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.guest.saturating_add(self.outside())
+    }
+
+    /// All but the guest's own.
+    #[must_use]
+    pub fn outside(&self) -> u64 {
+        let exits = self.hot.saturating_add(self.exits);
+        exits.saturating_add(self.switches).saturating_add(self.services)
+    }
+}
+
+/// The shares, to a hundredth of a percent.
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = self.total();
+        for (name, part) in [
+            ("guest", self.guest),
+            (", hot exits about", self.hot),
+            (", other exits", self.exits),
+            (", switches", self.switches),
+            (", services", self.services),
+        ] {
+            let parts = u128::from(part) * 10_000 + u128::from(total) / 2;
+            let parts = parts.checked_div(total.into()).unwrap_or(0);
+            write!(f, "{name} {}.{:02} %", parts / 100, parts % 100)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+    use proptest::prelude::*;
+
+    #[test]
+    fn each_stretch_has_its_place() {
+        let mut watch = Stopwatch::default();
+        watch.begin(1000);
+        watch.enter(1010); // a switch of 10
+        watch.exit(1110); // 100 in the guest
+        watch.serve(Kind::PortIo);
+        watch.enter(1117); // 7 for the port
+        watch.exit(1200); // 83 in the guest
+        watch.serve(Kind::Halt);
+        watch.leave(1203); // 3 for HLT
+        let spent = watch.end(1253); // a switch of 50
+        assert_eq!((spent.guest, spent.switches), (183, 60));
+        assert_eq!((spent.exits(Kind::PortIo), spent.exits(Kind::Halt)), (7, 3));
+        assert_eq!(spent.all_exits(), 10);
+        // The time without a CPU is nobody's.
+        watch.begin(9000);
+        watch.leave(9001);
+        assert_eq!(watch.end(9002).switches, 62);
+    }
+
+    #[test]
+    fn hot_exits_are_counted_and_priced() {
+        let counts = HotCounts { cpuid: 2, touch: 1, ..HotCounts::default() };
+        let times: alloc::vec::Vec<_> =
+            HotCosts::SVM.times(&counts).filter(|(_, ticks)| *ticks != 0).collect();
+        assert_eq!(times, [("hot_cpuid", 240), ("hot_touch", 287)]);
+    }
+
+    #[test]
+    fn shares_of_an_account() {
+        let spent = Spent { guest: 9_900_000, switches: 25_000, ..Spent::default() };
+        let counts = HotCounts { read_msr: 1000, ..HotCounts::default() };
+        let one = Account::of(&spent, &counts, HotCosts::VMX);
+        let account = one.plus(Account { services: 75_000, ..Account::default() });
+        assert_eq!(account.total(), 10_000_000);
+        assert_eq!(account.outside(), 206_000);
+        assert_eq!(
+            account.to_string(),
+            "guest 97.94 %, hot exits about 1.06 %, other exits 0.00 %, switches 0.25 %, \
+             services 0.75 %"
+        );
+        assert!(Account::default().to_string().starts_with("guest 0.00 %, "));
+        // An estimate is never more than there is to take it from.
+        let counts = HotCounts { touch: u64::MAX, ..HotCounts::default() };
+        let all = Account::of(&spent, &counts, HotCosts::VMX);
+        assert_eq!((all.guest, all.hot), (0, 9_900_000));
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: nothing is lost and nothing counts twice.
+        #[test]
+        fn the_places_add_up(steps in proptest::collection::vec((0..3u8, 0..1000u64), 0..50)) {
+            let mut watch = Stopwatch::default();
+            watch.begin(5);
+            let mut now = 5;
+            for (step, ticks) in steps {
+                now += ticks;
+                match step {
+                    0 => watch.enter(now),
+                    1 => {
+                        watch.exit(now);
+                        watch.serve(Kind::ALL[usize::try_from(ticks).unwrap() % Kind::ALL.len()]);
+                    }
+                    _ => watch.leave(now),
+                }
+            }
+            let spent = watch.end(now + 1);
+            prop_assert_eq!(spent.guest + spent.switches + spent.all_exits(), now + 1 - 5);
+        }
+    }
+}
