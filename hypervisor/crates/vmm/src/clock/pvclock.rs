@@ -78,8 +78,8 @@ impl PvClockInfo {
         memory: &impl GuestMemory,
         address: GuestPhysAddr,
     ) -> Result<(), MemoryError> {
-        let bytes = self.to_bytes();
-        write_versioned(memory, address, self.version, bytes.get(4..).unwrap_or_default())
+        let [_, _, _, _, body @ ..] = self.to_bytes();
+        write_versioned(memory, address, self.version, &body)
     }
 }
 
@@ -113,13 +113,15 @@ impl WallClock {
 }
 
 /// Writes `body` behind a version of four bytes, odd in between and `version`
-/// afterwards.
-fn write_versioned(
+/// afterwards. Where a part of it is no RAM, nothing is written: who asked for it
+/// gets a fault and goes on with what it had.
+fn write_versioned<const BODY: usize>(
     memory: &impl GuestMemory,
     address: GuestPhysAddr,
     version: u32,
-    body: &[u8],
+    body: &[u8; BODY],
 ) -> Result<(), MemoryError> {
+    memory.read(address.wrapping_add(4), &mut [0; BODY])?;
     memory.write(address, &version.wrapping_sub(1).to_le_bytes())?;
     memory.write(address.wrapping_add(4), body)?;
     memory.write(address, &version.to_le_bytes())

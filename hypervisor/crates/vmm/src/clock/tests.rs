@@ -229,8 +229,10 @@ fn registrations_are_checked() {
         (0x5000, true),
     ] {
         let before = vcpu.system_time();
+        let memory = *ram.bytes.borrow();
         let result = clock.write_system_time(&mut vcpu, value, &ram, TscAgreement::Matched);
         assert_eq!(result.is_ok(), legal, "{value:#x}");
+        assert!(legal || *ram.bytes.borrow() == memory, "{value:#x}: refused, and written");
         assert_eq!(vcpu.system_time(), if legal { value } else { before });
     }
     ram.versions.borrow_mut().clear();
@@ -251,7 +253,9 @@ fn the_wall_clock_is_that_of_the_start() {
     assert_eq!([ram.u32(0x104), ram.u32(0x108)], [1_700_000_000, 333]);
     assert_eq!(vcpu.wall_clock(), 0x100);
     assert_eq!(clock.write_wall_clock(&mut vcpu, 0x102, &ram, later), Err(Gp));
+    let memory = *ram.bytes.borrow();
     assert_eq!(clock.write_wall_clock(&mut vcpu, 0x1ff8, &ram, later), Err(Gp));
+    assert!(*ram.bytes.borrow() == memory, "refused, and written");
     assert_eq!(vcpu.wall_clock(), 0x100);
     assert_eq!(clock.write_wall_clock(&mut vcpu, 0, &ram, later), Ok(()));
     let pairing = clock.clock_pairing(&vcpu, later);
