@@ -1,9 +1,12 @@
-//! What the hypervisor wants to know of ACPI's tables: to switch the machine off, where to
-//! write ([`FixedTable`]), and what ([`soft_off_types`]); and its clocks ([`PmTimer`],
-//! [`hpet_base`]).
+//! What the hypervisor wants to know of ACPI's tables: where they are and which CPUs there
+//! are ([`tables`]); to switch the machine off, where to write ([`FixedTable`]), and what
+//! ([`soft_off_types`]); and its clocks ([`PmTimer`], [`hpet_base`]). Fuzz target: `acpi`.
 
+pub mod tables;
 #[cfg(test)]
 mod tests;
+
+use tables::{byte, long, word};
 
 /// In a generic address: the space of memory.
 const MEMORY: u8 = 0;
@@ -80,19 +83,6 @@ pub fn hpet_base(table: &[u8]) -> Option<u64> {
     let space = byte(table, 40)?;
     // They take a kilobyte, on a boundary of such.
     long(table, 44).filter(|at| space == MEMORY && *at != 0 && *at % 1024 == 0)
-}
-
-fn byte(table: &[u8], at: usize) -> Option<u8> {
-    table.get(at).copied()
-}
-
-fn word(table: &[u8], at: usize) -> Option<u32> {
-    let bytes = table.get(at..at.checked_add(4)?)?;
-    Some(u32::from_le_bytes(bytes.try_into().ok()?))
-}
-
-fn long(table: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from(word(table, at)?) | u64::from(word(table, at + 4)?) << 32)
 }
 
 fn port(address: u64) -> Option<u16> {

@@ -13,6 +13,10 @@
     deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]
 
+// The fuzz targets' bodies, which tests include, name the crate as others do.
+#[cfg(test)]
+extern crate self as x86defs;
+
 pub mod acpi;
 pub mod addr;
 pub mod bits;

@@ -1,5 +1,7 @@
 extern crate std;
 
+mod tables;
+
 use super::{FixedTable, PmTimer, hpet_base, soft_off_types};
 use proptest::prelude::*;
 
