@@ -98,7 +98,7 @@ fn build(package: &str, which: &[&str], profile: &Profile) -> Result<Vec<(String
 }
 
 /// Names and paths of the programs that cargo's JSON messages report.
-fn executables(messages: &str) -> Vec<(String, PathBuf)> {
+pub(crate) fn executables(messages: &str) -> Vec<(String, PathBuf)> {
     let mut found = Vec::new();
     for line in messages.lines() {
         let Ok(message) = serde_json::from_str::<Value>(line) else { continue };

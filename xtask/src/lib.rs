@@ -13,6 +13,7 @@ pub mod control;
 pub mod ctl;
 pub mod emulator;
 pub mod exec;
+pub mod fuzz;
 pub mod guest;
 pub mod image;
 pub mod kernel;

@@ -8,11 +8,12 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use xtask::bench::BenchOptions;
 use xtask::ctl::CtlOptions;
+use xtask::fuzz::FuzzOptions;
 use xtask::run::RunOptions;
 use xtask::setup::{self, Need};
 use xtask::test::{self, TestOptions};
 use xtask::top::TopOptions;
-use xtask::{bench, ctl, lint, run, top, ui};
+use xtask::{bench, ctl, fuzz, lint, run, top, ui};
 
 /// Sets up, builds, runs and tests Steward.
 #[derive(Parser)]
@@ -43,6 +44,13 @@ enum Task {
     ///
     /// Each machine's serial log stays in target/test-logs. The last line counts.
     Test(TestOptions),
+    /// Run the fuzz targets, each on random inputs made of what reached something new before
+    ///
+    /// They are what guests, kernels, bundles, firmware and the operator's client can reach
+    /// (docs/running.md). A finding prints the input's path and how to run it again, and the
+    /// exit status is 1. Inputs that reach something new stay in target/fuzz/work. The tests
+    /// run each target's committed inputs and 5 s more, 60 s with --full.
+    Fuzz(FuzzOptions),
     /// Count the instructions that exits cost, as a guest sees them
     ///
     /// Prints a table for each machine and writes target/bench/MACHINE.json. The exit status
@@ -109,6 +117,7 @@ fn perform(task: Task) -> Result<u8> {
         Task::Run(options) => run::run(&options),
         Task::Image(options) => run::image(&options),
         Task::Test(options) => test::test(&options),
+        Task::Fuzz(options) => fuzz::fuzz(&options),
         Task::Bench(options) => bench::bench(&options),
         Task::Ctl(options) => ctl::ctl(&options),
         Task::Top(options) => top::top(&options),

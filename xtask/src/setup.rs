@@ -21,11 +21,13 @@ pub enum Need {
     Bochs,
     /// ACPICA's compiler, which checks our ACPI tables.
     Iasl,
+    /// A C++ compiler, for libFuzzer.
+    Cxx,
 }
 
 impl Need {
     /// Everything.
-    pub const ALL: [Need; 4] = [Need::Qemu, Need::Ovmf, Need::Bochs, Need::Iasl];
+    pub const ALL: [Need; 5] = [Need::Qemu, Need::Ovmf, Need::Bochs, Need::Iasl, Need::Cxx];
 
     fn packages(self) -> &'static [&'static str] {
         match self {
@@ -33,6 +35,7 @@ impl Need {
             Need::Ovmf => &["ovmf"],
             Need::Bochs => &["bochs", "bochs-sdl", "bochsbios", "vgabios"],
             Need::Iasl => &["acpica-tools"],
+            Need::Cxx => &["g++"],
         }
     }
 
@@ -47,6 +50,7 @@ impl Need {
                     && has_bochs_sdl()
             }
             Need::Iasl => cmd::find("iasl").is_some(),
+            Need::Cxx => cmd::find("c++").is_some(),
         }
     }
 }

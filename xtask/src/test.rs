@@ -1,5 +1,5 @@
-//! `test`: the tests on this computer, then those on emulated machines, and one
-//! summary of both.
+//! `test`: the tests on this computer, the fuzz targets, then the tests on emulated
+//! machines, and one summary of all.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
@@ -10,12 +10,12 @@ use clap::Args;
 
 use crate::setup::{self, Need};
 use crate::ui::{Out, Step};
-use crate::{cmd, paths};
+use crate::{cmd, fuzz, paths};
 
 /// Options of `test`.
 #[derive(Debug, Clone, Args)]
 pub struct TestOptions {
-    /// The slow cases too: large and small guests, memtest86+
+    /// The slow cases too: large and small guests, memtest86+; fuzz targets for longer
     #[arg(long)]
     pub full: bool,
     /// Instead: build each planted fault in, and see that its test turns red
@@ -34,6 +34,7 @@ pub fn test(options: &TestOptions) -> Result<u8> {
     let mut parts: Vec<(&str, Result<Counts>)> = Vec::new();
     if options.filter.is_none() && !options.planted {
         parts.push(("on this computer", host()));
+        parts.push(("fuzz targets", fuzz::test(options.full)));
     }
     parts.push((
         if options.planted { "planted faults" } else { "on emulated machines" },

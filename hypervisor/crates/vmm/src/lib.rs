@@ -5,7 +5,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(
-    not(test),
+    not(any(test, feature = "scripted")),
     deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]
 
@@ -24,6 +24,8 @@ pub mod e820;
 mod emulate;
 mod exits;
 pub mod fast;
+#[cfg(test)]
+mod fuzz_short;
 pub mod hw;
 pub mod hypercall;
 pub mod irq;
@@ -41,8 +43,8 @@ pub mod recorder;
 mod rom;
 pub mod run;
 pub mod sched;
-#[cfg(test)]
-mod scripted;
+#[cfg(any(test, feature = "scripted"))]
+pub mod scripted;
 mod smbios;
 pub mod stamps;
 pub mod stats;

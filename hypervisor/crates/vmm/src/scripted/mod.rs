@@ -1,10 +1,13 @@
 //! A vCPU that plays a script instead of running a guest: what the loop makes
-//! of each exit, without hardware.
+//! of each exit, without hardware. For tests and for fuzz targets (feature `scripted`).
 
 extern crate std;
 
+#[cfg(test)]
 mod apic;
+#[cfg(test)]
 mod decoding;
+#[cfg(test)]
 mod tests;
 
 use crate::chipset::{Chipset, DebugPorts};
@@ -39,12 +42,14 @@ use x86defs::{
 };
 
 const KHZ: u64 = 1_000_000;
-pub(super) const RAM: usize = 2 << 20;
+/// Bytes of RAM, where nothing else is said.
+pub const RAM: usize = 2 << 20;
 /// The nearest deadline.
-pub(super) const LEAST: u64 = 100;
+pub const LEAST: u64 = 100;
 
-/// RAM of 2 MiB at 0, and whether the APIC's page is open.
-pub(super) struct Ram(RefCell<Vec<u8>>, pub(super) Cell<bool>);
+/// RAM at 0, and whether the APIC's page is open.
+#[derive(Debug)]
+pub struct Ram(RefCell<Vec<u8>>, pub(super) Cell<bool>);
 
 impl Ram {
     fn range(
@@ -53,7 +58,15 @@ impl Ram {
         len: usize,
     ) -> Result<core::ops::Range<usize>, MemoryError> {
         let start = usize::try_from(gpa.as_u64()).unwrap();
-        if start + len <= RAM { Ok(start..start + len) } else { Err(MemoryError::NotRam(gpa)) }
+        match start.checked_add(len) {
+            Some(end) if end <= self.0.borrow().len() => Ok(start..end),
+            _ => Err(MemoryError::NotRam(gpa)),
+        }
+    }
+
+    /// What is in it.
+    pub fn contents(&self) -> Vec<u8> {
+        self.0.borrow().clone()
     }
 }
 
@@ -95,7 +108,7 @@ impl HotRam for Touched {
 
 impl GuestRam for Ram {
     fn is_ram(&self, gpa: GuestPhysAddr) -> bool {
-        gpa.as_u64() < RAM as u64
+        self.range(gpa, 1).is_ok()
     }
 
     fn is_rom(&self, _: GuestPhysAddr) -> bool {
@@ -117,37 +130,64 @@ impl GuestRam for Ram {
 
 /// What the hot handler sees of the RAM.
 #[derive(Debug)]
-pub(super) struct Touched;
+pub struct Touched;
 
 /// RAM from here on has not been touched.
-pub(super) const UNTOUCHED: u64 = 1 << 20;
+pub const UNTOUCHED: u64 = 1 << 20;
 
 /// The hardware's part: registers, and the exits to come.
-#[derive(Default)]
-pub(super) struct Script {
-    pub(super) exits: VecDeque<ExitWithEvent>,
+#[derive(Debug, Default)]
+pub struct Script {
+    /// The exits to come.
+    pub exits: VecDeque<ExitWithEvent>,
     /// What each entry injected.
-    pub(super) injected: Vec<Option<Event>>,
-    pub(super) window: bool,
-    pub(super) next_rip: Option<u64>,
-    pub(super) rip: u64,
-    pub(super) rflags: u64,
-    pub(super) cr4: u64,
-    pub(super) cpl: u8,
-    pub(super) shadow: bool,
-    pub(super) loses_shadow: bool,
-    pub(super) nmi_window_sees_shadow: bool,
-    pub(super) dr6: u64,
-    pub(super) dr7: u64,
-    pub(super) tsc_offset: u64,
-    pub(super) flushes: u32,
+    pub injected: Vec<Option<Event>>,
+    /// An exit was asked for once the guest can take an interrupt.
+    pub window: bool,
+    /// RIP behind the exit's instruction, where this CPU tells.
+    pub next_rip: Option<u64>,
+    /// RIP.
+    pub rip: u64,
+    /// RFLAGS.
+    pub rflags: u64,
+    /// CR0.
+    pub cr0: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: u64,
+    /// The current privilege level.
+    pub cpl: u8,
+    /// XCR0.
+    pub xcr0: u64,
+    /// Segment registers by number.
+    pub segments: [Segment; 8],
+    /// In the shadow of STI or MOV SS.
+    pub shadow: bool,
+    /// This CPU loses the shadow at an entry.
+    pub loses_shadow: bool,
+    /// An NMI window waits for the end of an interrupt shadow.
+    pub nmi_window_sees_shadow: bool,
+    /// DR0 to DR3.
+    pub breakpoints: [u64; 4],
+    /// DR6.
+    pub dr6: u64,
+    /// DR7.
+    pub dr7: u64,
+    /// What is added to the host's TSC.
+    pub tsc_offset: u64,
+    /// How often translations were flushed.
+    pub flushes: u32,
     rsp: u64,
-    cr0: u64,
     cr2: u64,
-    /// Where the CPU delivers interrupts by itself: its page, and its status.
-    pub(super) page: Option<std::boxed::Box<VirtualApicPage>>,
-    pub(super) status: InterruptStatus,
-    efer: u64,
+    gdtr: DescriptorTable,
+    idtr: DescriptorTable,
+    /// Where the CPU delivers interrupts by itself: its page.
+    pub page: Option<std::boxed::Box<VirtualApicPage>>,
+    /// And its status.
+    pub status: InterruptStatus,
+    /// EFER.
+    pub efer: u64,
     injection: Option<Event>,
     nmi_blocked: bool,
 }
@@ -184,9 +224,11 @@ impl Backend for Script {
         self.cr2 = value;
     }
     fn cr3(&self) -> u64 {
-        0
+        self.cr3
     }
-    fn set_cr3(&mut self, _: u64) {}
+    fn set_cr3(&mut self, value: u64) {
+        self.cr3 = value;
+    }
     fn cr4(&self) -> Cr4 {
         Cr4::from_bits_retain(self.cr4)
     }
@@ -217,38 +259,43 @@ impl Backend for Script {
         0
     }
     fn xcr0(&self) -> u64 {
-        1
+        self.xcr0
     }
-    fn set_xcr0(&mut self, _: u64) {}
+    fn set_xcr0(&mut self, value: u64) {
+        self.xcr0 = value;
+    }
     fn dr(&self, number: u8) -> u64 {
         match number {
             6 => self.dr6,
             7 => self.dr7,
-            _ => 0,
+            _ => self.breakpoints[usize::from(number & 3)],
         }
     }
     fn set_dr(&mut self, number: u8, value: u64) {
         match number {
             6 => self.dr6 = value,
             7 => self.dr7 = value,
-            _ => {}
+            _ => self.breakpoints[usize::from(number & 3)] = value,
         }
     }
     fn segment(&self, register: SegmentRegister) -> Segment {
-        match register {
-            SegmentRegister::Cs => Segment::code32(8),
-            _ => Segment::data32(16),
-        }
+        self.segments[register as usize]
     }
-    fn set_segment(&mut self, _: SegmentRegister, _: Segment) {}
+    fn set_segment(&mut self, register: SegmentRegister, value: Segment) {
+        self.segments[register as usize] = value;
+    }
     fn gdtr(&self) -> DescriptorTable {
-        DescriptorTable::default()
+        self.gdtr
     }
-    fn set_gdtr(&mut self, _: DescriptorTable) {}
+    fn set_gdtr(&mut self, value: DescriptorTable) {
+        self.gdtr = value;
+    }
     fn idtr(&self) -> DescriptorTable {
-        DescriptorTable::default()
+        self.idtr
     }
-    fn set_idtr(&mut self, _: DescriptorTable) {}
+    fn set_idtr(&mut self, value: DescriptorTable) {
+        self.idtr = value;
+    }
     fn cpl(&self) -> u8 {
         self.cpl
     }
@@ -310,12 +357,18 @@ impl Backend for Script {
 }
 
 /// The machine: a clock that stands where the test puts it, and the console.
-pub(super) struct Stage {
-    pub(super) tsc: u64,
-    pub(super) console: Vec<u8>,
-    pub(super) room: usize,
-    pub(super) armed: u64,
-    pub(super) firmware: Vec<FirmwareNews>,
+#[derive(Debug)]
+pub struct Stage {
+    /// The TSC.
+    pub tsc: u64,
+    /// What came to the console.
+    pub console: Vec<u8>,
+    /// How much the console says it would take.
+    pub room: usize,
+    /// What the CPU's timer is armed for.
+    pub armed: u64,
+    /// What the guest's firmware told.
+    pub firmware: Vec<FirmwareNews>,
 }
 
 impl Host for Stage {
@@ -354,14 +407,32 @@ impl Host for Stage {
 }
 
 /// A guest with one scripted vCPU.
-pub(super) struct Play {
-    pub(super) vm: Vm<Ram>,
-    pub(super) vcpu: Vcpu<Script>,
-    pub(super) stage: Stage,
+#[derive(Debug)]
+pub struct Play {
+    /// The guest.
+    pub vm: Vm<Ram>,
+    /// The vCPU.
+    pub vcpu: Vcpu<Script>,
+    /// The machine.
+    pub stage: Stage,
+}
+
+impl Default for Play {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Play {
-    pub(super) fn new() -> Self {
+    /// A guest with [`RAM`], all NOPs.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_ram(RAM)
+    }
+
+    /// A guest with so many bytes of RAM, all NOPs.
+    #[must_use]
+    pub fn with_ram(ram: usize) -> Self {
         let host = |leaf: u32, _: u32| match leaf {
             0 => CpuidResult { eax: 0xd, ebx: 0x6874_7541, ecx: 0x444d_4163, edx: 0x6974_6e65 },
             0x8000_0000 => CpuidResult { eax: 0x8000_001e, ..CpuidResult::default() },
@@ -382,9 +453,9 @@ impl Play {
             withheld: &[],
         };
         let cpuid = Arc::new(CpuidTable::new(&host, &config));
-        let msr_config = MsrConfig { microcode: 1, low_ram_end: RAM as u64, high_ram_end: 1 << 32 };
+        let msr_config = MsrConfig { microcode: 1, low_ram_end: ram as u64, high_ram_end: 1 << 32 };
         let msr_table = Arc::new(MsrTable::new(&cpuid, &msr_config));
-        let memory = Ram(RefCell::new(vec![0x90; RAM]), Cell::new(true));
+        let memory = Ram(RefCell::new(vec![0x90; ram]), Cell::new(true));
         let mut clock = VmClock::new(frequency);
         let mut vcpu_clock = VcpuClock::default();
         let start = HostTime { tsc: 0, wall: 0 };
@@ -424,7 +495,10 @@ impl Play {
             pv: PvState::default(),
             pv_counts: PvCounts::default(),
         };
-        let script = Script { rip: 0x1000, rflags: 2, cr0: 0x11, ..Script::default() };
+        let mut segments = [Segment::data32(16); 8];
+        segments[SegmentRegister::Cs as usize] = Segment::code32(8);
+        let script =
+            Script { rip: 0x1000, rflags: 2, cr0: 0x11, xcr0: 1, segments, ..Script::default() };
         let vm = Vm {
             name: "play".into(),
             memory,
@@ -447,28 +521,28 @@ impl Play {
     }
 
     /// One turn that ends in `exit`.
-    pub(super) fn turn(&mut self, exit: VmExit) -> Next {
+    pub fn turn(&mut self, exit: VmExit) -> Next {
         self.turn_with(exit, None)
     }
 
     /// One turn that ends in `exit`, which interrupts the delivery of an event.
-    pub(super) fn turn_with(&mut self, exit: VmExit, interrupted: Option<Event>) -> Next {
+    pub fn turn_with(&mut self, exit: VmExit, interrupted: Option<Event>) -> Next {
         self.vcpu.hw.exits.push_back(ExitWithEvent { exit, interrupted });
         turn(&mut self.vcpu, &self.vm, &mut self.stage)
     }
 
     /// One turn of a vCPU that must not be entered.
-    pub(super) fn idle(&mut self) -> Next {
+    pub fn idle(&mut self) -> Next {
         turn(&mut self.vcpu, &self.vm, &mut self.stage)
     }
 
     /// Puts code at RIP.
-    pub(super) fn code(&mut self, bytes: &[u8]) {
+    pub fn code(&mut self, bytes: &[u8]) {
         self.vm.memory.write(GuestPhysAddr::new(self.vcpu.hw.rip), bytes).unwrap();
     }
 
     /// What the last entry injected.
-    pub(super) fn injected(&self) -> Option<Event> {
+    pub fn injected(&self) -> Option<Event> {
         *self.vcpu.hw.injected.last().unwrap()
     }
 }

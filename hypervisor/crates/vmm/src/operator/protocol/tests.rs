@@ -16,6 +16,13 @@ use proptest::prelude::*;
 #[path = "../../../../../../tests/fuzz/src/control.rs"]
 #[expect(unreachable_pub, reason = "public where the fuzz targets call it")]
 mod fuzz;
+#[path = "../../../../../../tests/fuzz/src/session.rs"]
+#[expect(
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    reason = "public where the fuzz targets call it; tests of 64-bit hosts"
+)]
+mod fuzz_session;
 
 fn settings() -> Box<GuestSettings> {
     Box::new(GuestSettings {
@@ -397,6 +404,27 @@ proptest! {
         prop_oneof![any::<u8>(), proptest::sample::select(&b"{}[]\":,\n\\0"[..])], 0..400,
     )) {
         fuzz::run(&data);
+    }
+
+    #[test]
+    fn the_session_fuzz_target_holds(
+        operations in proptest::collection::vec(any_operation(), 1..8),
+        twice in any::<u8>(),
+        at in any::<proptest::sample::Index>(),
+        byte in any::<u8>(),
+    ) {
+        let mut said = Vec::new();
+        for (n, operation) in operations.into_iter().enumerate() {
+            let mut line = Request::new(format!("{n}"), operation).to_line();
+            if twice >> n & 1 != 0 {
+                line.insert(line.len() - 1, b'\t');
+            }
+            said.extend(line);
+        }
+        fuzz_session::run(&said);
+        let at = at.index(said.len());
+        said[at] = byte;
+        fuzz_session::run(&said);
     }
 
     #[test]

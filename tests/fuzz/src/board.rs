@@ -1,0 +1,122 @@
+//! The devices of a guest's machine, whatever the guest does to their ports and registers
+//! in memory and whenever: no access panics, sends more than a few interrupts, or leaves a
+//! deadline in the past, for which the CPU would wake again and again.
+
+use super::input::Input;
+use core::cell::Cell;
+use devices::Nanos;
+use vmm::chipset::{Chipset, DebugPorts};
+use vmm::layout::{DEBUG_EXIT_PORT, IOAPIC_BASE, PM1A_EVENT_PORT, PVPANIC_PORT, TRACE_PORT};
+use x86defs::{GuestPhysAddr, Width};
+
+/// First ports of devices, and how many belong to each.
+const PORTS: [(u16, u16); 14] = [
+    (0x20, 2),
+    (0xa0, 2),
+    (0x4d0, 2),
+    (0x40, 4),
+    (0x61, 1),
+    (0x70, 4),
+    (0x3f8, 8),
+    (PM1A_EVENT_PORT, 12),
+    (0x60, 5),
+    (0x92, 1),
+    (0xcf8, 8),
+    (PVPANIC_PORT, 1),
+    (DEBUG_EXIT_PORT, 4),
+    (TRACE_PORT, 4),
+];
+/// Accesses in one case at the most.
+const ACCESSES: usize = 200;
+/// No guest is older: a hundred years and more.
+const MOST_NANOS: u64 = 1 << 62;
+/// Interrupts that one access may send: each pin of the I/O APIC once for each line that it
+/// can move.
+const MESSAGES: usize = 3 * devices::ioapic::PINS as usize;
+
+fn width_of(choice: u8) -> Width {
+    match choice & 3 {
+        0 | 1 => Width::B1,
+        2 => Width::B2,
+        _ => Width::B4,
+    }
+}
+
+/// One case.
+pub fn run(data: &[u8]) {
+    let mut input = Input(data);
+    let [seconds, debug] = input.take();
+    let debug = if debug & 1 == 0 { DebugPorts::Present } else { DebugPorts::Absent };
+    let chipset = Chipset::new(1_700_000_000 + (u64::from(seconds) << 24), debug);
+    let mut now = Nanos(0);
+    let mut console = [0; 100];
+    for _ in 0..ACCESSES {
+        if input.0.is_empty() {
+            break;
+        }
+        let sent = Cell::new(0);
+        let mut deliver = |_| sent.set(sent.get() + 1);
+        let [operation, choice] = input.take();
+        let width = width_of(operation >> 6);
+        let port = match PORTS.get(usize::from(choice >> 4)) {
+            Some((first, count)) => first + u16::from(choice & 15) % count,
+            None => u16::from_le_bytes(input.take()),
+        };
+        match operation & 15 {
+            0..=3 => {
+                let value = u64::from(chipset.port_read(port, width, now, &mut deliver));
+                assert_eq!(width.truncate(value), value);
+            }
+            4..=8 => {
+                let value = u32::from_le_bytes(input.take());
+                let _ = chipset.port_write(port, width, value, now, &mut deliver);
+            }
+            9 | 10 => {
+                let at = GuestPhysAddr::new(IOAPIC_BASE + u64::from(choice & 0x3f) * 4);
+                let value = chipset.mmio_read(at, width, now);
+                assert_eq!(width.truncate(value), value);
+            }
+            11 => {
+                let register = u32::from(choice & 0x3f);
+                let value = u32::from_le_bytes(input.take());
+                for (offset, value) in [(0, register), (0x10, value)] {
+                    let at = GuestPhysAddr::new(IOAPIC_BASE + offset);
+                    chipset.mmio_write(at, Width::B4, value.into(), now, &mut deliver);
+                }
+            }
+            12 => {
+                let later = now.0.saturating_add(input.u64() >> (choice & 63));
+                now = Nanos(later.min(MOST_NANOS));
+            }
+            13 => {
+                let typed = [choice; 20];
+                let taken = chipset.console_input(&typed, now, &mut deliver);
+                assert!(taken <= typed.len());
+                let sent = chipset.console_output(&mut console, &mut deliver);
+                assert!(sent <= console.len());
+            }
+            14 => match choice & 3 {
+                0 => chipset.press_power_button(&mut deliver),
+                1 => chipset.end_of_interrupt(input.byte(), &mut deliver),
+                _ if chipset.pic_output() => _ = chipset.pic_acknowledge(&mut deliver),
+                _ => {}
+            },
+            // The short ways give what the long one would.
+            _ => {
+                if let Some(value) = chipset.quick_read(port) {
+                    let slow = chipset.port_read(port, Width::B1, now, &mut deliver);
+                    assert_eq!(slow, u32::from(value), "port {port:#x}");
+                }
+                if let Some(mut write) = chipset.quick_write(port) {
+                    write.write(choice);
+                }
+            }
+        }
+        assert!(sent.get() <= MESSAGES, "{} interrupts", sent.get());
+        chipset.advance(now, |_| sent.set(sent.get() + 1));
+        let next = chipset.deadline();
+        assert!(next > now, "a deadline at {next:?} that {now:?} does not end");
+        let (pins, pics) = chipset.lines();
+        assert!(pins.len() <= usize::from(devices::ioapic::PINS) && pics.len() == 2);
+    }
+}
