@@ -10,13 +10,14 @@ use crate::drivers::{clocks, framebuffer, rtc, serial};
 use crate::error::HostError;
 use crate::hw::{self, Extension, VendorCpu, svm, vmx};
 use crate::machine;
-use crate::mm::{self, Handover, layout};
+use crate::mm::{self, Handover, Unsealed, layout};
 use crate::monitor;
 use acpi::Firmware;
 use bootloader_api::BootInfo;
 use bootloader_api::config::{BootloaderConfig, Mapping};
 use vmm::bundle::Bundle;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
+use x86defs::cpuid::Guards;
 
 /// What is asked of the bootloader: where to put things.
 pub static CONFIG: BootloaderConfig = {
@@ -130,16 +131,19 @@ fn processor() -> Result<Extension, HostError> {
         nmi: mm::map_stack(4)?,
         machine_check: mm::map_stack(4)?,
     };
-    processor_tables(0, stacks);
+    processor_tables(0, stacks, tables::memory()?);
     let extension = hw::detect()?;
     monitor::stage("processor", format_args!("{}", cpu::brand()));
+    if let Some(missing) = Guards::of(&cpu::cpuid_checked).warning() {
+        monitor::stage("processor", format_args!("{missing}"));
+    }
     Ok(extension)
 }
 
-/// Gives the calling CPU, number `index`, its descriptor tables and the control
-/// bits that the hypervisor runs with.
-fn processor_tables(index: usize, stacks: TrapStacks) {
-    tables::install(stacks);
+/// Gives the calling CPU, number `index`, its descriptor tables, in `memory`, and the
+/// control bits that the hypervisor runs with.
+fn processor_tables(index: usize, stacks: TrapStacks, memory: Unsealed) {
+    tables::install(stacks, memory);
     percpu::claim(index);
     mm::protect();
     // SAFETY: every 64-bit CPU has machine checks, and they have a handler now.

@@ -6,13 +6,14 @@
 //! counter is compared with the first one's.
 
 use crate::cpu::percpu::{self, MAX_CPUS};
-use crate::cpu::tables::TrapStacks;
+use crate::cpu::tables::{self, TrapStacks};
 use crate::cpu::{apic, asm, msr, tsc, tsc_sync};
 use crate::error::HostError;
-use crate::mm::{self, Handover};
+use crate::mm::{self, Handover, Unsealed};
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use spin::Mutex;
 use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 use x86defs::addr::PAGE_SIZE;
 use x86defs::bits::Low;
@@ -153,6 +154,8 @@ extern "C" fn enter_image() {
 static GO_ON: AtomicU64 = AtomicU64::new(0);
 /// The CPU's stacks for traps; the one that starts is the only reader.
 static STACKS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+/// Memory for its descriptor tables.
+static TABLES: Mutex<Option<Unsealed>> = Mutex::new(None);
 /// CPUs that have said that they are there.
 static ARRIVED: AtomicUsize = AtomicUsize::new(0);
 
@@ -162,7 +165,8 @@ extern "C" fn started(index: usize) -> ! {
     unsafe { msr::write(Msr::PAT, paging::stage2::HOST_PAT) };
     let [double_fault, nmi, machine_check] =
         STACKS.each_ref().map(|stack| stack.load(Ordering::Acquire));
-    super::processor_tables(index, TrapStacks { double_fault, nmi, machine_check });
+    let Some(tables) = TABLES.lock().take() else { asm::stop() };
+    super::processor_tables(index, TrapStacks { double_fault, nmi, machine_check }, tables);
     apic::init_other();
     percpu::set_online(apic::id());
     tsc_sync::arrive();
@@ -257,6 +261,7 @@ impl StartUpPage {
         for slot in &STACKS {
             slot.store(mm::map_stack(4)?, Ordering::Release);
         }
+        *TABLES.lock() = Some(tables::memory()?);
         // SAFETY: EFER exists on every 64-bit CPU.
         let efer = unsafe { msr::read(Msr::EFER) };
         let long = (&raw const steward_start_up_long) as u64 - (&raw const steward_start_up) as u64;

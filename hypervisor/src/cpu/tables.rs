@@ -2,7 +2,8 @@
 //! (APM volume 2: "System Data Structures").
 
 use super::traps;
-use alloc::boxed::Box;
+use crate::error::HostError;
+use crate::mm::Unsealed;
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
 use x86_64::instructions::tables::load_tss;
@@ -31,9 +32,42 @@ pub struct TrapStacks {
     pub machine_check: u64,
 }
 
-/// Gives this CPU its own descriptor tables, for good.
-pub fn install(stacks: TrapStacks) {
-    let tss = Box::leak(Box::new(TaskStateSegment::new()));
+/// Where a CPU's tables are in their memory, and its bytes.
+const IDT: u64 = 0;
+const GDT: u64 = 0x1000;
+const TSS: u64 = 0x1800;
+const BYTES: usize = 0x2000;
+
+const _: () = {
+    assert!(size_of::<InterruptDescriptorTable>() as u64 <= GDT);
+    assert!(size_of::<GlobalDescriptorTable>() as u64 <= TSS - GDT);
+    assert!(TSS + size_of::<TaskStateSegment>() as u64 <= BYTES as u64);
+};
+
+/// Memory for a CPU's tables.
+///
+/// # Errors
+/// [`HostError::OutOfMemory`].
+pub fn memory() -> Result<Unsealed, HostError> {
+    Unsealed::new(BYTES, "a CPU's descriptor tables")
+}
+
+/// Puts `value` into `memory`, where it stays for good.
+fn place<T>(memory: &Unsealed, offset: u64, value: T) -> &'static mut T {
+    let place = (memory.address() + offset) as *mut T;
+    // SAFETY: the offsets above keep the tables apart, aligned and inside the memory, which
+    // this CPU alone uses and which stays mapped.
+    unsafe { place.write(value) };
+    // SAFETY: it was just written, and nothing else refers to it.
+    unsafe { &mut *place }
+}
+
+/// Gives this CPU its own descriptor tables, for good, in `memory` of [`memory`]: from then
+/// on they are read-only. The CPU writes to them in two cases, which are over by then: it
+/// marks the task's segment as busy when that is loaded, and a code or data segment as
+/// accessed, which these are from the start (SDM: "Segment Descriptors", "TSS Descriptor").
+pub fn install(stacks: TrapStacks, memory: Unsealed) {
+    let tss = place(&memory, TSS, TaskStateSegment::new());
     for (slot, top) in [
         (IST_DOUBLE_FAULT, stacks.double_fault),
         (IST_NMI, stacks.nmi),
@@ -41,15 +75,16 @@ pub fn install(stacks: TrapStacks) {
     ] {
         tss.interrupt_stack_table[usize::from(slot)] = VirtAddr::new(top);
     }
-    let gdt = Box::leak(Box::new(GlobalDescriptorTable::new()));
+    let gdt = place(&memory, GDT, GlobalDescriptorTable::new());
     let code = gdt.append(Descriptor::kernel_code_segment());
     let data = gdt.append(Descriptor::kernel_data_segment());
     let task = gdt.append(Descriptor::tss_segment(tss));
     gdt.load();
     load_segments(code, data, task);
-    let idt = Box::leak(Box::new(InterruptDescriptorTable::new()));
+    let idt = place(&memory, IDT, InterruptDescriptorTable::new());
     fill(idt);
     idt.load();
+    memory.seal();
 }
 
 fn load_segments(code: SegmentSelector, data: SegmentSelector, task: SegmentSelector) {

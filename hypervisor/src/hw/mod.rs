@@ -99,6 +99,13 @@ pub trait VendorCpu: Debug + Sized + 'static {
     fn withheld(&self) -> &'static [FeatureBit];
 }
 
+/// Where the hypervisor sees the maps of ports and registers that guests may touch, once
+/// the first guest is there.
+#[cfg(feature = "check-entries")]
+pub(crate) fn permission_maps() -> Option<u64> {
+    svm::maps::address().or_else(vmx::maps::address)
+}
+
 /// Which extension this CPU has, and whether it may be used.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use devices::firmware::FirmwareNews;
 use vmm::clock::HostTime;
+use vmm::predictors::Predictors;
 use vmm::run::{Next, off_cpu, on_cpu, turn};
 use vmm::sched::{Choice, Decision, EntityId, Stay, Stop};
 use vmm::timer::NEVER;
@@ -65,10 +66,8 @@ pub(super) struct ThisCpu<C: VendorCpu> {
     armed: u64,
     /// The running guest's console.
     console: Option<Arc<Console>>,
-    /// The CPU can forget what branches it has learned.
-    has_barrier: bool,
-    /// When the guest was started that ran here last: its name.
-    last_guest: u64,
+    /// Who taught its branch predictors.
+    predictors: Predictors,
     /// vCPUs that went to sleep here. One that was woken otherwise is still
     /// here, and wakes once for nothing.
     sleepers: Vec<Sleeper>,
@@ -135,8 +134,7 @@ impl<C: VendorCpu> ThisCpu<C> {
             since: asm::rdtsc(),
             armed: NEVER,
             console: None,
-            has_barrier: has_branch_barrier(&cpuid_checked),
-            last_guest: 0,
+            predictors: Predictors::new(has_branch_barrier(&cpuid_checked)),
             sleepers: Vec::new(),
         }
     }
@@ -269,7 +267,11 @@ impl<C: VendorCpu> ThisCpu<C> {
             return nothing(Stop::Blocked);
         }
         guest.places.enter(index, self.index);
-        self.forget_branches(guest);
+        // A guest's name is when it was started.
+        self.predictors.hand_to(guest.started, || {
+            // SAFETY: the CPU has the command, which changes no state that programs see.
+            unsafe { msr::write(Msr::PRED_CMD, PRED_CMD_IBPB) };
+        });
         self.console = Some(Arc::clone(&guest.console));
         self.sleepers.retain(|sleeper| sleeper.entity != choice.id);
         let mut stay = Stay::default();
@@ -310,16 +312,6 @@ impl<C: VendorCpu> ThisCpu<C> {
             guest.stop(reason, Some(index), self.world);
         }
         (stop, stay)
-    }
-
-    /// What another guest taught the branch predictors must not steer `guest`
-    /// (SDM: "Indirect Branch Predictor Barrier").
-    fn forget_branches(&mut self, guest: &Guest<C>) {
-        let last = core::mem::replace(&mut self.last_guest, guest.started);
-        if last != guest.started && self.has_barrier {
-            // SAFETY: the CPU has the command, which changes no state that programs see.
-            unsafe { msr::write(Msr::PRED_CMD, PRED_CMD_IBPB) };
-        }
     }
 
     /// Lets the guest run until its time is up, it waits, or it ends. `stay` says from

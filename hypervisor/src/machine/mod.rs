@@ -12,6 +12,8 @@ mod guest;
 mod operator;
 mod start;
 mod time;
+#[cfg(feature = "check-entries")]
+mod violations;
 
 use crate::cpu::{asm, percpu, tsc};
 use crate::drivers::rtc;

@@ -17,6 +17,7 @@ use x86_64::PhysAddr;
 use x86_64::registers::control::{Cr3, Cr3Flags, Cr4, Cr4Flags};
 use x86_64::structures::paging::PhysFrame;
 use x86defs::addr::{Hfn, PAGE_SIZE};
+use x86defs::cpuid::Guards;
 use x86defs::pte::{MemoryType, Pte};
 use x86defs::{HostPhysAddr, Msr};
 
@@ -233,13 +234,13 @@ fn enter(root: HostPhysAddr) {
 /// Switches on what guards user pages, and the global bit, on the calling CPU,
 /// which uses the hypervisor's tables.
 pub fn protect() {
-    let features = cpu::cpuid_checked(7, 0).ebx;
+    let guards = Guards::of(&cpu::cpuid_checked);
     let mut cr4 = Cr4::read() | Cr4Flags::PAGE_GLOBAL;
-    cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, features & 1 << 7 != 0);
-    cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features & 1 << 20 != 0);
+    cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, guards.smep);
+    cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, guards.smap);
     // SAFETY: the CPU has the features; no supervisor page is marked as the user's.
     unsafe { Cr4::write(cr4) };
-    copy::set_smap(features & 1 << 20 != 0);
+    copy::set_smap(guards.smap);
 }
 
 fn load(root: HostPhysAddr) {
@@ -317,7 +318,16 @@ pub fn map_firmware(base: HostPhysAddr, len: u64) -> Option<u64> {
     (len <= MOST_FIRMWARE).then(|| map(base, len, attributes).ok())?
 }
 
-/// Maps `len` bytes of free low memory at `base`, writable, for good, and
+/// Takes away the right to write to `len` bytes at `at`, which [`map_low`] mapped. Cached
+/// translations are the caller's to forget. `false`: there was no frame for a table.
+pub(super) fn make_read_only(at: u64, len: u64) -> bool {
+    let attributes = Attributes::ram(Permissions::READ | Permissions::GLOBAL);
+    // Nobody edits the tables of this slot meanwhile.
+    let _alone = NEXT_DEVICE.lock();
+    kernel_mapper().protect(&mut Tables, at, len, attributes).is_ok()
+}
+
+/// Maps `len` bytes of free memory at `base`, writable, for good, and
 /// returns where.
 ///
 /// # Errors

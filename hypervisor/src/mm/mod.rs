@@ -14,6 +14,7 @@ mod heap;
 mod host;
 pub mod layout;
 mod pool;
+mod sealed;
 mod stock;
 pub mod upload;
 mod zeroing;
@@ -23,9 +24,9 @@ pub use host::{
     Handover, START_UP_BYTES, init, kernel_root, kernel_root_entry, map_device, map_firmware,
     map_low, map_stack, protect, with_root,
 };
-pub use pool::{
-    Tables, allocate as allocate_page, allocate_run, free as free_page, used as pool_used,
-};
+pub use pool::{Tables, allocate as allocate_page, free as free_page, used as pool_used};
+
+pub use sealed::Unsealed;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use paging::frames::{FrameAllocator, NotYours, Owner};

@@ -68,21 +68,6 @@ impl Pool {
         block.first.checked_add(word as u64 * 64 + u64::from(bit))
     }
 
-    fn take_run(&mut self) -> Option<Hfn> {
-        for block in self.blocks.iter_mut().flatten() {
-            for (word, bits) in block.free.iter_mut().enumerate() {
-                let all = bits.to_le_bytes();
-                if let Some(byte) = all.iter().position(|b| *b == 0xff) {
-                    *bits &= !(0xff << (byte * 8));
-                    block.count -= RUN;
-                    self.free -= RUN;
-                    return block.first.checked_add((word * 64 + byte * 8) as u64);
-                }
-            }
-        }
-        None
-    }
-
     fn give(&mut self, frame: Hfn) -> bool {
         let number = frame.number();
         for block in self.blocks.iter_mut().flatten() {
@@ -165,24 +150,6 @@ pub(super) fn let_grow(root: HostPhysAddr) {
 #[must_use]
 pub fn allocate() -> Option<HostPhysAddr> {
     POOL.lock().allocate()
-}
-
-/// Frames in a run.
-const RUN: u64 = 8;
-
-/// Eight frames in a row, zeroed, aligned to their size, for good.
-#[must_use]
-pub fn allocate_run() -> Option<HostPhysAddr> {
-    let mut pool = POOL.lock();
-    if pool.spare() <= RESERVE + RUN {
-        // As in `Pool::allocate`.
-        let _ = pool.grow();
-    }
-    let base = (pool.spare() >= RUN).then(|| pool.take_run())??.base();
-    for page in 0..RUN {
-        zero(HostPhysAddr::new(base.as_u64() + page * PAGE_SIZE));
-    }
-    Some(base)
 }
 
 /// Frames that are set aside for somebody's page tables, until they are used or this is dropped.

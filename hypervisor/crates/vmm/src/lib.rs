@@ -38,6 +38,7 @@ mod mptable;
 pub mod msr;
 pub mod mtrr;
 pub mod operator;
+pub mod predictors;
 pub mod pv;
 pub mod recorder;
 mod rom;

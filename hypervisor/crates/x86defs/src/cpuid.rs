@@ -31,6 +31,45 @@ pub fn has_branch_barrier(cpu: &impl CpuidSource) -> bool {
     cpu.cpuid(7, 0).edx & 1 << 26 != 0 || cpu.cpuid(0x8000_0008, 0).ebx & 1 << 12 != 0
 }
 
+/// How a CPU keeps the hypervisor from using what guests have written, which it maps as
+/// user pages: as code (SMEP), and as data but where a copy is meant (SMAP).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guards {
+    /// Supervisor-mode execution prevention.
+    pub smep: bool,
+    /// Supervisor-mode access prevention.
+    pub smap: bool,
+}
+
+impl Guards {
+    /// What CPUID says (leaf 7, EBX).
+    #[must_use]
+    pub fn of(cpu: &impl CpuidSource) -> Self {
+        let features = cpu.cpuid(7, 0).ebx;
+        Self { smep: features & 1 << 7 != 0, smap: features & 1 << 20 != 0 }
+    }
+
+    /// Words for the operator, where one is missing.
+    #[must_use]
+    pub const fn warning(self) -> Option<&'static str> {
+        match (self.smep, self.smap) {
+            (true, true) => None,
+            (true, false) => Some(
+                "without SMAP: a stray access of the hypervisor to a guest's memory would not be \
+                 noticed",
+            ),
+            (false, true) => Some(
+                "without SMEP: only the page tables keep the hypervisor from running code of a \
+                 guest",
+            ),
+            (false, false) => Some(
+                "without SMEP and SMAP: a stray access of the hypervisor to a guest's memory would \
+                 not be noticed, and only the page tables keep it from running code there",
+            ),
+        }
+    }
+}
+
 /// The CPU's maker, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Vendor {

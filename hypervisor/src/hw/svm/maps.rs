@@ -3,7 +3,7 @@
 //! (APM volume 2: "I/O Permissions Map", "MSR Intercepts").
 
 use crate::error::HostError;
-use crate::mm;
+use crate::mm::Unsealed;
 use spin::Once;
 use x86defs::vmcb::{IOPM_SIZE, MSRPM_SIZE};
 use x86defs::{HostPhysAddr, Msr};
@@ -28,6 +28,9 @@ const PASSED_THROUGH: [Msr; 10] = [
 pub(super) struct Maps {
     pub(super) io: HostPhysAddr,
     pub(super) msr: HostPhysAddr,
+    /// Where the hypervisor sees the first of them.
+    #[cfg(feature = "check-entries")]
+    address: u64,
 }
 
 static MAPS: Once<Maps> = Once::new();
@@ -44,26 +47,33 @@ const fn position(msr: Msr) -> Option<(usize, u32)> {
     Some((base + (bit / 8) as usize, bit % 8))
 }
 
-/// The maps, built at the first call.
+/// Where the hypervisor sees the maps, once they are there.
+#[cfg(feature = "check-entries")]
+pub(in crate::hw) fn address() -> Option<u64> {
+    MAPS.get().map(|maps| maps.address)
+}
+
+/// The maps, built at the first call and read-only from then on.
 pub(super) fn get() -> Result<Maps, HostError> {
     if let Some(maps) = MAPS.get() {
         return Ok(*maps);
     }
-    let out = || HostError::OutOfMemory("AMD-V's permission maps");
-    // The maps must be contiguous: five frames out of a run of eight.
-    let io = mm::allocate_run().ok_or_else(out)?;
+    let mut memory = Unsealed::new(IOPM_SIZE + MSRPM_SIZE, "AMD-V's permission maps")?;
+    let io = memory.frames();
     let msr = HostPhysAddr::new(io.as_u64() + IOPM_SIZE as u64);
-    let bytes = mm::direct(io) as *mut u8;
-    // SAFETY: the block is ours, mapped at its direct address, and both maps fit in it.
-    let all = unsafe { core::slice::from_raw_parts_mut(bytes, IOPM_SIZE + MSRPM_SIZE) };
+    #[cfg(feature = "check-entries")]
+    let address = memory.address();
+    let all = memory.bytes();
     all.fill(0xff);
     let msr_map = &mut all[IOPM_SIZE..];
     for (byte, bit) in PASSED_THROUGH.iter().filter_map(|msr| position(*msr)) {
         msr_map[byte] &= !(3 << bit);
     }
-    Ok(*MAPS.call_once(|| Maps { io, msr }))
+    memory.seal();
+    Ok(*MAPS.call_once(|| Maps {
+        io,
+        msr,
+        #[cfg(feature = "check-entries")]
+        address,
+    }))
 }
-
-const _: () = {
-    assert!(IOPM_SIZE + MSRPM_SIZE <= 8 * 4096);
-};

@@ -10,7 +10,7 @@ mod broken;
 pub mod caps;
 mod dump;
 mod entry;
-mod maps;
+pub(in crate::hw) mod maps;
 mod rules;
 mod vcpu;
 

@@ -4,7 +4,7 @@
 //! (SDM: "I/O-Bitmap Addresses", "MSR-Bitmap Address").
 
 use crate::error::HostError;
-use crate::mm;
+use crate::mm::Unsealed;
 use devices::lapic::{Lapic, Reg};
 use spin::Once;
 use x86defs::vmcs::BITMAP_SIZE;
@@ -36,6 +36,9 @@ pub(super) struct Maps {
     pub(super) msr_priority: HostPhysAddr,
     /// With all registers that the CPU virtualizes.
     pub(super) msr_apic: HostPhysAddr,
+    /// Where the hypervisor sees the first of them.
+    #[cfg(feature = "check-entries")]
+    address: u64,
 }
 
 static MAPS: Once<Maps> = Once::new();
@@ -51,26 +54,9 @@ const fn position(msr: Msr) -> Option<(usize, u32)> {
     Some((base + (bit / 8) as usize, bit % 8))
 }
 
-fn full_page() -> Result<HostPhysAddr, HostError> {
-    let page = mm::allocate_page().ok_or(HostError::OutOfMemory("VT-x's bitmaps"))?;
-    bytes(page).fill(0xff);
-    Ok(page)
-}
-
-fn bytes(page: HostPhysAddr) -> &'static mut [u8] {
-    let pointer = mm::direct(page) as *mut u8;
-    // SAFETY: the page is ours for good, mapped at its direct address, and
-    // nobody else has it until the maps are published.
-    unsafe { core::slice::from_raw_parts_mut(pointer, BITMAP_SIZE) }
-}
-
-/// A bitmap that also opens these registers of the x2APIC.
-fn msr_bitmap(
-    read: impl Iterator<Item = Reg>,
-    written: impl Iterator<Item = Reg>,
-) -> Result<HostPhysAddr, HostError> {
-    let page = full_page()?;
-    let map = bytes(page);
+/// Makes `map`, which denies everything, a bitmap that passes what guests have for
+/// themselves and also opens these registers of the x2APIC.
+fn open_msrs(map: &mut [u8], read: impl Iterator<Item = Reg>, written: impl Iterator<Item = Reg>) {
     let x2apic = |reg: Reg| Msr(Msr::X2APIC_FIRST.0 + u32::from(reg.0));
     let passed = PASSED_THROUGH.into_iter();
     for msr in passed.clone().chain(READABLE).chain(read.map(x2apic)) {
@@ -83,23 +69,41 @@ fn msr_bitmap(
             map[WRITES + byte] &= !(1 << bit);
         }
     }
-    Ok(page)
 }
 
-/// The bitmaps, built at the first call.
+/// Where the hypervisor sees the bitmaps, once they are there.
+#[cfg(feature = "check-entries")]
+pub(in crate::hw) fn address() -> Option<u64> {
+    MAPS.get().map(|maps| maps.address)
+}
+
+/// The bitmaps, built at the first call and read-only from then on.
 pub(super) fn get() -> Result<Maps, HostError> {
     if let Some(maps) = MAPS.get() {
         return Ok(*maps);
     }
+    let mut memory = Unsealed::new(5 * BITMAP_SIZE, "VT-x's bitmaps")?;
+    let frames = memory.frames();
+    let page = |number: u64| HostPhysAddr::new(frames.as_u64() + number * BITMAP_SIZE as u64);
+    let maps = Maps {
+        io_a: page(0),
+        io_b: page(1),
+        msr: page(2),
+        msr_priority: page(3),
+        msr_apic: page(4),
+        #[cfg(feature = "check-entries")]
+        address: memory.address(),
+    };
     let none = || core::iter::empty();
     let priority = || core::iter::once(Reg::TPR);
     let written = || [Reg::TPR, Reg::EOI, Reg::SELF_IPI].into_iter();
-    let maps = Maps {
-        io_a: full_page()?,
-        io_b: full_page()?,
-        msr: msr_bitmap(none(), none())?,
-        msr_priority: msr_bitmap(priority(), priority())?,
-        msr_apic: msr_bitmap(Lapic::readable_in_page(), written())?,
-    };
+    let all = memory.bytes();
+    all.fill(0xff);
+    let mut msr_maps = all.chunks_exact_mut(BITMAP_SIZE).skip(2);
+    let mut next = || msr_maps.next().unwrap_or_default();
+    open_msrs(next(), none(), none());
+    open_msrs(next(), priority(), priority());
+    open_msrs(next(), Lapic::readable_in_page(), written());
+    memory.seal();
     Ok(*MAPS.call_once(|| maps))
 }

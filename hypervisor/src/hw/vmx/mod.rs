@@ -13,7 +13,7 @@ pub mod caps;
 mod dump;
 mod entry;
 mod host;
-mod maps;
+pub(in crate::hw) mod maps;
 mod rules;
 mod syscall;
 mod vcpu;

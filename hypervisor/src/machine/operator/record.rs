@@ -8,6 +8,8 @@ use super::super::console::Console;
 use super::super::cpu::Runner;
 use super::super::guest::Guest;
 use super::super::start::{Files, Starter};
+#[cfg(feature = "check-entries")]
+use super::super::violations;
 use super::{Operator, verdict};
 use crate::cpu::asm;
 use crate::drivers::serial;
@@ -417,6 +419,10 @@ impl<C: VendorCpu> Operator<C> {
                 #[cfg(feature = "check-entries")]
                 if crate::hw::broken::requested(&settings.cmdline).is_some() {
                     world.try_broken(vendor, &guest);
+                }
+                #[cfg(feature = "check-entries")]
+                if let Some(name) = violations::requested(&settings.cmdline) {
+                    mm::with_root(guest.vm.memory.root(), || violations::commit(name))
                 }
                 record.stage = Stage::There(Arc::clone(&guest));
                 record.clock_stands = false;

@@ -1,0 +1,77 @@
+//! Memory that is written once, at boot, and is read-only from then on: descriptor tables,
+//! and the maps by which a CPU lets guests through to ports and registers. Who could write
+//! there would have the machine, and nobody has to.
+//!
+//! It lies in frames that are mapped nowhere else: no other address of theirs is writable.
+
+use super::{FRAMES, free_frames, host};
+use crate::error::HostError;
+use paging::frames::{Owner, Source};
+use x86_64::VirtAddr;
+use x86_64::instructions::tlb;
+use x86defs::HostPhysAddr;
+use x86defs::addr::PAGE_SIZE;
+
+/// Bytes of a page.
+const PAGE: usize = 4096;
+const _: () = assert!(PAGE as u64 == PAGE_SIZE);
+
+/// Memory that can still be written, by the CPU that fills it and no other.
+#[derive(Debug)]
+pub struct Unsealed {
+    /// Where it is mapped.
+    at: u64,
+    frames: HostPhysAddr,
+    /// Bytes, in whole pages.
+    len: usize,
+}
+
+impl Unsealed {
+    /// At least `len` bytes, contiguous, aligned to a page, with anything in them.
+    ///
+    /// # Errors
+    /// [`HostError::OutOfMemory`], naming `what`.
+    pub fn new(len: usize, what: &'static str) -> Result<Self, HostError> {
+        let len = len.next_multiple_of(PAGE);
+        let order = (len / PAGE).next_power_of_two().trailing_zeros();
+        let order = u8::try_from(order).unwrap_or(u8::MAX);
+        let out = HostError::OutOfMemory(what);
+        let owner = Owner::HYPERVISOR;
+        let taken = FRAMES.lock().as_mut().and_then(|f| f.allocate(order, owner, Source::Spare));
+        let Some((first, _)) = taken else { return Err(out) };
+        let Ok(at) = host::map_low(first.base(), len as u64) else {
+            free_frames(first, order, owner);
+            return Err(out);
+        };
+        Ok(Self { at, frames: first.base(), len })
+    }
+
+    /// Where it is mapped, for good.
+    pub const fn address(&self) -> u64 {
+        self.at
+    }
+
+    /// Its host-physical address.
+    pub const fn frames(&self) -> HostPhysAddr {
+        self.frames
+    }
+
+    /// All of it.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: mapped for this alone, writable until it is sealed, which takes `self`;
+        // any byte of RAM is a value.
+        unsafe { core::slice::from_raw_parts_mut(self.at as *mut u8, self.len) }
+    }
+
+    /// From now on nobody writes there.
+    pub fn seal(self) {
+        if !host::make_read_only(self.at, self.len as u64) {
+            // Its pages are small: nothing has to be split, so that it can't fail.
+            log::warn!("{} bytes at {:#x} stay writable", self.len, self.at);
+        }
+        // No other CPU has used the mapping.
+        for offset in (0..self.len as u64).step_by(PAGE) {
+            tlb::flush(VirtAddr::new(self.at + offset));
+        }
+    }
+}
