@@ -154,7 +154,7 @@ impl<'a> FrameAllocator<'a> {
         if count > spare {
             return Err(spare);
         }
-        self.promised += count;
+        self.promised = self.promised.saturating_add(count);
         Ok(())
     }
 
@@ -181,7 +181,7 @@ impl<'a> FrameAllocator<'a> {
         for number in first.number()..first.number().saturating_add(count) {
             let frame = Hfn::new(number);
             if self.get(frame).is_some_and(|f| f.owner == Owner::NOBODY) {
-                self.total += 1;
+                self.total = self.total.saturating_add(1);
                 self.release(frame, 0);
             }
         }
@@ -212,14 +212,14 @@ impl<'a> FrameAllocator<'a> {
         let zeroed = self.entry(head)?.flags & FrameFlags::ZEROED;
         // Halves that are not wanted go back, each one order lower.
         for smaller in (order..found).rev() {
-            self.link(head + (1 << smaller), smaller, zeroed);
+            self.link(head.wrapping_add(1 << smaller), smaller, zeroed);
         }
         let count = 1u32 << order;
-        for index in head..head + count {
+        for index in head..head.wrapping_add(count) {
             let entry = self.entry(index)?;
             *entry = Frame { owner, flags: zeroed, references: 1, ..Frame::ABSENT };
         }
-        self.free -= u64::from(count);
+        self.free = self.free.wrapping_sub(count.into());
         Some((Hfn::new(head.into()), zeroed))
     }
 
@@ -256,7 +256,7 @@ impl<'a> FrameAllocator<'a> {
                 *entry = Frame { owner: Owner::FREE, ..Frame::ABSENT };
             }
         }
-        self.free += u64::from(count);
+        self.free = self.free.wrapping_add(count.into());
         while usize::from(order) + 1 < ORDERS {
             let buddy = index ^ (1 << order);
             let joins = self.get(Hfn::new(buddy.into())).is_some_and(|f| {
@@ -269,7 +269,7 @@ impl<'a> FrameAllocator<'a> {
             }
             self.unlink(buddy, order);
             index &= !(1 << order);
-            order += 1;
+            order = order.saturating_add(1);
         }
         self.link(index, order, FrameFlags::empty());
     }

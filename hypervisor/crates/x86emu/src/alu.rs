@@ -36,7 +36,7 @@ fn result_flags(width: Width, value: u64) -> Rflags {
 }
 
 fn add(width: Width, a: u64, b: u64, carry: u64) -> Outcome {
-    let wide = u128::from(a) + u128::from(b) + u128::from(carry);
+    let wide = u128::from(a).wrapping_add(b.into()).wrapping_add(carry.into());
     let value = width.truncate(a.wrapping_add(b).wrapping_add(carry));
     let mut flags = result_flags(width, value);
     flags.set(Rflags::CF, wide > u128::from(width.mask()));
@@ -48,7 +48,7 @@ fn add(width: Width, a: u64, b: u64, carry: u64) -> Outcome {
 fn sub(width: Width, a: u64, b: u64, borrow: u64) -> Outcome {
     let value = width.truncate(a.wrapping_sub(b).wrapping_sub(borrow));
     let mut flags = result_flags(width, value);
-    flags.set(Rflags::CF, u128::from(a) < u128::from(b) + u128::from(borrow));
+    flags.set(Rflags::CF, u128::from(a) < u128::from(b).wrapping_add(borrow.into()));
     flags.set(Rflags::AF, (a ^ b ^ value) & 0x10 != 0);
     flags.set(Rflags::OF, (a ^ b) & (a ^ value) & width.sign_bit() != 0);
     Outcome { value, flags, changed: Rflags::ARITHMETIC }
@@ -78,14 +78,14 @@ pub fn binary(op: AluOp, width: Width, a: u64, b: u64, flags: Rflags) -> Outcome
 #[must_use]
 pub fn increment(width: Width, a: u64) -> Outcome {
     let outcome = add(width, width.truncate(a), 1, 0);
-    Outcome { changed: outcome.changed - Rflags::CF, ..outcome }
+    Outcome { changed: outcome.changed.difference(Rflags::CF), ..outcome }
 }
 
 /// DEC: SUB 1 that leaves CF alone.
 #[must_use]
 pub fn decrement(width: Width, a: u64) -> Outcome {
     let outcome = sub(width, width.truncate(a), 1, 0);
-    Outcome { changed: outcome.changed - Rflags::CF, ..outcome }
+    Outcome { changed: outcome.changed.difference(Rflags::CF), ..outcome }
 }
 
 /// NEG.
@@ -124,30 +124,34 @@ pub fn shift(op: ShiftOp, width: Width, a: u64, count: u64, flags: Rflags) -> Ou
         }
         ShiftOp::Shr => {
             let value = a >> count;
-            let carry = a >> (count - 1) & 1 != 0;
+            let carry = a >> count.wrapping_sub(1) & 1 != 0;
             (value, carry, top(value) != below_top(value), Rflags::ARITHMETIC)
         }
         ShiftOp::Sar => {
             let extended = width.sign_extend(a).cast_signed();
             let value = width.truncate((extended >> count).cast_unsigned());
-            let carry = extended >> (count - 1) & 1 != 0;
+            let carry = extended >> count.wrapping_sub(1) & 1 != 0;
             (value, carry, false, Rflags::ARITHMETIC)
         }
         ShiftOp::Rol => {
-            let value = rotate_left(width, a, count % bits);
+            let value = rotate_left(width, a, count & bits.wrapping_sub(1));
             let carry = value & 1 != 0;
             (value, carry, top(value) != carry, rotation)
         }
         ShiftOp::Ror => {
-            let value = rotate_left(width, a, (bits - count % bits) % bits);
+            let value = rotate_left(width, a, bits.wrapping_sub(count) & bits.wrapping_sub(1));
             (value, top(value), top(value) != below_top(value), rotation)
         }
         ShiftOp::Rcl | ShiftOp::Rcr => {
-            let ring = bits + 1;
-            let places = count % ring;
-            let left = if op == ShiftOp::Rcl { places } else { (ring - places) % ring };
+            let ring = bits.wrapping_add(1);
+            let places = count.checked_rem(ring).unwrap_or(0);
+            let left = if op == ShiftOp::Rcl {
+                places
+            } else {
+                ring.wrapping_sub(places).checked_rem(ring).unwrap_or(0)
+            };
             let whole = u128::from(a) | carry_in << bits;
-            let turned = whole << left | whole.checked_shr(ring - left).unwrap_or(0);
+            let turned = whole << left | whole.checked_shr(ring.wrapping_sub(left)).unwrap_or(0);
             let value = width.truncate(low64(turned));
             let carry = turned >> bits & 1 != 0;
             let overflow = match op {
@@ -176,7 +180,7 @@ fn low64(value: u128) -> u64 {
 /// A bit test of bit `bit` modulo the width.
 #[must_use]
 pub fn bit(op: BitOp, width: Width, a: u64, bit: u64) -> Outcome {
-    let mask = 1 << (bit & u64::from(width.bits() - 1));
+    let mask = 1 << (bit & u64::from(width.bits().wrapping_sub(1)));
     let value = match op {
         BitOp::Test => a,
         BitOp::Set => a | mask,

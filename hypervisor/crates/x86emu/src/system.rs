@@ -218,7 +218,8 @@ pub fn skip<C: Cpu>(cpu: &mut C, exit: &VmExit) -> Result<SystemInstruction, Ski
         let linear = address::code_linear(cpu, rip.wrapping_add(have as u64));
         let rest = code.get_mut(have..).unwrap_or_default();
         let room = rest.len();
-        have += cpu.fetch(linear, rest).map_err(SkipError::Fault)?.clamp(1, room);
+        have =
+            have.saturating_add(cpu.fetch(linear, rest).map_err(SkipError::Fault)?.clamp(1, room));
         match decode_system(code.get(..have).unwrap_or_default(), mode, rip) {
             Ok(found) if found.op.causes(exit) => return Ok(found),
             Err(DecodeError::Incomplete) => {}
@@ -458,9 +459,9 @@ pub fn table_register<C: Cpu>(
     stored: Option<DescriptorTable>,
 ) -> Result<DescriptorTable, Fault<C::Error>> {
     let Operand::Memory(memory) = operand else { return Err(GuestException::UD.into()) };
-    let base_bytes = if width == Width::B8 { 8 } else { 4 };
+    // The base and, with the limit before it, all of it.
+    let (base_bytes, len) = if width == Width::B8 { (8, 10) } else { (4, 6) };
     let intent = if stored.is_some() { Intent::Write } else { Intent::Read };
-    let len = base_bytes + 2;
     let linear = address::operand_linear(cpu, memory, 0, len as u64, intent)?;
     let mut bytes = [0; 10];
     let bytes = bytes.get_mut(..len).unwrap_or_default();

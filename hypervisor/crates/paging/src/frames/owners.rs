@@ -33,8 +33,8 @@ impl Owners {
     pub fn take(&mut self) -> Option<Owner> {
         let at = (self.next..NUMBERS).chain(0..self.next).find(|at| !self.is_used(*at))?;
         *self.used.get_mut(at / 64)? |= 1 << (at % 64);
-        self.next = (at + 1) % NUMBERS;
-        Some(Owner(Owner::GUESTS.0 + u16::try_from(at).ok()?))
+        self.next = at.wrapping_add(1) % NUMBERS;
+        Some(Owner(Owner::GUESTS.0.checked_add(u16::try_from(at).ok()?)?))
     }
 
     /// Takes a number back from a guest that has no frame any more.

@@ -55,7 +55,7 @@ pub trait Format {
 
     /// The first byte of the page that a leaf of this size maps.
     fn page(entry: u64, size: PageSize) -> HostPhysAddr {
-        HostPhysAddr::new(entry & ADDRESS_MASK & !(size.bytes() - 1))
+        HostPhysAddr::new(entry & ADDRESS_MASK & !size.bytes().wrapping_sub(1))
     }
 
     /// How a leaf maps its page.

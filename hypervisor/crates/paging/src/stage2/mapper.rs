@@ -18,16 +18,27 @@ pub(super) const SHARED: u64 = 1 << 52;
 /// when it is empty, as other trees may share it.
 const RESERVED: u64 = 1 << 53;
 
+/// log2 of the bytes that one entry of a table at `level` stands for, 1 to 5.
+const fn shift(level: u32) -> u32 {
+    level.wrapping_sub(1).wrapping_mul(9).wrapping_add(PAGE_SHIFT)
+}
+
 /// Bytes that one entry of a table at `level` stands for.
 const fn span(level: u32) -> u64 {
-    1 << (PAGE_SHIFT + 9 * (level - 1))
+    1 << shift(level)
+}
+
+/// Bytes from `addr` to the end of what its entry of a table at `level` stands for.
+const fn left_in(addr: u64, level: u32) -> u64 {
+    let span = span(level);
+    span.wrapping_sub(addr & span.wrapping_sub(1))
 }
 
 /// The entry of a table at `level` that translates `addr`.
 pub(super) const fn index(addr: u64, level: u32) -> usize {
     #[expect(clippy::cast_possible_truncation, reason = "nine bits are left")]
     {
-        (addr / span(level)) as usize % ENTRIES
+        (addr >> shift(level)) as usize % ENTRIES
     }
 }
 
@@ -115,7 +126,7 @@ impl<F: Format> Mapper<F> {
         }
         let offset = hpa.as_u64().wrapping_sub(addr);
         self.map_in(mem, self.root, ROOT, &mut cursor, offset, attributes)
-            .map_err(|kind| MapError { kind, done: len - cursor.remaining })
+            .map_err(|kind| MapError { kind, done: len.saturating_sub(cursor.remaining) })
     }
 
     /// Takes away what is mapped in the range, calls `removed` with each page
@@ -133,7 +144,7 @@ impl<F: Format> Mapper<F> {
     ) -> Result<(), MapError<M::Error>> {
         let mut cursor = Self::cursor(addr, len).map_err(|kind| MapError { kind, done: 0 })?;
         self.unmap_in(mem, self.root, ROOT, &mut cursor, &mut removed)
-            .map_err(|kind| MapError { kind, done: len - cursor.remaining })
+            .map_err(|kind| MapError { kind, done: len.saturating_sub(cursor.remaining) })
     }
 
     /// Gives everything mapped in the range these attributes. Large pages that
@@ -167,7 +178,7 @@ impl<F: Format> Mapper<F> {
     ) -> Result<(), MapError<M::Error>> {
         let mut cursor = Self::cursor(addr, len).map_err(|kind| MapError { kind, done: 0 })?;
         self.update_in(mem, self.root, ROOT, &mut cursor, &change)
-            .map_err(|kind| MapError { kind, done: len - cursor.remaining })
+            .map_err(|kind| MapError { kind, done: len.saturating_sub(cursor.remaining) })
     }
 
     /// What `addr` translates to, if it is mapped.
@@ -185,7 +196,7 @@ impl<F: Format> Mapper<F> {
                 let size = PageSize::at_level(level)?;
                 let mapping = mapping::<F>(entry, size);
                 return Some(Mapping {
-                    hpa: mapping.hpa.wrapping_add(addr % size.bytes()),
+                    hpa: mapping.hpa.wrapping_add(addr & size.bytes().wrapping_sub(1)),
                     ..mapping
                 });
             }
@@ -323,7 +334,8 @@ impl<F: Format> Mapper<F> {
                     } else {
                         mem.alloc_table().map_err(MapErrorKind::NoTable)?
                     };
-                    let result = self.map_in(mem, next, level - 1, cursor, offset, attributes);
+                    let result =
+                        self.map_in(mem, next, level.wrapping_sub(1), cursor, offset, attributes);
                     // A new table is linked when it is filled: one that is freed again was
                     // never in reach of a CPU.
                     if !present && result.is_err() && is_empty(mem, next) {
@@ -352,7 +364,7 @@ impl<F: Format> Mapper<F> {
         while cursor.remaining != 0 {
             let slot = index(cursor.addr, level);
             let entry = mem.read(table, slot);
-            let part = (span(level) - cursor.addr % span(level)).min(cursor.remaining);
+            let part = left_in(cursor.addr, level).min(cursor.remaining);
             if !F::is_present(entry) {
                 cursor.advance(part);
             } else if entry & SHARED != 0 && level == ROOT {
@@ -365,7 +377,7 @@ impl<F: Format> Mapper<F> {
                 }
             } else {
                 let next = Self::next_or_split(mem, table, slot, level)?;
-                self.unmap_in(mem, next, level - 1, cursor, removed)?;
+                self.unmap_in(mem, next, level.wrapping_sub(1), cursor, removed)?;
                 let pinned = level == ROOT && entry & RESERVED != 0;
                 if !pinned && is_empty(mem, next) {
                     mem.write(table, slot, 0);
@@ -390,7 +402,7 @@ impl<F: Format> Mapper<F> {
         while cursor.remaining != 0 {
             let slot = index(cursor.addr, level);
             let entry = mem.read(table, slot);
-            let part = (span(level) - cursor.addr % span(level)).min(cursor.remaining);
+            let part = left_in(cursor.addr, level).min(cursor.remaining);
             let leaf = PageSize::at_level(level).filter(|_| F::is_leaf(entry, level));
             if !F::is_present(entry) {
                 cursor.advance(part);
@@ -411,10 +423,10 @@ impl<F: Format> Mapper<F> {
                     cursor.advance(part);
                 } else {
                     let next = Self::next_or_split(mem, table, slot, level)?;
-                    self.update_in(mem, next, level - 1, cursor, change)?;
+                    self.update_in(mem, next, level.wrapping_sub(1), cursor, change)?;
                 }
             } else {
-                self.update_in(mem, F::next(entry), level - 1, cursor, change)?;
+                self.update_in(mem, F::next(entry), level.wrapping_sub(1), cursor, change)?;
             }
             if cursor.leaves(level) {
                 break;
@@ -433,7 +445,7 @@ impl<F: Format> Mapper<F> {
     ) -> Result<HostPhysAddr, MapErrorKind<M::Error>> {
         let entry = mem.read(table, slot);
         let (Some(size), Some(smaller)) =
-            (PageSize::at_level(level), PageSize::at_level(level - 1))
+            (PageSize::at_level(level), PageSize::at_level(level.wrapping_sub(1)))
         else {
             return Ok(F::next(entry));
         };
@@ -475,7 +487,7 @@ impl<F: Format> Mapper<F> {
                 }
             } else {
                 let next = F::next(entry);
-                Self::free_in(mem, next, level - 1, 0..ENTRIES, removed);
+                Self::free_in(mem, next, level.wrapping_sub(1), 0..ENTRIES, removed);
                 mem.free_table(next);
             }
         }

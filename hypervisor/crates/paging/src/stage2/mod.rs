@@ -37,13 +37,14 @@ pub fn most_tables(ranges: impl Iterator<Item = Range<u64>> + Clone) -> u64 {
         // The first stretch that has no table yet, and how many have one.
         let (mut next, mut count) = (0, 0);
         for range in ranges.clone().filter(|range| range.start < range.end) {
-            let end = ((range.end - 1) >> shift) + 1;
-            count += end.saturating_sub(next.max(range.start >> shift));
+            let end = (range.end.wrapping_sub(1) >> shift).wrapping_add(1);
+            let fresh = end.saturating_sub(next.max(range.start >> shift));
+            count = fresh.saturating_add(count);
             next = next.max(end);
         }
         count
     };
-    1 + [21, 30, 39].map(of_level).iter().sum::<u64>()
+    [21, 30, 39].map(of_level).iter().fold(1, |sum: u64, count| sum.saturating_add(*count))
 }
 
 /// Where tables live and come from.

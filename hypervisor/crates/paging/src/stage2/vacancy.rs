@@ -44,7 +44,7 @@ impl<F: Format> Mapper<F> {
                 return None;
             }
             table = F::next(entry);
-            level -= 1;
+            level = level.wrapping_sub(1);
         }
         let slot = index(addr, level);
         let empty = !F::is_present(mem.read(table, slot));
@@ -72,14 +72,14 @@ impl<F: Format> Mapper<F> {
             return Err(MapErrorKind::Misaligned);
         }
         let mut table = self.root();
-        for level in (size.level() + 1..=ROOT).rev() {
+        for level in (size.level().wrapping_add(1)..=ROOT).rev() {
             let slot = index(addr, level);
             let entry = mem.read(table, slot);
             if level == ROOT && F::is_present(entry) && entry & SHARED != 0 {
                 return Err(MapErrorKind::SharedSlot);
             }
             if !F::is_present(entry) {
-                let top = Self::chain(mem, addr, level - 1, size.level())?;
+                let top = Self::chain(mem, addr, level.wrapping_sub(1), size.level())?;
                 mem.write(table, slot, F::table(top));
                 break;
             }
@@ -109,7 +109,7 @@ impl<F: Format> Mapper<F> {
     /// to pages of their own. `false` if no page of this size is mapped at `addr`.
     pub fn vacate<M: TableMemory>(&mut self, mem: &mut M, addr: u64, size: PageSize) -> bool {
         let mut table = self.root();
-        for level in (size.level() + 1..=ROOT).rev() {
+        for level in (size.level().wrapping_add(1)..=ROOT).rev() {
             let entry = mem.read(table, index(addr, level));
             let shared = level == ROOT && entry & SHARED != 0;
             if !F::is_present(entry) || F::is_leaf(entry, level) || shared {
@@ -135,7 +135,7 @@ impl<F: Format> Mapper<F> {
     ) -> Result<HostPhysAddr, MapErrorKind<M::Error>> {
         let table = mem.alloc_table().map_err(MapErrorKind::NoTable)?;
         if level > last {
-            match Self::chain(mem, addr, level - 1, last) {
+            match Self::chain(mem, addr, level.wrapping_sub(1), last) {
                 Ok(next) => mem.write(table, index(addr, level), F::table(next)),
                 Err(error) => {
                     mem.free_table(table);

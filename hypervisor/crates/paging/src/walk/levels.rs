@@ -78,8 +78,10 @@ impl Shape {
     /// log2 of the bytes that an entry at `level` stands for.
     const fn shift(self, level: u32) -> u32 {
         match self {
-            Self::Legacy => 12 + 10 * (level - 1),
-            Self::Pae | Self::Four | Self::Five => 12 + 9 * (level - 1),
+            Self::Legacy => level.wrapping_sub(1).wrapping_mul(10).wrapping_add(12),
+            Self::Pae | Self::Four | Self::Five => {
+                level.wrapping_sub(1).wrapping_mul(9).wrapping_add(12)
+            }
         }
     }
 
@@ -91,7 +93,7 @@ impl Shape {
             Self::Pae | Self::Four | Self::Five => 0x1ff,
         };
         let index = gva >> self.shift(level) & mask;
-        GuestPhysAddr::new(table + index * self.width().bytes() as u64)
+        GuestPhysAddr::new(table.wrapping_add(index.wrapping_mul(self.width().bytes() as u64)))
     }
 
     pub(super) const fn page_size(self, level: u32) -> u64 {
@@ -125,7 +127,7 @@ impl Shape {
         match (self, level) {
             // PSE-36: bits 20:13 are bits 39:32 of the address.
             (Self::Legacy, 2) => entry & 0xffc0_0000 | (entry >> 13 & 0xff) << 32,
-            _ => self.next(entry) & !(self.page_size(level) - 1),
+            _ => self.next(entry) & !self.page_size(level).wrapping_sub(1),
         }
     }
 
@@ -145,11 +147,11 @@ impl Shape {
             }
             // Bit 21 and the address bits that the CPU does not have.
             let bits = config.physical_bits.clamp(32, PSE36_BITS);
-            let named = (1 << (bits - 32)) - 1;
+            let named = (1_u64 << bits.wrapping_sub(32)).wrapping_sub(1);
             return 0x3f_e000 & !(named << 13);
         }
         let physical = config.physical_bits.clamp(32, 52);
-        let mut reserved = ADDRESS_MASK & !((1 << physical) - 1);
+        let mut reserved = ADDRESS_MASK & !(1_u64 << physical).wrapping_sub(1);
         if matches!(self, Self::Pae) {
             reserved |= PAE_HIGH_RESERVED;
             if level == 3 {
@@ -161,7 +163,8 @@ impl Shape {
         }
         if leaf && level > 1 {
             // Below a large page's address, all but PAT.
-            reserved |= (self.page_size(level) - 1) & ADDRESS_MASK & !Pte::PAT_LARGE.bits();
+            reserved |=
+                self.page_size(level).wrapping_sub(1) & ADDRESS_MASK & !Pte::PAT_LARGE.bits();
         }
         let large_allowed =
             level <= 2 || level == 3 && config.features.contains(WalkFeatures::PAGES_1G);

@@ -235,7 +235,7 @@ fn attempt<M: GuestPageTables>(
         last.set(Pte::G, bits.contains(Pte::G) && config.cr4.contains(Cr4::PGE));
         let size = shape.page_size(level);
         return Ok(Attempt::Done(Translation {
-            gpa: GuestPhysAddr::new(shape.page(entry, level) | gva.as_u64() & (size - 1)),
+            gpa: GuestPhysAddr::new(shape.page(entry, level) | gva.as_u64() & size.wrapping_sub(1)),
             page_size: size,
             flags: flags | last,
             pat_index: pat_index(bits, level),

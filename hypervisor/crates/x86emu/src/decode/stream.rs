@@ -22,7 +22,7 @@ impl<'a> Stream<'a> {
     /// The next byte; none where the bytes end, or 15 were read.
     pub(crate) fn byte(&mut self) -> Option<u8> {
         let byte = self.bytes.get(self.position).copied()?;
-        self.position += 1;
+        self.position = self.position.saturating_add(1);
         Some(byte)
     }
 
@@ -34,7 +34,7 @@ impl<'a> Stream<'a> {
     pub(crate) fn number(&mut self, width: Width) -> Option<u64> {
         let mut value = 0;
         for i in 0..width.bits() / 8 {
-            value |= u64::from(self.byte()?) << (8 * i);
+            value |= u64::from(self.byte()?) << i.wrapping_mul(8);
         }
         Some(value)
     }
@@ -246,7 +246,7 @@ const fn extend(bit: bool) -> u8 {
 /// registers 4 to 7 are AH, CH, DH and BH.
 pub(crate) fn register(number: u8, width: Width, prefixes: Prefixes) -> Register {
     if width == Width::B1 && prefixes.rex == 0 && (4..8).contains(&number) {
-        Register { gpr: Gpr::from_number(number - 4), high: true }
+        Register { gpr: Gpr::from_number(number.wrapping_sub(4)), high: true }
     } else {
         Register { gpr: Gpr::from_number(number), high: false }
     }

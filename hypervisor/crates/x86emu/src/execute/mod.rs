@@ -79,7 +79,7 @@ pub(crate) fn fetch<C: Cpu>(
             return Err(GuestException::with_zero(x86defs::Exception::GP, mode).into());
         }
         let room = rest.len();
-        have += cpu.fetch(linear, rest)?.clamp(1, room);
+        have = have.saturating_add(cpu.fetch(linear, rest)?.clamp(1, room));
         let bytes = code.get(..have).unwrap_or_default();
         match decode(bytes, mode, rip, Decoder::Both) {
             Ok(instruction) => return Ok((instruction, code)),
@@ -96,7 +96,7 @@ pub(crate) fn fetch<C: Cpu>(
 pub(crate) fn retire<C: Cpu>(cpu: &mut C, rip: u64, length: u8) {
     let flags = cpu.rflags();
     if flags.contains(Rflags::RF) {
-        cpu.set_rflags(flags - Rflags::RF);
+        cpu.set_rflags(flags.difference(Rflags::RF));
     }
     cpu.set_rip(address::next_rip(cpu.mode(), rip, length));
 }
@@ -257,7 +257,7 @@ fn run<C: Cpu>(cpu: &mut C, instruction: &Instruction) -> Result<Step, Fault<C::
         }
         Op::MoveBigEndian => {
             let moved = value(cpu, source, width)?;
-            let swapped = moved.swap_bytes() >> (64 - width.bits());
+            let swapped = moved.swap_bytes() >> 64_u32.wrapping_sub(width.bits());
             assign(cpu, destination, width, swapped)?;
         }
         Op::MoveIf(condition) => {
@@ -370,7 +370,7 @@ fn compare_exchange_pair<C: Cpu>(
     let pair = |high: u64, low: u64| u128::from(high) << half.bits() | u128::from(low);
     let current = pair(reg(cpu, Gpr::Rdx), reg(cpu, Gpr::Rax));
     let new = pair(reg(cpu, Gpr::Rcx), reg(cpu, Gpr::Rbx));
-    let bytes = half.bytes() * 2;
+    let bytes = half.bytes() << 1;
     let linear = address::operand_linear(cpu, &memory, 0, bytes as u64, Intent::Write)?;
     if half == Width::B8 && !linear.is_multiple_of(16) {
         return Err(GuestException::with_zero(x86defs::Exception::GP, cpu.mode()).into());
