@@ -9,7 +9,7 @@
 //! question.
 //!
 //! What passes: text (UTF-8; a lone byte of an older character set from 0xA0 on), the usual
-//! control characters, and the sequences in [`shows_only`], [`MODES`] and [`shifts_only`]:
+//! control characters, and the sequences in `shows_only`, `MODES` and `shifts_only`:
 //! cursor, erasing, scrolling, colours, tab stops, cursor shape, alternate screen, line
 //! drawing. Each comes out whole, in seven bits, never half.
 //!
