@@ -99,6 +99,8 @@ pub struct Trap {
     pub cs: u64,
     /// Its stack selector.
     pub ss: u64,
+    /// Its flags.
+    pub rflags: u64,
 }
 
 /// A handler. It runs with interrupts off on the interrupted stack (or the
@@ -377,6 +379,7 @@ fn recover(frame: &mut Frame) {
         rsp: frame.rsp,
         cs: frame.cs,
         ss: frame.ss,
+        rflags: frame.rflags,
     }));
     frame.rip = RECOVER_RIP.get();
     frame.rsp = RECOVER_RSP.get();

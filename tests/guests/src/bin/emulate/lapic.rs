@@ -2,13 +2,14 @@
 //! the initial count of the local APIC's timer, its interrupt masked.
 
 use guests::harness::{Outcome, Shared, Tests};
-use guests::{catch_asm, check, check_eq};
+use guests::{catch_asm, check, check_eq, cpu, io, skip};
 
 pub(crate) fn run(tests: &mut Tests) {
     tests.case("apic_moves", moves);
     tests.case("apic_arithmetic", arithmetic);
     tests.case("apic_exchange", exchange);
     tests.case("apic_strings", strings);
+    tests.case("apic_base", base);
 }
 
 const COUNT: u64 = 0xfee0_0380;
@@ -108,5 +109,44 @@ fn strings() -> Outcome {
         catch_asm!(["push qword ptr [{b}]", "pop {v}"], b = in(reg) buffer, v = out(reg) _);
     check!(caught.is_none(), "raised {caught:x?}");
     step!("mov dword ptr [{a}], 0", 0);
+    Ok(())
+}
+
+/// The registers follow their base; where they were, nobody answers.
+fn base() -> Outcome {
+    const MSR: u32 = 0x1b;
+    const OTHER: u64 = 0xfeb0_0000;
+    const USUAL: u64 = 0xfee0_0000;
+    if cpu::on_bare_tcg() {
+        skip!("bare QEMU checks nothing");
+    }
+    let old = cpu::rdmsr(MSR).unwrap_or(0);
+    check_eq!(old & !0xfff, USUAL, "the base at first");
+    check_eq!(io::mmio_read32(OTHER + 0x30), u32::MAX, "the other place at first");
+    let version = io::mmio_read32(USUAL + 0x30);
+    let moved = old & 0xfff | OTHER;
+    let caught = cpu::wrmsr(MSR, moved);
+    let read = cpu::rdmsr(MSR).unwrap_or(0);
+    let there = io::mmio_read32(OTHER + 0x30);
+    let here = io::mmio_read32(USUAL + 0x30);
+    // A write to where they were is lost.
+    io::mmio_write32(USUAL + 0x380, 0x1234);
+    io::mmio_write32(OTHER + 0x380, 0x4321);
+    let count = io::mmio_read32(OTHER + 0x380);
+    io::mmio_write32(OTHER + 0x80, 0x50);
+    let priority = cpu::cr8();
+    let _ = cpu::set_cr8(0);
+    let lowered = io::mmio_read32(OTHER + 0x80);
+    let back = cpu::wrmsr(MSR, old);
+    check!(caught.is_ok() && back.is_ok(), "the move raised {caught:x?}, back {back:x?}");
+    check_eq!(read, moved, "the base");
+    check_eq!((there, here), (version, u32::MAX), "version, and what is left behind");
+    check_eq!((count, priority, lowered), (0x4321, 5, 0), "count, CR8, task priority");
+    check_eq!(io::mmio_read32(USUAL + 0x380), 0x4321, "the count, back again");
+    check_eq!(io::mmio_read32(OTHER + 0x30), u32::MAX, "the other place, back again");
+    for bad in [old | 1 << 9, old | 1, old | 1 << 51, old & 0xfff | 0x10_0000] {
+        check!(cpu::wrmsr(MSR, bad).is_err(), "{bad:#x} did not fault");
+    }
+    check_eq!(cpu::rdmsr(MSR).ok(), Some(old), "the base at last");
     Ok(())
 }

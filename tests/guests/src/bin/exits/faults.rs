@@ -3,12 +3,13 @@
 use guests::harness::{Outcome, Shared, Tests};
 use guests::paging::{self, bits};
 use guests::trap::{self, Frame, vector};
-use guests::{catch_asm, check, check_eq, cpu, user};
+use guests::{catch_asm, check, check_eq, cpu, skip, user};
 
 pub(crate) fn run(tests: &mut Tests) {
     tests.case("divide_error", divide_error);
     tests.case("undefined_opcodes", undefined_opcodes);
     tests.case("general_protection", general_protection);
+    tests.case("resume_flag", resume_flag);
     tests.case("page_fault_codes", page_fault_codes);
     tests.case("page_fault_user", page_fault_user);
     tests.case("fault_while_delivering_int", fault_while_delivering_int);
@@ -41,6 +42,32 @@ fn undefined_opcodes() -> Outcome {
     }
     let caught = catch_asm!([".byte 0x06"]);
     check_eq!(caught.map(|t| t.vector), Some(vector::UD), "PUSH ES in 64-bit code");
+    Ok(())
+}
+
+/// A fault pushes RF, whoever raises it; a trap does not.
+fn resume_flag() -> Outcome {
+    const RF: u64 = 1 << 16;
+    if cpu::on_bare_tcg() {
+        skip!("bare QEMU never sets RF");
+    }
+    let set = |caught: Option<trap::Trap>| caught.map(|t| (t.vector, t.rflags & RF != 0));
+    // No CPU that a guest is offered has this MSR, nor lets it into an extension's mode.
+    let msr = catch_asm!(["rdmsr"], in("ecx") 0xdead_beefu32, out("eax") _, out("edx") _);
+    check_eq!(set(msr), Some((vector::GP, true)), "RDMSR of none");
+    if !cpu::tcg_underneath() {
+        // QEMU's CPU raises it by itself there.
+        // #UD or #GP: whether CR4.OSXSAVE is set is not this case's.
+        let caught = set(cpu::xsetbv(7, 0));
+        check_eq!(caught.map(|(_, flag)| flag), Some(true), "XSETBV of no register");
+    }
+    check_eq!(set(cpu::set_cr4(1 << 63)), Some((vector::GP, true)), "MOV CR4 of a reserved bit");
+    let monitor = catch_asm!(["monitor"], in("eax") 0, in("ecx") 0, in("edx") 0);
+    check_eq!(set(monitor), Some((vector::UD, true)), "MONITOR");
+    let stepped = catch_asm!(
+        ["pushfq", "or qword ptr [rsp], 0x100", "popfq", "mov r8, rbx", "cpuid", "mov rbx, r8"],
+        out("r8") _, inout("eax") 0 => _, out("ecx") _, out("edx") _);
+    check_eq!(set(stepped), Some((vector::DB, false)), "a step over an instruction");
     Ok(())
 }
 

@@ -13,6 +13,7 @@ pub(crate) fn run(tests: &mut Tests) {
     tests.case("cr2_cr3", cr2_cr3);
     tests.case("cr4", cr4);
     tests.case("cr4_invalid", cr4_invalid);
+    tests.case("vendor_msrs", vendor_msrs);
     tests.case("cr8", cr8);
     tests.case("cr_all_registers", cr_all_registers);
     tests.case("cr_ring3", cr_ring3);
@@ -139,6 +140,31 @@ fn cr4_invalid() -> Outcome {
         check_eq!(caught.map(|t| (t.vector, t.error)), Some((vector::GP, 0)), "{what}");
     }
     check_eq!(cpu::cr4(), old, "CR4 afterwards");
+    Ok(())
+}
+
+/// MSRs that software finds by the CPU's vendor and family.
+fn vendor_msrs() -> Outcome {
+    const MISC_ENABLE: u32 = 0x1a0;
+    if cpu::on_bare_tcg() {
+        skip!("bare QEMU has other MSRs");
+    }
+    for counter in 0xc001_0000..0xc001_0008 {
+        let wrote = cpu::wrmsr(counter, u64::MAX).is_ok();
+        let wanted = (cpu::is_amd(), cpu::is_amd().then_some(0));
+        check_eq!((wrote, cpu::rdmsr(counter).ok()), wanted, "counter {counter:#x}");
+    }
+    let old = cpu::rdmsr(MISC_ENABLE);
+    if cpu::is_amd() {
+        check!(old.is_err(), "AMD's CPUs have IA32_MISC_ENABLE");
+        return Ok(());
+    }
+    let old = old.unwrap_or(0);
+    // Read-only bits are lost, reserved ones fault.
+    check!(cpu::wrmsr(MISC_ENABLE, old ^ 0x1881).is_ok(), "a write of read-only bits");
+    check_eq!(cpu::rdmsr(MISC_ENABLE).ok(), Some(old ^ 1), "IA32_MISC_ENABLE");
+    check!(cpu::wrmsr(MISC_ENABLE, old | 1 << 1).is_err(), "a reserved bit");
+    check!(cpu::wrmsr(MISC_ENABLE, old).is_ok(), "the old value");
     Ok(())
 }
 
