@@ -14,7 +14,7 @@ use crate::steal::check_steal;
 /// The prompt of the default guest's shell.
 pub(crate) const PROMPT: &str = "root@steward:";
 /// What a debug exit with the value 0, a tiny guest's "all passed", comes out as.
-pub(crate) const TINY_PASSED: u8 = 1;
+const TINY_PASSED: u8 = 1;
 /// The hypervisor refused.
 const REFUSED: u8 = 2;
 /// The guest crashed.
