@@ -5,7 +5,7 @@
 //! machine; one that calls a service finds the carry flag set and AH = 86h, "function not
 //! supported", as a PC's BIOS answers for what it has not; one whose fault nobody handles stops
 //! for good, as returning would only repeat it. Each first says so at
-//! [`FIRMWARE_PORT`](crate::layout::FIRMWARE_PORT).
+//! [`FIRMWARE_PORT`].
 //!
 //! The code is written down byte by byte, an instruction a line, with what it is beside it; a test
 //! disassembles it and compares. It needs a stack, and changes no register but those that it
