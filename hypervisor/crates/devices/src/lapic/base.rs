@@ -13,9 +13,19 @@ const RESERVED: u64 = 0x2ff | u64::MAX << 52;
 /// Everything but the address.
 const FLAGS: u64 = APIC_BASE_BSP | APIC_BASE_X2APIC | APIC_BASE_ENABLE;
 
-/// Whether the registers can stand at `base`: a page below 2^52.
-pub(super) const fn is_base(base: u64) -> bool {
-    base & (RESERVED | FLAGS) == 0
+/// IA32_APIC_BASE as it reads, with the registers at `base`.
+pub(super) const fn register(base: u64, mode: ApicMode, bootstrap: bool) -> u64 {
+    let mode = match mode {
+        ApicMode::Disabled => 0,
+        ApicMode::XApic => APIC_BASE_ENABLE,
+        ApicMode::X2Apic => APIC_BASE_ENABLE | APIC_BASE_X2APIC,
+    };
+    base | mode | if bootstrap { APIC_BASE_BSP } else { 0 }
+}
+
+/// Whether IA32_APIC_BASE can read `value` in this mode: a page below 2^52 and its flags.
+pub(super) const fn is_register(value: u64, mode: ApicMode, bootstrap: bool) -> bool {
+    value & RESERVED == 0 && value == register(value & !FLAGS, mode, bootstrap)
 }
 
 impl Lapic {
@@ -24,7 +34,7 @@ impl Lapic {
     #[must_use]
     pub const fn window(&self) -> Option<u64> {
         match self.s.mode {
-            ApicMode::XApic => Some(self.s.base),
+            ApicMode::XApic => Some(self.s.apic_base & !FLAGS),
             ApicMode::Disabled | ApicMode::X2Apic => None,
         }
     }
@@ -48,12 +58,7 @@ impl Lapic {
     #[inline]
     #[must_use]
     pub const fn apic_base(&self) -> u64 {
-        let mode = match self.s.mode {
-            ApicMode::Disabled => 0,
-            ApicMode::XApic => APIC_BASE_ENABLE,
-            ApicMode::X2Apic => APIC_BASE_ENABLE | APIC_BASE_X2APIC,
-        };
-        self.s.base | mode | if self.s.bootstrap { APIC_BASE_BSP } else { 0 }
+        self.s.apic_base
     }
 
     /// WRMSR to IA32_APIC_BASE. The bootstrap flag is read-only, its value in
@@ -78,7 +83,9 @@ impl Lapic {
             (ApicMode::Disabled, ApicMode::X2Apic) | (ApicMode::X2Apic, ApicMode::XApic) => {
                 return Err(Gp);
             }
-            (old, new) if old == new && base == self.s.base => return Ok(Effect::None),
+            (old, new) if old == new && base == self.s.apic_base & !FLAGS => {
+                return Ok(Effect::None);
+            }
             (old, new) if old == new => {}
             (_, ApicMode::Disabled) => {
                 self.clear();
@@ -92,7 +99,7 @@ impl Lapic {
             }
         }
         self.s.mode = new;
-        self.s.base = base;
+        self.s.apic_base = register(base, new, self.s.bootstrap);
         Ok(Effect::IdentityChanged)
     }
 

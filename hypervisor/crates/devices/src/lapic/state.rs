@@ -2,7 +2,7 @@
 //! save and restore.
 
 use super::Lapic;
-use super::base::{APIC_BASE_ADDRESS, is_base};
+use super::base::{APIC_BASE_ADDRESS, is_register, register};
 use super::bitmap::VectorSet;
 use super::message::{ApicIdentity, ApicMode};
 use super::reg::{Esr, IcrLow, Lvt, LvtEntry, Reg, Svr};
@@ -38,8 +38,9 @@ pub struct LapicState {
     pub(super) id: u32,
     pub(super) bootstrap: bool,
     pub(super) mode: ApicMode,
-    /// Where the registers stand in xAPIC mode.
-    pub(super) base: u64,
+    /// IA32_APIC_BASE as it reads: where the registers stand in xAPIC mode, and what
+    /// `mode` and `bootstrap` say.
+    pub(super) apic_base: u64,
     /// xAPIC mode's logical destination; x2APIC mode derives its own.
     pub(super) ldr: u32,
     pub(super) dfr: u32,
@@ -72,7 +73,7 @@ impl LapicState {
             id,
             bootstrap,
             mode: ApicMode::XApic,
-            base: APIC_BASE_ADDRESS,
+            apic_base: register(APIC_BASE_ADDRESS, ApicMode::XApic, bootstrap),
             ldr: 0,
             dfr: u32::MAX,
             icr_low: 0,
@@ -103,7 +104,7 @@ impl LapicState {
         require(self.ldr & 0x00ff_ffff == 0, "local APIC: logical destination")?;
         require(Esr::all().contains(self.esr | self.esr_logged), "local APIC: errors")?;
         require(self.lint_asserted & !3 == 0, "local APIC: pins")?;
-        require(is_base(self.base), "local APIC: base")?;
+        require(is_register(self.apic_base, self.mode, self.bootstrap), "local APIC: base")?;
         require(
             self.mode != ApicMode::Disabled
                 || self.irr.is_empty() && self.isr.is_empty() && !self.svr.enabled(),
@@ -117,10 +118,10 @@ impl Lapic {
     /// the base (SDM: "Local APIC State After It Receives an INIT-Deassert IPI",
     /// "x2APIC State Transitions").
     pub fn init(&mut self) {
-        let (mode, base) = (self.s.mode, self.s.base);
+        let (mode, apic_base) = (self.s.mode, self.s.apic_base);
         self.clear();
         self.s.mode = mode;
-        self.s.base = base;
+        self.s.apic_base = apic_base;
     }
 
     /// As after power-up, but for what is not the APIC's own: the TSC's offset

@@ -199,7 +199,7 @@ fn impossible_states_are_refused() {
         ("divide", 4.into()),
         ("id", 2.into()),
         ("bootstrap", false.into()),
-        ("base", 0xfee0_0800_u64.into()),
+        ("apic_base", 0xfee0_0000_u64.into()),
         ("dfr", 0.into()),
         ("ldr", 1.into()),
         ("icr_low", 0x1000.into()),
