@@ -34,7 +34,7 @@ mod kind {
 }
 
 impl FirmwareEntry {
-    /// What the ROM writes to the port when it is entered by its reset vector.
+    /// Value that the ROM writes to the port when it is entered by its reset vector.
     pub const RESET_VALUE: u32 = (kind::RESET as u32) << 24;
 
     const fn from_value(value: u32) -> Option<Self> {
@@ -60,7 +60,7 @@ impl fmt::Display for FirmwareEntry {
     }
 }
 
-/// What is to be said of an entry.
+/// An entry into the ROM that is to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FirmwareNews {
     /// It is the first of its kind.
@@ -89,7 +89,7 @@ impl FirmwarePort {
         Self { told: ArrayVec::new_const(), news: None }
     }
 
-    /// What is to be said since this was called last, if anything.
+    /// Takes the latest entry that is to be told, if there is one since the last call.
     pub const fn take_news(&mut self) -> Option<FirmwareNews> {
         self.news.take()
     }

@@ -1,4 +1,4 @@
-//! What CPUID says of the TSC's rate.
+//! Claims of CPUID about the TSC's rate.
 
 use crate::verdict::{Claim, Witness};
 use x86defs::cpuid::{CpuidSource, Vendor};
@@ -19,9 +19,9 @@ const CRYSTALS: [(u32, u64); 6] = [
     (0x5f, 25_000_000),
 ];
 
-/// What CPUID claims: the CPU itself, then the hypervisor that it may be a part of. None of
-/// it is to be believed unless a clock confirms it: emulators, firmware and CPUs have been
-/// wrong.
+/// Claims of CPUID: the CPU's own, then that of the hypervisor that it may be a part of. None
+/// of them is to be believed unless a clock confirms it: emulators, firmware and CPUs have
+/// been wrong.
 #[must_use]
 pub fn claims(cpu: &impl CpuidSource) -> [Option<Claim>; 2] {
     [cpus_own(cpu), hypervisors(cpu)]

@@ -100,7 +100,7 @@ pub enum PmWidth {
 pub struct Sample {
     /// The TSC before.
     pub before: u64,
-    /// What the counter showed.
+    /// Value of the counter.
     pub count: u64,
     /// The TSC afterwards.
     pub after: u64,

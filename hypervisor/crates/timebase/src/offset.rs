@@ -5,14 +5,14 @@
 //! was given after the question and before its arrival: this bounds the difference from both
 //! sides, and the quickest exchanges bound it best.
 
-/// What the other CPU's TSC shows more than the asking one's, in ticks, within bounds.
+/// Difference of two TSCs in ticks, within bounds: the other CPU's less the asking one's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offset {
     low: i64,
     high: i64,
 }
 
-/// What an [`Offset`] means.
+/// Relation of two TSCs to each other, by an [`Offset`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// The two may show the same.
@@ -40,7 +40,7 @@ impl Offset {
         if self.low > self.high { 0 } else { self.high.abs_diff(self.low) }
     }
 
-    /// What it means.
+    /// Relation of the two TSCs to each other.
     #[must_use]
     pub const fn standing(self) -> Standing {
         if self.low > self.high {

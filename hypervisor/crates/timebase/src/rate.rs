@@ -53,7 +53,7 @@ impl Rate {
         ppm(self.middle().abs_diff(hz), self.middle())
     }
 
-    /// What both this and `other` allow.
+    /// Rates that both this and `other` allow; `None` if there are none.
     #[must_use]
     pub fn meet(self, other: Self) -> Option<Self> {
         Self::new(self.low.max(other.low), self.high.min(other.high))

@@ -90,8 +90,8 @@ impl Track {
         for start in samples {
             let Some(rate) = self.long_window(*start, end, known) else { continue };
             known = match found {
-                // What one counter says in two windows meets; where it does not, it does not
-                // run evenly, and the longer window tells more.
+                // Rates of one counter in two windows meet; if they do not, it does not run
+                // evenly, and the longer window tells more.
                 Some(before) => rate.meet(before).unwrap_or(rate),
                 None => rate,
             };

@@ -8,7 +8,7 @@ use core::fmt;
 /// neither could be off by more.
 pub const AGREEMENT_PPM: u64 = 100;
 
-/// Who says how fast the TSC runs.
+/// Source of a rate of the TSC: a clock, or CPUID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Witness {
     /// It was measured against this clock.
@@ -32,7 +32,7 @@ impl fmt::Display for Witness {
     }
 }
 
-/// What was measured against a clock.
+/// Rate of the TSC that was measured against a clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measured {
     /// The clock.
@@ -41,7 +41,7 @@ pub struct Measured {
     pub rate: Rate,
 }
 
-/// What somebody says without having measured here.
+/// Rate of the TSC that a witness states without a measurement here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// By whom.
@@ -66,7 +66,7 @@ impl fmt::Display for Figure {
     }
 }
 
-/// What is known of the TSC's rate.
+/// Judgement on the TSC's rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Two sources agree, at least one of them measured.

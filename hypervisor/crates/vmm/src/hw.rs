@@ -22,7 +22,7 @@ pub struct HotState {
     /// General registers by number. RSP's place is unused: the hardware keeps
     /// it elsewhere.
     pub gpr: [u64; 16],
-    /// Where the time goes, to the exit.
+    /// Time of the vCPU in ticks of the host's TSC, to the exit.
     #[cfg(feature = "stamp-exits")]
     pub stamps: crate::stamps::Stamps,
 }

@@ -159,7 +159,7 @@ const FEW_BYTES: usize = 8;
 /// The longest instruction.
 const INSTRUCTION: usize = 15;
 
-/// What `vcpu` executes at RIP.
+/// Code of `vcpu` at RIP.
 fn code_at<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, memory: &M) -> CodeState {
     let mode = match vcpu.mode() {
         CpuMode::Real => "real mode",

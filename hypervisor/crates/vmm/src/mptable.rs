@@ -38,14 +38,14 @@ const PROCESSOR_SIGNATURE: u32 = 0x600;
 const PCI_BUS: u8 = 0;
 const ISA_BUS: u8 = 1;
 
-/// What an interrupt is.
+/// Interrupt type in an interrupt's entry.
 #[derive(Clone, Copy)]
 #[repr(u8)]
 enum Kind {
-    /// Its vector comes from the APIC.
+    /// INT: the vector comes from the APIC.
     Vectored = 0,
     Nmi = 1,
-    /// Its vector comes from the 8259s.
+    /// ExtINT: the vector comes from the 8259s.
     External = 3,
 }
 

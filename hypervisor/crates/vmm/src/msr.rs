@@ -281,7 +281,7 @@ impl Rule {
         }
     }
 
-    /// What the register holds after a write of `value`, which it takes.
+    /// Value of the register after a write of `value`, which it takes.
     #[must_use]
     pub fn keeps(self, value: u64, reset: u64) -> u64 {
         match self {

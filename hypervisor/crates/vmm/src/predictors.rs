@@ -1,6 +1,6 @@
 //! Branch predictors of a CPU: what one guest taught them must not steer another.
 
-/// Who taught a CPU's predictors last.
+/// State of a CPU's branch predictors: the guest that taught them last.
 #[derive(Debug)]
 pub struct Predictors {
     /// The CPU can forget what it has learned.

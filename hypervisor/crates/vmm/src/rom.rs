@@ -18,23 +18,23 @@ use x86defs::Low;
 
 /// The segment that the ROM's code runs in.
 const SEGMENT: u16 = 0xf000;
-/// Where the code begins in it: a stub for each vector.
+/// First offset of the code in that segment: a stub for each vector.
 const STUBS: u16 = 0xf000;
 /// Bytes of a stub: a near call, which leaves behind which vector it was.
 const STUB_SIZE: u16 = 3;
 /// Vectors of real mode.
 const VECTORS: u16 = 256;
-/// Where a CPU begins after a reset, and where software jumps that wants one.
+/// Offset at which a CPU begins after a reset, and to which software jumps that wants one.
 const RESET_VECTOR: u16 = 0xfff0;
 /// The ROM's bytes: the rest of the segment.
 const SIZE: usize = 0x1000;
 const _: () = assert!(ROM_CODE_START == ((SEGMENT as u64) << 4) + STUBS as u64);
 const _: () = assert!(STUBS as usize + SIZE == 0x1_0000);
 
-/// What stands behind the jump at the reset vector: the ROM's date, and a byte that says "PC/AT".
+/// Bytes behind the jump at the reset vector: the ROM's date, and a byte that says "PC/AT".
 const DATE_AND_MODEL: [u8; 11] = *b"01/01/26\0\xfc\0";
 
-/// Where the routines begin, as offsets in [`SEGMENT`].
+/// Entry points of the routines, as offsets in [`SEGMENT`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Routines {
     /// Services that are not there.
@@ -51,15 +51,15 @@ struct Routines {
     boot: u16,
     /// Interrupts of the first 8259; where it has none in service, a CPU's exception.
     first_irq: u16,
-    /// Its interrupt 7, which may come without a cause.
+    /// Interrupt 7 of the first 8259, which may come without a cause.
     spurious_irq: u16,
     /// Interrupts of the second 8259.
     second_irq: u16,
 }
 
 impl Routines {
-    /// What serves a vector. The 8259s' are where a PC's BIOS has them, which the guest's are
-    /// set to only by itself.
+    /// Routine that serves a vector. The 8259s' vectors are those of a PC's BIOS, to which
+    /// only the guest itself sets its 8259s.
     const fn of(&self, vector: u8) -> u16 {
         match vector {
             0 | 5..=7 | 0x18 => self.stop,
@@ -311,7 +311,7 @@ fn second_irq(code: &mut Code) -> u16 {
     at
 }
 
-/// What the jump at the reset vector leads to.
+/// Routine that the jump at the reset vector leads to.
 fn reset(code: &mut Code, reset_now: u16) -> u16 {
     let at = code.here();
     code.op(&[0x66, 0xb8]); // mov eax, the reset's entry
@@ -342,7 +342,7 @@ mod tests {
         text.lines().map(line).collect()
     }
 
-    /// Where a branch leads to.
+    /// Target of a branch, from its text.
     fn target(instruction: &str) -> Option<u16> {
         let hex = instruction.rsplit(' ').next()?;
         u16::from_str_radix(hex.strip_suffix('h')?, 16).ok()

@@ -29,7 +29,7 @@ impl Stamps {
         self.mark = tsc;
     }
 
-    /// Its CPU goes to another.
+    /// The vCPU's CPU goes to another, at this TSC.
     pub fn end(&mut self, tsc: u64) {
         self.cold = self.cold.wrapping_add(tsc.saturating_sub(self.mark));
         self.mark = tsc;
@@ -47,7 +47,7 @@ impl Stamps {
         }
     }
 
-    /// What they come to, where each exit takes `unstamped` instructions that no stamp encloses,
+    /// Sum of the stamps, if each exit takes `unstamped` instructions that no stamp encloses,
     /// and `services` ticks were spent for the guest beside its vCPUs.
     #[must_use]
     pub fn sum(self, unstamped: u64, services: u64) -> StampedSum {

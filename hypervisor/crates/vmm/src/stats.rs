@@ -81,7 +81,7 @@ impl ExitCounts {
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident $name:literal: $pattern:pat,)*) => {
-        /// What the general code serves, by kind.
+        /// Kinds of exits that the general code serves.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Kind {
             $($(#[$doc])* $kind,)*

@@ -1,5 +1,5 @@
-//! Where the time of a vCPU's turns goes, in ticks of the host's TSC: the guest, exits by kind,
-//! and switches.
+//! Time of a vCPU's turns by what it is spent on, in ticks of the host's TSC: the guest, exits
+//! by kind, and switches.
 //!
 //! [`Stopwatch`] is told of each border: the vCPU gets a CPU, the general code enters the guest
 //! and comes back, the turns are over, the CPU goes to another. What lies between two borders is
@@ -10,7 +10,7 @@
 use crate::stats::{HotCounts, Kind};
 use core::fmt;
 
-/// What a vCPU's time on CPUs was spent on, in ticks.
+/// Time of a vCPU on CPUs by what it was spent on, in ticks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spent {
     /// In the guest, with the exits that the hot handler served.
@@ -80,7 +80,7 @@ impl Stopwatch {
         self.mark
     }
 
-    /// What it came back for.
+    /// The exit that the general code came back for is of this kind.
     #[inline]
     pub fn serve(&mut self, kind: Kind) {
         self.serves = Some(kind);
@@ -92,7 +92,7 @@ impl Stopwatch {
         self.serves = None;
     }
 
-    /// What the time was spent on up to this TSC, where the vCPU's CPU goes to another.
+    /// Time that was spent up to this TSC, where the vCPU's CPU goes to another.
     pub fn end(&mut self, tsc: u64) -> Spent {
         self.enter(tsc);
         self.spent
@@ -106,8 +106,8 @@ impl Stopwatch {
     }
 }
 
-/// What an exit that the hot handler serves takes, in instructions as the benchmark counts them:
-/// the figures of `docs/performance.md`.
+/// Costs of exits that the hot handler serves, in instructions as the benchmark counts them: the
+/// figures of `docs/performance.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HotCosts {
     /// `cpuid_1`.
@@ -154,7 +154,7 @@ impl HotCosts {
     }
 }
 
-/// Where a guest's time went since its first instruction, in ticks or in nanoseconds: the
+/// Account of a guest's time since its first instruction, in ticks or in nanoseconds: the
 /// time of its vCPUs on CPUs, and what else was done for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {

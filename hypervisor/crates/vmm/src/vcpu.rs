@@ -62,7 +62,7 @@ pub struct VcpuCore {
     pub recent: Recorder,
     /// Exits by kind.
     pub counts: ExitCounts,
-    /// Where the time goes.
+    /// Stopwatch of the vCPU's time on CPUs.
     pub watch: Stopwatch,
     /// KVM's paravirtual interface.
     pub pv: PvState,

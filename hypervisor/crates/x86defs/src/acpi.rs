@@ -1,4 +1,4 @@
-//! What the hypervisor wants to know of ACPI's tables: where they are and which CPUs there
+//! ACPI's tables, as far as the hypervisor needs them: where they are and which CPUs there
 //! are ([`tables`]); to switch the machine off, where to write ([`FixedTable`]), and what
 //! ([`soft_off_types`]); and its clocks ([`PmTimer`], [`hpet_base`]). Fuzz target: `acpi`.
 
@@ -76,7 +76,7 @@ impl PmTimer {
     }
 }
 
-/// Where the registers of the high-precision event timer are in memory, by its table
+/// Address of the high-precision event timer's registers in memory, by its table
 /// (Intel: "IA-PC HPET Specification", "The ACPI 2.0 HPET Description Table (HPET)").
 #[must_use]
 pub fn hpet_base(table: &[u8]) -> Option<u64> {

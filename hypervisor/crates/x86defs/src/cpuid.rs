@@ -42,7 +42,7 @@ pub struct Guards {
 }
 
 impl Guards {
-    /// What CPUID says (leaf 7, EBX).
+    /// Guards of the CPU, by CPUID (leaf 7, EBX).
     #[must_use]
     pub fn of(cpu: &impl CpuidSource) -> Self {
         let features = cpu.cpuid(7, 0).ebx;

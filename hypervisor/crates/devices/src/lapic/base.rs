@@ -5,7 +5,7 @@ use super::reg::{Lvt, LvtEntry};
 use super::{DeliveryMode, Effect, Gp, Lapic};
 use x86defs::msr::{APIC_BASE_BSP, APIC_BASE_ENABLE, APIC_BASE_X2APIC};
 
-/// Where the registers stand in xAPIC mode, unless the guest moves them.
+/// Address of the registers in xAPIC mode, unless the guest moves them.
 pub const APIC_BASE_ADDRESS: u64 = 0xfee0_0000;
 
 /// Bits 7:0 and 9, and what no physical address has.
@@ -29,7 +29,7 @@ pub(super) const fn is_register(value: u64, mode: ApicMode, bootstrap: bool) -> 
 }
 
 impl Lapic {
-    /// Where in memory the registers stand; nowhere but in xAPIC mode.
+    /// Address of the registers in memory; `None` but in xAPIC mode.
     #[inline]
     #[must_use]
     pub const fn window(&self) -> Option<u64> {

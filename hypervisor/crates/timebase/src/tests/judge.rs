@@ -103,8 +103,8 @@ fn machines_without_some_clocks() {
 }
 
 proptest! {
-    /// What is agreed on is within a hundred parts per million of the truth, whatever the
-    /// CPU did meanwhile and whatever CPUID says.
+    /// A rate that is agreed on is within a hundred parts per million of the truth, whatever
+    /// the CPU did meanwhile and whatever CPUID says.
     #[test]
     fn what_is_agreed_on_is_true(
         hz in 200_000_000_u64..6_000_000_000,

@@ -4,7 +4,7 @@ use crate::counter::{Counter, PmWidth, Sample};
 use crate::{Measured, Track};
 use std::vec::Vec;
 
-/// What a counter of it does.
+/// Behaviour of a counter of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Health {
     Counts,

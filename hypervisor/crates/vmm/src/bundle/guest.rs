@@ -78,16 +78,16 @@ pub struct GuestSettings {
     pub cmdline: String,
     /// Whether the guest has the debug-exit port 0xf4.
     pub debug_exit: bool,
-    /// What a value written to that port makes of the run's status.
+    /// Rule that makes the run's status of a value written to that port.
     #[serde(default)]
     pub debug_status: DebugStatus,
     /// What happens when it resets its machine.
     #[serde(default)]
     pub on_reset: OnReset,
-    /// What happens when its CPU shuts down (a triple fault).
+    /// Consequence of a shutdown of its CPU (a triple fault).
     #[serde(default)]
     pub on_triple_fault: OnTripleFault,
-    /// What happens when all its vCPUs are halted and nothing can wake them.
+    /// Consequence of a halt of all its vCPUs, when nothing can wake them.
     #[serde(default)]
     pub on_halt: OnHalt,
     /// How far the CPU may run its local APICs.
@@ -145,7 +145,7 @@ pub enum OnReset {
     End,
 }
 
-/// What a value V, written to the debug-exit port, makes of the run's status.
+/// Rule that makes the run's status of a value V, written to the debug-exit port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DebugStatus {
@@ -169,7 +169,7 @@ impl DebugStatus {
     }
 }
 
-/// What happens when a guest's CPU shuts down (a triple fault).
+/// Consequence of a shutdown of a guest's CPU (a triple fault).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnTripleFault {
@@ -180,7 +180,7 @@ pub enum OnTripleFault {
     Reset,
 }
 
-/// What happens when all vCPUs of a guest are halted with interrupts disabled.
+/// Consequence of a halt of all vCPUs of a guest with interrupts disabled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnHalt {

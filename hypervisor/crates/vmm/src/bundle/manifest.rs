@@ -38,11 +38,11 @@ pub struct HostSettings {
     /// The key that begins a command of the operator's.
     #[serde(default)]
     pub escape: EscapeKey,
-    /// What of a guest's output reaches the operator's terminal.
+    /// Bytes of a guest's output that reach the operator's terminal.
     #[serde(default)]
     pub console: ConsoleBytes,
-    /// What the line that says how the run ended names, so that a guest, which does not know
-    /// it, can't say that line.
+    /// Key in the line that says how the run ended: a guest, which does not know it, can't
+    /// say that line.
     #[serde(default)]
     pub end_key: Option<Uuid>,
 }
@@ -62,7 +62,7 @@ impl HostSettings {
     }
 }
 
-/// What of a guest's output reaches the operator's terminal.
+/// Bytes of a guest's output that reach the operator's terminal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConsoleBytes {

@@ -26,8 +26,8 @@ const AMD_HIGHEST: u32 = 0xd;
 const INTEL_HIGHEST_EXTENDED: u32 = 0x8000_0008;
 /// The highest extended leaf with content elsewhere.
 const AMD_HIGHEST_EXTENDED: u32 = 0x8000_0021;
-/// Where the leaves of hypervisors begin: a signature, then what it stands for. The
-/// one for Steward, the other for KVM.
+/// First leaves of the two ranges of hypervisors: a signature, then what it stands for.
+/// The one is Steward's, the other KVM's.
 const FIRST_SIGNATURE: u32 = 0x4000_0000;
 const SECOND_SIGNATURE: u32 = 0x4000_0100;
 /// The highest leaves of the two: the one with frequencies is where other hypervisors

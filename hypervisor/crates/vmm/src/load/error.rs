@@ -45,9 +45,9 @@ pub enum LoadError {
     /// An image that is made for another machine, or for none.
     #[error("kernel: this is {what}; {cure}")]
     Foreign {
-        /// What it is.
+        /// Kind of the image, in words.
         what: &'static str,
-        /// What to do instead.
+        /// Cure: what to do instead.
         cure: &'static str,
     },
     /// A program in the form of a Linux kernel that calls a BIOS.
@@ -57,7 +57,7 @@ pub enum LoadError {
          kernel itself"
     )]
     RealMode {
-        /// What its header says of its version, in words, or nothing.
+        /// Words about the version that its header names; empty if it names none.
         version: String,
     },
     /// An ELF image that does not say how to start it.
@@ -149,7 +149,7 @@ pub enum LoadError {
     TooLittleMemory {
         /// Where the kernel begins.
         start: u64,
-        /// Where what it needs at once ends, its initial ramdisk or modules behind it.
+        /// End of the memory that it needs at once, its initial ramdisk or modules behind it.
         end: u64,
         /// Where the guest's RAM ends.
         ram_end: u64,

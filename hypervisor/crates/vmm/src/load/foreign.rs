@@ -17,7 +17,7 @@ const GRUB_SEARCHED: u64 = 0x1_8000;
 /// ELF note `XEN_ELFNOTE_GUEST_OS` (Xen: "ELF notes"): kernels for its paravirtual mode have it.
 const NOTE_GUEST_OS: u32 = 6;
 
-/// What an ELF image is that nothing here can run, though it may have a header that says so.
+/// Refusal of an ELF image that can't run here, though it may have a header that says it can.
 ///
 /// # Errors
 /// Those of damaged notes.
@@ -57,7 +57,7 @@ enum Platform {
 /// An image is GRUB's if a segment of it holds GRUB's modules; the platform has a name in the
 /// core. Others (`i386-multiboot`) are kernels like any other.
 fn grub_platform(image: Bytes<'_>, elf: &Elf<'_>) -> Option<Platform> {
-    /// What the modules begin with (GRUB: `struct grub_module_info`).
+    /// First bytes of the modules (GRUB: `struct grub_module_info`).
     const MODULES: &[u8] = b"mimg";
     const KNOWN: [(&[u8], Platform); 4] = [
         (b"i386-coreboot\0", Platform::Coreboot),
@@ -78,7 +78,7 @@ fn grub_platform(image: Bytes<'_>, elf: &Elf<'_>) -> Option<Platform> {
     })
 }
 
-/// What an image is that has no header of a kernel.
+/// Refusal of an image that has no header of a kernel; `None` if its kind is not known.
 pub(super) fn flat(image: Bytes<'_>) -> Option<LoadError> {
     const INSTEAD: &str = "a guest has no firmware that could run it; boot a kernel";
     let foreign = |what| Some(LoadError::Foreign { what, cure: INSTEAD });
@@ -102,7 +102,7 @@ pub(super) fn flat(image: Bytes<'_>) -> Option<LoadError> {
     None
 }
 
-/// What a program is whose setup header is older than any that can be booted here, and whose
+/// Refusal of a program whose setup header is older than any that can be booted here, and whose
 /// version text is this: `None` for a Linux kernel, whose text goes on with the builder's name in
 /// parentheses behind the release.
 pub(super) fn real_mode(version: &[u8]) -> Option<LoadError> {

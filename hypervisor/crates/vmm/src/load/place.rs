@@ -26,8 +26,8 @@ pub(super) enum Order {
 /// What is to be written, and where there is still room.
 pub(super) struct Plan<'a> {
     ram: [Range<u64>; 2],
-    /// What is taken: in rising order, none touching another, so that a look at them all is
-    /// short even with many modules.
+    /// Ranges that are taken: in rising order, none touching another, so that a look at them
+    /// all is short even with many modules.
     used: Vec<Range<u64>>,
     writes: Vec<(u64, Cow<'a, [u8]>)>,
     zeros: Vec<Range<u64>>,

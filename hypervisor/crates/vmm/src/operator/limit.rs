@@ -1,5 +1,5 @@
 //! A limit for what a guest can make the hypervisor say: a line, or a report, in a while.
-//! What is left out is counted, and the count is told.
+//! Messages that are left out are counted, and the count is told.
 
 /// The limit of one guest. Times are ticks of one clock.
 #[derive(Clone, Copy, Debug)]

@@ -1,4 +1,4 @@
-//! What of a guest's output reaches the operator's terminal.
+//! Filter for a guest's output on its way to the operator's terminal.
 //!
 //! A terminal does more than show: some sequences make it send something back (its
 //! position, its title, a colour, what a key was defined as), as if the operator had typed
@@ -8,7 +8,7 @@
 //! asks its terminal something gets no answer, as on a terminal that does not know the
 //! question.
 //!
-//! What passes: text (UTF-8; a lone byte of an older character set from 0xA0 on), the usual
+//! Output that passes: text (UTF-8; a lone byte of an older character set from 0xA0 on), the usual
 //! control characters, and the sequences in `shows_only`, `MODES` and `shifts_only`:
 //! cursor, erasing, scrolling, colours, tab stops, cursor shape, alternate screen, line
 //! drawing. Each comes out whole, in seven bits, never half.
@@ -40,7 +40,7 @@ const CAN: u8 = 0x18;
 const SUB: u8 = 0x1a;
 const DEL: u8 = 0x7f;
 
-/// Where in a sequence the output stands.
+/// Place of the output in a sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     /// In none.
@@ -111,7 +111,7 @@ impl Screen {
         }
     }
 
-    /// What of `bytes` can be shown now.
+    /// Output that can be shown now that `bytes` have come.
     #[must_use]
     pub fn filter(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(bytes.len());

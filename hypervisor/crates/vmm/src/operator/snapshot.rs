@@ -160,12 +160,12 @@ pub struct VcpuStats {
     pub cpu: Option<u32>,
     /// Its exits by kind; kinds without one may be left out.
     pub exits: Vec<ExitStats>,
-    /// Where its time on CPUs went, up to when it last left one.
+    /// Time on CPUs by what it was spent on, up to when the vCPU last left one.
     #[serde(default)]
     pub spent: SpentTimes,
 }
 
-/// Where time on CPUs went.
+/// Time on CPUs by what it was spent on, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpentTimes {
     /// In the guest.
@@ -231,7 +231,7 @@ impl GuestStats {
         self.vcpus.iter().fold(Times::default(), |sum, vcpu| sum.plus(vcpu.times))
     }
 
-    /// Where its time went since its first instruction.
+    /// Account of its time since its first instruction, in nanoseconds.
     #[must_use]
     pub fn account(&self) -> Account {
         let ahead = Account { services: self.zeroing_ns, ..Account::default() };
@@ -452,10 +452,10 @@ pub struct VcpuWait {
     /// Where it is.
     #[serde(with = "hex")]
     pub rip: u64,
-    /// What it executes there.
+    /// Code at RIP.
     #[serde(default)]
     pub code: CodeState,
-    /// Its exits since its guest's start, by kind, those that happened.
+    /// Exits of the vCPU since its guest's start, by kind, those that happened.
     #[serde(default)]
     pub exits: Vec<ExitStats>,
     /// RFLAGS.IF: it takes interrupts.
@@ -484,7 +484,7 @@ pub struct VcpuWait {
     pub lvt: Vec<LvtState>,
 }
 
-/// What a vCPU executes.
+/// Code that a vCPU executes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodeState {
     /// The CPU's mode, in words.

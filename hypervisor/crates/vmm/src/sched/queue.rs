@@ -59,7 +59,7 @@ impl Guest {
         u64::from(self.settings.weight) * u64::from(self.pull)
     }
 
-    /// Its weight on a CPU where it takes part as `cell`.
+    /// Weight of the guest on a CPU where it takes part as `cell`.
     fn weight_in(&self, cell: &Cell) -> u64 {
         if cell.n == 0 { cell.weight } else { self.weight_with(cell.n) }
     }
@@ -258,7 +258,7 @@ impl Scheduler {
         } else {
             let others = i128::from(total);
             if others != 0 && (late != 0 || moved != 0) {
-                // What it missed while another ran; but a debt was paid first.
+                // Time that it missed while another ran; but a debt was paid first.
                 let late = if state.current.is_some() { i128::from(late) * TICK } else { 0 };
                 let late = late.min((v - cell.v).max(0) * others);
                 let more = late * weight / (others + weight) / TICK + moved;
@@ -316,7 +316,7 @@ impl Scheduler {
         }
         let mut owed = (v - cell.v) * i128::from(weight) / TICK;
         if core::mem::take(&mut cell.parked) {
-            // Its cap has taken what it was owed.
+            // The guest's cap has taken what it was owed.
             owed = owed.min(0);
         }
         cell.weight = weight;

@@ -73,8 +73,8 @@ pub enum Stop {
     Yielded,
 }
 
-/// What of a turn was the entity's own: the rest, its switches, is charged to whose
-/// doing they are.
+/// Part of a turn that was the entity's own: the rest, its switches, is charged to
+/// whoever caused them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stay {
     /// When it first ran, loaded; 0 if it never did.
@@ -174,7 +174,7 @@ pub struct Timing {
     pub step: u64,
     /// What an entity that an interrupt woke may run ahead of its turn: 200 µs.
     pub boost: u64,
-    /// What a vCPU runs at least before another one's wake-up stops it: 100 µs.
+    /// Time that a vCPU runs at least before another one's wake-up stops it: 100 µs.
     pub least: u64,
     /// A capped guest that used up its budget waits until it has this much: 0.5 ms.
     pub grant: u64,

@@ -22,7 +22,7 @@ pub(super) struct Cell {
     /// It takes part in the CPU's virtual time: it has something runnable, or it
     /// sleeps and owes or is owed.
     pub(super) active: bool,
-    /// Its place in the CPU's list of active guests, while it is one.
+    /// Place of the guest in the CPU's list of active guests, while it is one.
     pub(super) at: usize,
     /// Out of the competition: its cap is used up.
     pub(super) parked: bool,
@@ -138,8 +138,8 @@ pub(super) struct Current {
     pub(super) until: u64,
     /// No wake-up takes the CPU from it before this.
     pub(super) least: u64,
-    /// Its guest is charged from here, and up to here by now. The first is before
-    /// `since` if it displaced another, and behind if who left has paid for the switch.
+    /// Ticks from which its guest is charged, and up to which it is by now. The first is
+    /// before `since` if it displaced another, and behind if that one paid for the switch.
     pub(super) from: u64,
     pub(super) charged: u64,
     /// When the one before it had stopped; 0 if the CPU was idle.
@@ -166,7 +166,7 @@ pub(super) struct Cpu {
     pub(super) vacated: u64,
     /// The last one had to leave for the next one.
     pub(super) displaced: bool,
-    /// What it takes from one turn's end until another guest runs, on average.
+    /// Ticks from one turn's end until another guest runs, on average.
     pub(super) change: u64,
     pub(super) idle_since: Option<u64>,
     pub(super) idle: u64,

@@ -16,7 +16,7 @@ use x86defs::vmcs::{
 };
 use x86defs::{Exception, VmExit};
 
-/// What an AMD-V exit code tells besides, in all forms that matter.
+/// EXITINFO1 of an AMD-V exit code, in all forms that matter.
 fn informations(code: u64) -> Vec<u64> {
     match code {
         // IN and OUT of each width, single and repeated.
@@ -124,7 +124,7 @@ fn reasons<F: bitflags::Flags<Bits = u32> + Copy>(
     found
 }
 
-/// What an exit of VT-x tells besides, in all forms that matter.
+/// Exit information of a VT-x exit reason, in all forms that matter.
 fn details(reason: u16) -> Vec<ExitInformation> {
     let plain = ExitInformation { reason: reason.into(), ..ExitInformation::default() };
     let qualified = |list: &[u64]| {
@@ -199,7 +199,7 @@ fn each_exit_that_is_asked_for_is_served() {
     assert!(exits.contains(&VmExit::Unoffered) && exits.contains(&VmExit::Rdpmc));
     for exit in exits {
         let Next::End(EndReason::Failed(error)) = outcome(exit, 0) else { continue };
-        // What a kernel can do to itself, and what the machine does.
+        // Errors that a kernel can cause itself, and that of the machine.
         let its_own = matches!(
             error,
             VmError::NotOffered(_) | VmError::Instruction(_) | VmError::MachineCheck
@@ -208,7 +208,7 @@ fn each_exit_that_is_asked_for_is_served() {
     }
 }
 
-/// What a program can't bring about, whatever it does: its kernel's tables are the
+/// Exits that a program can't bring about, whatever it does: its kernel's tables are the
 /// cause, or the machine.
 fn is_beyond_a_program(exit: VmExit) -> bool {
     matches!(exit, VmExit::TripleFault | VmExit::MachineCheck | VmExit::TaskSwitch(_))

@@ -64,7 +64,7 @@ impl Ram {
         }
     }
 
-    /// What is in it.
+    /// Contents of the RAM, from address 0 on.
     pub fn contents(&self) -> Vec<u8> {
         self.0.borrow().clone()
     }
@@ -174,7 +174,7 @@ pub struct Script {
     pub dr6: u64,
     /// DR7.
     pub dr7: u64,
-    /// What is added to the host's TSC.
+    /// Offset that is added to the host's TSC, in ticks.
     pub tsc_offset: u64,
     /// How often translations were flushed.
     pub flushes: u32,
@@ -182,7 +182,7 @@ pub struct Script {
     cr2: u64,
     gdtr: DescriptorTable,
     idtr: DescriptorTable,
-    /// Where the CPU delivers interrupts by itself: its page.
+    /// The virtual-APIC page, if the CPU delivers interrupts by itself.
     pub page: Option<std::boxed::Box<VirtualApicPage>>,
     /// And its status.
     pub status: InterruptStatus,
@@ -361,13 +361,13 @@ impl Backend for Script {
 pub struct Stage {
     /// The TSC.
     pub tsc: u64,
-    /// What came to the console.
+    /// Bytes that came to the console.
     pub console: Vec<u8>,
     /// How much the console says it would take.
     pub room: usize,
-    /// What the CPU's timer is armed for.
+    /// Deadline that the CPU's timer is armed for, as a value of the TSC.
     pub armed: u64,
-    /// What the guest's firmware told.
+    /// Entries into the guest's firmware that were told.
     pub firmware: Vec<FirmwareNews>,
 }
 

@@ -21,7 +21,7 @@ const HEADER_BYTES: u32 = 36;
 const OLD_ROOT: u32 = 20;
 /// Bytes of the root pointer since ACPI 2.0.
 const ROOT: u32 = 36;
-/// Where entries begin in the list of interrupt controllers.
+/// Offset of the first entry in the list of interrupt controllers.
 const MADT_ENTRIES: usize = 44;
 /// MADT: the CPU is ready for use.
 const ENABLED: u32 = 1 << 0;
@@ -39,7 +39,7 @@ pub trait Memory {
 pub enum TableError {
     /// There is no memory where something should be.
     Address(u64),
-    /// What is there is no root pointer.
+    /// The root pointer's signature or checksum is wrong.
     Root,
     /// The root pointer names no table of tables.
     NoList,

@@ -164,7 +164,7 @@ impl ControlWords {
         let mut optional = SecondaryControls::RDTSCP
             | SecondaryControls::INVPCID
             | SecondaryControls::PAUSE_LOOP_EXITING
-            // Where firmware has switched SGX on, ENCLS would run.
+            // ENCLS would run if firmware has switched SGX on.
             | SecondaryControls::ENCLS_EXITING
             | APIC_DELIVERY;
         optional.set(SecondaryControls::VPID, cpu.ept.contains(VPID));

@@ -10,7 +10,7 @@ use core::ops::Range;
 /// A checksum that is being computed.
 pub(in super::super) struct Checksum<'a> {
     covered: &'a [u8],
-    /// What counts as zeros, in rising order; none has more than eight bytes.
+    /// Ranges of bytes that count as zeros, in rising order; none has more than eight bytes.
     holes: [Range<usize>; 2],
     at: usize,
     crc: crc32fast::Hasher,

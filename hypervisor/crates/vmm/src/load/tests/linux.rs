@@ -204,10 +204,10 @@ fn the_initrd_stays_below_its_limits() {
         refuse(&image(), &settings),
         LoadError::TooLittleMemory { start: PREF, end: memory + 4096, ram_end: memory }
     );
-    // What is told is enough.
+    // The memory that the error names is enough.
     load(&image(), &Ram::new(memory + 4096), &LoadSettings { memory: memory + 4096, ..settings })
         .unwrap();
-    // Where the kernel wants it low, more memory is no help.
+    // More memory is no help to a kernel that wants its initial ramdisk low.
     let low = changed(0x22c, &(kernel_end + 4095).low32().to_le_bytes());
     let settings = LoadSettings { memory: 64 * MIB, ..settings };
     let error = refuse(&low, &settings).to_string();

@@ -37,7 +37,7 @@ pub(super) enum Work {
     Baton(u64),
 }
 
-/// What a CPU does besides running guests, in ticks.
+/// Costs of a CPU besides running guests, in ticks.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Costs {
     /// From a decision to the guest's first instruction.
@@ -101,7 +101,7 @@ pub(super) struct Party {
 enum What {
     Kick(usize),
     Due(usize, u64),
-    /// Its turn has lasted for the least time.
+    /// The CPU's turn has lasted for the least time.
     Least(usize, u64),
     /// It has saved what ran; it is to decide.
     Saved(usize),
@@ -139,7 +139,7 @@ pub(super) struct Sim {
     pub(super) actors: Vec<Actor>,
     pub(super) parties: Vec<Party>,
     cpus: Vec<SimCpu>,
-    /// Who sleeps on which CPU until when.
+    /// Sleepers with an alarm: the CPU, the tick and the actor.
     alarms: Vec<(usize, u64, usize)>,
     pub(super) costs: Costs,
     events: BinaryHeap<Reverse<(u64, u64, What)>>,
@@ -307,7 +307,7 @@ impl Sim {
         self.kick(kicks);
     }
 
-    /// What a guest could do with its service.
+    /// Part of a guest's service that it could use, in ticks.
     pub(super) fn inside(&self, guest: usize) -> u64 {
         let of = |actor: &Actor| (actor.guest == guest).then_some(actor.inside);
         self.actors.iter().filter_map(of).sum()
@@ -372,7 +372,7 @@ impl Sim {
         after.or_else(|| (0..=index).find(siblings)).unwrap_or(index)
     }
 
-    /// What runs on a CPU leaves it.
+    /// The actor that runs on a CPU leaves it.
     fn stop(&mut self, cpu: usize) {
         let now = self.now;
         let Some(turn) = &mut self.cpus[cpu].running else { return };

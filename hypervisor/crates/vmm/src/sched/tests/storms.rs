@@ -10,8 +10,8 @@ use proptest::prelude::*;
 /// As measured, and a little more.
 const COSTS: Costs = Costs { load: 3 * MICRO, save: 2 * MICRO, gap: MICRO, exit: MICRO };
 
-/// What a guest of this weight gets done in half a second beside others of weight 100, in
-/// per mille of the time.
+/// Work that a guest of this weight gets done in half a second beside others of weight
+/// 100, in per mille of the time.
 fn beside(costs: Costs, weight: u32, victim: Work, others: &[Work]) -> f64 {
     let mut sim = Sim::new(1, 11);
     sim.costs = costs;
@@ -80,7 +80,6 @@ fn the_worst_storms_leave_a_neighbour_its_share() {
     }
 }
 
-/// Who sleeps briefly keeps its share, too.
 #[test]
 fn brief_sleepers_keep_their_share() {
     for (burst, sleep, least) in [(200, 6, 0.45), (1000, 100, 0.48), (400, 1, 0.46)] {

@@ -163,7 +163,7 @@ fn clocks_that_differ_lose_no_wake_up() {
     assert!(sched.wake(sleeper, 99 * MICRO, Reason::Interrupt).0.contains(0));
 }
 
-/// What a guest is owed, or owes, in microseconds.
+/// Service that a guest is owed, or owes (less than 0), in microseconds.
 fn owed(sched: &mut Scheduler, guest: GuestId, now: u64) -> i64 {
     let v = sched.virtual_time(0, now).v;
     let guest = sched.guests.resolve(guest.0).unwrap();
