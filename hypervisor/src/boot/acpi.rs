@@ -1,5 +1,5 @@
-//! What firmware's tables say of the machine: its CPUs, how it is switched off, and its
-//! clocks. What decides is in [`x86defs::acpi`]; here is the memory that it looks at.
+//! Firmware's tables of the machine: its CPUs, how it is switched off, and its clocks. The
+//! code that decides is in [`x86defs::acpi`]; here is the memory that it looks at.
 
 use crate::cpu;
 use crate::cpu::power::SoftOff;
@@ -15,7 +15,7 @@ struct Window;
 
 impl Memory for Window {
     fn bytes(&self, at: u64, len: u32) -> Option<&[u8]> {
-        // What no address can be must not get into page tables.
+        // An address beyond the CPU's physical bits must not get into page tables.
         let bits = cpu::cpuid_checked(0x8000_0008, 0).eax & 0xff;
         let last = at.checked_add(len.into())?;
         if last.checked_shr(bits.max(32)).is_some_and(|rest| rest != 0) {
@@ -37,7 +37,7 @@ pub(super) struct Firmware {
     pub(super) soft_off: Option<SoftOff>,
     /// The power-management timer.
     pub(super) pm_timer: Option<PmTimer>,
-    /// Where the HPET's registers are.
+    /// Host-physical address of the HPET's registers.
     pub(super) hpet: Option<u64>,
 }
 

@@ -58,7 +58,7 @@ pub fn start(info: &'static mut BootInfo) -> ! {
     monitor::refuse(&error)
 }
 
-/// What there is before virtualization is switched on.
+/// Results of the boot before virtualization is switched on.
 struct Ready {
     handover: Handover,
     firmware: Firmware,

@@ -78,7 +78,7 @@ fn fence() {
 /// OUT of one byte.
 ///
 /// # Safety
-/// What the device at `port` does must not break memory safety.
+/// The device at `port` must do nothing that breaks memory safety.
 pub unsafe fn outb(port: u16, value: u8) {
     // SAFETY: the caller vouches for the device.
     unsafe {
@@ -89,7 +89,7 @@ pub unsafe fn outb(port: u16, value: u8) {
 /// IN of one byte.
 ///
 /// # Safety
-/// What the device at `port` does must not break memory safety.
+/// The device at `port` must do nothing that breaks memory safety.
 #[must_use]
 pub unsafe fn inb(port: u16) -> u8 {
     let value: u8;
@@ -103,7 +103,7 @@ pub unsafe fn inb(port: u16) -> u8 {
 /// OUT of two bytes.
 ///
 /// # Safety
-/// What the device at `port` does must not break memory safety.
+/// The device at `port` must do nothing that breaks memory safety.
 pub unsafe fn outw(port: u16, value: u16) {
     // SAFETY: the caller vouches for the device.
     unsafe {
@@ -114,7 +114,7 @@ pub unsafe fn outw(port: u16, value: u16) {
 /// IN of two bytes.
 ///
 /// # Safety
-/// What the device at `port` does must not break memory safety.
+/// The device at `port` must do nothing that breaks memory safety.
 #[must_use]
 pub unsafe fn inw(port: u16) -> u16 {
     let value: u16;
@@ -128,7 +128,7 @@ pub unsafe fn inw(port: u16) -> u16 {
 /// IN of four bytes.
 ///
 /// # Safety
-/// What the device at `port` does must not break memory safety.
+/// The device at `port` must do nothing that breaks memory safety.
 #[must_use]
 pub unsafe fn inl(port: u16) -> u32 {
     let value: u32;
@@ -142,7 +142,7 @@ pub unsafe fn inl(port: u16) -> u32 {
 /// OUT of four bytes.
 ///
 /// # Safety
-/// What the device at `port` does must not break memory safety.
+/// The device at `port` must do nothing that breaks memory safety.
 pub unsafe fn outl(port: u16, value: u32) {
     // SAFETY: the caller vouches for the device.
     unsafe {

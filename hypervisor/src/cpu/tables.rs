@@ -32,7 +32,7 @@ pub struct TrapStacks {
     pub machine_check: u64,
 }
 
-/// Where a CPU's tables are in their memory, and its bytes.
+/// Offsets of a CPU's tables in their memory, and its size, in bytes.
 const IDT: u64 = 0;
 const GDT: u64 = 0x1000;
 const TSS: u64 = 0x1800;

@@ -25,16 +25,16 @@ const PATIENCE_MS: u64 = 5000;
 const SHIFT: u64 = u64::MAX - 1;
 const END: u64 = u64::MAX;
 
-/// What the first CPU asks.
+/// Question or command of the first CPU.
 static QUESTION: AtomicU64 = AtomicU64::new(0);
 /// The last question that was answered, and the answer.
 static ANSWERED: AtomicU64 = AtomicU64::new(0);
 static ANSWER: AtomicU64 = AtomicU64::new(0);
 /// With [`SHIFT`]: how much is to be subtracted.
 static BY: AtomicU64 = AtomicU64::new(0);
-/// What firmware had in the new CPU's register.
+/// IA32_TSC_ADJUST of the new CPU, as firmware left it.
 static FOUND: AtomicU64 = AtomicU64::new(0);
-/// What all CPUs have in theirs.
+/// IA32_TSC_ADJUST of the first CPU, the model for the others.
 static ADJUST: Once<Option<u64>> = Once::new();
 
 /// This CPU's register, where it has one.
@@ -67,7 +67,7 @@ pub fn arrive() {
     let found = adjust().unwrap_or(model);
     FOUND.store(found, Ordering::Relaxed);
     if found != model {
-        // Where it does not hold, the test that follows tells.
+        // A value that does not hold is found by the test that follows.
         let _ = set_adjust(model);
     }
 }

@@ -201,7 +201,7 @@ impl Clocks {
         self.all.iter().filter_map(found).collect()
     }
 
-    /// What clocks there are and what is wrong with them, for the operator.
+    /// Complaint for the operator: what clocks there are and what is wrong with them.
     fn complaint(&self) -> String {
         let mut text = String::new();
         for clock in &self.all {
@@ -211,7 +211,7 @@ impl Clocks {
         let sources = || self.all.iter().map(|clock| clock.track.counter().source);
         for source in [timebase::Source::PmTimer, timebase::Source::Hpet] {
             if !sources().any(|known| known == source) {
-                // As above.
+                // Writing to a string does not fail.
                 let _ = write!(text, "firmware's tables do not name {source}; ");
             }
         }
@@ -245,7 +245,7 @@ pub fn rough() -> Result<u64, HostError> {
     Ok(khz)
 }
 
-/// What CPUID says of the rate.
+/// Claims of CPUID about the rate.
 fn claims() -> Vec<Claim> {
     timebase::claims(&cpuid).into_iter().flatten().collect()
 }
@@ -288,7 +288,7 @@ pub fn settle() -> Result<(u64, String), HostError> {
     }
 }
 
-/// What is to be said of a verdict; what is wrong is logged.
+/// Words about a verdict; what is wrong is logged.
 fn words(verdict: &Verdict, claims: &[Claim]) -> String {
     match verdict {
         Verdict::Agreed { hz, by: [first, second] } => {

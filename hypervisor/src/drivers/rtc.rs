@@ -30,7 +30,7 @@ fn snapshot() -> [u8; 6] {
     [SECONDS, 2, 4, 7, 8, 9].map(register)
 }
 
-/// What the looks at the clock have told.
+/// Results of the looks at the clock.
 static EDGE: Mutex<SecondEdge> = Mutex::new(SecondEdge::NEW);
 
 /// Looks at the clock; `false` if it is about to change, or there is none.

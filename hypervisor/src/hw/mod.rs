@@ -48,7 +48,7 @@ pub trait VendorCpu: Debug + Sized + 'static {
     /// Bytes of memory that each vCPU takes for the hardware's sake.
     const VCPU_BYTES: u64;
 
-    /// What exits take that the hot handler serves.
+    /// Costs of the exits that the hot handler serves, in instructions.
     const HOT_COSTS: HotCosts;
 
     /// Instructions between the stamps around an exit and the exit or the entry itself.
@@ -99,8 +99,8 @@ pub trait VendorCpu: Debug + Sized + 'static {
     fn withheld(&self) -> &'static [FeatureBit];
 }
 
-/// Where the hypervisor sees the maps of ports and registers that guests may touch, once
-/// the first guest is there.
+/// Virtual address of the maps of ports and registers that guests may touch, once the
+/// first guest is there.
 #[cfg(feature = "check-entries")]
 pub(crate) fn permission_maps() -> Option<u64> {
     svm::maps::address().or_else(vmx::maps::address)

@@ -1,5 +1,5 @@
-//! What the measured image (feature `stamp-exits`) has in the entry assembly: see [`vmm::stamps`].
-//! In other images it is empty.
+//! Stamps in the entry assembly of the measured image (feature `stamp-exits`): see
+//! [`vmm::stamps`]. In other images they are empty.
 
 #[cfg(feature = "stamp-exits")]
 mod layout {

@@ -16,7 +16,7 @@ pub(super) struct Console {
     output: Mutex<Output>,
 }
 
-/// What the guest sent and is not shown yet.
+/// Output of the guest that is not shown yet.
 #[derive(Debug)]
 struct Output {
     /// As it came, the newest.
@@ -29,12 +29,12 @@ struct Output {
 struct Passage {
     /// `None`: all passes.
     screen: Option<Screen>,
-    /// What has passed the filter and had no room yet; it goes in one piece.
+    /// Bytes that have passed the filter and had no room yet; they go in one piece.
     ready: ArrayVec<u8, READY>,
 }
 
-/// What one byte may bring out of the filter: a whole sequence, or what remains of a broken
-/// character, and the byte itself.
+/// Most bytes that one byte may bring out of the filter: a whole sequence, or what remains of a
+/// broken character, and the byte itself.
 const READY: usize = screen::LONGEST + 8;
 
 impl Passage {

@@ -66,7 +66,7 @@ pub(super) struct ThisCpu<C: VendorCpu> {
     armed: u64,
     /// The running guest's console.
     console: Option<Arc<Console>>,
-    /// Who taught its branch predictors.
+    /// State of its branch predictors: the guest that taught them last.
     predictors: Predictors,
     /// vCPUs that went to sleep here. One that was woken otherwise is still
     /// here, and wakes once for nothing.
@@ -151,7 +151,7 @@ impl<C: VendorCpu> ThisCpu<C> {
                 Decision::Run(choice) => {
                     let (stop, stay) = self.serve(choice);
                     self.since = asm::rdtsc();
-                    // Who has waited for this one's least is to be owed that by it, too.
+                    // A sleeper that has waited for this one's least is to be owed that by it, too.
                     self.wake_sleepers(self.since);
                     self.world.stopped(self.index, stop, stay);
                 }
@@ -326,7 +326,7 @@ impl<C: VendorCpu> ThisCpu<C> {
     ) -> (Stop, Option<EndReason>) {
         stay.entered = asm::rdtsc();
         loop {
-            // What this exit takes is the doing of whom it is for.
+            // The time that this exit takes is caused by the one that it is for.
             stay.left = asm::rdtsc();
             let again =
                 self.look() || stay.left >= self.attend && self.look_after_sleepers(stay.left);

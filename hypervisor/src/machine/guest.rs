@@ -52,7 +52,7 @@ pub(super) struct Slot<B> {
 pub(super) struct Published {
     /// Its exits by kind.
     pub(super) counts: ExitCounts,
-    /// Where its time went.
+    /// Time on CPUs by what it was spent on, in ticks.
     pub(super) spent: Spent,
     /// The same, to the exit.
     #[cfg(feature = "stamp-exits")]
@@ -237,7 +237,7 @@ impl<C: VendorCpu> Guest<C> {
         self.zeroing.load(Ordering::Relaxed)
     }
 
-    /// Where its time went, in ticks, up to when each vCPU last left a CPU.
+    /// Account of its time, in ticks, up to when each vCPU last left a CPU.
     pub(super) fn account(&self) -> Account {
         let ahead = Account { services: self.zeroing(), ..Account::default() };
         self.slots.iter().fold(ahead, |sum, slot| {

@@ -57,7 +57,7 @@ impl HostClock {
     }
 }
 
-/// What the operator looks at until all is known.
+/// State of the operator's looks at the machine's time, until all is known.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     /// How often the TSC was measured again.

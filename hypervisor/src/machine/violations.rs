@@ -12,7 +12,7 @@ use vmm::layout::TABLES_START;
 use x86_64::instructions::tables::{sgdt, sidt};
 use x86defs::GuestPhysAddr;
 
-/// What a command line begins with that asks for it.
+/// Beginning of a command line that asks for a violation.
 const COMMAND: &str = "steward.violation=";
 /// RET.
 const RET: u8 = 0xc3;

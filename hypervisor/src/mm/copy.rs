@@ -57,7 +57,7 @@ pub(super) unsafe fn copy(source: u64, target: u64, len: usize) -> usize {
     left
 }
 
-/// What the measured image counts: iterations of string copies, which emulators count as an
+/// Counts of the measured image: iterations of string copies, which emulators count as an
 /// instruction each. Machine-wide; copies that the compiler makes are not among them.
 #[cfg(feature = "stamp-exits")]
 pub(super) mod stamped {

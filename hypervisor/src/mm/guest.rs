@@ -290,7 +290,7 @@ impl GuestSpace {
         let mut tables = CountedTables::new(tables);
         let (window, mut nested) =
             roots(&mut tables, format).ok_or(HostError::OutOfMemory("a guest's page tables"))?;
-        // Where that fails, reads are emulated.
+        // Reads are emulated if that fails.
         let _ = map_empty(&mut nested, &mut tables);
         Ok(Self {
             root: window.root(),

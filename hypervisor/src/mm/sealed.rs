@@ -19,7 +19,7 @@ const _: () = assert!(PAGE as u64 == PAGE_SIZE);
 /// Memory that can still be written, by the CPU that fills it and no other.
 #[derive(Debug)]
 pub struct Unsealed {
-    /// Where it is mapped.
+    /// Virtual address of the memory.
     at: u64,
     frames: HostPhysAddr,
     /// Bytes, in whole pages.
@@ -46,12 +46,12 @@ impl Unsealed {
         Ok(Self { at, frames: first.base(), len })
     }
 
-    /// Where it is mapped, for good.
+    /// Virtual address of the memory, for good.
     pub const fn address(&self) -> u64 {
         self.at
     }
 
-    /// Its host-physical address.
+    /// Host-physical address of the memory.
     pub const fn frames(&self) -> HostPhysAddr {
         self.frames
     }
@@ -66,7 +66,7 @@ impl Unsealed {
     /// From now on nobody writes there.
     pub fn seal(self) {
         if !host::make_read_only(self.at, self.len as u64) {
-            // Its pages are small: nothing has to be split, so that it can't fail.
+            // The memory's pages are small: nothing has to be split, so that it can't fail.
             log::warn!("{} bytes at {:#x} stay writable", self.len, self.at);
         }
         // No other CPU has used the mapping.

@@ -29,7 +29,7 @@ impl Status {
 /// The way out, as a number; 0 is to halt.
 static EXIT: AtomicU8 = AtomicU8::new(0);
 
-/// What the last line names.
+/// Key that the last line names.
 static KEY: Once<Uuid> = Once::new();
 
 /// Sets what the last line names, so that it can be told from what guests write.
@@ -101,10 +101,10 @@ fn say(out: &mut dyn Write, status: Status, reason: fmt::Arguments<'_>) {
     // Neither output fails. A guest may have left its line unfinished.
     let _ = write!(out, "\nsteward: end: status={}", status.0);
     if let Some(key) = KEY.get() {
-        // As above.
+        // Neither output fails.
         let _ = write!(out, " key={key}");
     }
-    // As above.
+    // Neither output fails.
     let _ = writeln!(out, " reason={reason}");
     serial::CONSOLE.flush();
 }

@@ -28,7 +28,7 @@ const PASSED_THROUGH: [Msr; 10] = [
 pub(super) struct Maps {
     pub(super) io: HostPhysAddr,
     pub(super) msr: HostPhysAddr,
-    /// Where the hypervisor sees the first of them.
+    /// Virtual address of the first of them.
     #[cfg(feature = "check-entries")]
     address: u64,
 }
@@ -47,7 +47,7 @@ const fn position(msr: Msr) -> Option<(usize, u32)> {
     Some((base + (bit / 8) as usize, bit % 8))
 }
 
-/// Where the hypervisor sees the maps, once they are there.
+/// Virtual address of the maps, once they are there.
 #[cfg(feature = "check-entries")]
 pub(in crate::hw) fn address() -> Option<u64> {
     MAPS.get().map(|maps| maps.address)

@@ -2,7 +2,7 @@
 //! `check-entries`, every entry of the general code is checked before it is
 //! tried, so that a rule that an emulator does not check is found too.
 //!
-//! What was found stands in the guest's report: the log is not for guests to fill.
+//! Broken rules stand in the guest's report: the log is not for guests to fill.
 
 use super::vcpu::SvmVcpu;
 #[cfg(feature = "check-entries")]
@@ -34,7 +34,7 @@ impl SvmVcpu {
         self.refusal = text;
     }
 
-    /// What to report instead of an entry that would be refused, or breaks a rule of
+    /// Exit to report instead of an entry that would be refused, or breaks a rule of
     /// the hypervisor's own.
     #[cfg(feature = "check-entries")]
     pub(super) fn broken_rule(&mut self) -> Option<ExitWithEvent> {

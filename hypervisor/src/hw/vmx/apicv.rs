@@ -50,7 +50,7 @@ pub(super) struct ApicHardware {
     /// This vCPU's control words.
     pub(super) words: ControlWords,
     maps: Maps,
-    /// Where the controls take the APIC's registers to be.
+    /// Space in which the controls take the APIC's registers to be.
     space: Option<ApicSpace>,
     /// What the VMCS holds.
     status: InterruptStatus,

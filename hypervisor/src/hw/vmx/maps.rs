@@ -36,7 +36,7 @@ pub(super) struct Maps {
     pub(super) msr_priority: HostPhysAddr,
     /// With all registers that the CPU virtualizes.
     pub(super) msr_apic: HostPhysAddr,
-    /// Where the hypervisor sees the first of them.
+    /// Virtual address of the first of them.
     #[cfg(feature = "check-entries")]
     address: u64,
 }
@@ -71,7 +71,7 @@ fn open_msrs(map: &mut [u8], read: impl Iterator<Item = Reg>, written: impl Iter
     }
 }
 
-/// Where the hypervisor sees the bitmaps, once they are there.
+/// Virtual address of the bitmaps, once they are there.
 #[cfg(feature = "check-entries")]
 pub(in crate::hw) fn address() -> Option<u64> {
     MAPS.get().map(|maps| maps.address)

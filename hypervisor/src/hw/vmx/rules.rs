@@ -2,7 +2,7 @@
 //! `check-entries`, every entry of the general code is checked before it is
 //! tried, so that a rule that an emulator does not check is found too.
 //!
-//! What was found stands in the guest's report: the log is not for guests to fill.
+//! Broken rules stand in the guest's report: the log is not for guests to fill.
 
 use super::vcpu::VmxVcpu;
 use super::{dump, entry};

@@ -57,7 +57,7 @@ pub(super) struct Operator<C: VendorCpu> {
     leave: Option<Leave>,
     /// The tick from which on it draws the screen again.
     draws: u64,
-    /// What is still to be learned of the machine's time.
+    /// State of the looks at the machine's time.
     watch: Watch,
 }
 
@@ -190,7 +190,7 @@ impl<C: VendorCpu> World<C> {
 
     /// A guest's vCPUs may run.
     fn admit(&'static self, guest: &Arc<Guest<C>>) {
-        // What time it is may have become known better since it was made.
+        // The wall clock may have become known better since the guest was made.
         self.correct_time_of(guest);
         {
             let mut runners = self.runners.write();
@@ -241,7 +241,7 @@ impl<C: VendorCpu> World<C> {
     }
 }
 
-/// What the end of a guest with these settings means for the run.
+/// Status of the run after the end of a guest with these settings, and the reason in words.
 fn verdict(settings: &GuestSettings, reason: &EndReason) -> (Status, String) {
     match reason {
         EndReason::PowerOff => (Status::OK, "powered off".into()),

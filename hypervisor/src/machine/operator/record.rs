@@ -56,7 +56,7 @@ pub(super) struct Record<C: VendorCpu> {
     limit: Limit<PLACES>,
 }
 
-/// What is said each time that a guest starts or ends, which it can do often.
+/// Messages about the starts and ends of a guest, which can come often.
 #[derive(Clone, Copy)]
 enum Place {
     Starts,
@@ -532,7 +532,7 @@ impl<C: VendorCpu> Record<C> {
     }
 }
 
-/// What the stamps of its exits say.
+/// Line about the stamps of the guest's exits, for the report.
 #[cfg(feature = "stamp-exits")]
 fn report_stamps<C: VendorCpu>(guest: &Guest<C>, text: &mut String) {
     let stamps = guest.stamps();

@@ -10,7 +10,7 @@ use vmm::vm::{EndReason, VmError};
 /// A guest is halted for good when it has been so for so many milliseconds.
 const HALTED_MS: u64 = 1000;
 
-/// What the watchdog saw last.
+/// State of a guest's watchdog.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Watch {
     /// Exits that only a guest that does something makes.
