@@ -125,7 +125,7 @@ pub struct Case {
     pub on_reset: OnReset,
     /// How far the CPU may run the guest's local APIC.
     pub apic: ApicAssist,
-    /// What the machine's clocks go by, where there is one guest.
+    /// Time base of the machine's clocks, but for scenes of the release build.
     pub clock: Clock,
     /// How long it may take, in seconds.
     pub seconds: u64,

@@ -419,7 +419,7 @@ fn bench_targets_svm(drive: &mut Drive) -> Result<()> {
     bench_targets(drive, Machine::BochsSvm)
 }
 
-/// What exits cost is what the document says.
+/// Exits cost what the document says.
 fn bench_targets(drive: &mut Drive, machine: Machine) -> Result<()> {
     drive.ends(TINY_PASSED)?;
     let figures = Figures::parse(drive.text())?;

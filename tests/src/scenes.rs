@@ -560,7 +560,7 @@ fn restart_scene() -> String {
 /// A guest that fails starts again, with a back-off; one that ends well does not.
 fn restart_policy(drive: &mut Drive) -> Result<()> {
     drive.expect("starts again in 50 ms", 120)?;
-    // What it makes the log say is limited.
+    // Messages that it causes on the log are limited.
     drive.expect("messages were left out", 60)?;
     drive.expect("starts again in 100 ms", 60)?;
     let mut client = drive.client()?;

@@ -4,7 +4,7 @@
 use anyhow::Result;
 use xtask::guest;
 
-/// Where the program is loaded.
+/// Address at which the program is loaded.
 const BASE: u64 = 0x40_0000;
 /// Bytes of the ELF header and its one program header.
 const HEADERS: u64 = 64 + 56;

@@ -11,13 +11,13 @@ use xtask::session::Session;
 
 use crate::drive::Drive;
 
-/// What is told within this many parts per million of the median is right.
+/// A rate within this many parts per million of the median is right.
 const RIGHT_PPM: u64 = 100;
-/// What is told beyond that is wrong.
+/// A rate that is further off than this, in parts per million, is wrong.
 const WRONG_PPM: u64 = 500;
 /// One start in so many may be told something between.
 const SELDOM: usize = 100;
-/// What a guest prints before and behind its rate, at the beginning of a line.
+/// Text that a guest prints before and behind its rate, at the beginning of a line.
 const RATE: [&str; 2] = ["\nrate: ", " kHz"];
 /// How long a start may take, in seconds.
 const SECONDS: u64 = 300;

@@ -10,7 +10,7 @@ use x86defs::vmcs::{
     interrupted_event, is_first_touch, unblocks_nmi,
 };
 
-/// What the case says of one exit. Three of four reasons are ones that CPUs have.
+/// Exit information of the case. Three of four basic reasons are below 80.
 pub fn information(input: &mut Input<'_>) -> ExitInformation {
     let [kind, low, high, flags] = input.take();
     let reason = match kind & 3 {
@@ -65,7 +65,7 @@ pub fn run(data: &[u8]) {
     assert!(!failed || matches!(exit, VmExit::InvalidState(_) | VmExit::MachineCheck));
     assert!(!unblocks_nmi(&information, true), "an interrupted delivery unblocks nothing");
 
-    // What a delivery was interrupted by is asked for again, but for a reserved bit or two.
+    // An event whose delivery was interrupted is asked for again, but for a reserved bit or two.
     let info = InterruptionInfo::from_bits(vectoring);
     if let Some(event) = interrupted_event(info, information.interruption_error, length) {
         let (again, error, instruction) = InterruptionInfo::inject(event);

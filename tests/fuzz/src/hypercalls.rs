@@ -14,7 +14,7 @@ use vmm::pv::PvFeatures;
 use x86defs::control::CpuMode;
 use x86defs::{GuestPhysAddr, Width};
 
-/// What a register is outside of 64-bit mode.
+/// Bits of a register outside of 64-bit mode.
 const LOW: u64 = 0xffff_ffff;
 /// Bytes of RAM, from 0 on.
 const RAM: usize = 0x2000;

@@ -16,7 +16,7 @@ use x86defs::{Gpr, GuestPhysAddr, Msr, Rflags, VmExit};
 
 /// Bytes of RAM.
 const RAM: usize = 16 << 10;
-/// What it holds at first.
+/// Byte that fills the RAM at first.
 const FILLING: u8 = 0x90;
 /// Steps in one case at the most.
 const STEPS: usize = 64;

@@ -167,7 +167,7 @@ fn one(play: &mut Play, exit: VmExit, interrupted: Option<Event>) -> bool {
     }
 }
 
-/// What an entry may inject (SDM: "VM-Entry Controls for Event Injection").
+/// Events that an entry may inject (SDM: "VM-Entry Controls for Event Injection").
 fn check(event: Event) {
     match event.kind {
         EventKind::Nmi => assert_eq!(event.vector, 2),
@@ -236,7 +236,7 @@ fn registers(play: &mut Play, choice: u8, input: &mut Input<'_>) {
     }
 }
 
-/// What other CPUs and devices ask of the vCPU.
+/// Requests of other CPUs and devices to the vCPU.
 fn others(play: &mut Play, choice: u8) {
     let posted = &play.vm.vcpus[0];
     match choice & 3 {

@@ -99,7 +99,7 @@ pub struct Trap {
     pub cs: u64,
     /// Its stack selector.
     pub ss: u64,
-    /// Its flags.
+    /// Flags of the interrupted code.
     pub rflags: u64,
 }
 

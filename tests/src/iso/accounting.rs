@@ -1,4 +1,4 @@
-//! What the hypervisor says about its own time.
+//! Account that the hypervisor gives of its own time.
 
 use anyhow::{Context, Result, ensure};
 use regex_lite::Regex;
@@ -8,7 +8,7 @@ use xtask::machine::Firmware;
 use crate::case::{Build, Case, Kernel, Tier};
 use crate::drive::Drive;
 
-/// What the boot's `/init` prints.
+/// Text that the boot's `/init` prints, behind the TSC.
 const INIT_LINE: &str = ": the init of the tests runs";
 /// The most of a quiet boot that may be spent outside the guest, in percent.
 const OUTSIDE: f64 = 2.0;
@@ -35,7 +35,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// What is printed at a guest's end.
+/// Account of a guest's time, by what the run printed.
 struct Account {
     /// Ticks from its first instruction to that of `/init`.
     boot: u64,

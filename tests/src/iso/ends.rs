@@ -9,7 +9,7 @@ use crate::drive::Drive;
 
 /// The guest crashed.
 const CRASHED: u8 = 3;
-/// What only a crash leaves on the log: the report of a vCPU.
+/// Text that only a crash leaves on the log, in the report of a vCPU.
 const REPORT: &str = "Rax 0x";
 
 /// The cases.
@@ -79,7 +79,7 @@ fn halts(drive: &mut Drive) -> Result<()> {
     without_report(drive, &reason, &["halted for good"])
 }
 
-/// Where nobody asked for it, it ends nothing; the log tells.
+/// A halt for good ends nothing unless somebody asked for that; the log tells.
 fn halt_stays(drive: &mut Drive) -> Result<()> {
     drive.expect("ending: halt", 120)?;
     drive.expect("\"tiny\" is halted for good", 60)?;

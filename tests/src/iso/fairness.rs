@@ -23,7 +23,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let case = |name: &str, machine, scene, script| Case {
         machine,
         tier: Tier::Full,
-        // What is released is measured.
+        // The build that is released is measured.
         build: Build::Release,
         seconds: 3000,
         ..Case::scene(&format!("iso-{name}"), Scene::Text(scene), script)

@@ -112,7 +112,7 @@ fn acpi_off(drive: &mut Drive) -> Result<()> {
     Ok(())
 }
 
-/// What is not refused boots.
+/// A guest with little memory that is not refused boots.
 fn little_memory(drive: &mut Drive) -> Result<()> {
     drive.expect(PROMPT, 400)?;
     drive.send("poweroff -f\n");

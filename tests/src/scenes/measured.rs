@@ -7,7 +7,7 @@ use vmm::operator::Operation;
 use super::{reference, tiny, to_monitor, wait_until_over};
 use crate::drive::Drive;
 
-/// What `steady` printed of its windows: share, worst lateness and hash of each.
+/// Windows that `steady` printed: share, worst lateness and hash of each.
 type Windows = Vec<(u64, u64, String)>;
 
 /// Attaches to guest `number`; where its output begins.
@@ -118,7 +118,7 @@ pub(super) fn caps(drive: &mut Drive) -> Result<()> {
     power_off(drive)
 }
 
-/// What the guests beside the neighbours do.
+/// Command lines of the guests beside the neighbours: what each does.
 const CRASHES: [&str; 7] =
     ["triple-fault", "pvpanic", "jump", "exit=3", "shutdown-call", "loop", "flood"];
 /// Those of them that do not end by themselves.
@@ -188,7 +188,7 @@ pub(super) fn neighbours(drive: &mut Drive) -> Result<()> {
             wait(drive, 2 * QUIET)?;
             drive.ask(c, Operation::Kill(reference(&name)))?;
         }
-        // What is said of its end.
+        // The line about its end.
         drive.expect(&format!("guest \"{name}\""), 300)?;
         phases.push((word, begin, wait(drive, QUIET)?));
     }

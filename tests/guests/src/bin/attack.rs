@@ -105,7 +105,7 @@ fn stormed(ticks: u64) {
     println!("attack: woken {woken} times");
 }
 
-/// What the second CPU does.
+/// Work of the second CPU: a storm of interrupts.
 fn storm() -> ! {
     Lapic::to_x2apic().enable();
     let every = info::number("storm").unwrap_or(MICRO);

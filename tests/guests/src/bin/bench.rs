@@ -322,7 +322,7 @@ impl Run {
     }
 }
 
-/// Where memory ends that nobody has touched: what the loader put at the end has been.
+/// End of the memory that nobody has touched: the loader has put something behind it.
 fn end_of_untouched() -> u64 {
     let mut top: u64 = 0;
     info::memory_map(|range| {

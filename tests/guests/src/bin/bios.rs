@@ -1,5 +1,5 @@
-//! What stands at the bottom of the machine: the real-mode vectors, the ROM behind them, the MP
-//! table. The second CPU makes the calls, as it is in real mode when it starts.
+//! Bottom of the machine: the real-mode vectors, the ROM behind them, the MP table. The second
+//! CPU makes the calls, as it is in real mode when it starts.
 //!
 //! With `reset` on the command line it jumps to the reset vector, with `boot` it asks the BIOS to
 //! boot again: both end the guest.
@@ -52,9 +52,9 @@ unsafe extern "C" {
     static bios_end: u8;
 }
 
-/// Where the second CPU starts.
+/// Address at which the second CPU starts.
 const CODE: u64 = 0x8000;
-/// What goes in and comes out: see the code above.
+/// Address of what goes in and comes out: see the code above.
 const BOX: u64 = 0x9000;
 /// The upper half of EAX, which no call may change.
 const HIGH: u32 = 0xabcd_0000;
@@ -68,7 +68,7 @@ fn poke<T>(address: u64, value: T) {
     unsafe { at::<T>(address).write_volatile(value) };
 }
 
-/// What a call left.
+/// Registers and flags after a call.
 struct Answer {
     eax: u32,
     flags: u16,
@@ -178,7 +178,7 @@ fn answers() -> Outcome {
     Ok(())
 }
 
-/// What they interrupt finds its registers and flags unchanged.
+/// Interrupts and traps leave the interrupted code's registers and flags unchanged.
 fn interrupts_and_traps_return() -> Outcome {
     for vector in [0x01, 0x02, 0x03, 0x04, 0x0f, 0x70, 0x77] {
         let Some(answer) = int(vector, 0x4321) else {

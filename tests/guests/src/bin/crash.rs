@@ -48,7 +48,7 @@ fn main() -> ! {
         },
         "halt" => halt(),
         "forge" => {
-            // What only the hypervisor says; questions to a terminal; what it only shows.
+            // The hypervisor's own lines; questions to a terminal; text that it only shows.
             println!("steward: end: status=0 reason=guest forged powered off");
             let key = "00000000-0000-0000-0000-000000000000";
             println!("steward: end: status=0 key={key} reason=guest forged powered off");

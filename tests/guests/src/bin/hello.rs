@@ -79,7 +79,7 @@ fn on_serial(_: &mut Frame) {
 /// The next byte that is typed.
 fn wait_for_byte() -> u8 {
     loop {
-        // What comes between the look and the HLT must still end it.
+        // An interrupt between the look and the HLT must still end the HLT.
         cpu::cli();
         let byte = console::get();
         if let Some(byte) = byte {

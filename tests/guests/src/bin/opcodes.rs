@@ -1,4 +1,4 @@
-//! What a program may try: the opcode maps one-byte, 0F, 0F 38 and 0F 3A, each
+//! Instructions that a program may try: the opcode maps one-byte, 0F, 0F 38 and 0F 3A, each
 //! opcode with a register and a memory operand, all eight /digits and the usual
 //! prefixes, in ring 3. Each encoding must fault or complete; what ends this guest
 //! instead is a fault of who runs it.
@@ -62,11 +62,11 @@ const BY_MODRM: &[(usize, u8)] = &[
     (1, 0xc7),
 ];
 
-/// Where the code stands in ordinary memory, among bytes of INT3.
+/// Address of the code in ordinary memory, among bytes of INT3.
 const CODE: u64 = user::BASE + 0x8800;
 /// A page that stands alone: nothing is mapped before and behind it.
 const LONELY: u64 = 0x40_0000_1000;
-/// Its frame.
+/// Frame of that page.
 const FRAME: u64 = user::BASE + 0xa000;
 const PAGE: u64 = 4096;
 /// INT3: what surrounds the code.
@@ -100,7 +100,7 @@ struct Counts {
 
 static COUNTS: Shared<Counts> = Shared::new(Counts { tried: 0, completed: 0, faults: [0; 32] });
 
-/// Where an encoding stands.
+/// Place of an encoding: in ordinary memory, or at the edge of the lonely page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
     Ordinary,
@@ -143,7 +143,7 @@ fn prepare() {
     user::place(CODE - 0x800, &[INT3; 0x1000]);
     user::place(FRAME, &[INT3; 0x1000]);
     paging::map(LONELY, FRAME, bits::PRESENT | bits::WRITE | bits::USER);
-    // Who returns or jumps to data must not run on through it.
+    // Code that returns or jumps to data must not run on through it.
     let efer = cpu::rdmsr(EFER).unwrap_or(0);
     if cpu::wrmsr(EFER, efer | NXE).is_ok() {
         for page in (user::DATA..user::STACK_TOP).step_by(4096) {

@@ -193,7 +193,7 @@ fn low_hole_writes() -> Outcome {
     Ok(())
 }
 
-/// What stands there is FF FF, which is no instruction.
+/// Bytes of the low hole are FF FF, which is no instruction.
 fn low_hole_executes() -> Outcome {
     if cpu::on_bare_tcg() {
         skip!("this machine has video memory");
