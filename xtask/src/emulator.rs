@@ -37,7 +37,7 @@ pub struct Launch {
     pub dir: PathBuf,
     /// The socket that the machine's second serial port shall be, for `ctl`.
     pub control: Option<PathBuf>,
-    /// What the line names that says how the run ended, as the bundle's settings have it.
+    /// Key in the line that says how the run ended, as the bundle's settings have it.
     pub end_key: Option<Uuid>,
     /// More for the emulator, behind all of ours: words of QEMU's command line, or lines
     /// of Bochs' configuration.

@@ -109,7 +109,7 @@ impl Command {
         }
         let text = fs::read(log).unwrap_or_default();
         ui::say(format!("the serial log {} ends with:", log.display()));
-        // Where nobody reads it, there is nobody to tell.
+        // An error means that nobody reads it: there is nobody to tell.
         let _ = writeln!(std::io::stderr(), "{}", cmd::tail(&ui::printable(&text), 25));
         ui::say(undone(&ending));
         Ok(undone_status(&ending))

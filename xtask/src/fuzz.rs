@@ -31,7 +31,7 @@ const INPUT_SECONDS: u32 = 20;
 /// Bytes of an input that are of use at the most.
 const MOST_BYTES: u32 = 4096;
 
-/// What LLVM puts in: a counter for each edge, where it is, and what is compared.
+/// Flags for what LLVM puts in: a counter for each edge, where it is, and what is compared.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
@@ -58,7 +58,7 @@ pub struct FuzzOptions {
 /// A fuzz target that was built.
 type Target = (String, PathBuf);
 
-/// What a run of a target came to.
+/// Result of a run of a target.
 enum Outcome {
     /// So many inputs, no finding.
     Clean(u64),
@@ -99,7 +99,7 @@ pub fn test(full: bool) -> Result<(usize, usize)> {
     run(build()?, if full { FULL_SECONDS } else { TEST_SECONDS }, Corpus::Fresh)
 }
 
-/// Where inputs go that reach something new.
+/// Place for inputs that reach something new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Corpus {
     /// To those of earlier runs, which run first.
@@ -108,7 +108,7 @@ enum Corpus {
     Fresh,
 }
 
-/// Where everything of a target's is but what is committed.
+/// Folder of all files of a target but the committed ones.
 fn work(name: &str) -> PathBuf {
     paths::target().join("fuzz/work").join(name)
 }

@@ -83,7 +83,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Where nobody reads it, there is nobody to tell.
+            // An error means that nobody reads it: there is nobody to tell.
             let _ = error.print();
             return ExitCode::from(status_of(&error));
         }

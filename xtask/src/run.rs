@@ -173,7 +173,7 @@ impl RunOptions {
             Some(_) => LogLevel::Warn,
             None => self.verbosity.or(log).unwrap_or(LogLevel::Info),
         };
-        // What a command prints is to come byte for byte; xtask filters what it shows.
+        // The output of a command is to come byte for byte; xtask filters what it shows.
         let console = match self.exec {
             Some(_) => ConsoleBytes::Raw,
             None => ConsoleBytes::Filtered,
@@ -348,8 +348,8 @@ pub fn run(options: &RunOptions) -> Result<u8> {
 /// Guests that the machine is asked about at the end of `--timeout`.
 const ASKED: usize = 4;
 
-/// What is typed at the end of `--timeout`: the way to the monitor, and there what each guest
-/// waits for.
+/// Keys that are typed at the end of `--timeout`: the way to the monitor, and there the question
+/// what each guest waits for.
 fn question(escape: EscapeKey, guests: &[Guest]) -> Vec<u8> {
     let mut keys = vec![escape.byte(), b'm'];
     for guest in guests.iter().take(ASKED) {

@@ -111,7 +111,7 @@ pub struct Session {
     scanner: EndScanner,
     log: File,
     deadline: Option<(Instant, Duration)>,
-    /// What is typed at the deadline, so that the log tells what the guests were doing.
+    /// Keys that are typed at the deadline, so that the log tells what the guests were doing.
     question: Option<Vec<u8>>,
     /// When it was typed.
     asked: Option<Instant>,

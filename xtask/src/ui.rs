@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 /// Prints one line.
 pub fn say(text: impl AsRef<str>) {
-    // Where nobody reads it, there is nobody to tell.
+    // An error means that nobody reads it: there is nobody to tell.
     let _ = writeln!(io::stderr(), "xtask: {}", text.as_ref());
 }
 
@@ -53,7 +53,7 @@ pub fn reader_is_gone() -> bool {
     GONE.load(Ordering::Relaxed)
 }
 
-/// What a guest printed, for the person's terminal: nothing that makes it answer or
+/// Output of a guest, for the person's terminal: nothing that makes the terminal answer or
 /// reprogram itself.
 pub fn printable(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&Screen::default().filter(bytes)).into_owned()

@@ -1,5 +1,5 @@
-//! What each operation may take: read from `docs/performance.md`, the one place where the
-//! figures stand.
+//! Limits of what each operation may take: read from `docs/performance.md`, the one place where
+//! the figures stand.
 //!
 //! The document has a table of hot exits and one of cold ones. A hot exit may take [`HOT_SLACK`]
 //! instructions more than the document says, a cold one two in a hundred.
@@ -14,7 +14,7 @@ const DOCUMENT: &str = include_str!("../../../docs/performance.md");
 
 /// Instructions that a hot exit may take beyond its figure.
 pub const HOT_SLACK: u64 = 3;
-/// What a cold exit may take beyond its figure, in hundredths of it.
+/// Instructions that a cold exit may take beyond its figure, in hundredths of it.
 pub const COLD_SLACK: u64 = 2;
 
 /// How an exit is served, by which its slack goes.
@@ -262,7 +262,7 @@ mod tests {
         }
     }
 
-    /// What is shown for exits that nobody times is what the document says.
+    /// Costs that are shown for exits that nobody times are those of the document.
     #[test]
     fn the_costs_of_hot_exits_are_the_documents() {
         let rows = rows().unwrap();

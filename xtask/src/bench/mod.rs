@@ -32,7 +32,7 @@ use crate::{paths, setup};
 const MACHINES: [Machine; 3] = [Machine::BochsVmx, Machine::BochsSvm, Machine::QemuSvm];
 /// A debug exit with the value 0: the guest measured everything.
 const GUEST_DONE: u8 = 1;
-/// What the guest gets, in MiB: enough for first touches with and without memory zeroed ahead.
+/// Memory of the guest, in MiB: enough for first touches with and without memory zeroed ahead.
 pub const GUEST_MEMORY: u64 = 128;
 /// The status when a target was missed, with `--check`.
 const MISSED: u8 = 2;
