@@ -139,6 +139,7 @@ impl Shape {
     }
 
     /// The bits of a present entry that must be zero.
+    #[inline(always)]
     pub(super) fn reserved(self, config: &WalkConfig, entry: u64, level: u32) -> u64 {
         let leaf = self.is_leaf(config, entry, level);
         if matches!(self, Self::Legacy) {

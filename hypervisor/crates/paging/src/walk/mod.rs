@@ -178,20 +178,36 @@ pub fn walk<M: GuestPageTables>(
             key: 0,
         });
     };
+    // Four levels, the usual shape, are compiled as a constant.
+    match shape {
+        Shape::Four => walk_shape(config, Shape::Four, mem, gva, access),
+        other => walk_shape(config, other, mem, gva, access),
+    }
+}
+
+#[inline(always)]
+fn walk_shape<M: GuestPageTables>(
+    config: &WalkConfig,
+    shape: Shape,
+    mem: &mut M,
+    gva: GuestVirtAddr,
+    access: Access,
+) -> Result<Translation, WalkError<M::Error>> {
     if !shape.is_canonical(gva.as_u64()) {
         return Err(WalkError::NonCanonical);
     }
     for _ in 0..RETRIES {
-        if let Attempt::Done(translation) = attempt(config, &shape, mem, gva, access)? {
+        if let Attempt::Done(translation) = attempt(config, shape, mem, gva, access)? {
             return Ok(translation);
         }
     }
     Err(WalkError::Contended)
 }
 
+#[inline(always)]
 fn attempt<M: GuestPageTables>(
     config: &WalkConfig,
-    shape: &Shape,
+    shape: Shape,
     mem: &mut M,
     gva: GuestVirtAddr,
     access: Access,
@@ -247,7 +263,8 @@ fn attempt<M: GuestPageTables>(
 }
 
 /// Sets the bits of a step. False: the entry is no longer what it was.
-fn set_bits<M: GuestPageTables>(shape: &Shape, mem: &mut M, step: &Step) -> Result<bool, M::Error> {
+#[inline(always)]
+fn set_bits<M: GuestPageTables>(shape: Shape, mem: &mut M, step: &Step) -> Result<bool, M::Error> {
     let mut current = step.entry;
     for _ in 0..RETRIES {
         let new = current | step.set.bits();
