@@ -28,6 +28,7 @@ use core::any::Any;
 use cpu::{Runner, ThisCpu};
 use guest::Guest;
 use operator::Operator;
+use spin::mutex::TicketMutex;
 use spin::{Mutex, Once, RwLock};
 use time::HostClock;
 use vmm::bundle::Bundle;
@@ -45,7 +46,9 @@ pub struct World<C: VendorCpu> {
     /// The wall clock at boot, and the TSC then.
     boot: HostTime,
     clock: HostClock,
-    scheduler: Mutex<Scheduler>,
+    /// CPUs get it in the order in which they asked: guests that wake each other all the time
+    /// can't keep one from it.
+    scheduler: TicketMutex<Scheduler>,
     /// What the scheduler's names stand for.
     runners: RwLock<BTreeMap<EntityId, Runner<C>>>,
     /// The guests that exist.
@@ -113,7 +116,7 @@ impl<C: VendorCpu> World<C> {
             scale,
             boot,
             clock,
-            scheduler: Mutex::new(Scheduler::new(cpus, Timing::new(frequency))),
+            scheduler: TicketMutex::new(Scheduler::new(cpus, Timing::new(frequency))),
             runners: RwLock::new(BTreeMap::new()),
             guests: RwLock::new(Vec::new()),
             operator: Once::new(),

@@ -65,9 +65,11 @@ impl Scheduler {
         let watched = core::mem::replace(&mut self.watched, true);
         let stale = !watched || span > self.timing.frame.saturating_mul(MEMORY);
         let most = signed(self.timing.frame.saturating_mul(MEMORY));
+        for cpu in 0..self.cpus.len() {
+            self.virtual_time(cpu, now);
+        }
         for at in 0..self.guests.places() {
             let Ok(at) = u32::try_from(at) else { break };
-            self.settle(at, now);
             let Some(guest) = self.guests.get_mut(at) else { continue };
             let due = scaled(guest.rate.unwrap_or(0), span, ONE);
             guest.lag = if stale || guest.runnable == 0 {
@@ -75,7 +77,10 @@ impl Scheduler {
             } else {
                 guest.lag.saturating_add(signed(due) - signed(guest.got)).clamp(-most, most)
             };
-            guest.pull = pull(guest.lag, most / 2);
+            let pull = pull(guest.lag, most / 2);
+            if pull != guest.pull {
+                self.reweigh_settled(at, |guest| guest.pull = pull);
+            }
         }
         let mut loads = [0u64; MAX_CPUS];
         for (_, entity) in self.entities.iter_mut() {

@@ -166,7 +166,7 @@ impl Scheduler {
             let budget = Budget::without_debt(settings.reserve, depth, now);
             guest.reserve = (settings.reserve != 0).then_some(budget);
         }
-        guest.settings = settings;
+        self.reweigh(index, now, |guest| guest.settings = settings);
         Ok(())
     }
 

@@ -10,11 +10,12 @@
 //! others have caught up: so a debt is paid with service that they get, and with
 //! nothing else. There is no clock besides, which could run while nobody does.
 //!
-//! Weights change when any entity of the guest wakes or blocks; so charges are
-//! brought up to date ([`Scheduler::settle`]) before that.
+//! Weights change when any entity of the guest wakes or blocks, on whatever CPU. Charges
+//! are brought up to date before that ([`Scheduler::settle`]), and what the guest is owed
+//! or owes, in ticks, is the same after it ([`Scheduler::reweigh`]).
 
 use super::Scheduler;
-use super::state::{Cell, Cpu, Guest, Place};
+use super::state::{Cpu, Guest, Place};
 
 /// Fractions of a tick per unit of weight, in which virtual times are counted.
 const UNIT: i128 = 1 << 20;
@@ -25,6 +26,11 @@ pub(super) const PULL: u32 = 1 << 8;
 
 /// A tick of service: virtual time, times weight.
 const TICK: i128 = UNIT * SPREAD as i128 * PULL as i128;
+
+/// The virtual time that is, with the weight `new`, as many ticks from `v` as `at` is with `old`.
+fn rescale(at: i128, v: i128, old: u64, new: u64) -> i128 {
+    v + (at - v).saturating_mul(old.into()) / i128::from(new)
+}
 
 /// A virtual time, and the weights that take part; 0 where nobody does.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,11 +63,6 @@ impl Guest {
     /// Its weight, corrected, times [`PULL`].
     fn weight(&self) -> u64 {
         u64::from(self.settings.weight) * u64::from(self.pull)
-    }
-
-    /// Weight of the guest on a CPU where it takes part as `cell`.
-    fn weight_in(&self, cell: &Cell) -> u64 {
-        if cell.n == 0 { cell.weight } else { self.weight_with(cell.n) }
     }
 
     /// Has its budgets pay for `ticks` that were not its time on a CPU, or get them back.
@@ -130,6 +131,57 @@ impl Scheduler {
         }
     }
 
+    /// Makes a change that moves a guest's weights. What it is owed or owes on each CPU, in
+    /// ticks, is the same after it, and no CPU's virtual time moves: else a guest would pay
+    /// its debt by waking a sibling elsewhere.
+    pub(super) fn reweigh(&mut self, index: u32, now: u64, change: impl FnOnce(&mut Guest)) {
+        self.settle(index, now);
+        for cpu in 0..self.cpus.len() {
+            if self.has_company(index, cpu) {
+                self.virtual_time(cpu, now);
+            }
+        }
+        self.reweigh_settled(index, change);
+    }
+
+    /// The same, where the virtual times of the CPUs are of now.
+    pub(super) fn reweigh_settled(&mut self, index: u32, change: impl FnOnce(&mut Guest)) {
+        let Some(guest) = self.guests.get_mut(index) else { return };
+        change(guest);
+        for cpu in 0..self.cpus.len() {
+            let company = self.has_company(index, cpu);
+            let Some(guest) = self.guests.get_mut(index) else { return };
+            let Some(n) = guest.cells.get(cpu).map(|cell| cell.n).filter(|n| *n != 0) else {
+                // Sleeping, it keeps the weight that it had.
+                continue;
+            };
+            let weight = guest.weight_with(n);
+            let (Some(state), Some(cell)) = (self.cpus.get(cpu), guest.cells.get_mut(cpu)) else {
+                continue;
+            };
+            let old = core::mem::replace(&mut cell.weight, weight);
+            if !company || !cell.active || cell.credit != 0 || old == weight {
+                continue;
+            }
+            let v = state.v;
+            cell.v = rescale(cell.v, v, old, weight);
+            for &queued in &state.queued {
+                if let Some(entity) = self.entities.get_mut(queued)
+                    && entity.guest == index
+                {
+                    entity.boosted = entity.boosted.map(|at| rescale(at, v, old, weight));
+                }
+            }
+        }
+    }
+
+    /// Whether a guest with something runnable on `cpu` shares its virtual time with others.
+    fn has_company(&self, guest: u32, cpu: usize) -> bool {
+        let cell = self.guests.get(guest).and_then(|guest| guest.cells.get(cpu));
+        cell.is_some_and(|cell| cell.n != 0)
+            && self.cpus.get(cpu).is_some_and(|cpu| cpu.active.len() > 1)
+    }
+
     /// The virtual time of a CPU. Sleepers whose debt is paid leave it.
     pub(super) fn virtual_time(&mut self, cpu: usize, now: u64) -> Virtual {
         let current = self.cpus.get(cpu).and_then(|cpu| cpu.current);
@@ -158,7 +210,7 @@ impl Scheduler {
                 } else {
                     sleeps = true;
                 }
-                let weight = guest.weight_in(cell);
+                let weight = cell.weight;
                 sum = sum.saturating_add((cell.v - base).saturating_mul(weight.into()));
                 of.total = of.total.saturating_add(weight);
                 of.nominal = of.nominal.saturating_add(guest.nominal(cell.n));
@@ -235,23 +287,21 @@ impl Scheduler {
         moved: Option<i64>,
     ) -> i128 {
         let Some(index) = self.entities.get(entity).map(|entity| entity.guest) else { return 0 };
-        self.settle(index, now);
         let Virtual { mut v, total, .. } = self.virtual_time(cpu, now);
+        self.reweigh(index, now, |guest| {
+            guest.n += 1;
+            if let Some(cell) = guest.cells.get_mut(cpu) {
+                cell.n += 1;
+            }
+        });
         let most = self.timing.slice_max;
         let Some(state) = self.cpus.get_mut(cpu) else { return v };
         let Some(guest) = self.guests.get_mut(index) else { return v };
-        guest.n += 1;
-        let n = guest.cells.get(cpu).map_or(1, |cell| cell.n + 1);
-        let weight = i128::from(guest.weight_with(n));
         let moved = i128::from(moved.unwrap_or(0));
         let Some(cell) = guest.cells.get_mut(cpu) else { return v };
-        cell.n = n;
+        let weight = i128::from(cell.weight);
         let mut owed = i128::from(core::mem::take(&mut cell.credit));
         if cell.active && owed == 0 {
-            if n == 1 {
-                // The same debt, with another weight.
-                cell.v = v + (cell.v - v) * i128::from(cell.weight) / weight;
-            }
             if moved != 0 {
                 cell.v -= moved * TICK / weight;
             }
@@ -296,30 +346,32 @@ impl Scheduler {
         entity.place = Place::Off;
         entity.boosted = None;
         let index = entity.guest;
-        self.settle(index, now);
         let last = self.guests.get(index)?.cells.get(cpu)?.n == 1;
+        self.settle(index, now);
         // With it: what it is owed by those that stay.
         let v = if last { self.virtual_time(cpu, now).v } else { 0 };
+        self.reweigh(index, now, |guest| {
+            guest.n = guest.n.saturating_sub(1);
+            if let Some(cell) = guest.cells.get_mut(cpu) {
+                cell.n = cell.n.saturating_sub(1);
+            }
+        });
         let most = self.timing.slice_max;
         let guest = self.guests.get_mut(index)?;
-        let weight = guest.weight_with(1);
-        guest.n = guest.n.saturating_sub(1);
         if guest.n == 0
             && let Some(since) = guest.throttled_since.take()
         {
             guest.throttled += now.saturating_sub(since);
         }
-        let cell = guest.cells.get_mut(cpu)?;
-        cell.n = cell.n.saturating_sub(1);
         if !last {
             return None;
         }
-        let mut owed = (v - cell.v) * i128::from(weight) / TICK;
+        let cell = guest.cells.get_mut(cpu)?;
+        let mut owed = (v - cell.v) * i128::from(cell.weight) / TICK;
         if core::mem::take(&mut cell.parked) {
             // The guest's cap has taken what it was owed.
             owed = owed.min(0);
         }
-        cell.weight = weight;
         cell.left = now;
         cell.credit = u64::try_from(owed).unwrap_or(0).min(most);
         if cell.v <= v && cell.credit == 0 {

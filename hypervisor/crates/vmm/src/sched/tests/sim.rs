@@ -31,6 +31,8 @@ pub(super) enum Work {
     Ticker(u64, u64),
     /// The same, woken by the CPU that it went to sleep on, when that looks.
     Alarm(u64, u64),
+    /// The same, and wakes its next sibling just before it sleeps.
+    Accomplice(u64, u64),
     /// Spins, and yields often.
     Spinner,
     /// Runs this long, then wakes its next sibling and sleeps.
@@ -233,9 +235,10 @@ impl Sim {
         });
         let first = match work {
             Work::Hog | Work::Spinner => 0,
-            Work::Sleeper(_, sleep, _) | Work::Ticker(_, sleep) | Work::Alarm(_, sleep) => {
-                self.random(sleep)
-            }
+            Work::Sleeper(_, sleep, _)
+            | Work::Ticker(_, sleep)
+            | Work::Alarm(_, sleep)
+            | Work::Accomplice(_, sleep) => self.random(sleep),
             Work::Baton(_) => u64::MAX / 2,
         };
         self.at(self.now + first, What::Wake(self.actors.len() - 1));
@@ -343,13 +346,16 @@ impl Sim {
         let (now, work) = (self.now, self.actors[index].work);
         let reason = match work {
             Work::Sleeper(_, _, reason) => reason,
-            Work::Ticker(..) | Work::Alarm(..) => Reason::Interrupt,
+            Work::Ticker(..) | Work::Alarm(..) | Work::Accomplice(..) => Reason::Interrupt,
             Work::Hog | Work::Spinner | Work::Baton(_) => Reason::Other,
         };
         let burst = match work {
             Work::Hog | Work::Spinner => u64::MAX,
             Work::Sleeper(run, ..) => 1 + self.random(run),
-            Work::Ticker(run, _) | Work::Alarm(run, _) | Work::Baton(run) => run,
+            Work::Ticker(run, _)
+            | Work::Alarm(run, _)
+            | Work::Accomplice(run, _)
+            | Work::Baton(run) => run,
         };
         let actor = &mut self.actors[index];
         if actor.state == State::Blocked {
@@ -386,11 +392,16 @@ impl Sim {
         if actor.burst == 0 {
             let (sleep, whom) = match work {
                 Work::Sleeper(_, sleep, _) => (1 + self.random(sleep), index),
-                Work::Ticker(_, sleep) | Work::Alarm(_, sleep) => (sleep, index),
+                Work::Ticker(_, sleep) | Work::Alarm(_, sleep) | Work::Accomplice(_, sleep) => {
+                    (sleep, index)
+                }
                 Work::Baton(_) => (0, self.next_sibling(index)),
                 Work::Hog | Work::Spinner => (0, index),
             };
-            if matches!(work, Work::Alarm(..)) {
+            if matches!(work, Work::Accomplice(..)) {
+                self.wake(self.next_sibling(index), now);
+            }
+            if matches!(work, Work::Alarm(..) | Work::Accomplice(..)) {
                 self.alarms.push((cpu, left + sleep, index));
             } else {
                 self.at(left + sleep, What::Wake(whom));

@@ -3,6 +3,8 @@
 
 extern crate std;
 
+use std::vec::Vec;
+
 use super::sim::*;
 use crate::sched::*;
 use proptest::prelude::*;
@@ -96,5 +98,64 @@ fn a_storm_of_interrupts_is_limited() {
     for delay in [100, MICRO, 5 * MICRO, 10 * MICRO] {
         let got = beside(COSTS, 100, Work::Hog, &[Work::Ticker(1, delay)]);
         assert!(got >= 480.0, "{got:.0} with interrupts after {delay}");
+    }
+}
+
+/// Work that a pinned guest of this weight gets done beside a vCPU that wakes a sibling before
+/// each sleep, in per mille: the other's weight is spread over several when it leaves, and its
+/// own alone when it comes back.
+fn beside_a_family(weight: u32, siblings: usize, burst: u64, sleep: u64) -> f64 {
+    let mut sim = Sim::new(1 + siblings, 11);
+    sim.costs = COSTS;
+    let victims: Vec<usize> = (0..=siblings)
+        .map(|cpu| {
+            let guest = sim.guest(GuestSettings { weight, ..GuestSettings::default() });
+            sim.actor(guest, Kind::Vcpu, CpuSet::one(cpu), Work::Hog);
+            guest
+        })
+        .collect();
+    let attacker = sim.guest(GuestSettings::default());
+    sim.actor(attacker, Kind::Vcpu, CpuSet::one(0), Work::Accomplice(burst, sleep));
+    for cpu in 1..=siblings {
+        // Each wakes the next one, the last one nobody.
+        let never = 100 * SECOND;
+        let work =
+            if cpu == siblings { Work::Ticker(1, never) } else { Work::Accomplice(1, never) };
+        sim.actor(attacker, Kind::Vcpu, CpuSet::one(cpu), work);
+    }
+    sim.run_for(50 * MILLI);
+    let before = sim.inside(victims[0]);
+    sim.run_for(SECOND / 2);
+    sim.settle_books();
+    assert!(sim.faults.is_empty(), "{:?}", sim.faults);
+    (sim.inside(victims[0]) - before) as f64 * 1000.0 / (SECOND / 2) as f64
+}
+
+#[test]
+fn who_wakes_a_sibling_before_it_sleeps_gains_nothing() {
+    for (weight, siblings, least) in [(100, 1, 480.0), (100, 3, 480.0), (10_000, 1, 970.0)] {
+        for (burst, sleep) in [(150, 100), (190, 60), (190, 100), (190, 150)] {
+            let got = beside_a_family(weight, siblings, burst * MICRO, sleep * MICRO);
+            assert!(
+                got >= least,
+                "{got:.0} of weight {weight} beside {siblings}, {burst} us, {sleep} us"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_family_takes_more_than_its_share(
+        weight in prop_oneof![Just(100u32), Just(10_000)],
+        siblings in 1usize..4,
+        burst in prop_oneof![1..200 * MICRO, 1..MILLI],
+        sleep in prop_oneof![1..200 * MICRO, 1..2 * MILLI],
+    ) {
+        let got = beside_a_family(weight, siblings, burst, sleep);
+        let share = 1000.0 * f64::from(weight) / (f64::from(weight) + 100.0);
+        prop_assert!(got >= share * 0.95, "{got:.0} per mille of {share:.0}");
     }
 }

@@ -191,6 +191,45 @@ fn a_debt_is_paid_with_service_of_others_alone() {
     assert_eq!(owed(&mut sched, debtor, 2 * MILLI + 600 * MICRO), -200);
 }
 
+/// Service on a CPU, in microseconds, whatever the weight is.
+fn lag(sched: &mut Scheduler, guest: GuestId, cpu: usize, now: u64) -> i64 {
+    let v = sched.virtual_time(cpu, now).v;
+    let guest = sched.guests.resolve(guest.0).unwrap();
+    let cell = sched.guests.get(guest).unwrap().cells[cpu];
+    let ticks = (v - cell.v) * i128::from(cell.weight) >> 32;
+    i64::try_from((ticks + 500).div_euclid(1000)).unwrap()
+}
+
+#[test]
+fn a_debt_outlives_every_change_of_weight() {
+    let mut sched = Scheduler::new(2, timing());
+    let debtor = sched.add_guest(GuestSettings::default(), 0).unwrap();
+    let [first, second] =
+        [0, 1].map(|cpu| sched.add(debtor, Kind::Vcpu, CpuSet::one(cpu), 0).unwrap());
+    for cpu in [0, 1] {
+        let other = sched.add_guest(GuestSettings::default(), 0).unwrap();
+        let hog = sched.add(other, Kind::Vcpu, CpuSet::one(cpu), 0).unwrap();
+        if cpu == 0 {
+            let _ = sched.wake(first, 0, Reason::Other);
+            assert_eq!(runs(sched.next(cpu, 0).0), Some(first));
+        }
+        let _ = sched.wake(hog, 0, Reason::Other);
+    }
+    assert!(runs(sched.next(1, 0).0).is_some());
+    let now = MILLI;
+    assert_eq!(lag(&mut sched, debtor, 0, now), -500);
+    let _ = sched.wake(second, now, Reason::Other);
+    assert_eq!(lag(&mut sched, debtor, 0, now), -500, "a sibling wakes");
+    let _ = sched.stopped(0, now, Stop::Blocked, Stay::default());
+    assert_eq!(lag(&mut sched, debtor, 0, now), -500, "it sleeps");
+    sched.block(second, now);
+    let _ = sched.wake(first, now, Reason::Other);
+    assert_eq!(lag(&mut sched, debtor, 0, now), -500, "it wakes alone");
+    let settings = GuestSettings { weight: 1000, ..GuestSettings::default() };
+    sched.set_guest(debtor, settings, now).unwrap();
+    assert_eq!(lag(&mut sched, debtor, 0, now), -500, "the operator changes its weight");
+}
+
 #[test]
 fn what_a_sleeper_is_owed_it_is_owed_when_it_wakes() {
     let (mut sched, brief) = one(1);
