@@ -147,10 +147,10 @@ fn small(drive: &mut Drive) -> Result<()> {
     without_report(drive, &reason, &["powered off"])
 }
 
-/// Every way that Linux has to reset a machine without a firmware's help starts it again,
-/// at once.
+/// Every way that Linux has to reset a machine starts it again, at once: by the firmware's
+/// entries, too, which are a reset and nothing else here.
 fn reboots(drive: &mut Drive) -> Result<()> {
-    for how in ["kbd", "acpi", "pci", "triple"] {
+    for how in ["kbd", "acpi", "pci", "triple", "bios", "efi"] {
         drive.expect(PROMPT, 400)?;
         let set = drive.shell(
             &format!("echo 1 > /sys/kernel/reboot/force; echo {how} > /sys/kernel/reboot/type; cat /sys/kernel/reboot/type"),

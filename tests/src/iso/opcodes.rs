@@ -1,8 +1,21 @@
-//! Instructions that a guest may try: each completes or faults, none ends the guest.
+//! Instructions that a guest may try: each completes or faults, none ends the guest. And what
+//! CPUID says of the hypervisor, where the settings say so.
 
 use xtask::machine::Machine;
 
-use crate::case::{Case, Tier};
+use crate::case::{Case, Scene, Tier};
+use crate::cases::tiny_passes;
+
+/// A guest that sees KVM's signature first.
+const KVM_FIRST: &str = "\
+[[guest]]
+name = \"tiny\"
+kernel = \"test:hypercalls\"
+memory = \"64M\"
+cmdline = \"kvm-first\"
+signature = \"kvm\"
+on_reset = \"end\"
+";
 
 /// The cases.
 pub(crate) fn cases() -> Vec<Case> {
@@ -13,9 +26,16 @@ pub(crate) fn cases() -> Vec<Case> {
         seconds: 1800,
         ..Case::tiny("opcodes")
     };
+    let signature = |name: &str, machine| Case {
+        machine,
+        seconds: 240,
+        ..Case::scene(name, Scene::Text(KVM_FIRST.to_owned()), tiny_passes)
+    };
     vec![
         case("", Machine::QemuSvm),
         case("-bochs-svm", Machine::BochsSvm),
         case("-vmx", Machine::BochsVmx),
+        signature("iso-signature", Machine::QemuSvm),
+        signature("iso-signature-vmx", Machine::BochsVmx),
     ]
 }

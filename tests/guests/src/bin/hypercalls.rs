@@ -13,6 +13,7 @@ guests::entry!(main);
 fn main() -> ! {
     let mut tests = Tests::new();
     tests.case("signature", signature);
+    tests.case("kvm_first", kvm_first);
     tests.case("version", version);
     tests.case("keeps_registers", keeps_registers);
     tests.case("console_write", console_write);
@@ -88,6 +89,21 @@ fn signature() -> Outcome {
     }
     let kvm = cpuid(0x4000_0100, 0);
     check_eq!((kvm.ebx, kvm.ecx, kvm.edx), (0x4b4d_564b, 0x564b_4d56, 0x4d), "KVM's signature");
+    Ok(())
+}
+
+/// The settings have KVM's signature first: the two have changed places.
+fn kvm_first() -> Outcome {
+    if !info::flag("kvm-first") {
+        skip!("the settings leave this hypervisor's signature first");
+    }
+    let [first, second] = [0x4000_0000, 0x4000_0100].map(|leaf| cpuid(leaf, 0));
+    check_eq!((first.ebx, first.ecx, first.edx), (0x4b4d_564b, 0x564b_4d56, 0x4d), "the first");
+    check_eq!(first.eax >> 8, 0x0040_0000, "KVM's highest leaf is of its own range");
+    check!(cpuid(0x4000_0001, 0).eax & 1 << 3 != 0, "KVM's clock is among its features");
+    let own = [second.ebx, second.ecx, second.edx].map(u32::to_le_bytes);
+    check_eq!(own.as_flattened(), hvabi::CPUID_SIGNATURE, "the second");
+    check!(second.eax > 0x4000_0100, "its highest leaf is {:#x}", second.eax);
     Ok(())
 }
 
