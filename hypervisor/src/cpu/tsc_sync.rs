@@ -21,7 +21,8 @@ const TEST_US: u64 = 200;
 /// How long an answer may take, in milliseconds.
 const PATIENCE_MS: u64 = 5000;
 
-/// A question is a number, each one more than the last; these are commands.
+/// A question is a number, each one more than the last, from 1 on; 0: there is none. These
+/// are commands.
 const SHIFT: u64 = u64::MAX - 1;
 const END: u64 = u64::MAX;
 
@@ -129,7 +130,6 @@ fn test(question: &mut u64) -> Option<Offset> {
 /// The first CPU's part: CPU `index` has arrived and [answers](answer). Mends what can be
 /// mended, and says what was wrong; `false` where the CPU does not answer.
 pub fn compare(index: usize) -> bool {
-    QUESTION.store(0, Ordering::Relaxed);
     let mut question = 0;
     let Some(mut offset) = test(&mut question) else { return false };
     if let Standing::Apart(by) = offset.standing() {
@@ -174,5 +174,8 @@ pub fn compare(index: usize) -> bool {
             );
         }
     }
-    ask(END).is_some()
+    let ended = ask(END).is_some();
+    // The next CPU may look before the first one asks it anything.
+    QUESTION.store(0, Ordering::Release);
+    ended
 }

@@ -35,6 +35,14 @@ pub(crate) fn cases() -> Vec<Case> {
             script: refused,
             ..rate("iso-clock-none")
         },
+        // Each CPU is asked for its counter after the one before it.
+        Case { cpus: (4, 4), script: four, ..rate("iso-clock-four-cpus") },
+        Case {
+            machine: Machine::BochsVmx,
+            cpus: (4, 4),
+            script: four,
+            ..rate("iso-clock-four-cpus-vmx")
+        },
         Case {
             machine: Machine::BochsVmx,
             cpus: (2, 2),
@@ -99,6 +107,14 @@ fn refused(drive: &mut Drive) -> Result<()> {
     }
     drive.expect("Cure: in the BIOS set-up", 5)?;
     drive.ends(2).map(|_| ())
+}
+
+fn four(drive: &mut Drive) -> Result<()> {
+    drive.expect("processors: 4 running", 120)?;
+    drive.expect(" kHz, invariant 1, stable 1", 60)?;
+    drive.ends(0)?;
+    ensure!(!drive.text().contains("WARN"), "something is warned of");
+    Ok(())
 }
 
 fn not_invariant(drive: &mut Drive) -> Result<()> {
