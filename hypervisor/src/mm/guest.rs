@@ -3,18 +3,20 @@
 //!
 //! RAM is reserved when the guest is made and backed by frames when it is
 //! first touched, 2 MiB at a time where that fits. A frame is zeroed before
-//! anything of the guest, or the hypervisor on its behalf, can reach it ([`populate`]).
+//! anything of the guest, or the hypervisor on its behalf, can reach it, and while nobody holds the
+//! guest's lock ([`populate`]).
 
 use super::pool::{self, CountedTables};
-use super::stock::Stock;
 use super::{FRAMES, copy, empty, heap, host, layout, zeroing};
 use crate::error::HostError;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 use devices::lapic::APIC_BASE_ADDRESS;
-use paging::frames::{ORDER_1G, ORDER_2M, Owner, Owners, Source};
-use paging::populate::{self, Backing, Page};
+use paging::frames::{FrameAllocator, ORDER_2M, Owner, Owners};
+use paging::holdings::{Holdings, order};
+use paging::populate::{self, Backing, Guarded, Page};
 use paging::stage2::{
     Attributes, Ept, Format, HostTable, Mapper, Mapping, Npt, PageSize, Permissions, TableMemory,
     most_tables,
@@ -26,10 +28,6 @@ use x86defs::addr::{Hfn, PAGE_SIZE};
 use x86defs::{GuestPhysAddr, HostPhysAddr, Width};
 
 const LARGE: u64 = 2 << 20;
-/// Bytes in a small page.
-const PAGE_BYTES: usize = 4096;
-/// Frames in 2 MiB.
-const BLOCK_FRAMES: u64 = LARGE / PAGE_SIZE;
 
 /// Bytes of the heap that are free when a guest is made: several times what a guest's objects
 /// and the report of its end take.
@@ -81,23 +79,22 @@ impl Nested {
         };
     }
 
-    /// See [`populate::back`].
-    fn back(
+    /// See [`populate::make_room`].
+    fn make_room(
         &mut self,
         tables: &mut CountedTables,
         window: &mut Mapper<HostTable>,
         page: &Page,
-        frame: impl FnOnce() -> Option<HostPhysAddr>,
-    ) -> Backing {
+    ) -> Result<(), Backing> {
         match self {
-            Self::Npt(m) => populate::back(tables, window, m, page, frame),
-            Self::Ept(m) => populate::back(tables, window, m, page, frame),
+            Self::Npt(m) => populate::make_room(tables, window, m, page),
+            Self::Ept(m) => populate::make_room(tables, window, m, page),
         }
     }
 
-    /// See [`populate::back_ready`].
+    /// See [`populate::show`].
     #[inline(always)]
-    fn back_ready(
+    fn show(
         &mut self,
         tables: &mut CountedTables,
         window: &mut Mapper<HostTable>,
@@ -105,8 +102,8 @@ impl Nested {
         frame: HostPhysAddr,
     ) -> bool {
         match self {
-            Self::Npt(m) => populate::back_ready(tables, window, m, page, frame),
-            Self::Ept(m) => populate::back_ready(tables, window, m, page, frame),
+            Self::Npt(m) => populate::show(tables, window, m, page, frame),
+            Self::Ept(m) => populate::show(tables, window, m, page, frame),
         }
     }
 
@@ -126,27 +123,29 @@ struct Inner {
     /// By what a CPU recognizes the local APIC's registers. It reads as the bus
     /// does where nothing answers, for an APIC that has none in memory.
     apic_page: Option<HostPhysAddr>,
-    populated: u64,
-    stock: Stock,
-    /// Frames in the stock: no longer promised, not yet in the guest's tables.
-    stocked: u64,
 }
 
 impl Inner {
-    /// Blocks that were zeroed ahead are only promised again, until `frames` are or there is
-    /// no such block left: RAM that no large page can back needs them.
-    fn promise_again(&mut self, frames: u64) {
-        while self.account.promised < frames {
-            let Some(block) = self.stock.pop() else { return };
-            self.stocked -= BLOCK_FRAMES;
-            self.account.promise_again(block, ORDER_2M);
-        }
-    }
-
     fn protect_apic_page(&mut self, permissions: Permissions) {
         if self.apic_page.is_some() {
             self.nested.protect(&mut self.tables, APIC_BASE_ADDRESS, PAGE_SIZE, permissions);
         }
+    }
+}
+
+impl Guarded for Inner {
+    fn make_room(&mut self, page: &Page) -> Result<(), Backing> {
+        self.nested.make_room(&mut self.tables, &mut self.window, page)
+    }
+
+    #[inline(always)]
+    fn show(&mut self, page: &Page, frame: HostPhysAddr) -> bool {
+        self.nested.show(&mut self.tables, &mut self.window, page, frame)
+    }
+
+    #[inline(always)]
+    fn holdings(&mut self) -> &mut Holdings {
+        &mut self.account.0
     }
 }
 
@@ -184,12 +183,9 @@ impl core::fmt::Debug for GuestSpace {
     }
 }
 
-/// Frames promised to a guest as RAM that it has not taken yet, and its number as their owner.
+/// A guest's frames, and its number as their owner.
 #[derive(Debug)]
-struct Account {
-    owner: Owner,
-    promised: u64,
-}
+struct Account(Holdings);
 
 impl Account {
     /// Promises `frames` to a new owner.
@@ -198,31 +194,18 @@ impl Account {
     /// There are only so many.
     fn new(frames: u64) -> Result<Self, u64> {
         let owner = OWNERS.lock().take().ok_or(0_u64)?;
-        let mut account = Self { owner, promised: 0 };
-        FRAMES.lock().as_mut().map_or(Err(0), |all| all.promise(frames))?;
-        account.promised = frames;
+        let mut account = Self(Holdings::new(owner));
+        FRAMES.lock().as_mut().map_or(Err(0), |all| account.0.promise(all, frames))?;
         Ok(account)
-    }
-}
-
-impl Account {
-    /// A block that was promised, and taken, is only promised again.
-    fn promise_again(&mut self, first: Hfn, order: u8) {
-        let (owner, frames) = (self.owner, 1 << order);
-        // Under one lock: nobody else takes it in between.
-        let again = FRAMES.lock().as_mut().is_some_and(|all| {
-            all.free(first, order, owner).is_ok() && all.promise(frames).is_ok()
-        });
-        self.promised += if again { frames } else { 0 };
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
         if let Some(frames) = FRAMES.lock().as_mut() {
-            frames.withdraw(self.promised);
+            self.0.withdraw(frames);
         }
-        OWNERS.lock().give_back(self.owner);
+        OWNERS.lock().give_back(self.0.owner());
     }
 }
 
@@ -298,16 +281,7 @@ impl GuestSpace {
             regions,
             reserved: frames,
             sealed: AtomicBool::new(false),
-            inner: Mutex::new(Inner {
-                account,
-                tables,
-                window,
-                nested,
-                apic_page: None,
-                populated: 0,
-                stock: Stock::new(),
-                stocked: 0,
-            }),
+            inner: Mutex::new(Inner { account, tables, window, nested, apic_page: None }),
         })
     }
 
@@ -340,7 +314,7 @@ impl GuestSpace {
     /// Frames that back the guest's RAM now.
     #[must_use]
     pub fn populated_frames(&self) -> u64 {
-        self.inner.lock().populated
+        self.inner.lock().account.0.populated()
     }
 
     /// What it takes of the machine's memory.
@@ -349,8 +323,8 @@ impl GuestSpace {
         let inner = self.inner.lock();
         SpaceUsage {
             reserved: self.reserved,
-            populated: inner.populated,
-            stocked: inner.stocked,
+            populated: inner.account.0.populated(),
+            stocked: inner.account.0.stocked(),
             tables: inner.tables.frames(),
         }
     }
@@ -360,14 +334,16 @@ impl GuestSpace {
     }
 
     /// Backs the first page of RAM at `gpa` or behind it, a large one if it can
-    /// be; returns the address behind the page, `None` behind the end of RAM.
+    /// be; returns from where to go on, `None` behind the end of RAM.
     ///
     /// # Errors
     /// [`MemoryError::NoFrame`].
     pub fn populate_from(&self, gpa: GuestPhysAddr) -> Result<Option<GuestPhysAddr>, MemoryError> {
         let at = self.regions.iter().filter(|r| r.end > gpa).map(|r| r.start.max(gpa)).min();
         let Some(at) = at else { return Ok(None) };
-        memory::Populate::populate(self, at)?;
+        if memory::Populate::populate(self, at)? == Populated::Soon {
+            return Ok(Some(at));
+        }
         let inner = self.inner.lock();
         let size = page_of(&inner, at).map_or(PAGE_SIZE, |mapping| mapping.size.bytes());
         Ok(at.align_down(size).checked_add(size))
@@ -384,7 +360,7 @@ impl GuestSpace {
         let bytes = end.checked_offset_from(at)?;
         let from = layout::WINDOW.at(at, bytes)?;
         let inner = &mut *self.inner.lock();
-        let owner = inner.account.owner;
+        let owner = inner.account.0.owner();
         let gone = |page, size| give_back(page, size, owner);
         // No page reaches beyond the range: none has to be split.
         let _ = inner.window.unmap(&mut inner.tables, from, bytes, gone);
@@ -416,8 +392,8 @@ impl GuestSpace {
         })
     }
 
-    /// Backs a page of this size at `gpa` with a frame from the machine.
-    fn back(&self, inner: &mut Inner, gpa: GuestPhysAddr, size: PageSize) -> Backing {
+    /// Backs a page of this size at `gpa`.
+    fn back(&self, gpa: GuestPhysAddr, size: PageSize) -> Backing {
         // A large page never covers the ROM: the range of video memory before
         // it is not RAM.
         let mut permissions = Permissions::RWX;
@@ -425,31 +401,10 @@ impl GuestSpace {
             permissions.remove(Permissions::WRITE);
         }
         let Some(page) = Self::page(gpa, size, permissions) else { return Backing::NoFrame };
-        let order = order(size);
-        let zero = |first: Hfn| zeroing::zero(first.base(), size, 0, PAGE_BYTES << order);
-        let frames = size.bytes() / PAGE_SIZE;
-        inner.promise_again(frames);
-        let Inner { account, tables, window, nested, populated, .. } = inner;
-        let owner = account.owner;
-        let mut late = None;
-        let frame = || {
-            account.promised.checked_sub(frames)?;
-            let (first, _) = FRAMES.lock().as_mut()?.allocate(order, owner, Source::Promised)?;
-            account.promised = account.promised.saturating_sub(frames);
-            if cfg!(planted = "memory-zeroed-late") {
-                late = Some(first);
-            } else if zero(first) != 0 {
-                account.promise_again(first, order);
-                return None;
-            }
-            Some(first.base())
-        };
-        let backing = nested.back(tables, window, &page, frame);
-        if late.is_some_and(|first| zero(first) != 0) {
-            return Backing::NoFrame;
-        }
-        if backing == Backing::Now {
-            *populated += frames;
+        let backer = Backer { space: self, late: Cell::new(None) };
+        let backing = populate::back(&backer, &page);
+        if let Some((first, len)) = backer.late.take() {
+            let _ = zeroing::zero(first.base(), size, 0, len);
         }
         backing
     }
@@ -457,35 +412,15 @@ impl GuestSpace {
     /// Zeroes some memory ahead, for first touches to come. `false` if there is
     /// nothing to do; else call again when there is time.
     pub fn prepare(&self) -> bool {
-        // Who has it needs it more.
-        let Some(mut inner) = self.inner.try_lock() else { return false };
-        let inner = &mut *inner;
-        let Account { owner, promised } = &mut inner.account;
-        if inner.stock.wants_block() && *promised >= BLOCK_FRAMES && inner.stock.begin(*owner) {
-            inner.stocked += BLOCK_FRAMES;
-            *promised -= BLOCK_FRAMES;
-        }
-        if !inner.stock.is_at_work() {
-            return false;
-        }
-        inner.stock.step()
+        populate::zero_ahead(&Backer { space: self, late: Cell::new(None) })
     }
 
     /// Backs the 2 MiB at `large` from the stock. `false`: nothing has changed.
     #[inline]
     fn back_from_stock(inner: &mut Inner, large: GuestPhysAddr) -> bool {
-        let Some(frame) = inner.stock.peek() else { return false };
-        let Some(page) = Self::page(large, PageSize::Size2M, Permissions::RWX) else {
-            return false;
-        };
-        let Inner { tables, window, nested, .. } = inner;
-        if !nested.back_ready(tables, window, &page, frame.base()) {
-            return false;
-        }
-        let _ = inner.stock.take();
-        inner.stocked -= BLOCK_FRAMES;
-        inner.populated += BLOCK_FRAMES;
-        true
+        // A large page never covers the ROM.
+        Self::page(large, PageSize::Size2M, Permissions::RWX)
+            .is_some_and(|page| populate::show_ready(inner, &page))
     }
 
     /// The 2 MiB around `gpa`, if they are all RAM.
@@ -514,6 +449,37 @@ impl GuestSpace {
     }
 }
 
+/// A guest's memory, while a CPU backs a page of it or zeroes ahead.
+struct Backer<'a> {
+    space: &'a GuestSpace,
+    /// With a fault planted: what is zeroed too late.
+    late: Cell<Option<(Hfn, usize)>>,
+}
+
+impl populate::Space for Backer<'_> {
+    type Guarded = Inner;
+
+    fn locked<R>(&self, work: impl FnOnce(&mut Inner) -> R) -> R {
+        work(&mut self.space.inner.lock())
+    }
+
+    fn try_locked<R>(&self, work: impl FnOnce(&mut Inner) -> R) -> Option<R> {
+        self.space.inner.try_lock().map(|mut inner| work(&mut inner))
+    }
+
+    fn frames<R>(&self, work: impl FnOnce(&mut FrameAllocator<'_>) -> R) -> Option<R> {
+        FRAMES.lock().as_mut().map(work)
+    }
+
+    fn zero(&self, first: Hfn, size: PageSize, offset: u64, len: usize) -> usize {
+        if cfg!(planted = "memory-zeroed-late") && len as u64 == size.bytes() {
+            self.late.set(Some((first, len)));
+            return 0;
+        }
+        zeroing::zero(first.base(), size, offset, len)
+    }
+}
+
 impl memory::Populate for GuestSpace {
     fn room(&self, gpa: GuestPhysAddr) -> Option<u64> {
         self.region(gpa)?.end.checked_offset_from(gpa)
@@ -521,16 +487,18 @@ impl memory::Populate for GuestSpace {
 
     fn populate(&self, gpa: GuestPhysAddr) -> Result<Populated, MemoryError> {
         self.region(gpa).ok_or(MemoryError::NotRam(gpa))?;
-        let mut inner = self.inner.lock();
-        if let Some(large) = self.large_around(gpa)
-            && (Self::back_from_stock(&mut inner, large)
-                || self.back(&mut inner, large, PageSize::Size2M) == Backing::Now)
-        {
-            return Ok(Populated::Now);
+        if let Some(large) = self.large_around(gpa) {
+            match self.back(large, PageSize::Size2M) {
+                Backing::Now => return Ok(Populated::Now),
+                Backing::Soon => return Ok(Populated::Soon),
+                // A part of it has small pages, or there is no such block.
+                Backing::Before | Backing::NoFrame => (),
+            }
         }
-        match self.back(&mut inner, gpa.align_down(PAGE_SIZE), PageSize::Size4K) {
+        match self.back(gpa.align_down(PAGE_SIZE), PageSize::Size4K) {
             Backing::Now => Ok(Populated::Now),
             Backing::Before => Ok(Populated::Before),
+            Backing::Soon => Ok(Populated::Soon),
             Backing::NoFrame => Err(MemoryError::NoFrame(gpa)),
         }
     }
@@ -617,8 +585,10 @@ impl HotRam for GuestSpace {
 impl Drop for GuestSpace {
     fn drop(&mut self) {
         let inner = self.inner.get_mut();
-        let owner = inner.account.owner;
-        inner.stock.give_back(owner);
+        let owner = inner.account.0.owner();
+        while let Some(block) = inner.account.0.pop() {
+            super::free_frames(block, ORDER_2M, owner);
+        }
         // The window goes first: its pages are the frames; the nested tables
         // refer to the same ones.
         Mapper::<HostTable>::from_root(self.root, PageSize::Size2M)
@@ -659,15 +629,6 @@ fn page_of(inner: &Inner, gpa: GuestPhysAddr) -> Option<Mapping> {
 /// A page of a guest's RAM goes back to the machine.
 fn give_back(hpa: HostPhysAddr, size: PageSize, owner: Owner) {
     super::free_frames(hpa.page(), order(size), owner);
-}
-
-/// The order of a block that is one page of this size.
-const fn order(size: PageSize) -> u8 {
-    match size {
-        PageSize::Size4K => 0,
-        PageSize::Size2M => ORDER_2M,
-        PageSize::Size1G => ORDER_1G,
-    }
 }
 
 /// Lets the guest read where it has nothing below 1 MiB. Writes still end there, and are lost.

@@ -15,7 +15,6 @@ mod host;
 pub mod layout;
 mod pool;
 mod sealed;
-mod stock;
 pub mod upload;
 mod zeroing;
 

@@ -1,6 +1,6 @@
 //! Page tables: the [guest's own](walk), walked in software as its CPU would,
 //! and [those that the host builds](stage2): nested tables and its own; and how a page gets
-//! [from one owner's hands](frames) [into a guest's](populate).
+//! [from one owner's hands](frames) [into a guest's](populate), which [keeps books](holdings).
 //!
 //! Everything here is pure: tables are read and written through small traits.
 #![no_std]
@@ -20,6 +20,7 @@
 extern crate std;
 
 pub mod frames;
+pub mod holdings;
 pub mod populate;
 pub mod stage2;
 pub mod walk;

@@ -14,6 +14,9 @@ pub enum Populated {
     Now,
     /// It was backed before.
     Before,
+    /// The frames that are left are being zeroed for other vCPUs, for this page perhaps: it is
+    /// to be tried again.
+    Soon,
 }
 
 /// RAM that is backed when it is first touched.
@@ -185,6 +188,30 @@ mod tests {
             Some(7)
         });
         assert_eq!((exchanged, tries.get()), (Ok(7), 2));
+    }
+
+    /// A page for which another vCPU is zeroing the last frame.
+    struct Awaited(Cell<u32>);
+
+    impl Populate for Awaited {
+        fn room(&self, _gpa: GuestPhysAddr) -> Option<u64> {
+            Some(PAGE as u64)
+        }
+
+        fn populate(&self, _gpa: GuestPhysAddr) -> Result<Populated, MemoryError> {
+            let left = self.0.get().saturating_sub(1);
+            self.0.set(left);
+            Ok(if left == 0 { Populated::Before } else { Populated::Soon })
+        }
+    }
+
+    #[test]
+    fn a_page_that_another_one_is_about_to_back_is_not_broken() {
+        let ram = Awaited(Cell::new(9));
+        let copy = |_, _, part| if ram.0.get() == 0 { 0 } else { part };
+        assert_eq!(transfer(&ram, gpa(8), 8, copy), Ok(()));
+        ram.0.set(9);
+        assert_eq!(exchange(&ram, gpa(8), || (ram.0.get() == 0).then_some(7)), Ok(7));
     }
 
     #[test]
