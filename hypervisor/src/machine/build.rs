@@ -9,7 +9,7 @@ use crate::cpu::{self, tsc};
 use crate::error::HostError;
 use crate::hw::{ExtendedState, GuestApic, VendorCpu};
 use crate::mm;
-use crate::mm::guest::GuestSpace;
+use crate::mm::guest::{GuestSpace, Reservation};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -54,14 +54,24 @@ struct Parts {
 /// A file of the bundle, or one that was uploaded.
 pub(super) type FindFile<'a, 'f> = &'a dyn Fn(&str) -> Option<&'f [u8]>;
 
-/// Makes a guest's memory with the firmware's tables in it, and plans what else
-/// is to be written there.
+/// Begins to set a guest's memory aside.
+///
+/// # Errors
+/// [`HostError`] says what is short.
+pub(super) fn reserve(settings: &GuestSettings) -> Result<Reservation, HostError> {
+    let regions = e820::ram_regions(settings.memory).into_iter().collect();
+    Reservation::new(&settings.name, regions)
+}
+
+/// Makes a guest's memory of what was set aside, with the firmware's tables in it, and plans
+/// what else is to be written there.
 ///
 /// # Errors
 /// [`HostError`] says what is wrong with its settings or files, or what is
 /// short; nothing is left behind then.
 pub(super) fn lay_out<'f, C: VendorCpu>(
     settings: &'f GuestSettings,
+    reservation: Reservation,
     file: FindFile<'_, 'f>,
 ) -> Result<(Arc<GuestSpace>, Loading<'f>), HostError> {
     let fail = |why: String| HostError::Guest { guest: settings.name.clone(), why };
@@ -75,8 +85,7 @@ pub(super) fn lay_out<'f, C: VendorCpu>(
         .iter()
         .map(|m| module(&m.file, &m.cmdline))
         .collect::<Result<Vec<_>, HostError>>()?;
-    let regions = e820::ram_regions(settings.memory).into_iter().collect();
-    let space = GuestSpace::new(&settings.name, regions, C::NESTED)?;
+    let space = GuestSpace::new(reservation, C::NESTED)?;
     let config = TablesConfig {
         memory: settings.memory,
         vcpus: settings.vcpus,

@@ -2,13 +2,13 @@
 //! that nobody else waits for it, and charged to the guest.
 
 use super::World;
-use super::build::{Assembly, lay_out, refused};
+use super::build::{Assembly, lay_out, refused, reserve};
 use super::console::Console;
 use super::guest::Guest;
 use crate::cpu::asm;
 use crate::error::HostError;
 use crate::hw::VendorCpu;
-use crate::mm::guest::GuestSpace;
+use crate::mm::guest::{GuestSpace, Reservation};
 use crate::mm::upload::{self, FileMemory};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
@@ -46,7 +46,10 @@ impl Files {
 
 /// What is still to be done.
 enum Work<C: VendorCpu> {
-    LayOut,
+    Reserve,
+    /// Its RAM is; its page tables are not yet all.
+    SetAside(Reservation),
+    LayOut(Reservation),
     /// The kernel's checksum, before anything is written.
     Check(Arc<GuestSpace>, Loading<'static>),
     Write(Arc<GuestSpace>, Loading<'static>),
@@ -95,7 +98,7 @@ impl<C: VendorCpu> Starter<C> {
         id: GuestId,
         entity: EntityId,
     ) -> Self {
-        let work = Mutex::new(Work::LayOut);
+        let work = Mutex::new(Work::Reserve);
         Self { work, settings, files, console, id, entity, cancelled: AtomicBool::new(false) }
     }
 
@@ -160,8 +163,14 @@ impl<C: VendorCpu> Starter<C> {
             return Err(fail("its start was cancelled".into()));
         }
         Ok(match work {
-            Work::LayOut => {
-                let (space, loading) = lay_out::<C>(&self.settings, &|name| self.files.find(name))?;
+            Work::Reserve => Work::SetAside(reserve(&self.settings)?),
+            Work::SetAside(mut reservation) => match reservation.step()? {
+                true => Work::SetAside(reservation),
+                false => Work::LayOut(reservation),
+            },
+            Work::LayOut(reservation) => {
+                let file = |name: &str| self.files.find(name);
+                let (space, loading) = lay_out::<C>(&self.settings, reservation, &file)?;
                 // SAFETY: it borrows from the settings and the files, which `self`
                 // owns, does not change, and drops after it.
                 let loading =

@@ -232,19 +232,26 @@ pub fn frames_needed(regions: &[Range<GuestPhysAddr>]) -> u64 {
     ram_frames(regions) + pool::missing(table_frames(regions))
 }
 
-impl GuestSpace {
-    /// An address space with RAM in `regions` (aligned to pages, in rising order), all of it
-    /// reserved, and with frames for all tables that it may take.
+/// What an address space takes of the machine's memory, while it is being set aside: all of
+/// its RAM at once, and frames for all tables that it may take bit by bit. No other guest can have
+/// them.
+#[derive(Debug)]
+pub struct Reservation {
+    regions: Vec<Range<GuestPhysAddr>>,
+    frames: u64,
+    account: Account,
+    tables: pool::Growing,
+}
+
+impl Reservation {
+    /// Begins to set aside what a guest takes with RAM in `regions` (aligned to pages, in rising
+    /// order).
     ///
     /// # Errors
     /// [`HostError::GuestMemory`] or [`HostError::OutOfMemory`] when the machine has too
     /// little memory left,
     /// [`HostError::Guest`] when a region does not lie within [`layout::WINDOW`].
-    pub fn new(
-        name: &str,
-        regions: Vec<Range<GuestPhysAddr>>,
-        format: NestedFormat,
-    ) -> Result<Self, HostError> {
+    pub fn new(name: &str, regions: Vec<Range<GuestPhysAddr>>) -> Result<Self, HostError> {
         let beyond = regions.iter().find(|r| {
             let bytes = r.end.checked_offset_from(r.start);
             bytes.is_none_or(|bytes| layout::WINDOW.at(r.start, bytes).is_none())
@@ -267,10 +274,31 @@ impl GuestSpace {
             wanted: frames / 256,
             available: available / 256,
         })?;
-        // They stay set aside while they are taken bit by bit: no other guest can have them.
-        let tables = pool::Promise::new(table_frames(&regions))
-            .ok_or(HostError::OutOfMemory("a guest's page tables, which take blocks of 2 MiB"))?;
-        let mut tables = CountedTables::new(tables);
+        let tables = pool::Growing::new(table_frames(&regions)).ok_or(NO_TABLES)?;
+        Ok(Self { regions, frames, account, tables })
+    }
+
+    /// Sets a little more aside. `false` when that is all.
+    ///
+    /// # Errors
+    /// [`HostError::OutOfMemory`].
+    pub fn step(&mut self) -> Result<bool, HostError> {
+        self.tables.step().map_err(|_| NO_TABLES)
+    }
+}
+
+/// The machine has no memory left for a guest's page tables.
+const NO_TABLES: HostError =
+    HostError::OutOfMemory("a guest's page tables, which take blocks of 2 MiB");
+
+impl GuestSpace {
+    /// An address space of what was set aside.
+    ///
+    /// # Errors
+    /// [`HostError::OutOfMemory`].
+    pub fn new(reservation: Reservation, format: NestedFormat) -> Result<Self, HostError> {
+        let Reservation { regions, frames, account, tables } = reservation;
+        let mut tables = CountedTables::new(tables.finish());
         let (window, mut nested) =
             roots(&mut tables, format).ok_or(HostError::OutOfMemory("a guest's page tables"))?;
         // Reads are emulated if that fails.

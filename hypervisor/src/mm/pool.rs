@@ -5,7 +5,8 @@
 //! nothing but the hypervisor's own memory can be reached there.
 //!
 //! A guest's page tables are set aside when it is made, for the worst case: the pool takes
-//! whole blocks while there are some, and never of what guests were promised as RAM.
+//! whole blocks while there are some, and never of what guests were promised as RAM. A big guest
+//! takes hundreds of them: a few at a time ([`Growing`]), so that nobody waits for the pool for long.
 
 use super::{FRAMES, direct, layout};
 use paging::frames::{ORDER_2M, Owner, Source};
@@ -20,6 +21,8 @@ const BLOCK_FRAMES: u64 = 512;
 const PAGE_BYTES: usize = 4096;
 /// Blocks at the most: 2 GiB of page tables.
 const BLOCKS: usize = 1024;
+/// Blocks that are taken at a time for a guest's page tables: some ten microseconds.
+const BLOCKS_AT_A_TIME: usize = 4;
 /// The pool grows when it has fewer frames than this left: mapping a new block
 /// may itself take two tables.
 const RESERVE: u64 = 4;
@@ -86,30 +89,34 @@ impl Pool {
         false
     }
 
-    /// Takes a block that no guest was promised. `false` if there is none.
-    fn grow(&mut self) -> bool {
-        let Some(mut mapper) = self.mapper.take() else { return false };
+    /// Takes a block that no guest was promised. `promised` frames were promised to the caller
+    /// for that, and are not any more. `false` if there is no block.
+    fn grow(&mut self, promised: u64) -> bool {
         let owner = Owner::HYPERVISOR;
-        let taken = FRAMES.lock().as_mut().and_then(|f| f.allocate(ORDER_2M, owner, Source::Spare));
-        let grown = taken.is_some_and(|(first, _)| {
-            let mapped = mapper.map(
-                &mut Inner(self),
-                direct(first.base()),
-                first.base(),
-                BLOCK_FRAMES * PAGE_SIZE,
-                Attributes::ram(Permissions::RW | Permissions::GLOBAL),
-            );
-            let added = mapped.is_ok() && self.add(first);
-            if !added {
-                if !core::mem::replace(&mut self.told, true) {
-                    log::error!("the pool of the hypervisor's frames can't grow");
-                }
-                super::free_frames(first, ORDER_2M, owner);
-            }
-            added
+        // Under one lock: nobody else takes them in between.
+        let taken = FRAMES.lock().as_mut().and_then(|frames| {
+            frames.withdraw(promised);
+            self.mapper.as_ref()?;
+            frames.allocate(ORDER_2M, owner, Source::Spare)
         });
+        let Some((first, _)) = taken else { return false };
+        let Some(mut mapper) = self.mapper.take() else { return false };
+        let mapped = mapper.map(
+            &mut Inner(self),
+            direct(first.base()),
+            first.base(),
+            BLOCK_FRAMES * PAGE_SIZE,
+            Attributes::ram(Permissions::RW | Permissions::GLOBAL),
+        );
         self.mapper = Some(mapper);
-        grown
+        let added = mapped.is_ok() && self.add(first);
+        if !added {
+            if !core::mem::replace(&mut self.told, true) {
+                log::error!("the pool of the hypervisor's frames can't grow");
+            }
+            super::free_frames(first, ORDER_2M, owner);
+        }
+        added
     }
 
     /// Frames that are free and not set aside.
@@ -117,10 +124,16 @@ impl Pool {
         self.free.saturating_sub(self.promised)
     }
 
+    /// Frames of the blocks that it takes so that `frames` more can be set aside. Tables for the
+    /// growing itself stay beside them.
+    const fn missing(&self, frames: u64) -> u64 {
+        (frames + RESERVE).saturating_sub(self.spare()).next_multiple_of(BLOCK_FRAMES)
+    }
+
     fn allocate(&mut self) -> Option<HostPhysAddr> {
         if self.spare() <= RESERVE {
             // It may have some left all the same.
-            let _ = self.grow();
+            let _ = self.grow(0);
         }
         let base = (self.spare() != 0).then(|| self.take())??.base();
         zero(base);
@@ -157,24 +170,6 @@ pub fn allocate() -> Option<HostPhysAddr> {
 pub(super) struct Promise(u64);
 
 impl Promise {
-    /// Sets `frames` aside; the pool grows for them. `None` if there are no blocks of 2 MiB
-    /// for that which no guest was promised.
-    pub(super) fn new(frames: u64) -> Option<Self> {
-        // Nothing is taken for what can't be had in the end.
-        if missing(frames) > super::frame_counts().spare() {
-            return None;
-        }
-        let mut pool = POOL.lock();
-        // Tables for the growing itself stay beside it.
-        while pool.spare() < frames + RESERVE {
-            if !pool.grow() {
-                return None;
-            }
-        }
-        pool.promised += frames;
-        Some(Self(frames))
-    }
-
     /// One of them, zeroed, or one that is to spare when they are used up.
     fn take(&mut self) -> Option<HostPhysAddr> {
         let mut pool = POOL.lock();
@@ -196,12 +191,76 @@ impl Drop for Promise {
     }
 }
 
+/// A promise that grows until it is of so many frames as are wanted.
+#[derive(Debug)]
+pub(super) struct Growing {
+    promise: Promise,
+    wanted: u64,
+    /// Frames of the machine, of the blocks that the pool is still to take.
+    to_come: u64,
+}
+
+impl Growing {
+    /// Begins to set `frames` aside. `None` if the machine has not so many to spare that no
+    /// guest was promised.
+    pub(super) fn new(frames: u64) -> Option<Self> {
+        let mut pool = POOL.lock();
+        let to_come = pool.missing(frames);
+        // Nothing is taken for what can't be had in the end: others find these gone.
+        let promised = FRAMES.lock().as_mut().is_some_and(|all| all.promise(to_come).is_ok());
+        promised.then(|| {
+            let mut growing = Self { promise: Promise::default(), wanted: frames, to_come };
+            growing.claim(&mut pool);
+            growing
+        })
+    }
+
+    /// Sets aside what the pool has.
+    fn claim(&mut self, pool: &mut Pool) {
+        let more = pool.spare().saturating_sub(RESERVE).min(self.wanted - self.promise.0);
+        pool.promised += more;
+        self.promise.0 += more;
+    }
+
+    /// Lets the pool take a few blocks. Returns whether more are to come.
+    ///
+    /// # Errors
+    /// There is no block of 2 MiB.
+    pub(super) fn step(&mut self) -> Result<bool, NoFrame> {
+        let mut pool = POOL.lock();
+        for _ in 0..BLOCKS_AT_A_TIME {
+            if self.promise.0 == self.wanted {
+                return Ok(false);
+            }
+            let promised = self.to_come.min(BLOCK_FRAMES);
+            self.to_come -= promised;
+            if !pool.grow(promised) {
+                return Err(NoFrame);
+            }
+            self.claim(&mut pool);
+        }
+        Ok(self.promise.0 != self.wanted)
+    }
+
+    /// The frames that are set aside by now.
+    pub(super) fn finish(mut self) -> Promise {
+        core::mem::take(&mut self.promise)
+    }
+}
+
+impl Drop for Growing {
+    fn drop(&mut self) {
+        if let Some(frames) = FRAMES.lock().as_mut() {
+            frames.withdraw(self.to_come);
+        }
+    }
+}
+
 /// Frames that the machine has to have to spare so that `frames` can be set aside: none, or
 /// whole blocks.
 #[must_use]
 pub(super) fn missing(frames: u64) -> u64 {
-    let spare = POOL.lock().spare();
-    (frames + RESERVE).saturating_sub(spare).next_multiple_of(BLOCK_FRAMES)
+    POOL.lock().missing(frames)
 }
 
 /// Takes back a frame from [`allocate`].
