@@ -215,10 +215,9 @@ impl<'a> FrameAllocator<'a> {
             self.link(head.wrapping_add(1 << smaller), smaller, zeroed);
         }
         let count = 1u32 << order;
-        for index in head..head.wrapping_add(count) {
-            let entry = self.entry(index)?;
-            *entry = Frame { owner, flags: zeroed, references: 1, ..Frame::ABSENT };
-        }
+        let block = head as usize..head.wrapping_add(count) as usize;
+        let taken = Frame { owner, flags: zeroed, references: 1, ..Frame::ABSENT };
+        self.table.get_mut(block)?.fill(taken);
         self.free = self.free.wrapping_sub(count.into());
         Some((Hfn::new(head.into()), zeroed))
     }
