@@ -431,7 +431,8 @@ impl GuestSpace {
         let Some(page) = Self::page(gpa, size, permissions) else { return Backing::NoFrame };
         let backer = Backer { space: self, late: Cell::new(None) };
         let backing = populate::back(&backer, &page);
-        if let Some((first, len)) = backer.late.take() {
+        // Who was slower goes on at once: it sees what the other one has not zeroed yet.
+        if let Some((first, len)) = backer.late.take().filter(|_| backing == Backing::Now) {
             let _ = zeroing::zero(first.base(), size, 0, len);
         }
         backing
