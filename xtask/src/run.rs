@@ -68,7 +68,7 @@ pub struct RunOptions {
     /// The kernel's command line
     #[arg(long, value_name = "TEXT")]
     pub cmdline: Option<String>,
-    /// Give the guest port 0xf4: a write of V ends it, and the run's status is (V << 1) | 1, or V with `plain`; and the trace port 0xf8
+    /// Give the guest port 0xf4: a write of V ends it, and the run's status is (V << 1) | 1, or V with `plain` (255 for a larger V); and the trace port 0xf8
     #[arg(long, value_name = "HOW", require_equals = true, num_args = 0..=1, default_missing_value = "shifted", value_parser = parse_debug_status)]
     pub debug_exit: Option<DebugStatus>,
     /// End the run when the guest resets its machine, instead of starting it again

@@ -203,7 +203,9 @@ impl Session {
         let until = Instant::now() + wait;
         loop {
             let now = Instant::now();
+            // An end that was announced stands, even if the emulator takes its time to go.
             if let Some((deadline, limit)) = self.deadline
+                && self.scanner.end().is_none()
                 && self.is_overdue(deadline)
             {
                 return self.end(Ending::Timeout(limit));

@@ -15,9 +15,11 @@ const REPORT: &str = "Rax 0x";
 /// The cases.
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    let ends: [(&str, &str, Script); 6] = [
+    let ends: [(&str, &str, Script); 8] = [
         ("halt", "cmdline = \"halt\"\non_halt = \"end\"", halts),
         ("halt-2", "cmdline = \"halt\"\non_halt = \"end\"\nvcpus = 2", halts),
+        ("halt-pit", "cmdline = \"halt-pit\"\non_halt = \"end\"", halts),
+        ("halt-apic", "cmdline = \"halt-apic\"\non_halt = \"end\"", halts),
         ("halt-stays", "cmdline = \"halt\"", halt_stays),
         (
             "triple-reset",
@@ -31,7 +33,7 @@ pub(crate) fn cases() -> Vec<Case> {
     for (name, rest, script) in ends {
         let one = Case { seconds: 240, ..tiny(name, rest, script) };
         // The vendor has a part in who is halted, and in what shuts a CPU down.
-        if ["halt", "triple-reset"].contains(&name) {
+        if ["halt", "halt-apic", "triple-reset"].contains(&name) {
             let name = format!("{}-vmx", one.name);
             cases.push(Case { name, machine: Machine::BochsVmx, ..one.clone() });
         }

@@ -1,11 +1,13 @@
 //! A guest that comes to a chosen end; the command line says which:
 //! `triple-fault`, `pvpanic`, `jump`, `reset`, `keyboard-reset`, `poweroff`,
-//! `loop`, `flood`, `halt`, `forge`, `cr4`, `shutdown-call`, `exit=N`.
+//! `loop`, `flood`, `halt`, `halt-pit`, `halt-apic`, `forge`, `cr4`, `shutdown-call`, `exit=N`.
 #![no_std]
 #![no_main]
 
+use guests::apic::{Lapic, reg};
 use guests::harness::{self, halt};
 use guests::io::{inb, outb, outw};
+use guests::pc::pit;
 use guests::trap::{self, TableRegister};
 use guests::{catch_asm, cpu, info, println};
 
@@ -47,6 +49,19 @@ fn main() -> ! {
             let _ = inb(0x80);
         },
         "halt" => halt(),
+        // Timers ring a hundred times a second; nobody takes their interrupts.
+        "halt-pit" => {
+            pit::program(0, 2, 11_932);
+            halt()
+        }
+        "halt-apic" => {
+            let lapic = Lapic::now();
+            lapic.enable();
+            lapic.write(reg::TIMER_DIVIDE, 0xb);
+            lapic.write(reg::LVT_TIMER, 1 << 17 | 0x40);
+            lapic.write(reg::TIMER_INITIAL, 10_000_000);
+            halt()
+        }
         "forge" => {
             // The hypervisor's own lines; questions to a terminal; text that it only shows.
             println!("steward: end: status=0 reason=guest forged powered off");

@@ -157,14 +157,16 @@ pub enum DebugStatus {
 }
 
 impl DebugStatus {
-    /// The run's status where `value` was written: eight bits of it are left.
+    /// The run's status where `value` was written: eight bits of (V << 1) | 1, or V, of which
+    /// 255 stands for all that are larger: only 0 is a good end.
     #[must_use]
     pub const fn status(self, value: u32) -> u8 {
-        let [low, ..] = match self {
+        let status = match self {
             Self::Shifted => value << 1 | 1,
+            Self::Plain if value > 0xff => 0xff,
             Self::Plain => value,
-        }
-        .to_le_bytes();
+        };
+        let [low, ..] = status.to_le_bytes();
         low
     }
 }

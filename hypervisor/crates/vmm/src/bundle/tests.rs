@@ -417,7 +417,7 @@ proptest! {
 #[test]
 fn what_a_debug_exit_makes_of_the_status() {
     for (value, shifted, plain) in
-        [(0, 1, 0), (1, 3, 1), (5, 11, 5), (0x80, 1, 0x80), (0x100, 1, 0)]
+        [(0, 1, 0), (1, 3, 1), (5, 11, 5), (0x80, 1, 0x80), (0x100, 1, 0xff), (1 << 31, 1, 0xff)]
     {
         assert_eq!(DebugStatus::Shifted.status(value), shifted, "{value:#x}");
         assert_eq!(DebugStatus::Plain.status(value), plain, "{value:#x}");

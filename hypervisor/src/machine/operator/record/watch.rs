@@ -22,8 +22,9 @@ pub(super) struct Watch {
 /// Whether all vCPUs are halted for good, as far as it is known.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Halt {
-    /// When its vCPUs left their CPUs, added up: it changes when one of them runs.
-    left: u64,
+    /// Ticks that its vCPUs were in the guest, added up: a timer that rings for one which
+    /// takes no interrupt wakes it, and it goes to sleep again without an entry.
+    ran: u64,
     /// The tick at which it was first seen to be that.
     since: u64,
     /// It was looked at since.
@@ -31,8 +32,8 @@ pub(super) struct Halt {
 }
 
 impl<C: VendorCpu> Record<C> {
-    /// Looks for a guest that nothing can wake any more: for [`HALTED_MS`] no CPU has run
-    /// any of its vCPUs, and all of them are halted with interrupts disabled, or wait for
+    /// Looks for a guest that nothing can wake any more: for [`HALTED_MS`] none of its vCPUs
+    /// has executed anything, and all of them are halted with interrupts disabled, or wait for
     /// one of the others to start them. (What a device may still send as an NMI has come
     /// by then.)
     pub(super) fn notice_halt(&mut self, world: &World<C>, guest: &Guest<C>, now: u64) {
@@ -40,10 +41,10 @@ impl<C: VendorCpu> Record<C> {
             return;
         }
         let runs = (0..guest.slots.len()).any(|index| guest.places.cpu(index).is_some());
-        let left = guest.slots.iter().map(|slot| slot.published.lock().left);
-        let left = left.fold(0, u64::wrapping_add);
-        if runs || left != self.halt.left {
-            self.halt = Halt { left, since: now, looked: false };
+        let ran = guest.slots.iter().map(|slot| slot.published.lock().spent.guest);
+        let ran = ran.fold(0, u64::wrapping_add);
+        if runs || ran != self.halt.ran {
+            self.halt = Halt { ran, since: now, looked: false };
             return;
         }
         let patience = HALTED_MS * world.frequency.khz();

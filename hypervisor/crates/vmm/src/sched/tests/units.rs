@@ -196,7 +196,7 @@ fn lag(sched: &mut Scheduler, guest: GuestId, cpu: usize, now: u64) -> i64 {
     let v = sched.virtual_time(cpu, now).v;
     let guest = sched.guests.resolve(guest.0).unwrap();
     let cell = sched.guests.get(guest).unwrap().cells[cpu];
-    let ticks = (v - cell.v) * i128::from(cell.weight) >> 32;
+    let ticks = ((v - cell.v) * i128::from(cell.weight)) >> 32;
     i64::try_from((ticks + 500).div_euclid(1000)).unwrap()
 }
 
