@@ -10,8 +10,12 @@
 //!
 //! Output that passes: text (UTF-8; a lone byte of an older character set from 0xA0 on), the usual
 //! control characters, and the sequences in `shows_only`, `MODES` and `shifts_only`:
-//! cursor, erasing, scrolling, colours, tab stops, cursor shape, alternate screen, line
-//! drawing. Each comes out whole, in seven bits, never half.
+//! cursor, erasing, scrolling, colours, cursor shape, alternate screen, line drawing. Each
+//! comes out whole, in seven bits, never half.
+//!
+//! What passes and outlasts the guest's turn is put back by [`Screen::reset`] when somebody
+//! else gets the terminal. What nobody could put back on every terminal does not pass: tab
+//! stops, lines of double size, positions that count from the scrolling region's start.
 //!
 //! For terminals that read UTF-8, or seven bits. One that takes the bytes 0x80 to 0x9f for
 //! control characters even inside of a UTF-8 character can't be served without mangling
@@ -19,20 +23,25 @@
 //!
 //! ECMA-48: "Control functions"; xterm: "XTerm Control Sequences".
 
+mod modes;
 #[cfg(test)]
 mod tests;
 
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
+use modes::Modes;
 
 /// The longest sequence that can pass, in bytes.
 pub const LONGEST: usize = 96;
 /// The most digits of a parameter: a larger count than that is no terminal's.
 const DIGITS: usize = 5;
-/// DEC's private modes that a guest may set: cursor keys, reverse video, origin, wrap,
-/// blinking and visible cursor, the alternate screen, marks around what is pasted.
-pub const MODES: [&[u8]; 11] =
-    [b"1", b"5", b"6", b"7", b"12", b"25", b"47", b"1047", b"1048", b"1049", b"2004"];
+/// The same where a character is repeated (REP), which no terminal limits to its screen: no
+/// program repeats one for longer than a line, and more is a flood out of a few bytes.
+const REPEAT_DIGITS: usize = 3;
+/// DEC's private modes that a guest may set: cursor keys, reverse video, wrap, blinking and
+/// visible cursor, the alternate screen, marks around what is pasted.
+pub const MODES: [&[u8]; 10] =
+    [b"1", b"5", b"7", b"12", b"25", b"47", b"1047", b"1048", b"1049", b"2004"];
 
 const BEL: u8 = 0x07;
 const ESC: u8 = 0x1b;
@@ -66,13 +75,15 @@ pub struct Screen {
     state: State,
     /// The beginning of what is not complete.
     held: ArrayVec<u8, LONGEST>,
+    /// What was shown so far has changed.
+    modes: Modes,
 }
 
 impl Screen {
     /// A filter that has seen nothing.
     #[must_use]
     pub const fn new() -> Self {
-        Self { state: State::Text, held: ArrayVec::new_const() }
+        Self { state: State::Text, held: ArrayVec::new_const(), modes: Modes::new() }
     }
 
     /// How many bytes at the start of `bytes` are plain text, which
@@ -99,7 +110,7 @@ impl Screen {
             // From here on in a sequence.
             (_, ESC | CAN | SUB | 0x80..) => self.text(byte, show),
             (_, DEL) => {}
-            (_, ..0x20) => control(byte, show),
+            (_, ..0x20) => self.control(byte, show),
             (State::Escape, b'[') => self.go_on(State::Control, byte),
             (State::Escape, b']' | b'P' | b'X' | b'^' | b'_') => self.begin(State::String),
             (State::Escape | State::Shift, b' '..=b'/') => self.go_on(State::Shift, byte),
@@ -119,6 +130,31 @@ impl Screen {
             self.feed(byte, &mut |part| out.extend_from_slice(part));
         }
         out
+    }
+
+    /// What puts the terminal back as it was before anything was shown: for when it goes to
+    /// somebody else. Nothing, where only text was shown, and what changes nothing for long.
+    #[must_use]
+    pub fn reset(&mut self) -> Vec<u8> {
+        self.modes.reset()
+    }
+
+    /// What sets again what the guest's programs set once, and count on: for when the guest
+    /// has the terminal again after a [reset](Self::reset).
+    #[must_use]
+    pub fn again(&mut self) -> Vec<u8> {
+        self.modes.again()
+    }
+
+    /// The terminal got all of the bytes, not only those that pass: the next
+    /// [reset](Self::reset) takes nothing for granted.
+    pub fn doubt(&mut self) {
+        self.modes.doubt();
+    }
+
+    /// Who wrote this is gone: nobody counts on anything any more.
+    pub fn forget(&mut self) {
+        self.modes.forget();
     }
 
     /// Forgets what is held.
@@ -143,9 +179,20 @@ impl Screen {
         show: &mut impl FnMut(&[u8]),
     ) {
         if passes(&self.held, byte) && self.held.try_push(byte).is_ok() {
+            self.modes.note(&self.held);
             show(&self.held);
         }
         self.begin(State::Text);
+    }
+
+    /// A control character, also one in the middle of a sequence. Left out: ENQ, which asks
+    /// for an answer; DC1 to DC4, which stop and start what is typed; CAN and SUB, which end
+    /// a sequence of which nothing was shown.
+    fn control(&mut self, byte: u8, show: &mut impl FnMut(&[u8])) {
+        if !matches!(byte, 0x05 | 0x11..=0x14 | CAN | SUB) {
+            self.modes.note_control(byte);
+            show(&[byte]);
+        }
     }
 
     /// A byte outside of all sequences; one that was not complete is none.
@@ -153,7 +200,7 @@ impl Screen {
         self.begin(State::Text);
         match byte {
             ESC => self.go_on(State::Escape, byte),
-            ..0x20 => control(byte, show),
+            ..0x20 => self.control(byte, show),
             // The control characters of eight bits.
             0x80..=0x9f => {}
             0xc2..=0xdf => self.go_on(State::Character(1), byte),
@@ -190,24 +237,16 @@ impl Screen {
     }
 }
 
-/// A control character, also one in the middle of a sequence. Left out: ENQ, which asks
-/// for an answer; DC1 to DC4, which stop and start what is typed; CAN and SUB, which end a
-/// sequence of which nothing was shown.
-fn control(byte: u8, show: &mut impl FnMut(&[u8])) {
-    if !matches!(byte, 0x05 | 0x11..=0x14 | CAN | SUB) {
-        show(&[byte]);
-    }
-}
-
 /// Whether the sequence `held`, which begins with ESC and is no control sequence, may end
-/// with `last`: save and restore the cursor, index and next line, tab stop, keypad, reset,
-/// a character set for G0 to G3, line size and alignment. Not: what invokes an answer
-/// (DECID), another encoding, or controls of eight bits.
+/// with `last`: save and restore the cursor, index and next line, keypad, reset, a character
+/// set for G0 to G3, usual line size and alignment. Not: what invokes an answer (DECID),
+/// another encoding, or controls of eight bits; a tab stop or a line of double size, which
+/// outlast the guest.
 fn shifts_only(held: &[u8], last: u8) -> bool {
     match held {
-        [ESC] => b"78DEHM=>c".contains(&last),
+        [ESC] => b"78DEM=>c".contains(&last),
         [ESC, b'(' | b')' | b'*' | b'+'] => b"0ABKU".contains(&last),
-        [ESC, b'#'] => b"34568".contains(&last),
+        [ESC, b'#'] => b"58".contains(&last),
         _ => false,
     }
 }
@@ -237,7 +276,8 @@ fn shows_only(held: &[u8], last: u8) -> bool {
         (false, b"", b's' | b'u') => parameters.is_empty(),
         // Insert mode.
         (false, b"", b'h' | b'l') => numbers.all(|number| number == b"4"),
-        (false, b"", _) => b"@ABCDEFGHIJKLMPSXZ`abdefgmr".contains(&last),
+        (false, b"", b'b') => parameters.len() <= REPEAT_DIGITS,
+        (false, b"", _) => b"@ABCDEFGHIJKLMPSXZ`adefmr".contains(&last),
         (false, b" ", b'q') => true,
         (false, b"!", b'p') => parameters.is_empty(),
         _ => false,
