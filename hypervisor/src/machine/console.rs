@@ -1,8 +1,10 @@
 //! A guest's console: what it sends goes to the machine's serial port while the
 //! operator looks at it, and is kept in a ring while not. On its way to the port it
-//! passes a filter: no guest types at the operator's terminal.
+//! passes a filter: no guest types at the operator's terminal, and what it changed there is
+//! put back when somebody else gets it.
 
 use crate::drivers::serial;
+use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Mutex;
@@ -72,6 +74,16 @@ impl Passage {
         }
         taken
     }
+
+    /// What is still to be sent when the terminal goes to somebody else: what was ready, which
+    /// counts as shown, and what puts the terminal back. Nothing is known of an output that is
+    /// not filtered: that is for programs.
+    fn last(&mut self) -> Vec<u8> {
+        let mut last = self.ready.to_vec();
+        self.ready.clear();
+        last.extend(self.screen.as_mut().map(Screen::reset).unwrap_or_default());
+        last
+    }
 }
 
 impl Console {
@@ -122,10 +134,34 @@ impl Console {
         output.kept.begin()
     }
 
-    /// The operator looks elsewhere.
-    pub(super) fn detach(&self) {
-        let _output = self.output.lock();
-        self.attached.store(false, Ordering::Relaxed);
+    /// What brings the terminal back to where the guest's programs had it, now that the
+    /// operator looks.
+    pub(super) fn again(&self) -> Vec<u8> {
+        self.output.lock().passage.screen.as_mut().map(Screen::again).unwrap_or_default()
+    }
+
+    /// The operator looks elsewhere: returns what the terminal gets first.
+    #[must_use]
+    pub(super) fn detach(&self) -> Vec<u8> {
+        let Output { passage, .. } = &mut *self.output.lock();
+        match self.attached.swap(false, Ordering::Relaxed) {
+            true => passage.last(),
+            false => Vec::new(),
+        }
+    }
+
+    /// The guest is no more, and whatever its programs counted on: returns what the terminal
+    /// gets, if the operator looks.
+    #[must_use]
+    pub(super) fn end(&self) -> Vec<u8> {
+        let Output { passage, .. } = &mut *self.output.lock();
+        if let Some(screen) = &mut passage.screen {
+            screen.forget();
+        }
+        match self.is_attached() {
+            true => passage.last(),
+            false => Vec::new(),
+        }
     }
 
     /// Shows what was kept, as far as the serial port takes it.

@@ -104,19 +104,23 @@ fn exits_with<const STATUS: u8>(drive: &mut Drive) -> Result<()> {
     without_report(drive, &reason, &["debug-exit port"])
 }
 
-/// A guest says how the run ends, and asks the operator's terminal: neither works. (An end
-/// that nobody contradicts for ten seconds is believed.)
+/// A guest says how the run ends, asks the operator's terminal, and leaves it so that nothing
+/// is seen on it: none of that works. (An end that nobody contradicts for ten seconds is
+/// believed.)
 fn forged(drive: &mut Drive) -> Result<()> {
     // Whoever reads the log is told about the line that this machine has for programs.
     drive.expect("control line on COM2, without authentication", 60)?;
     drive.expect("status=0 reason=guest forged powered off", 120)?;
     drive.expect("asks: <>\r\n", 30)?;
     drive.expect("shows: <\x1b[1;32mgreen\x1b[0m\x1b[K>\r\n", 30)?;
+    drive.expect("leaves: <\x1b[8m\x1b[?25l\x1b[?1h>\r\n", 30)?;
     drive.expect("halted for good", 60)?;
     let waited = drive.expect("no such text", 12).err().map(|error| error.to_string());
     let waited = waited.unwrap_or_default();
     ensure!(waited.starts_with("waited 12 s"), "the forged end was believed: {waited}");
     drive.send("\x1dm");
+    // The monitor is to be seen, whatever the guest left.
+    drive.expect("\x1b[0m\x1b[?25h\x1b[?1l\r\n", 30)?;
     drive.expect("steward> ", 30)?;
     drive.send("kill tiny\r");
     let reason = drive.ends(0)?;

@@ -121,9 +121,11 @@ impl<C: VendorCpu> Operator<C> {
         if let Some(leave) = self.leave
             && self.control.is_quiet()
         {
+            self.detach();
             self.go(leave);
         }
         if self.when_empty == WhenEmpty::Exit && self.leave.is_none() && self.nothing_left() {
+            self.detach();
             let (status, reason) = self.status.take().unwrap_or((Status::OK, String::new()));
             monitor::end(status, format_args!("{reason}"));
         }

@@ -261,7 +261,7 @@ impl<C: VendorCpu> Operator<C> {
             self.control.uploads.let_go(files.iter().map(|(name, _)| name.as_str()));
         }
         if self.terminal.shows(record.number) {
-            record.console.detach();
+            self.terminal.pass(&record.console.detach());
             self.terminal.show_monitor();
         }
     }

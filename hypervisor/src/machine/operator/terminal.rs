@@ -96,6 +96,12 @@ impl Terminal {
         }
     }
 
+    /// Shows bytes of a guest's, or for its sake, at once: lines of ours may be next.
+    pub(super) fn pass(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+        self.flush();
+    }
+
     /// Sends what there is room for.
     fn flush(&mut self) {
         let rest = self.out.get(self.sent..).unwrap_or_default();
@@ -212,12 +218,12 @@ impl<C: VendorCpu> Operator<C> {
         editor.show(out);
     }
 
-    /// No guest's console is shown.
-    fn detach(&mut self) {
+    /// No guest's console is shown, and the terminal is as if none had been.
+    pub(super) fn detach(&mut self) {
         self.terminal.typed.clear();
         for record in &self.records {
             if record.console.is_attached() {
-                record.console.detach();
+                self.terminal.pass(&record.console.detach());
             }
         }
     }
@@ -231,6 +237,7 @@ impl<C: VendorCpu> Operator<C> {
         let dropped = record.console.attach();
         let name = &record.settings.name;
         monitor::note(format_args!("console of \"{name}\", {dropped} bytes dropped"));
+        self.terminal.pass(&record.console.again());
         record.console.show();
         self.terminal.show_guest(record.number);
     }

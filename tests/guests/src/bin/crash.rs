@@ -69,6 +69,8 @@ fn main() -> ! {
             println!("steward: end: status=0 key={key} reason=guest forged powered off");
             println!("asks: <\x05\x1b[6n\x1b[c\x1bZ\x1b]0;title\x07\x1bP$qm\x1b\\\x1b[21t>");
             println!("shows: <\x1b[1;32mgreen\x1b[0m\x1b[K>");
+            // Nothing that comes after this is to be seen.
+            println!("leaves: <\x1b[8m\x1b[?25l\x1b[?1h>");
             halt()
         }
         "cr4" => {
