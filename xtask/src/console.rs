@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use vmm::bundle::EscapeKey;
+use vmm::operator::Screen;
 
 use crate::session::{Ending, Event, Session};
 
@@ -111,35 +112,87 @@ impl Carriage {
     }
 }
 
+/// What the machine's output may have changed of the terminal for longer than the run.
+#[derive(Debug, Default)]
+struct Traces {
+    screen: Screen,
+    /// Bytes that the terminal got, and those of them that a filter would have let through.
+    given: usize,
+    passed: usize,
+}
+
+impl Traces {
+    /// The terminal gets `bytes`.
+    fn note(&mut self, bytes: &[u8]) {
+        self.given += bytes.len();
+        for &byte in bytes {
+            self.screen.feed(byte, &mut |part| self.passed += part.len());
+        }
+    }
+
+    /// What puts the terminal back. Not all that it gets was filtered: firmware's output is
+    /// not, nor Linux's without a hypervisor.
+    fn undo(&mut self) -> Vec<u8> {
+        if self.given != self.passed {
+            self.screen.doubt();
+        }
+        self.screen.reset()
+    }
+}
+
 /// Connects terminal and machine until the run ends. `escape` is the key that is ours.
 pub fn attach(session: &mut Session, escape: EscapeKey) -> Result<Ending> {
     let typing = std::io::stdin().is_terminal();
     let raw = Raw::enter(typing)?;
+    let mut stdout = std::io::stdout();
+    let (mut traces, mut carriage) = (Traces::default(), Carriage::default());
+    let ending = connect(session, escape, typing, &mut carriage, &mut traces);
+    if stdout.is_terminal() {
+        // Where it fails, the terminal is gone.
+        let _ = stdout.write_all(&traces.undo()).and_then(|()| stdout.flush());
+    }
+    drop(raw);
+    if carriage.last != b'\n' && carriage.last != 0 {
+        eprintln!();
+    }
+    ending
+}
+
+/// Passes on what is printed and what is typed.
+fn connect(
+    session: &mut Session,
+    escape: EscapeKey,
+    typing: bool,
+    carriage: &mut Carriage,
+    traces: &mut Traces,
+) -> Result<Ending> {
     let signals = signals()?;
     let typed = read_stdin();
     let mut keys = Keys { escape, escaped: false };
-    let mut carriage = Carriage::default();
     let mut stdout = std::io::stdout();
     let shows = stdout.is_terminal();
-    let ending = loop {
+    loop {
         // Input waits for at most this long: short enough for a typist.
         match session.next(Duration::from_millis(10))? {
             Event::Output(bytes) => {
+                if shows {
+                    traces.note(&bytes);
+                }
                 let bytes = if typing && shows { carriage.translate(&bytes) } else { bytes };
                 if let Err(error) = stdout.write_all(&bytes).and_then(|()| stdout.flush()) {
                     session.stop(Ending::Closed)?;
                     if error.kind() != ErrorKind::BrokenPipe {
                         return Err(error).context("cannot write what the guest prints");
                     }
-                    break Ending::Closed;
+                    return Ok(Ending::Closed);
                 }
             }
             Event::Quiet => {}
-            Event::Ended(ending) => break ending,
+            Event::Ended(ending) => return Ok(ending),
         }
         if let Ok(signal) = signals.try_recv() {
             session.stop(Ending::Signal(signal))?;
-            break Ending::Signal(signal);
+            return Ok(Ending::Signal(signal));
         }
         let mut quit = false;
         while let Ok(bytes) = typed.try_recv() {
@@ -156,14 +209,9 @@ pub fn attach(session: &mut Session, escape: EscapeKey) -> Result<Ending> {
         }
         if quit {
             session.stop(Ending::Key)?;
-            break Ending::Key;
+            return Ok(Ending::Key);
         }
-    };
-    drop(raw);
-    if carriage.last != b'\n' && carriage.last != 0 {
-        eprintln!();
     }
-    Ok(ending)
 }
 
 /// Signals that end a run, as they come.
@@ -230,6 +278,24 @@ mod tests {
         let escape = EscapeKey::parse("Ctrl-A").unwrap();
         let mut keys = Keys { escape, escaped: false };
         assert_eq!(keys.feed(b"\x1dq\x01\x01\x01q"), [bytes(b"\x1dq\x01\x01"), Typed::Quit]);
+    }
+
+    #[test]
+    fn a_run_leaves_the_terminal_as_it_was() {
+        let undo = |output: &[u8]| {
+            let mut traces = Traces::default();
+            traces.note(output);
+            traces.undo()
+        };
+        assert_eq!(undo(b"boot\r\n\x1b[1;32mroot\x1b[0m# \xc3\xa9"), b"");
+        assert_eq!(undo(b"\x1b[?25l\x1b[8m"), b"\x1b[0m\x1b[?25h");
+        assert_eq!(undo(b"\x1b[?1049h\x1b[m"), b"\x1b[?1049l\x1b[0m\x1b(B\x0f\x1b[?7h");
+        // What no filter lets through, and what the end came in the middle of.
+        for output in [&b"\x1b[?1000h"[..], b"\x1b[=3h\x1b[2J", b"\x1b]0;title", b"\x1b[3"] {
+            let all = undo(output);
+            let mouse_off = all.windows(8).any(|part| part == b"\x1b[?1000l");
+            assert!(mouse_off && all.starts_with(b"\x1b[0m"), "{all:?}");
+        }
     }
 
     #[test]

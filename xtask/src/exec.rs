@@ -104,6 +104,10 @@ impl Command {
                 break Ending::Signal(signal);
             }
         };
+        if let Some(screen) = &mut screen {
+            // Where it fails, the terminal is gone.
+            let _ = stdout.write_all(&screen.reset()).and_then(|()| stdout.flush());
+        }
         if let Some(status) = filter.status {
             return Ok(status);
         }
