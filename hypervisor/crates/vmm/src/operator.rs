@@ -13,10 +13,12 @@
 //! control line <- protocol::Session::finish <───────────────────┘   Refusal
 //! ```
 //!
-//! Everything is bounded and nothing waits: an operation that takes long, such
-//! as a stop, is answered when it has begun; [`protocol::EventLog`] tells when
+//! Everything is bounded and nothing waits: what a vCPU on its CPU keeps from being
+//! answered is [tried again](Attempt); an operation that takes long, such as a stop,
+//! is answered when it has begun; [`protocol::EventLog`] tells when
 //! it is done. `docs/control.md` describes the protocol.
 
+pub mod attempt;
 pub mod backlog;
 pub mod command;
 pub mod console;
@@ -29,6 +31,7 @@ pub mod report;
 pub mod screen;
 pub mod snapshot;
 
+pub use attempt::Attempt;
 pub use backlog::Backlog;
 pub use command::Command;
 pub use console::{Keys, Ring, Typed};

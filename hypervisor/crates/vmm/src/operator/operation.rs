@@ -238,6 +238,8 @@ pub enum ErrorCode {
     NotSupported,
     /// The answer would be too large; ask for less.
     TooLarge,
+    /// A vCPU did not leave its CPU for a while; ask again.
+    Busy,
     /// A bug of ours.
     Internal,
 }
