@@ -258,7 +258,7 @@ impl<C: VendorCpu> ThisCpu<C> {
         if guest.is_stopping() {
             return nothing(Stop::Blocked);
         }
-        if guest.is_wanted() {
+        if guest.is_wanted(index) {
             return nothing(Stop::Ready);
         }
         let mut private = slot.private.lock();
@@ -333,7 +333,10 @@ impl<C: VendorCpu> ThisCpu<C> {
             if guest.is_stopping() {
                 return (Stop::Blocked, None);
             }
-            if again || percpu::this().asks_itself() || guest.is_wanted() || stay.left >= self.until
+            if again
+                || percpu::this().asks_itself()
+                || guest.is_wanted(index)
+                || stay.left >= self.until
             {
                 return (Stop::Ready, None);
             }

@@ -13,6 +13,7 @@ use spin::{Mutex, Once};
 use vmm::bundle::{GuestSettings, OnTripleFault};
 use vmm::chipset::Chipset;
 use vmm::irq::{Posted, Requests};
+use vmm::operator::attempt;
 use vmm::pv::PvCounts;
 use vmm::sched::{EntityId, GuestId, Reason};
 #[cfg(feature = "stamp-exits")]
@@ -24,8 +25,8 @@ use vmm::vm::{EndReason, Vm};
 
 /// No CPU.
 const NOWHERE: usize = usize::MAX;
-/// How often to try for a vCPU that runs on another CPU: a fraction of a second.
-const PATIENCE: u32 = 10_000_000;
+/// No vCPU.
+const NONE: usize = usize::MAX;
 
 /// What a CPU has to itself while it runs a vCPU.
 #[derive(Debug)]
@@ -173,8 +174,9 @@ pub(super) struct Guest<C: VendorCpu> {
     zeroing: AtomicU64,
     /// The vCPUs are not to run any more.
     stopping: AtomicBool,
-    /// The vCPUs are not to run for a moment: somebody wants to look at them.
-    wanted: AtomicBool,
+    /// The vCPU that is not to run for a moment, as somebody wants to look at it, or [`NONE`].
+    /// The others go on.
+    wanted: AtomicUsize,
     /// A vCPU has halted with interrupts disabled, once.
     halted_deaf: AtomicBool,
     end: Once<End>,
@@ -216,7 +218,7 @@ impl<C: VendorCpu> Guest<C> {
             started,
             zeroing: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
-            wanted: AtomicBool::new(false),
+            wanted: AtomicUsize::new(NONE),
             halted_deaf: AtomicBool::new(false),
             end: Once::new(),
         }
@@ -269,26 +271,46 @@ impl<C: VendorCpu> Guest<C> {
     }
 
     /// Lets `look` see vCPU `index`, taken off its CPU for as long. `None` if
-    /// there is no such vCPU, or it could not be had.
+    /// there is no such vCPU, or it could not be had within `ticks`: nobody else runs on
+    /// this CPU meanwhile, and a guest can make a vCPU's exit long.
     pub(super) fn with_vcpu<R>(
         &self,
         index: usize,
+        ticks: u64,
         look: impl FnOnce(&mut Vcpu<C::Vcpu>) -> R,
     ) -> Option<R> {
         let slot = self.slots.get(index)?;
-        self.wanted.store(true, Ordering::SeqCst);
+        self.wanted.store(index, Ordering::SeqCst);
         self.places.interrupt(index);
-        let private = (0..PATIENCE).find_map(|_| {
+        let from = asm::rdtsc();
+        let private = loop {
+            if let Some(private) = slot.private.try_lock() {
+                break Some(private);
+            }
+            if asm::rdtsc().saturating_sub(from) >= ticks {
+                break None;
+            }
             core::hint::spin_loop();
-            slot.private.try_lock()
-        });
+        };
         let result = private.map(|mut private| {
             let result = crate::mm::with_root(self.vm.memory.root(), || look(&mut private.vcpu));
             C::unload(&mut private.vcpu.hw);
             result
         });
-        self.wanted.store(false, Ordering::SeqCst);
+        self.wanted.store(NONE, Ordering::SeqCst);
         result
+    }
+
+    /// Whether `ask` is so for all its vCPUs, each of which may take `ticks` to be had.
+    /// `None`: one could not be had.
+    pub(super) fn all_vcpus(
+        &self,
+        ticks: u64,
+        ask: impl Fn(&Vcpu<C::Vcpu>) -> bool,
+    ) -> Option<bool> {
+        attempt::all(
+            (0..self.slots.len()).map(|index| self.with_vcpu(index, ticks, |vcpu| ask(vcpu))),
+        )
     }
 
     /// Lets its vCPUs leave it, for good.
@@ -306,9 +328,9 @@ impl<C: VendorCpu> Guest<C> {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// Whether its vCPUs are to stay away from the CPUs for a moment.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.wanted.load(Ordering::Relaxed)
+    /// Whether vCPU `index` is to stay away from the CPUs for a moment.
+    pub(super) fn is_wanted(&self, index: usize) -> bool {
+        self.wanted.load(Ordering::Relaxed) == index
     }
 
     /// A vCPU has halted with interrupts disabled.

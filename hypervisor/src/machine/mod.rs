@@ -170,6 +170,17 @@ impl<C: VendorCpu> World<C> {
         self.frequency.khz() / 20
     }
 
+    /// Ticks for which a step waits for a vCPU that another CPU runs: 100 µs.
+    fn reach(&self) -> u64 {
+        self.frequency.khz() / 10
+    }
+
+    /// Ticks for which it is tried again, in one step after the other: 500 ms. Where the
+    /// machine is emulated, its CPUs may stand still for some ten of them.
+    fn patience(&self) -> u64 {
+        self.frequency.khz() * 500
+    }
+
     /// What CPU `cpu` does next.
     fn next(&self, cpu: usize) -> Decision {
         let (decision, kicks) = self.scheduler.lock().next(cpu, asm::rdtsc());

@@ -3,15 +3,17 @@
 use super::super::World;
 use super::Operator;
 use super::operations::UploadMemory;
+use crate::cpu::asm;
 use crate::drivers::serial;
 use crate::hw::VendorCpu;
 use crate::mm;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use vmm::operator::Attempt;
 use vmm::operator::operation::Hello;
 use vmm::operator::protocol::uploads::MAX_UPLOADS;
-use vmm::operator::protocol::{self, Input, Session, Uploads};
+use vmm::operator::protocol::{self, Input, Request, Session, Uploads};
 
 /// Bytes that are taken from the line in one go.
 const PIECE: usize = 512;
@@ -26,6 +28,8 @@ pub(super) struct Control {
     /// What is to be sent, and how much of it was.
     out: Vec<u8>,
     sent: usize,
+    /// The request that is tried again, as a vCPU was busy.
+    waiting: Option<Attempt<Request>>,
     boot: String,
 }
 
@@ -38,6 +42,7 @@ impl Control {
             input: Vec::new(),
             out: Vec::new(),
             sent: 0,
+            waiting: None,
             boot: format!("{:016x}", world.boot.wall ^ world.boot.tsc.rotate_left(32)),
         }
     }
@@ -49,7 +54,13 @@ impl Control {
 
     /// Whether all answers are on their way.
     pub(super) fn is_quiet(&self) -> bool {
-        serial::CONTROL.stands_still() || self.out.is_empty() && !serial::CONTROL.drain()
+        serial::CONTROL.stands_still()
+            || self.waiting.is_none() && self.out.is_empty() && !serial::CONTROL.drain()
+    }
+
+    /// Whether a request is to be tried again.
+    pub(super) const fn waits(&self) -> bool {
+        self.waiting.is_some()
     }
 
     fn flush(&mut self) {
@@ -68,7 +79,10 @@ impl<C: VendorCpu> Operator<C> {
     pub(super) fn serve_control(&mut self, world: &'static World<C>, vendor: &C) {
         self.control.flush();
         let mut buffer = [0; PIECE];
-        while self.control.out.is_empty() {
+        if let Some(attempt) = self.control.waiting.take() {
+            self.answer(world, vendor, attempt);
+        }
+        while self.control.out.is_empty() && !self.control.waits() {
             if self.control.input.is_empty() {
                 let count = serial::CONTROL.read(&mut buffer);
                 self.control.input.extend_from_slice(buffer.get(..count).unwrap_or_default());
@@ -82,11 +96,20 @@ impl<C: VendorCpu> Operator<C> {
                 None => {}
                 Some(Input::Answer(line)) => self.control.out = line,
                 Some(Input::Request(request)) => {
-                    let outcome = self.perform(world, vendor, request.operation.clone());
-                    self.control.out = self.control.session.finish(&request, outcome);
+                    let until = asm::rdtsc() + world.patience();
+                    self.answer(world, vendor, Attempt::new(request, until));
                 }
             }
             self.control.flush();
+        }
+    }
+
+    fn answer(&mut self, world: &'static World<C>, vendor: &C, attempt: Attempt<Request>) {
+        let outcome = self.perform(world, vendor, attempt.what.operation.clone());
+        if attempt.goes_on(&outcome, asm::rdtsc()) {
+            self.control.waiting = Some(attempt);
+        } else {
+            self.control.out = self.control.session.finish(&attempt.what, outcome);
         }
     }
 }

@@ -105,7 +105,7 @@ impl<C: VendorCpu> Operator<C> {
         serial::CONTROL.drain();
         self.listen(world, vendor);
         self.serve_control(world, vendor);
-        let mut busy = false;
+        let mut busy = self.terminal.waits() || self.control.waits();
         for at in 0..self.records.len() {
             busy |= self.look_after(world, vendor, at);
         }

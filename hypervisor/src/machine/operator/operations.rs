@@ -54,7 +54,8 @@ impl Storage for UploadMemory {
 }
 
 impl<C: VendorCpu> Operator<C> {
-    /// Does what is asked for, or begins to.
+    /// Does what is asked for, or begins to. Where a vCPU is [busy](ErrorCode::Busy), it is to
+    /// be asked again in the next step.
     pub(super) fn perform(
         &mut self,
         world: &'static World<C>,
@@ -83,7 +84,7 @@ impl<C: VendorCpu> Operator<C> {
                 let only = guest.map(|guest| self.find(&guest)).transpose()?;
                 Ok(Answer::Stats(self.stats(world, only).into()))
             }
-            Operation::Dump { guest, vcpu } => self.dump(&guest, vcpu),
+            Operation::Dump { guest, vcpu } => self.dump(world, &guest, vcpu),
             Operation::Trace { guest, vcpu } => self.trace(world, &guest, vcpu),
             Operation::Why(guest) => self.why(world, &guest),
             Operation::Memory => Ok(Answer::Memory(self.memory())),
@@ -177,10 +178,15 @@ impl<C: VendorCpu> Operator<C> {
         Ok((at, there))
     }
 
-    fn dump(&self, guest: &GuestRef, vcpu: Option<u32>) -> Result<Answer, Refusal> {
+    fn dump(
+        &self,
+        world: &World<C>,
+        guest: &GuestRef,
+        vcpu: Option<u32>,
+    ) -> Result<Answer, Refusal> {
         let (_, guest) = self.there(guest)?;
         let dumps = chosen(&guest, vcpu)?.map(|index| {
-            with_vcpu(&guest, index, |vcpu| {
+            with_vcpu(world, &guest, index, |vcpu| {
                 let mut text = alloc::string::String::new();
                 // Writing to a string does not fail.
                 let _ = vcpu.dump(&mut text);
@@ -200,7 +206,7 @@ impl<C: VendorCpu> Operator<C> {
     ) -> Result<Answer, Refusal> {
         let (_, guest) = self.there(guest)?;
         let traces = chosen(&guest, vcpu)?.map(|index| {
-            with_vcpu(&guest, index, |vcpu| look::trace(vcpu, world.boot.tsc, world.scale))
+            with_vcpu(world, &guest, index, |vcpu| look::trace(vcpu, world.boot.tsc, world.scale))
         });
         let vcpus = traces.collect::<Result<_, _>>()?;
         Ok(Answer::Trace(TraceSnapshot { name: guest.vm.name.clone(), vcpus }))
@@ -215,7 +221,7 @@ impl<C: VendorCpu> Operator<C> {
             let now = asm::rdtsc();
             let left = guest.slots.get(index).map_or(now, |slot| slot.published.lock().left);
             let for_ns = world.scale.nanos(now.saturating_sub(left));
-            let mut wait = with_vcpu(&guest, index, |vcpu| {
+            let mut wait = with_vcpu(world, &guest, index, |vcpu| {
                 look::wait(vcpu, &guest.vm, now, world.scale, for_ns)
             })?;
             if running {
@@ -325,12 +331,13 @@ fn chosen<C: VendorCpu>(
 }
 
 fn with_vcpu<C: VendorCpu, R>(
+    world: &World<C>,
     guest: &Guest<C>,
     index: usize,
     look: impl FnOnce(&mut vmm::vcpu::Vcpu<C::Vcpu>) -> R,
 ) -> Result<R, Refusal> {
-    guest.with_vcpu(index, look).ok_or_else(|| {
-        let message = format!("vCPU {index} does not leave its CPU");
-        Refusal::new(ErrorCode::Internal, message)
+    guest.with_vcpu(index, world.reach(), look).ok_or_else(|| {
+        let message = format!("vCPU {index} is busy: it does not leave its CPU; ask again");
+        Refusal::new(ErrorCode::Busy, message)
     })
 }

@@ -567,7 +567,7 @@ fn report<C: VendorCpu>(guest: &Guest<C>) -> String {
         if let Some(end) = crash.filter(|end| end.vcpu.is_none_or(|vcpu| vcpu == index)) {
             let mut dump = String::new();
             // Writing to a string does not fail, and nobody runs the vCPU.
-            let _ = guest.with_vcpu(index, |vcpu| vcpu.dump(&mut dump));
+            let _ = guest.with_vcpu(index, 0, |vcpu| vcpu.dump(&mut dump));
             if log::log_enabled!(log::Level::Error) {
                 let how = verdict(&guest.settings, &end.reason).1;
                 // Nor does this.

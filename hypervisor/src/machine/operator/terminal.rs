@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use vmm::operator::command::{self, Command, Completer};
 use vmm::operator::line::{Editor, Entered};
 use vmm::operator::snapshot::StatsSnapshot;
-use vmm::operator::{Keys, Operation, Typed, report};
+use vmm::operator::{Attempt, Keys, Operation, Typed, report};
 
 /// Seconds between two pictures of `top`.
 const TOP_SECONDS: u64 = 1;
@@ -22,6 +22,9 @@ const TOP_SECONDS: u64 = 1;
 const CLEAR: &[u8] = b"\x1b[H\x1b[2J";
 /// Bytes of output that may wait here; while there are more, nothing is read.
 const FULL: usize = 64 << 10;
+
+/// Bytes that are read and wait, while a command does.
+const AHEAD: usize = 4096;
 
 /// What the terminal shows.
 #[derive(Debug)]
@@ -45,6 +48,10 @@ pub(super) struct Terminal {
     keys: Keys,
     editor: Editor,
     view: View,
+    /// What was read and not looked at yet.
+    ahead: VecDeque<u8>,
+    /// The command that is tried again, as a vCPU was busy.
+    waiting: Option<Attempt<Operation>>,
     /// The guest that was shown last.
     last: u32,
     /// What was typed for the guest that is shown, and it has not taken yet.
@@ -62,6 +69,8 @@ impl Terminal {
             keys: Keys::new(escape),
             editor: Editor::new("steward> "),
             view: View::Monitor,
+            ahead: VecDeque::new(),
+            waiting: None,
             last: 1,
             typed: VecDeque::new(),
             out: Vec::new(),
@@ -86,6 +95,23 @@ impl Terminal {
         self.view = View::Monitor;
         self.out.extend_from_slice(b"\r\n");
         self.editor.show(&mut self.out);
+    }
+
+    /// Whether a command is to be tried again.
+    pub(super) const fn waits(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Fetches what was typed.
+    fn read(&mut self) {
+        let mut buffer = [0; 16];
+        while self.ahead.len() < AHEAD {
+            let count = serial::CONSOLE.read(&mut buffer);
+            self.ahead.extend(buffer.get(..count).unwrap_or_default());
+            if count == 0 {
+                break;
+            }
+        }
     }
 
     /// Shows lines of ours.
@@ -116,16 +142,17 @@ impl Terminal {
 impl<C: VendorCpu> Operator<C> {
     /// Takes what was typed.
     pub(super) fn listen(&mut self, world: &'static World<C>, vendor: &C) {
-        let mut buffer = [0; 16];
+        if let Some(attempt) = self.terminal.waiting.take() {
+            self.carry_out(world, vendor, attempt);
+        }
         // Whatever the guest does, the operator is heard.
-        while self.terminal.out.len() <= FULL {
-            let count = serial::CONSOLE.read(&mut buffer);
-            for byte in buffer.get(..count).unwrap_or_default() {
-                self.typed(world, vendor, *byte);
-            }
-            if count == 0 {
-                break;
-            }
+        while !self.terminal.waits() && self.terminal.out.len() <= FULL {
+            self.terminal.read();
+            let Some(byte) = self.terminal.ahead.pop_front() else { break };
+            self.typed(world, vendor, byte);
+        }
+        if self.terminal.waits() {
+            self.terminal.read();
         }
         self.pass_on();
     }
@@ -204,15 +231,28 @@ impl<C: VendorCpu> Operator<C> {
                     return;
                 }
                 Ok(Some(Command::Do(operation))) => {
-                    let attaches = matches!(operation, Operation::Attach(_));
-                    match self.perform(world, vendor, operation) {
-                        Ok(_) if attaches => return,
-                        Ok(answer) => self.terminal.print(&report::answer(&answer)),
-                        Err(refusal) => self.terminal.print(&format!("{refusal}")),
-                    }
+                    let until = asm::rdtsc() + world.patience();
+                    return self.carry_out(world, vendor, Attempt::new(operation, until));
                 }
                 Err(error) => self.terminal.print(&format!("{error}")),
             },
+        }
+        let Terminal { editor, out, .. } = &mut self.terminal;
+        editor.show(out);
+    }
+
+    /// Does what was typed, and shows the answer and the prompt.
+    fn carry_out(&mut self, world: &'static World<C>, vendor: &C, attempt: Attempt<Operation>) {
+        let attaches = matches!(attempt.what, Operation::Attach(_));
+        let outcome = self.perform(world, vendor, attempt.what.clone());
+        if attempt.goes_on(&outcome, asm::rdtsc()) {
+            self.terminal.waiting = Some(attempt);
+            return;
+        }
+        match outcome {
+            Ok(_) if attaches => return,
+            Ok(answer) => self.terminal.print(&report::answer(&answer)),
+            Err(refusal) => self.terminal.print(&format!("{refusal}")),
         }
         let Terminal { editor, out, .. } = &mut self.terminal;
         editor.show(out);
@@ -259,7 +299,9 @@ impl<C: VendorCpu> Operator<C> {
             self.terminal.view = View::Top { before: Some(picture), due };
         }
         let logged = monitor::lines();
-        if matches!(self.terminal.view, View::Monitor) && logged != self.terminal.logged {
+        // A command that waits shows it behind its answer.
+        let prompts = matches!(self.terminal.view, View::Monitor) && !self.terminal.waits();
+        if prompts && logged != self.terminal.logged {
             let Terminal { editor, out, .. } = &mut self.terminal;
             editor.show(out);
         }

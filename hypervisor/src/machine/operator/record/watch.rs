@@ -5,6 +5,7 @@ use super::super::super::guest::Guest;
 use super::{Place, Record};
 use crate::hw::VendorCpu;
 use vmm::bundle::OnHalt;
+use vmm::vcpu::Vcpu;
 use vmm::vm::{EndReason, VmError};
 
 /// A guest is halted for good when it has been so for so many milliseconds.
@@ -51,9 +52,9 @@ impl<C: VendorCpu> Record<C> {
         if self.halt.looked || now.saturating_sub(self.halt.since) < patience {
             return;
         }
+        // Otherwise it is looked again in the next step.
+        let Some(deaf) = guest.all_vcpus(world.reach(), Vcpu::is_deaf) else { return };
         self.halt.looked = true;
-        let deaf = (0..guest.slots.len())
-            .all(|index| guest.with_vcpu(index, |vcpu| vcpu.is_deaf()).unwrap_or(false));
         let quiet = guest.vm.vcpus.iter().all(|posted| posted.is_quiet());
         if !deaf || !quiet {
             return;
@@ -81,15 +82,19 @@ impl<C: VendorCpu> Record<C> {
             return;
         }
         let patience = u64::from(ms).saturating_mul(world.frequency.khz());
-        if now.saturating_sub(self.watch.since) < patience {
+        let since = now.saturating_sub(self.watch.since);
+        if since < patience {
             return;
         }
-        // One that sleeps, and could be woken, is well.
-        let sleeps = (0..guest.slots.len())
-            .all(|index| guest.with_vcpu(index, |vcpu| vcpu.sleeps_soundly()).unwrap_or(false));
-        if sleeps {
-            self.watch.since = now;
-            return;
+        match guest.all_vcpus(world.reach(), Vcpu::sleeps_soundly) {
+            // One that sleeps, and could be woken, is well.
+            Some(true) => {
+                self.watch.since = now;
+                return;
+            }
+            // It is looked again in the next step.
+            None if since < patience.saturating_add(world.patience()) => return,
+            Some(false) | None => {}
         }
         guest.stop(EndReason::Failed(VmError::Lifeless(ms)), Some(0), world);
     }
