@@ -153,7 +153,8 @@ pub fn attach(session: &mut Session, escape: EscapeKey) -> Result<Ending> {
     }
     drop(raw);
     if carriage.last != b'\n' && carriage.last != 0 {
-        eprintln!();
+        // Nobody may be there to see it.
+        let _ = writeln!(std::io::stderr());
     }
     ending
 }

@@ -12,6 +12,20 @@ const CRASHED: u8 = 3;
 /// Text that only a crash leaves on the log, in the report of a vCPU.
 const REPORT: &str = "Rax 0x";
 
+/// Two guests that answer what is typed.
+const TWO: &str = "\
+[host]
+cpus = 1
+[[guest]]
+name = \"one\"
+kernel = \"test:hello\"
+memory = \"32M\"
+[[guest]]
+name = \"two\"
+kernel = \"test:hello\"
+memory = \"32M\"
+";
+
 /// The cases.
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -39,6 +53,7 @@ pub(crate) fn cases() -> Vec<Case> {
         }
         cases.push(one);
     }
+    cases.push(Case::scene("iso-typed", Scene::Text(TWO.to_owned()), typed));
     cases.push(tiny("forged", "cmdline = \"forge\"", forged));
     cases.push(debian("panic", "", panic));
     cases.push(debian("halt-linux", "on_halt = \"end\"\nvcpus = 2", halt_linux));
@@ -79,6 +94,20 @@ fn halts(drive: &mut Drive) -> Result<()> {
     drive.expect("ending: halt", 120)?;
     let reason = drive.ends(0)?;
     without_report(drive, &reason, &["halted for good"])
+}
+
+/// Text reaches the guest that it was typed for, even if another one is shown right
+/// behind it.
+fn typed(drive: &mut Drive) -> Result<()> {
+    drive.expect("guest> ", 120)?;
+    for (other, own) in [("\x1d2", "\x1d1"), ("\x1dm", "\x1d1"), ("\x1d2", "\x1d1")] {
+        drive.send(&format!("help\r{other}"));
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        drive.send(own);
+        drive.expect("help, cpuid, mem, time", 30)?;
+    }
+    drive.send("poweroff\r\x1d2poweroff\r");
+    drive.ends(0).map(|_| ())
 }
 
 /// A halt for good ends nothing unless somebody asked for that; the log tells.

@@ -1,7 +1,6 @@
 //! The operator's terminal: one guest's console, or the monitor.
 
 use super::super::World;
-use super::super::guest::Guest;
 use super::Operator;
 use crate::cpu::asm;
 use crate::drivers::serial;
@@ -9,7 +8,6 @@ use crate::hw::VendorCpu;
 use crate::monitor;
 use alloc::collections::VecDeque;
 use alloc::format;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use vmm::operator::command::{self, Command, Completer};
 use vmm::operator::line::{Editor, Entered};
@@ -54,8 +52,9 @@ pub(super) struct Terminal {
     waiting: Option<Attempt<Operation>>,
     /// The guest that was shown last.
     last: u32,
-    /// What was typed for the guest that is shown, and it has not taken yet.
-    typed: VecDeque<u8>,
+    /// By number, guests that have not taken yet all that was typed for them. Another
+    /// console may be shown meanwhile.
+    typed: Vec<(u32, VecDeque<u8>)>,
     /// What is to be shown, and how much of it was.
     out: Vec<u8>,
     sent: usize,
@@ -72,7 +71,7 @@ impl Terminal {
             ahead: VecDeque::new(),
             waiting: None,
             last: 1,
-            typed: VecDeque::new(),
+            typed: Vec::new(),
             out: Vec::new(),
             sent: 0,
             logged: 0,
@@ -100,6 +99,21 @@ impl Terminal {
     /// Whether a command is to be tried again.
     pub(super) const fn waits(&self) -> bool {
         self.waiting.is_some()
+    }
+
+    /// Keeps what was typed for guest `number`.
+    fn note(&mut self, number: u32, bytes: &[u8]) {
+        let at = self.typed.iter().position(|(known, _)| *known == number);
+        let at = at.unwrap_or_else(|| {
+            self.typed.push((number, VecDeque::new()));
+            self.typed.len() - 1
+        });
+        if let Some((_, waiting)) = self.typed.get_mut(at)
+            // A guest that takes nothing loses what is too much.
+            && waiting.len() < FULL
+        {
+            waiting.extend(bytes);
+        }
     }
 
     /// Fetches what was typed.
@@ -157,34 +171,24 @@ impl<C: VendorCpu> Operator<C> {
         self.pass_on();
     }
 
-    /// Gives the guest that is shown what was typed for it, as far as it takes it.
+    /// Gives guests what was typed for them, as far as they take it.
     fn pass_on(&mut self) {
-        if self.terminal.typed.is_empty() {
-            return;
-        }
-        // While nobody is there, nobody listens.
-        let Some(guest) = self.shown() else { return self.terminal.typed.clear() };
-        let now = guest.vm.now(asm::rdtsc());
-        let bytes = self.terminal.typed.make_contiguous();
-        let taken = guest.vm.console_input(bytes, now);
-        self.terminal.typed.drain(..taken);
-    }
-
-    /// The guest whose console is shown, while it is there.
-    fn shown(&self) -> Option<Arc<Guest<C>>> {
-        let View::Guest(number) = self.terminal.view else { return None };
-        let record = self.records.iter().find(|record| record.number == number)?;
-        record.guest().map(Arc::clone)
+        let Self { records, terminal, .. } = self;
+        terminal.typed.retain_mut(|(number, bytes)| {
+            let record = records.iter().find(|record| record.number == *number);
+            // While nobody is there, nobody listens.
+            let Some(guest) = record.and_then(|record| record.guest()) else { return false };
+            let now = guest.vm.now(asm::rdtsc());
+            let taken = guest.vm.console_input(bytes.make_contiguous(), now);
+            bytes.drain(..taken);
+            !bytes.is_empty()
+        });
     }
 
     fn typed(&mut self, world: &'static World<C>, vendor: &C, byte: u8) {
         match self.terminal.keys.feed(byte) {
             Typed::Input(bytes) => match self.terminal.view {
-                // A guest that takes nothing loses what is too much.
-                View::Guest(_) if self.terminal.typed.len() < FULL => {
-                    self.terminal.typed.extend(bytes);
-                }
-                View::Guest(_) => {}
+                View::Guest(number) => self.terminal.note(number, &bytes),
                 View::Monitor => {
                     for byte in bytes {
                         self.edit(world, vendor, byte);
@@ -260,7 +264,6 @@ impl<C: VendorCpu> Operator<C> {
 
     /// No guest's console is shown, and the terminal is as if none had been.
     pub(super) fn detach(&mut self) {
-        self.terminal.typed.clear();
         for record in &self.records {
             if record.console.is_attached() {
                 self.terminal.pass(&record.console.detach());
