@@ -13,7 +13,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write;
 use spin::Mutex;
-use timebase::{Claim, Counter, Measured, PmWidth, Sample, Track, Verdict, best_sample, judge};
+use timebase::{
+    AGREEMENT_PPM, Claim, Counter, Measured, PmWidth, Sample, Track, Verdict, best_sample, judge,
+};
 use x86defs::HostPhysAddr;
 use x86defs::acpi::PmTimer;
 
@@ -260,6 +262,12 @@ pub fn settle() -> Result<(u64, String), HostError> {
     let claims = claims();
     let begun = clocks.all.first().map_or(0, |clock| clock.track.begun());
     let asked = rdtsc_ordered();
+    // The boot since the rough measurement was long perhaps: windows from here on help to tell
+    // how often a clock began anew in it.
+    let first = clocks.samples(tsc::khz() * NARROW_US / 1000);
+    for (clock, sample) in clocks.all.iter_mut().zip(first) {
+        clock.track.push(sample);
+    }
     let mut last: fn(&mut Track, Sample) = Track::push;
     loop {
         let samples = clocks.samples(tsc::khz() * NARROW_US / 1000);
@@ -267,14 +275,16 @@ pub fn settle() -> Result<(u64, String), HostError> {
             last(&mut clock.track, sample);
         }
         last = Track::replace_last;
-        let verdict = judge(&clocks.measured(), &claims);
-        let waited_ms = rdtsc_ordered().wrapping_sub(begun) / tsc::khz().max(1);
+        let measured = clocks.measured();
+        let verdict = judge(&measured, &claims);
+        let ms = |since: u64| rdtsc_ordered().wrapping_sub(since) / tsc::khz().max(1);
+        // A figure that is not known well after all that time has the time again.
+        let is_sharp = measured.iter().any(|m| m.rate.spread_ppm() <= AGREEMENT_PPM);
+        let waited = ms(begun) >= PATIENCE_MS && (is_sharp || ms(asked) >= PATIENCE_MS);
         let hz = match verdict {
             Verdict::Agreed { hz, .. } => hz,
             Verdict::Nothing => return Err(HostError::NoClock(clocks.complaint())),
-            Verdict::Alone(figure) | Verdict::Apart(figure, _) if waited_ms >= PATIENCE_MS => {
-                figure.hz
-            }
+            Verdict::Alone(figure) | Verdict::Apart(figure, _) if waited => figure.hz,
             Verdict::Alone(_) | Verdict::Apart(..) => {
                 tsc::wait_us(PAUSE_US);
                 continue;

@@ -19,13 +19,16 @@ pub struct Track {
     len: usize,
     /// From windows too short for the counter to begin anew in them.
     rough: Option<Rate>,
+    /// The best that all windows up to now have given. It outlives the samples that gave it, as
+    /// it says how often the counter began anew in the next window, however long that is.
+    best: Option<Rate>,
 }
 
 impl Track {
     /// Of `counter`, without a sample.
     #[must_use]
     pub const fn new(counter: Counter) -> Self {
-        Self { counter, samples: [None; SAMPLES], len: 0, rough: None }
+        Self { counter, samples: [None; SAMPLES], len: 0, rough: None, best: None }
     }
 
     /// The counter.
@@ -42,11 +45,13 @@ impl Track {
 
     /// Adds a sample, later than all before.
     pub fn push(&mut self, sample: Sample) {
-        if let Some(slot) = self.samples.get_mut(self.len) {
-            *slot = Some(sample);
-            self.len = self.len.saturating_add(1);
-        } else {
-            self.replace_last(sample);
+        match self.samples.get_mut(self.len) {
+            Some(slot) => {
+                *slot = Some(sample);
+                self.len = self.len.saturating_add(1);
+                self.learn();
+            }
+            None => self.replace_last(sample),
         }
     }
 
@@ -55,6 +60,7 @@ impl Track {
         if let Some(slot) = self.samples.get_mut(self.len.saturating_sub(1)) {
             *slot = Some(sample);
             self.len = self.len.max(1);
+            self.learn();
         }
     }
 
@@ -64,10 +70,14 @@ impl Track {
     pub fn note_short(&mut self, start: Sample, end: Sample) {
         let counts = u128::from(self.counter.counts(start.count, end.count));
         let found = self.window(start, end, counts).filter(|r| r.spread_ppm() <= ROUGH_PPM);
-        self.rough = match (self.rough, found) {
-            (Some(old), Some(new)) if new.middle() < old.middle() => Some(new),
-            (old, new) => old.or(new),
+        let Some(new) = found.filter(|new| self.rough.is_none_or(|r| new.middle() < r.middle()))
+        else {
+            return;
         };
+        self.rough = Some(new);
+        // What was concluded from a window with counts missing is void.
+        self.best = self.best.filter(|best| best.meet(new).is_some());
+        self.learn();
     }
 
     /// Whether a short window has told something: the counter counts.
@@ -80,24 +90,27 @@ impl Track {
     /// known. Another counter's rate would not do in place of a short window: one that stands
     /// looks as if it had begun anew any number of times.
     #[must_use]
-    pub fn rate(&self) -> Option<Rate> {
+    pub const fn rate(&self) -> Option<Rate> {
+        self.best
+    }
+
+    /// Concludes what can be from the windows that end at the last sample.
+    fn learn(&mut self) {
+        let Some(rough) = self.rough else { return };
         let mut samples = self.samples.iter().flatten().rev();
-        let end = *samples.next()?;
+        let Some(end) = samples.next().copied() else { return };
         // From the shortest window to the longest: what is known from one says how often the
-        // counter began anew in the next.
-        let mut known = self.rough?;
-        let mut found = None;
+        // counter began anew in the next. The shortest may be long: all before it helps, too.
+        let mut best = self.best;
         for start in samples {
-            let Some(rate) = self.long_window(*start, end, known) else { continue };
-            known = match found {
-                // Rates of one counter in two windows meet; if they do not, it does not run
-                // evenly, and the longer window tells more.
-                Some(before) => rate.meet(before).unwrap_or(rate),
-                None => rate,
-            };
-            found = Some(known);
+            let by = |known| self.long_window(*start, end, known);
+            // A window that contradicts what is known may fit what was known roughly.
+            let Some(rate) = best.and_then(by).or_else(|| by(rough)) else { continue };
+            // Rates of one counter in two windows meet; if they do not, it does not run
+            // evenly, and the longer window tells more.
+            best = Some(best.and_then(|best| best.meet(rate)).unwrap_or(rate));
         }
-        found
+        self.best = best;
     }
 
     /// The rate from a window in which the counter may have begun anew, as often as `known`

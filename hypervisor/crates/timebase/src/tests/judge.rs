@@ -102,6 +102,29 @@ fn machines_without_some_clocks() {
     }
 }
 
+/// A machine whose only clock is the PIT, where each access takes 10 µs, and where CPUs that do
+/// not come cost seconds between the rough measurement and the last sample.
+#[test]
+fn the_pit_alone_is_believed_however_long_the_boot_takes() {
+    let hz = 2_596_000_000;
+    let counters = [(Counter::PIT, Health::Counts)];
+    for rest_us in [0, 30_000, 400_000, 2_000_000, 4_000_000, 5_300_000] {
+        for boot_us in [5_000, 30_000, 200_000] {
+            let mut machine = Machine::new(hz);
+            machine.access = 10_000_000_000;
+            let tracks = boot(&mut machine, &counters, (boot_us, 1_000, rest_us), [(0, 0); 4]);
+            let verdict = judge(&measured(&tracks), &[]);
+            let Verdict::Alone(figure) = verdict else {
+                panic!("{boot_us} {rest_us}: {verdict:?}")
+            };
+            // One sample is 10 µs wide, and one at each end.
+            let exact = 1_000_000 * 12 / u64::min(boot_us + rest_us, 300_000);
+            let ppm = figure.hz.abs_diff(hz) * 1_000_000 / hz;
+            assert!(ppm <= exact, "{boot_us} {rest_us}: {ppm}");
+        }
+    }
+}
+
 proptest! {
     /// A rate that is agreed on is within a hundred parts per million of the truth, whatever
     /// the CPU did meanwhile and whatever CPUID says.
