@@ -2,22 +2,25 @@
 //!
 //! Firmware has been seen to leave IA32_TSC_ADJUST (SDM: "Time-Stamp Counter Adjustment")
 //! different on CPUs: each takes over the first one's. Then the first CPU and the new one
-//! send messages to and fro ([`timebase::Offset`]); what they find is mended through the same
-//! register.
+//! send messages to and fro ([`timebase::Offset`]) until they know the difference within
+//! [`timebase::GOOD_US`]; what they find is mended through the same register. Where no message
+//! is quick enough, the log says how much may be hidden.
 
 use super::asm::rdtsc_ordered;
 use super::{cpuid_checked, msr, tsc};
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Once;
-use timebase::{Offset, Standing};
+use timebase::{Adjustments, Offset, Standing};
 use x86defs::Msr;
 
 /// CPUID leaf 7 EBX: IA32_TSC_ADJUST.
 const LEAF7_EBX_TSC_ADJUST: u32 = 1 << 1;
-/// The most exchanges of a test, and the fewest.
+/// The most exchanges of a test that knows the difference well, and the fewest of any.
 const EXCHANGES: (u32, u32) = (64, 4);
-/// Enough time for a test that has had its fewest exchanges, in microseconds.
+/// Enough time for a test that knows it well, in microseconds.
 const TEST_US: u64 = 200;
+/// Enough time for one that does not, in microseconds.
+const LONGEST_TEST_US: u64 = 20_000;
 /// How long an answer may take, in milliseconds.
 const PATIENCE_MS: u64 = 5000;
 
@@ -35,6 +38,8 @@ static ANSWER: AtomicU64 = AtomicU64::new(0);
 static BY: AtomicU64 = AtomicU64::new(0);
 /// IA32_TSC_ADJUST of the new CPU, as firmware left it.
 static FOUND: AtomicU64 = AtomicU64::new(0);
+/// The same after it took over the first one's.
+static SET: AtomicU64 = AtomicU64::new(0);
 /// IA32_TSC_ADJUST of the first CPU, the model for the others.
 static ADJUST: Once<Option<u64>> = Once::new();
 
@@ -68,9 +73,10 @@ pub fn arrive() {
     let found = adjust().unwrap_or(model);
     FOUND.store(found, Ordering::Relaxed);
     if found != model {
-        // A value that does not hold is found by the test that follows.
+        // A value that does not hold is seen below, and by the test that follows.
         let _ = set_adjust(model);
     }
+    SET.store(adjust().unwrap_or(model), Ordering::Relaxed);
 }
 
 /// A new CPU answers the first one's questions until that has no more.
@@ -115,16 +121,27 @@ fn test(question: &mut u64) -> Option<Offset> {
     let (most, fewest) = EXCHANGES;
     let begun = rdtsc_ordered();
     let mut offset = Offset::UNKNOWN;
-    for round in 0..most {
+    let mut rounds = 0;
+    loop {
         *question += 1;
         let (sent, theirs, heard) = ask(*question)?;
         offset.exchange(sent, theirs, heard);
-        let time_is_up = heard.wrapping_sub(begun) > tsc::khz() * TEST_US / 1000;
-        if round + 1 >= fewest && time_is_up {
-            break;
+        rounds += 1;
+        let passed_us = heard.wrapping_sub(begun) / (tsc::khz() / 1000).max(1);
+        let known = offset.is_good(tsc::khz()) && (rounds >= most || passed_us > TEST_US);
+        if rounds >= fewest && (known || passed_us > LONGEST_TEST_US) {
+            return Some(offset);
         }
     }
-    Some(offset)
+}
+
+/// What the registers of this CPU and the new one say, after [`arrive`].
+fn adjustments(is_shifted: bool) -> Adjustments {
+    match ADJUST.get().copied().flatten() {
+        _ if is_shifted => Adjustments::Guessed,
+        Some(model) if SET.load(Ordering::Relaxed) != model => Adjustments::Different,
+        _ => Adjustments::Alike,
+    }
 }
 
 /// The first CPU's part: CPU `index` has arrived and [answers](answer). Mends what can be
@@ -132,13 +149,15 @@ fn test(question: &mut u64) -> Option<Offset> {
 pub fn compare(index: usize) -> bool {
     let mut question = 0;
     let Some(mut offset) = test(&mut question) else { return false };
-    if let Standing::Apart(by) = offset.standing() {
+    let mut is_shifted = false;
+    if let Standing::Apart(by) = offset.standing(tsc::khz()) {
         BY.store(by.cast_unsigned(), Ordering::Relaxed);
         let Some((_, shifted, _)) = ask(SHIFT) else { return false };
         if shifted != 0 {
+            is_shifted = true;
             let Some(anew) = test(&mut question) else { return false };
             offset = anew;
-            if offset.standing() == Standing::Together {
+            if offset.standing(tsc::khz()) == Standing::Together {
                 log::warn!(
                     "the time-stamp counter of CPU {index} was about {by} ticks from the first \
                      one's: mended"
@@ -146,18 +165,37 @@ pub fn compare(index: usize) -> bool {
             }
         }
     }
-    match offset.standing() {
-        Standing::Together => {
+    let standing = offset.standing(tsc::khz());
+    let is_promised = standing.is_promised(adjustments(is_shifted));
+    match standing {
+        Standing::Together | Standing::Unseen(_) if is_promised => {
             let model = ADJUST.get().copied().flatten();
             let found = FOUND.load(Ordering::Relaxed);
-            if let Some(model) = model.filter(|model| *model != found) {
+            let is_mended = |model: u64| model != found && model == SET.load(Ordering::Relaxed);
+            if let Some(model) = model.filter(|model| is_mended(*model)) {
                 log::warn!(
                     "firmware left the time-stamp counter of CPU {index} {} ticks from the first \
                      one's (TSC_ADJUST): mended",
                     found.wrapping_sub(model).cast_signed()
                 );
             }
-            log::debug!("the counter of CPU {index} agrees within {} ticks", offset.width());
+            let us = offset.width() / (tsc::khz() / 1000).max(1);
+            if standing == Standing::Together {
+                log::debug!("the counter of CPU {index} agrees within {} ticks", offset.width());
+            } else {
+                log::info!(
+                    "no message to CPU {index} and back took less than {us} us: its time-stamp \
+                     counter may be so far from the first one's, and is taken to agree"
+                );
+            }
+        }
+        Standing::Together | Standing::Unseen(_) => {
+            tsc::set_apart();
+            log::warn!(
+                "the time-stamp counter of CPU {index} differed from the first one's, and may \
+                 still by {} ticks: guests are not told that their clock is stable",
+                offset.width()
+            );
         }
         Standing::Apart(by) => {
             tsc::set_apart();

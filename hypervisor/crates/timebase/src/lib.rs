@@ -39,7 +39,7 @@ mod verdict;
 pub use claim::claims;
 pub use counter::{Counter, PmWidth, Sample, Source, best_sample};
 pub use edge::{SecondEdge, Wall};
-pub use offset::{Offset, Standing};
+pub use offset::{Adjustments, GOOD_US, Offset, Standing};
 pub use rate::Rate;
 pub use track::Track;
 pub use verdict::{AGREEMENT_PPM, Claim, Figure, Measured, Verdict, Witness, judge};

@@ -3,7 +3,13 @@
 //! One CPU notes its TSC and sends a message, the other answers with its own TSC, and the
 //! first notes when the answer came. Messages take time, so on the sender's clock the answer
 //! was given after the question and before its arrival: this bounds the difference from both
-//! sides, and the quickest exchanges bound it best.
+//! sides, and the quickest exchanges bound it best. A difference that is less than what the
+//! quickest exchange took can't be told from none, so a [`Standing`] says how wide that was
+//! where it was not narrow.
+
+/// How well the difference must be known before two TSCs count as alike, in microseconds. A CPU
+/// takes longer than that to hand anything to another that could tell.
+pub const GOOD_US: u64 = 20;
 
 /// Difference of two TSCs in ticks, within bounds: the other CPU's less the asking one's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,12 +21,41 @@ pub struct Offset {
 /// Relation of two TSCs to each other, by an [`Offset`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// The two may show the same.
+    /// The two show the same, within [`GOOD_US`].
     Together,
+    /// The two may show the same, or be apart by as much as so many ticks: no exchange was quick.
+    Unseen(u64),
     /// The other one shows about so many ticks more (less where negative).
     Apart(i64),
     /// The difference changes: they do not run evenly.
     Uneven,
+}
+
+/// What the TSC_ADJUST registers of two CPUs say (SDM: "Time-Stamp Counter Adjustment").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adjustments {
+    /// They are the same, or the CPUs have none: nothing speaks against the TSCs.
+    Alike,
+    /// They differ, and one can't be changed.
+    Different,
+    /// One was shifted by a difference that the exchanges bounded, so that they say nothing.
+    Guessed,
+}
+
+impl Standing {
+    /// Whether guests can be promised that the two show the same.
+    ///
+    /// What was [not seen](Self::Unseen) is promised unless something speaks against it:
+    /// exchanges are slow where the CPUs are threads of an emulator or of another hypervisor,
+    /// which make both TSCs from one clock.
+    #[must_use]
+    pub const fn is_promised(self, adjustments: Adjustments) -> bool {
+        match self {
+            Self::Together => true,
+            Self::Unseen(_) => matches!(adjustments, Adjustments::Alike),
+            Self::Apart(_) | Self::Uneven => false,
+        }
+    }
 }
 
 impl Offset {
@@ -40,15 +75,23 @@ impl Offset {
         if self.low > self.high { 0 } else { self.high.abs_diff(self.low) }
     }
 
-    /// Relation of the two TSCs to each other.
+    /// Whether it is known within [`GOOD_US`], where a TSC of `khz` is.
     #[must_use]
-    pub const fn standing(self) -> Standing {
+    pub const fn is_good(self, khz: u64) -> bool {
+        self.width() <= khz.saturating_mul(GOOD_US) / 1000
+    }
+
+    /// Relation of the two TSCs, of `khz`, to each other.
+    #[must_use]
+    pub const fn standing(self, khz: u64) -> Standing {
         if self.low > self.high {
             Standing::Uneven
-        } else if self.low <= 0 && 0 <= self.high {
+        } else if self.low > 0 || self.high < 0 {
+            Standing::Apart(self.low.midpoint(self.high))
+        } else if self.is_good(khz) {
             Standing::Together
         } else {
-            Standing::Apart(self.low.midpoint(self.high))
+            Standing::Unseen(self.width())
         }
     }
 }

@@ -1,5 +1,8 @@
-use crate::{Offset, SecondEdge, Standing};
+use crate::{Adjustments, GOOD_US, Offset, SecondEdge, Standing};
 use proptest::prelude::*;
+
+/// A tick is a nanosecond.
+const KHZ: u64 = 1_000_000;
 
 /// `rounds` exchanges with a CPU whose TSC shows `offset` more; each message takes from 40
 /// ticks to what is said.
@@ -19,7 +22,7 @@ fn exchanges(offset: i64, rounds: &[(u64, u64)]) -> Offset {
 #[test]
 fn two_that_agree() {
     let found = exchanges(0, &[(500, 20), (3, 900), (10, 10)]);
-    assert_eq!(found.standing(), Standing::Together);
+    assert_eq!(found.standing(KHZ), Standing::Together);
     assert!(found.width() <= 100, "{found:?}");
 }
 
@@ -27,16 +30,53 @@ fn two_that_agree() {
 fn one_that_is_ahead_or_behind_is_found_from_both_sides() {
     for offset in [-5_000_000, -200, 200, 5_000_000, i64::MIN / 2, i64::MAX / 2] {
         let found = exchanges(offset, &[(500, 20), (3, 900), (10, 10)]);
-        let Standing::Apart(by) = found.standing() else { panic!("{offset}: {found:?}") };
+        let Standing::Apart(by) = found.standing(KHZ) else { panic!("{offset}: {found:?}") };
         assert!(by.abs_diff(offset) <= 60, "{offset}: {by}");
     }
 }
 
 #[test]
 fn less_than_a_message_takes_can_not_be_told() {
-    assert_eq!(exchanges(30, &[(10, 10)]).standing(), Standing::Together);
-    assert_eq!(Offset::UNKNOWN.standing(), Standing::Together);
+    assert_eq!(exchanges(30, &[(10, 10)]).standing(KHZ), Standing::Together);
+    assert_eq!(Offset::UNKNOWN.standing(KHZ), Standing::Unseen(u64::MAX));
     assert_eq!(Offset::UNKNOWN.width(), u64::MAX);
+}
+
+#[test]
+fn what_is_not_seen_is_not_together() {
+    // Each message takes milliseconds, and whatever is less than that hides behind it.
+    for offset in [0, 1_000_000, -2_400_000] {
+        let found = exchanges(offset, &[(2_500_000, 2_500_000); 6]);
+        assert_eq!(found.standing(KHZ), Standing::Unseen(found.width()), "{offset}");
+        assert!(found.width().abs_diff(5_000_000) < 200, "{found:?}");
+    }
+    // The limit, and the same exchanges where a tick takes longer.
+    let limit = GOOD_US * 1_000;
+    let wide = |width| {
+        let mut found = Offset::UNKNOWN;
+        found.exchange(1_000, 1_001, 1_000 + width);
+        found
+    };
+    assert_eq!(wide(limit).standing(KHZ), Standing::Together);
+    assert_eq!(wide(limit + 1).standing(KHZ), Standing::Unseen(limit + 1));
+    assert_eq!(wide(limit).standing(KHZ / 2), Standing::Unseen(limit));
+    assert_eq!(wide(limit).standing(u64::MAX), Standing::Together);
+    assert_eq!(wide(0).standing(0), Standing::Apart(1));
+    // However wide, if it excludes 0 the two are apart.
+    let found = exchanges(9_000_000, &[(2_500_000, 2_500_000); 6]);
+    assert!(matches!(found.standing(KHZ), Standing::Apart(_)));
+}
+
+#[test]
+fn what_is_promised() {
+    use Adjustments::{Alike, Different, Guessed};
+    let unseen = Standing::Unseen(5_000_000);
+    for adjustments in [Alike, Different, Guessed] {
+        assert!(Standing::Together.is_promised(adjustments));
+        assert!(!Standing::Apart(1).is_promised(adjustments));
+        assert!(!Standing::Uneven.is_promised(adjustments));
+        assert_eq!(unseen.is_promised(adjustments), adjustments == Alike);
+    }
 }
 
 #[test]
@@ -44,7 +84,7 @@ fn a_tsc_that_runs_away_is_uneven() {
     let mut found = Offset::UNKNOWN;
     found.exchange(1_000, 1_050, 1_100);
     found.exchange(2_000, 3_050, 2_100);
-    assert_eq!(found.standing(), Standing::Uneven);
+    assert_eq!(found.standing(KHZ), Standing::Uneven);
     assert_eq!(found.width(), 0);
 }
 
@@ -55,8 +95,15 @@ proptest! {
         rounds in prop::collection::vec((0_u64..100_000, 0_u64..100_000), 1..30),
     ) {
         let found = exchanges(offset, &rounds);
-        match found.standing() {
-            Standing::Together => prop_assert!(offset.unsigned_abs() <= found.width()),
+        match found.standing(KHZ) {
+            Standing::Together => {
+                prop_assert!(found.width() <= GOOD_US * 1_000);
+                prop_assert!(offset.unsigned_abs() <= found.width());
+            }
+            Standing::Unseen(width) => {
+                prop_assert!(width > GOOD_US * 1_000 && width == found.width());
+                prop_assert!(offset.unsigned_abs() <= width);
+            }
             Standing::Apart(by) => prop_assert!(by.abs_diff(offset) <= found.width() / 2 + 1),
             Standing::Uneven => prop_assert!(false, "{:?}", found),
         }
@@ -67,7 +114,7 @@ proptest! {
         let mut found = Offset::UNKNOWN;
         for [sent, theirs, heard] in all {
             found.exchange(sent, theirs, heard);
-            let _ = (found.width(), found.standing());
+            let _ = (found.width(), found.standing(KHZ), found.standing(sent));
         }
     }
 }
