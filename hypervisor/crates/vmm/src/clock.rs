@@ -16,6 +16,7 @@
 //! [`VmClock::resume`] and [`VmClock::resume_later`] are the only ways in which
 //! time is put (back) in motion.
 
+mod host;
 pub mod pvclock;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ mod tests;
 use crate::memory::{GuestMemory, MemoryError};
 use crate::msr::Gp;
 use devices::{NANOS_PER_SECOND, Nanos, RestoreError};
+pub use host::HostClock;
 use hvabi::kvm::ClockPairing;
 use pvclock::{PvClockFlags, PvClockInfo, WallClock};
 use serde::{Deserialize, Serialize};

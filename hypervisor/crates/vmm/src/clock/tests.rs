@@ -402,3 +402,70 @@ proptest! {
         prop_assert!(clock.tsc(&vcpu, at) - deadline <= 2 * (khz / 1_000_000 + 1));
     }
 }
+
+/// A machine's TSC that was measured wrong at first.
+fn host_clocks() -> [(u64, TscFrequency); 3] {
+    [999_000, 1_000_000, 1_000_100].map(|khz| (khz, TscFrequency::from_khz(khz).unwrap()))
+}
+
+#[test]
+fn the_hosts_clock_follows_a_corrected_rate() {
+    const DAY: u64 = 86_400;
+    let [_, _, (khz, right)] = host_clocks();
+    for (_, wrong) in host_clocks() {
+        let (start, begun) = (123_456_789, 1_700_000_000 * NANOS_PER_SECOND);
+        let truth = |seconds: u64| begun + seconds * NANOS_PER_SECOND;
+        let tsc = |seconds: u64| start + seconds * khz * 1000;
+        let clock = HostClock::new(start, Scale::new(wrong));
+        // A second was seen to begin 2 s after the start, and the rate is corrected at 10 s.
+        clock.set(tsc(2), truth(2));
+        let before = clock.at(tsc(10)).wall;
+        clock.correct(Scale::new(right));
+        for (seconds, limit) in [(10, 1_000), (60, 1_000), (DAY, 10_000_000)] {
+            let shown = clock.at(tsc(seconds)).wall;
+            let off = shown.abs_diff(truth(seconds));
+            assert!(off <= limit, "{wrong:?}: {off} ns off after {seconds} s");
+        }
+        // It leaps by what it was off, which is little so soon.
+        assert!(before.abs_diff(truth(10)) <= 9_000_000, "{wrong:?}");
+        // Moments before it was set.
+        assert!(clock.at(tsc(1)).wall.abs_diff(truth(1)) <= 1_000);
+    }
+}
+
+#[test]
+fn the_hosts_clock_before_it_is_set() {
+    let (_, frequency) = host_clocks()[1];
+    let clock = HostClock::new(5_000, Scale::new(frequency));
+    assert_eq!(clock.at(5_000).wall, 0);
+    assert_eq!(clock.at(5_777), HostTime { tsc: 5_777, wall: 777 });
+    assert_eq!(clock.at(4_000).wall, 0);
+    clock.correct(Scale::new(TscFrequency::from_khz(2_000_000).unwrap()));
+    assert_eq!(clock.at(7_000).wall, 1_000);
+    clock.set(u64::MAX - 9, 100);
+    assert_eq!(clock.at(10).wall, 110);
+}
+
+/// A reader never sees the moment of one change with the time of another: each change says
+/// that the tick n is the nanosecond n.
+#[test]
+fn the_hosts_clock_is_read_whole() {
+    extern crate std;
+    let scales = host_clocks().map(|(_, frequency)| Scale::new(frequency));
+    let clock = HostClock::new(0, scales[0]);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            for _ in 0..300_000 {
+                let wall = clock.at(500_000_000).wall;
+                // The scales are up to a thousandth apart.
+                assert!(wall.abs_diff(500_000_000) <= 600_000, "{wall}");
+            }
+        });
+        let mut n = 1_u64;
+        while !reader.is_finished() {
+            n = n * 48_271 % 0x7fff_ffff;
+            clock.set(n % 1_000_000_000, n % 1_000_000_000);
+            clock.correct(scales[usize::try_from(n % 3).unwrap()]);
+        }
+    });
+}
