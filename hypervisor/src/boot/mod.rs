@@ -15,6 +15,7 @@ use crate::monitor;
 use acpi::Firmware;
 use bootloader_api::BootInfo;
 use bootloader_api::config::{BootloaderConfig, Mapping};
+use timebase::Look;
 use vmm::bundle::Bundle;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 use x86defs::cpuid::Guards;
@@ -178,7 +179,7 @@ fn clocks() -> Result<(), HostError> {
     let (khz, how) = clocks::settle()?;
     // It can't be read while it changes, for two milliseconds.
     for _ in 0..3 {
-        if rtc::look() {
+        if rtc::look() != Look::NoDate {
             break;
         }
         tsc::wait_us(1000);

@@ -4,7 +4,7 @@
 use crate::cpu::asm::{inb, outb, rdtsc_ordered};
 use crate::cpu::tsc;
 use spin::Mutex;
-use timebase::{SecondEdge, Wall};
+use timebase::{Look, SecondEdge, Wall};
 
 const INDEX: u16 = 0x70;
 const DATA: u16 = 0x71;
@@ -19,6 +19,9 @@ const BINARY: u8 = 1 << 2;
 const HOURS_24: u8 = 1 << 1;
 
 fn register(index: u8) -> u8 {
+    if cfg!(planted = "no-rtc") {
+        return 0xff;
+    }
     // SAFETY: selecting a register of the clock changes nothing else; NMIs are
     // let through again by the last selection.
     unsafe { outb(INDEX, NMI_MASK | index) };
@@ -33,23 +36,48 @@ fn snapshot() -> [u8; 6] {
 /// Results of the looks at the clock.
 static EDGE: Mutex<SecondEdge> = Mutex::new(SecondEdge::NEW);
 
-/// Looks at the clock; `false` if it is about to change, or there is none.
-pub fn look() -> bool {
+/// The wall clock is well known when it can't be off by more, in nanoseconds.
+const GOOD_NANOS: u64 = 5_000_000;
+
+/// Looks at the clock.
+pub fn look() -> Look {
     let before = rdtsc_ordered();
     if register(REGISTER_A) & UPDATING != 0 {
-        return false;
+        return Look::NoDate;
     }
     let now = snapshot();
     // Nothing has changed in between.
     if register(REGISTER_A) & UPDATING != 0 || register(SECONDS) != now[0] {
-        return false;
+        return Look::NoDate;
     }
     let after = rdtsc_ordered();
-    let seconds = unix_seconds(now);
-    if let Some(seconds) = seconds {
-        EDGE.lock().look(before, seconds, after);
+    let Some(seconds) = unix_seconds(now) else { return Look::NoDate };
+    let mut edge = EDGE.lock();
+    edge.look(before, seconds, after);
+    match edge.wall(tsc::khz()) {
+        Some(wall) if wall.unsure <= GOOD_NANOS => Look::Edge,
+        _ => Look::Date,
     }
-    seconds.is_some()
+}
+
+/// From one look to the next while the boot waits, in microseconds.
+const PAUSE_US: u64 = 1000;
+
+/// Waits for `us` microseconds of the boot, and looks at the clock meanwhile: a second that
+/// begins now need not be waited for later.
+pub fn wait_us(us: u64) {
+    let mut left = us;
+    while left != 0 {
+        let pause = left.min(PAUSE_US);
+        tsc::wait_us(pause);
+        left -= pause;
+        look();
+    }
+}
+
+/// What was seen counts no more.
+pub fn forget() {
+    *EDGE.lock() = SecondEdge::NEW;
 }
 
 /// The wall clock as far as it is known.

@@ -25,14 +25,14 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
+use core::sync::atomic::{AtomicBool, Ordering};
 use cpu::{Runner, ThisCpu};
 use guest::Guest;
 use operator::Operator;
 use spin::mutex::TicketMutex;
 use spin::{Mutex, Once, RwLock};
-use time::HostClock;
 use vmm::bundle::Bundle;
-use vmm::clock::{HostTime, Scale, TscFrequency};
+use vmm::clock::{HostClock, HostTime, Scale, TscFrequency};
 use vmm::sched::{
     Decision, EntityId, GuestSettings, Kicks, Kind, Reason, Scheduler, Stay, Stop, Timing,
 };
@@ -45,7 +45,10 @@ pub struct World<C: VendorCpu> {
     scale: Scale,
     /// The wall clock at boot, and the TSC then.
     boot: HostTime,
+    /// The operator changes it.
     clock: HostClock,
+    /// A second of the real-time clock may begin any moment.
+    awaits_second: AtomicBool,
     /// CPUs get it in the order in which they asked: guests that wake each other all the time
     /// can't keep one from it.
     scheduler: TicketMutex<Scheduler>,
@@ -108,7 +111,7 @@ impl<C: VendorCpu> World<C> {
         let clock = HostClock::new(start, scale);
         // A machine without a real-time clock is in 1970.
         if let Some(wall) = rtc::wall() {
-            clock.set(wall);
+            clock.set(wall.tsc, wall.nanos);
         }
         let boot = clock.at(start);
         let world: &'static Self = Box::leak(Box::new(Self {
@@ -116,6 +119,7 @@ impl<C: VendorCpu> World<C> {
             scale,
             boot,
             clock,
+            awaits_second: AtomicBool::new(true),
             scheduler: TicketMutex::new(Scheduler::new(cpus, Timing::new(frequency))),
             runners: RwLock::new(BTreeMap::new()),
             guests: RwLock::new(Vec::new()),
@@ -157,7 +161,7 @@ impl<C: VendorCpu> World<C> {
     /// Ticks between two looks at the serial port without an interrupt of its: 10 ms. While a
     /// second of the real-time clock is awaited, 2 ms.
     fn poll_interval(&self) -> u64 {
-        self.frequency.khz() * if self.clock.is_exact() { 10 } else { 2 }
+        self.frequency.khz() * if self.awaits_second.load(Ordering::Relaxed) { 2 } else { 10 }
     }
 
     /// Ticks from which on a wait is worth a deep sleep: 2 ms.

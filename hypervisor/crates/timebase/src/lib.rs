@@ -10,6 +10,7 @@
 //! - [`judge`] decides.
 //! - [`Offset`] is how far apart two CPUs' TSCs are, from messages sent to and fro.
 //! - [`SecondEdge`] finds the moment when the real-time clock's second begins.
+//! - A [`Lookout`] says when to look for that.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -29,6 +30,7 @@ extern crate std;
 mod claim;
 mod counter;
 mod edge;
+mod lookout;
 mod offset;
 mod rate;
 #[cfg(test)]
@@ -39,6 +41,7 @@ mod verdict;
 pub use claim::claims;
 pub use counter::{Counter, PmWidth, Sample, Source, best_sample};
 pub use edge::{SecondEdge, Wall};
+pub use lookout::{Finding, Look, Lookout};
 pub use offset::{Adjustments, GOOD_US, Offset, Standing};
 pub use rate::Rate;
 pub use track::Track;

@@ -76,7 +76,7 @@ impl<C: VendorCpu> Operator<C> {
             status: None,
             leave: None,
             draws: 0,
-            watch: Watch::default(),
+            watch: Watch::NEW,
         };
         for settings in &bundle.manifest().guests {
             let files = Files::Bundle(bundle.clone());

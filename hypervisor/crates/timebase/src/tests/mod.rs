@@ -1,5 +1,6 @@
 mod claims;
 mod cpus;
 mod judge;
+mod lookout;
 mod machine;
 mod track;
