@@ -357,8 +357,8 @@ fn guests(case: &Case, parts: &Parts, dir: &Path) -> Result<Crowd> {
         }
     };
     let config = Config::load(&path, None, Some(case.cpus.0))?;
-    let Host { when_empty, escape, cpus, memory, .. } = config.host;
-    let host = HostSettings { when_empty, escape, ..host };
+    let Host { when_empty, escape, cpus, memory, log, .. } = config.host;
+    let host = HostSettings { when_empty, escape, log: log.unwrap_or(host.log), ..host };
     let cpus = cpus.unwrap_or(case.cpus.0);
     Ok(Crowd { guests: config.guests()?, host, cpus, memory: megabytes.or(memory) })
 }

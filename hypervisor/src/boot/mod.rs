@@ -42,7 +42,7 @@ pub fn start(info: &'static mut BootInfo) -> ! {
     if let Some(screen) = info.framebuffer.take() {
         framebuffer::init(screen);
     }
-    monitor::stage(
+    stage(
         "Steward",
         format_args!(
             "version {}, {}",
@@ -59,6 +59,13 @@ pub fn start(info: &'static mut BootInfo) -> ! {
     monitor::refuse(&error)
 }
 
+/// Says that a stage is done. Between stages the real-time clock is looked at: the more often,
+/// the better is it known when a second begins.
+fn stage(name: &str, words: core::fmt::Arguments<'_>) {
+    monitor::stage(name, words);
+    rtc::look();
+}
+
 /// Results of the boot before virtualization is switched on.
 struct Ready {
     handover: Handover,
@@ -72,9 +79,9 @@ fn bring_up(info: &'static mut BootInfo) -> Result<(Ready, Extension), HostError
     clocks::found(firmware.pm_timer, firmware.hpet)?;
     rtc::look();
     let bundle = bundle(&handover)?;
-    rtc::look();
     let extension = processor()?;
     clocks::rough()?;
+    rtc::look();
     apic::init()?;
     serial_lines();
     Ok((Ready { handover, firmware, bundle }, extension))
@@ -89,7 +96,7 @@ fn guests<C: VendorCpu>(ready: Ready) -> Result<core::convert::Infallible, HostE
         None => log::info!("firmware does not say how to switch the machine off"),
     }
     let count = smp::start(&handover, &firmware.cpus, machine::join::<C>)?;
-    monitor::stage("processors", format_args!("{count} running"));
+    stage("processors", format_args!("{count} running"));
     clocks()?;
     machine::run(cpu, count, bundle)
 }
@@ -97,15 +104,14 @@ fn guests<C: VendorCpu>(ready: Ready) -> Result<core::convert::Infallible, HostE
 fn memory(info: &'static mut BootInfo) -> Result<Handover, HostError> {
     let handover = mm::init(info)?;
     let mm::FrameCounts { free, total, .. } = mm::frame_counts();
-    monitor::stage(
-        "memory",
-        format_args!("{} MiB, {} MiB free for guests", total / 256, free / 256),
-    );
+    stage("memory", format_args!("{} MiB, {} MiB free for guests", total / 256, free / 256));
     Ok(handover)
 }
 
 fn bundle(handover: &Handover) -> Result<Bundle<'static>, HostError> {
-    let bundle = Bundle::open(handover.ramdisk)?;
+    let bundle = Bundle::open_piecewise(handover.ramdisk, || {
+        rtc::look();
+    })?;
     let manifest = bundle.manifest();
     monitor::set_exit(manifest.host.exit);
     if let Some(key) = manifest.host.end_key {
@@ -114,7 +120,7 @@ fn bundle(handover: &Handover) -> Result<Bundle<'static>, HostError> {
     if let Ok(level) = manifest.host.log.as_str().parse() {
         monitor::set_level(level);
     }
-    monitor::stage(
+    stage(
         "bundle",
         format_args!(
             "{} guest(s), {} file(s), {} KiB",
@@ -134,9 +140,9 @@ fn processor() -> Result<Extension, HostError> {
     };
     processor_tables(0, stacks, tables::memory()?);
     let extension = hw::detect()?;
-    monitor::stage("processor", format_args!("{}", cpu::brand()));
+    stage("processor", format_args!("{}", cpu::brand()));
     if let Some(missing) = Guards::of(&cpu::cpuid_checked).warning() {
-        monitor::stage("processor", format_args!("{missing}"));
+        stage("processor", format_args!("{missing}"));
     }
     Ok(extension)
 }
@@ -166,7 +172,7 @@ fn serial_lines() {
     serial::CONSOLE.enable_interrupts();
     if serial::CONTROL.init() {
         serial::CONTROL.enable_interrupts();
-        monitor::stage(
+        stage(
             "control",
             format_args!("control line on COM2, without authentication: who reaches it commands"),
         );
@@ -184,7 +190,7 @@ fn clocks() -> Result<(), HostError> {
         }
         tsc::wait_us(1000);
     }
-    monitor::stage("clocks", format_args!("TSC at {}.{:03} MHz {how}", khz / 1000, khz % 1000));
+    stage("clocks", format_args!("TSC at {}.{:03} MHz {how}", khz / 1000, khz % 1000));
     if !tsc::is_invariant() {
         log::warn!(
             "this CPU's time-stamp counter may change its rate (CPUID 8000_0007): guests are not \
@@ -198,7 +204,8 @@ fn virtualization<C: VendorCpu>() -> Result<C, HostError> {
     if !x86emu::warm_up() {
         log::warn!("the instruction decoder failed its own check");
     }
+    rtc::look();
     let cpu = C::enable()?;
-    monitor::stage("virtualization", format_args!("{}", cpu.describe()));
+    stage("virtualization", format_args!("{}", cpu.describe()));
     Ok(cpu)
 }

@@ -8,6 +8,7 @@
 use crate::cpu::percpu::{self, MAX_CPUS};
 use crate::cpu::tables::{self, TrapStacks};
 use crate::cpu::{apic, asm, msr, tsc, tsc_sync};
+use crate::drivers::rtc;
 use crate::error::HostError;
 use crate::mm::{self, Handover, Unsealed};
 use core::arch::{global_asm, naked_asm};
@@ -292,14 +293,22 @@ impl StartUpPage {
         unsafe { ((self.code + PARAMETERS) as *mut Parameters).write_volatile(parameters) };
         let before = ARRIVED.load(Ordering::Acquire);
         // Below 640 KiB: the number of the page is less than 160.
-        apic::start_up(apic_id, (page / PAGE_SIZE).low8());
+        apic::start_up(apic_id, (page / PAGE_SIZE).low8(), rtc::wait_us);
         let deadline = asm::rdtsc() + tsc::khz() * PATIENCE_MS;
+        let mut looks = asm::rdtsc() + tsc::khz();
         while ARRIVED.load(Ordering::Acquire) == before {
-            if asm::rdtsc() > deadline {
+            let now = asm::rdtsc();
+            if now > deadline {
                 return Ok(false);
+            }
+            if now > looks {
+                looks = now + tsc::khz();
+                rtc::look();
             }
             core::hint::spin_loop();
         }
-        Ok(tsc_sync::compare(index))
+        let answers = tsc_sync::compare(index);
+        rtc::look();
+        Ok(answers)
     }
 }

@@ -153,12 +153,12 @@ pub fn kick(target: u32) {
 
 /// Starts the CPU whose APIC is `target` in real mode at page `page`
 /// (SDM: "MP Initialization Protocol").
-pub fn start_up(target: u32, page: u8) {
+pub fn start_up(target: u32, page: u8, wait_us: impl Fn(u64)) {
     command(target, ICR_ASSERT | ICR_INIT);
-    tsc::wait_us(10_000);
+    wait_us(10_000);
     for _ in 0..2 {
         command(target, ICR_ASSERT | ICR_START_UP | u32::from(page));
-        tsc::wait_us(200);
+        wait_us(200);
     }
 }
 

@@ -286,7 +286,7 @@ pub fn settle() -> Result<(u64, String), HostError> {
             Verdict::Nothing => return Err(HostError::NoClock(clocks.complaint())),
             Verdict::Alone(figure) | Verdict::Apart(figure, _) if waited => figure.hz,
             Verdict::Alone(_) | Verdict::Apart(..) => {
-                tsc::wait_us(PAUSE_US);
+                super::rtc::wait_us(PAUSE_US);
                 continue;
             }
         };

@@ -1,11 +1,26 @@
 //! The rate of the clock: measured under load, without some sources, with CPUs that disagree.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use xtask::emulator::Clock;
 use xtask::machine::Machine;
 
-use crate::case::{Build, Case, Tier};
+use crate::case::{Build, Case, Scene, Tier};
 use crate::drive::Drive;
 use crate::starts::{Starts, rate_of};
+
+/// A guest that says when seconds of its real-time clock begin.
+const SECONDS: &str = "\
+[host]
+log = \"debug\"
+
+[[guest]]
+name = \"tiny\"
+kernel = \"test:rate\"
+memory = \"32M\"
+cmdline = \"seconds=3\"
+";
+/// So close to the machine's seconds a guest's begin, in ticks of a nanosecond.
+const CLOSE: u64 = 10_000_000;
 
 /// The cases.
 pub(crate) fn cases() -> Vec<Case> {
@@ -58,6 +73,21 @@ pub(crate) fn cases() -> Vec<Case> {
             fault: Some("tsc-adjust-stuck"),
             script: can_not_be_mended,
             ..rate("iso-clock-tsc-apart-vmx")
+        },
+        Case {
+            tier: Tier::Full,
+            fault: Some("no-rtc"),
+            script: no_rtc,
+            cmdline: Some("seconds=2"),
+            ..rate("iso-clock-no-rtc")
+        },
+        // The machine's TSC and its real-time clock count the same nanoseconds from 0, so that
+        // its seconds begin at whole billions of ticks.
+        Case {
+            tier: Tier::Full,
+            clock: Clock::Instructions,
+            machine_args: &["-rtc", "base=2026-01-01T00:00:00,clock=vm"],
+            ..Case::scene("iso-clock-seconds", Scene::Text(SECONDS.to_owned()), seconds)
         },
     ]
 }
@@ -138,4 +168,38 @@ fn can_not_be_mended(drive: &mut Drive) -> Result<()> {
     drive.expect("can't be mended: guests are not told that their clock is stable", 10)?;
     drive.expect(" kHz, invariant 0, stable 0", 60)?;
     drive.ends(0).map(|_| ())
+}
+
+/// In this image the real-time clock reads as an empty bus does.
+fn no_rtc(drive: &mut Drive) -> Result<()> {
+    drive.expect("real-time clock shows no date: the wall clock begins in 1970", 120)?;
+    drive.ends(0)?;
+    let warnings = drive.text().matches("real-time clock").count();
+    ensure!(warnings == 1, "the real-time clock is spoken of {warnings} times");
+    Ok(())
+}
+
+/// The numbers that follow `words` in the text.
+fn numbers_after(text: &str, words: &str) -> Result<Vec<u64>> {
+    let number = |rest: &str| {
+        let digits = rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+        digits.parse().with_context(|| format!("{digits:?} behind {words:?} is no number"))
+    };
+    text.split(words).skip(1).map(number).collect()
+}
+
+/// A guest that started before anybody knew when a second begins knows it after two more.
+fn seconds(drive: &mut Drive) -> Result<()> {
+    drive.ends(0)?;
+    let begun = numbers_after(drive.text(), "its time began at the tick ")?;
+    let begun = *begun.first().context("it is not said when the guest's time began")?;
+    let mut edges = Vec::new();
+    for line in drive.text().lines().filter(|line| line.starts_with("second: ")) {
+        edges.extend(numbers_after(line, " at ")?);
+    }
+    let [_, _, last] = edges[..] else { bail!("{} seconds were seen to begin", edges.len()) };
+    let into = (begun + last) % 1_000_000_000;
+    let off = into.min(1_000_000_000 - into);
+    ensure!(off <= CLOSE, "a second begins {off} ns from one of the machine's");
+    Ok(())
 }

@@ -46,6 +46,9 @@ pub const MANIFEST_NAME: &str = "manifest.json";
 /// Name of the second member: the manifest's CRC-32, eight hexadecimal digits.
 pub const MANIFEST_CRC_NAME: &str = "manifest.crc32";
 
+/// Bytes of a file whose checksum is computed in one piece: less than a millisecond.
+const PIECE: usize = 512 << 10;
+
 /// A bundle that was read and found whole.
 #[derive(Clone, Debug)]
 pub struct Bundle<'a> {
@@ -60,6 +63,14 @@ impl<'a> Bundle<'a> {
     /// # Errors
     /// [`BundleError`] says what is wrong, where, and what to do about it.
     pub fn open(data: &'a [u8]) -> Result<Self, BundleError> {
+        Self::open_piecewise(data, || ())
+    }
+
+    /// The same, which calls `other` now and then: the checksums of large files take long.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn open_piecewise(data: &'a [u8], mut other: impl FnMut()) -> Result<Self, BundleError> {
         let mut members = tar::Members::new(data);
         let json = expect_member(&mut members, MANIFEST_NAME)?;
         let crc = expect_member(&mut members, MANIFEST_CRC_NAME)?;
@@ -85,7 +96,12 @@ impl<'a> Bundle<'a> {
                     got,
                 });
             }
-            let got = crc32fast::hash(member.data);
+            let mut hasher = crc32fast::Hasher::new();
+            for piece in member.data.chunks(PIECE) {
+                hasher.update(piece);
+                other();
+            }
+            let got = hasher.finalize();
             if got != entry.crc32 {
                 return Err(BundleError::FileCrc {
                     name: entry.name.clone(),

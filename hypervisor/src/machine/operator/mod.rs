@@ -194,6 +194,10 @@ impl<C: VendorCpu> World<C> {
     fn admit(&'static self, guest: &Arc<Guest<C>>) {
         // The wall clock may have become known better since the guest was made.
         self.correct_time_of(guest);
+        if let Some(offset) = guest.vm.clock.read().offset() {
+            let begun = offset.wrapping_neg();
+            log::debug!("guest \"{}\": its time began at the tick {begun}", guest.vm.name);
+        }
         {
             let mut runners = self.runners.write();
             for (index, entity) in guest.places.entities().enumerate() {

@@ -4,12 +4,12 @@
 //! rate: KHZ kHz, invariant 0|1, stable 0|1
 //! ```
 //!
-//! With `seconds=N` it first prints `second: S` when its real-time clock goes on to the second
-//! S of a minute, N times.
+//! With `seconds=N` it first prints `second: S at T` when its real-time clock goes on to the
+//! second S of a minute, N times; T is its TSC then.
 #![no_std]
 #![no_main]
 
-use guests::cpu::cpuid;
+use guests::cpu::{cpuid, rdtsc};
 use guests::harness::power_off;
 use guests::{info, pc, println};
 
@@ -29,7 +29,7 @@ fn main() -> ! {
         while shown == before {
             shown = pc::rtc::read(0);
         }
-        println!("second: {shown:02x}");
+        println!("second: {shown:02x} at {}", rdtsc());
     }
     println!(
         "rate: {} kHz, invariant {}, stable {}",
