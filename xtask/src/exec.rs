@@ -129,15 +129,20 @@ fn undone_status(ending: &Ending) -> u8 {
     }
 }
 
-/// The sentence that goes with it.
+/// The sentence that goes with it. It names one status, the one that xtask ends with.
 fn undone(ending: &Ending) -> String {
-    let why = match ending {
-        Ending::Steward { status, reason, .. } => {
-            format!("{reason}, with which the run ends with status {status}")
+    let status = undone_status(ending);
+    match ending {
+        Ending::Steward { reason, .. } => {
+            format!("the command did not end: {reason}; status {status}")
         }
-        other => other.describe(),
-    };
-    format!("the command did not end: {why}")
+        Ending::Died { how, said } => {
+            let said = if said.is_empty() { String::new() } else { format!("; it said:\n{said}") };
+            let brief = Ending::Died { how: how.clone(), said: String::new() };
+            format!("the command did not end: {}; status {status}{said}", brief.describe())
+        }
+        other => format!("the command did not end: {}; status {status}", other.describe()),
+    }
 }
 
 /// Cuts the command's output out of the serial stream.
@@ -267,12 +272,20 @@ mod tests {
         for (status, reason) in [(0, "guest debian reset"), (3, "guest debian reported a panic")] {
             let ending = run(status, reason);
             assert_eq!(undone_status(&ending), UNDONE);
-            let sentence = undone(&ending);
-            assert!(sentence.starts_with("the command did not end: guest debian"), "{sentence}");
+            assert_eq!(
+                undone(&ending),
+                format!("the command did not end: {reason}; status 125"),
+                "the sentence names the status that xtask ends with"
+            );
         }
         let died = Ending::Died { how: "x".to_owned(), said: String::new() };
         assert_eq!(undone_status(&died), UNDONE);
-        assert_eq!(undone_status(&Ending::Timeout(Duration::from_secs(3))), 124);
+        assert!(undone(&died).contains("; status 125"));
+        let said = Ending::Died { how: "x".to_owned(), said: "y".to_owned() };
+        assert!(undone(&said).ends_with("; status 125; it said:\ny"), "{}", undone(&said));
+        let late = Ending::Timeout(Duration::from_secs(3));
+        assert_eq!(undone_status(&late), 124);
+        assert!(undone(&late).ends_with("; status 124"), "{}", undone(&late));
         assert_eq!(undone_status(&Ending::Signal(15)), 143);
     }
 }
