@@ -27,8 +27,9 @@ fn main() -> ExitCode {
             if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(2)
+            xtask::ui::say(format!("error: {error:#}"));
+            // As xtask's own failures have it, which passes the status on.
+            ExitCode::from(xtask::test::FAILED)
         }
     }
 }

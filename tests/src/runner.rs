@@ -19,7 +19,7 @@ use xtask::machine::Machine;
 use xtask::session::Session;
 use xtask::setup::{self, Need};
 use xtask::stages::Stages;
-use xtask::{exec, image, paths, run};
+use xtask::{exec, image, paths, run, words};
 
 use crate::case::{Build, Case, Damage, Kernel, Scene, Tier};
 use crate::cases;
@@ -75,6 +75,9 @@ pub fn run(options: &Options) -> Result<Counts> {
             options.planted || options.filter.as_ref().is_none_or(|text| case.name.contains(text))
         })
         .collect();
+    if let Some(word) = &options.filter {
+        known(word, options, &all)?;
+    }
     let mut needs = vec![Need::Qemu];
     if chosen.iter().any(|case| case.firmware == xtask::machine::Firmware::Uefi) {
         needs.push(Need::Ovmf);
@@ -101,6 +104,43 @@ pub fn run(options: &Options) -> Result<Counts> {
     // What stays behind is only space.
     let _ = fs::remove_dir_all(paths::run_dir());
     counts
+}
+
+/// Close names that an error lists, at most.
+const CLOSE: usize = 5;
+
+/// Whether some case (or fault) that the options allow has `word` in its name: a run of none
+/// would pass, whatever is wrong.
+fn known(word: &str, options: &Options, all: &[Case]) -> Result<()> {
+    let has = |name: &str| name.contains(word);
+    if options.planted {
+        return some("fault", word, PLANTED.iter().map(|planted| planted.fault).collect(), &[]);
+    }
+    let (now, with_full): (Vec<&Case>, Vec<&Case>) =
+        all.iter().partition(|case| options.full || case.tier == Tier::Usual);
+    let names = |cases: &[&Case]| -> Vec<String> {
+        cases.iter().map(|case| case.name.to_string()).collect()
+    };
+    let (now, with_full) = (names(&now), names(&with_full));
+    let with_full: Vec<&str> =
+        with_full.iter().map(String::as_str).filter(|name| has(name)).collect();
+    some("case", word, now.iter().map(String::as_str).collect(), &with_full)
+}
+
+/// An error unless one of `names` contains `word`; it lists those `with_full` that do, or else
+/// the closest.
+fn some(what: &str, word: &str, names: Vec<&str>, with_full: &[&str]) -> Result<()> {
+    if names.iter().any(|name| name.contains(word)) {
+        return Ok(());
+    }
+    let more = match with_full {
+        [] => match words::closest(word, names.into_iter(), CLOSE).as_slice() {
+            [] => String::new(),
+            close => format!("; the closest: {}", close.join(", ")),
+        },
+        cases => format!("; with --full there are {}", cases.join(", ")),
+    };
+    bail!("no {what}'s name contains `{word}`{more}")
 }
 
 /// The hypervisor as it is tested: every entry into a guest is checked first.
@@ -507,6 +547,18 @@ fn damage(bundle: &mut Vec<u8>, damage: Damage) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_that_no_name_contains_is_an_error() {
+        let names = || vec!["tiny-exits", "tiny-exits-vmx"];
+        assert!(some("case", "exits", names(), &[]).is_ok());
+        let error = some("case", "exit-vmx", names(), &[]).unwrap_err().to_string();
+        assert_eq!(error, "no case's name contains `exit-vmx`; the closest: tiny-exits-vmx");
+        let error = some("case", "zzz", names(), &[]).unwrap_err().to_string();
+        assert_eq!(error, "no case's name contains `zzz`");
+        let error = some("case", "large", names(), &["debian-large"]).unwrap_err().to_string();
+        assert_eq!(error, "no case's name contains `large`; with --full there are debian-large");
+    }
 
     #[test]
     fn the_slowest_cases_are_named_first() {

@@ -29,3 +29,4 @@ pub mod stages;
 pub mod test;
 pub mod top;
 pub mod ui;
+pub mod words;

@@ -11,7 +11,7 @@ use xtask::ctl::CtlOptions;
 use xtask::fuzz::FuzzOptions;
 use xtask::run::RunOptions;
 use xtask::setup::{self, Need};
-use xtask::test::{self, TestOptions};
+use xtask::test::{self, FAILED, TestOptions};
 use xtask::top::TopOptions;
 use xtask::{bench, ctl, fuzz, lint, run, top, ui};
 
@@ -75,9 +75,6 @@ enum Task {
     /// Count lines of Rust and unsafe blocks; fails on `unsafe` where none may be
     Lint,
 }
-
-/// The exit status of xtask's own failures: no run's end has it.
-const FAILED: u8 = 100;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
 use crate::setup::{self, Need};
@@ -25,6 +25,9 @@ pub struct TestOptions {
     pub filter: Option<String>,
 }
 
+/// The exit status of xtask's own failures, and of the machine tests': no run's end has it.
+pub const FAILED: u8 = 100;
+
 /// Passed and failed.
 type Counts = (usize, usize);
 
@@ -36,10 +39,14 @@ pub fn test(options: &TestOptions) -> Result<u8> {
         parts.push(("on this computer", host()));
         parts.push(("fuzz targets", fuzz::test(options.full)));
     }
-    parts.push((
-        if options.planted { "planted faults" } else { "on emulated machines" },
-        machines(options),
-    ));
+    let machines = match machines(options) {
+        // They have said what is wrong with the word, and nothing else was to run.
+        Ok(None) if options.filter.is_some() => return Ok(FAILED),
+        Ok(None) => Err(anyhow!("the machine tests have said why")),
+        Ok(Some(counts)) => Ok(counts),
+        Err(error) => Err(error),
+    };
+    parts.push((if options.planted { "planted faults" } else { "on emulated machines" }, machines));
     writeln!(Out)?;
     let (mut passed, mut failed) = (0, 0);
     for (name, result) in &parts {
@@ -115,8 +122,8 @@ fn count(text: &str) -> Counts {
 }
 
 /// The cases on emulated machines, which are a program of their own: it depends on
-/// this one.
-fn machines(options: &TestOptions) -> Result<Counts> {
+/// this one. Nothing where they could not be run and have said why.
+fn machines(options: &TestOptions) -> Result<Option<Counts>> {
     let mut command = cmd::cargo();
     command.current_dir(paths::root()).args([
         "run",
@@ -137,7 +144,7 @@ fn machines(options: &TestOptions) -> Result<Counts> {
     relay(&mut command)
 }
 
-fn relay(command: &mut Command) -> Result<Counts> {
+fn relay(command: &mut Command) -> Result<Option<Counts>> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -161,7 +168,8 @@ fn relay(command: &mut Command) -> Result<Counts> {
     }
     let status = child.wait()?;
     match counts {
-        Some(counts) => Ok(counts),
+        Some(counts) => Ok(Some(counts)),
+        None if status.code() == Some(i32::from(FAILED)) => Ok(None),
         None => bail!("the machine tests ended without a summary ({status})"),
     }
 }
@@ -181,6 +189,14 @@ mod tests {
                     test result: FAILED. 3 passed; 4 failed; 0 ignored; finished in 0.1s\n";
         assert_eq!(count(text), (5, 4));
         assert_eq!(count(""), (0, 0));
+    }
+
+    #[test]
+    fn tests_that_could_not_be_run_are_none_that_passed() {
+        let relay = |script| relay(Command::new("sh").args(["-c", script]));
+        assert_eq!(relay("echo '2 passed, 1 failed'; exit 1").unwrap(), Some((2, 1)));
+        assert_eq!(relay("exit 100").unwrap(), None);
+        assert!(relay("exit 101").is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::schema::quoted;
+use crate::words::similar;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,16 +66,6 @@ impl Fault {
             _ => Fault::new(span, message.trim(), "TOML, as https://toml.io describes it"),
         }
     }
-}
-
-/// The word of `known` that `word` is a misspelling of, if there is one.
-fn similar<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let word = word.to_lowercase();
-    known
-        .map(|other| (strsim::damerau_levenshtein(&word, &other.to_lowercase()), other))
-        .filter(|(distance, other)| *distance <= 1 + other.len() / 4)
-        .min()
-        .map(|(_, other)| other)
 }
 
 /// A configuration that can't be used: everything that is wrong with it.
@@ -175,15 +166,6 @@ fn guest_name<'a>(table: &'a DeTable<'_>, span: &Range<usize>) -> Option<&'a str
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn misspellings() {
-        let known = || ["weight", "watchdog", "memory", "cap"].into_iter();
-        assert_eq!(similar("wieght", known()), Some("weight"));
-        assert_eq!(similar("Memory", known()), Some("memory"));
-        assert_eq!(similar("gap", known()), Some("cap"));
-        assert_eq!(similar("priority", known()), None);
-    }
 
     #[test]
     fn positions_count_from_one_and_in_characters() {
