@@ -6,9 +6,9 @@
 //! byte for byte; the marks carry a number that no command can know beforehand.
 
 use std::fs;
-use std::io::{ErrorKind, IsTerminal, Read, Write};
+use std::io::{ErrorKind, IsTerminal, Read, Stdout, Write};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use vmm::operator::Screen;
@@ -77,27 +77,24 @@ impl Command {
     pub fn attend(&self, session: &mut Session, log: &Path) -> Result<u8> {
         let signals = console::signals()?;
         let mut filter = Filter::new(&self.mark);
+        let mut doubt = Doubt::default();
         let mut stdout = std::io::stdout();
         // A program gets every byte, a terminal what it only shows.
         let mut screen = stdout.is_terminal().then(Screen::new);
         let ending = loop {
-            match session.next(Duration::from_millis(50))? {
-                Event::Output(bytes) => {
-                    let text = filter.feed(&bytes);
-                    let text = match &mut screen {
-                        Some(screen) => screen.filter(&text),
-                        None => text,
-                    };
-                    if let Err(error) = stdout.write_all(&text).and_then(|()| stdout.flush()) {
-                        session.stop(Ending::Closed)?;
-                        if error.kind() != ErrorKind::BrokenPipe {
-                            return Err(error).context("cannot write what the command prints");
-                        }
-                        return Ok(Ending::Closed.status());
-                    }
-                }
-                Event::Quiet => {}
+            let mut text = match session.next(Duration::from_millis(50))? {
+                // What the monitor answers at the end of the time is for the log alone.
+                Event::Output(_) if session.is_asked() => Vec::new(),
+                Event::Output(bytes) => doubt.feed(&filter.feed(&bytes), Instant::now()),
+                Event::Quiet => doubt.relent(Instant::now()),
                 Event::Ended(ending) => break ending,
+            };
+            if filter.status.is_some() {
+                text.append(&mut doubt.all());
+            }
+            if !print(&mut stdout, &mut screen, &text)? {
+                session.stop(Ending::Closed)?;
+                return Ok(Ending::Closed.status());
             }
             if let Ok(signal) = signals.try_recv() {
                 session.stop(Ending::Signal(signal))?;
@@ -111,12 +108,35 @@ impl Command {
         if let Some(status) = filter.status {
             return Ok(status);
         }
+        let mut rest = doubt.feed(&filter.rest(), Instant::now());
+        rest.append(&mut doubt.rest());
+        // Nobody is left to be told that nobody reads it.
+        let _ = print(&mut stdout, &mut screen, &rest);
         let text = fs::read(log).unwrap_or_default();
         ui::say(format!("the serial log {} ends with:", log.display()));
         // An error means that nobody reads it: there is nobody to tell.
-        let _ = writeln!(std::io::stderr(), "{}", cmd::tail(&ui::printable(&text), 25));
+        let _ = writeln!(std::io::stderr(), "{}", self.excerpt(&text));
         ui::say(undone(&ending));
         Ok(undone_status(&ending))
+    }
+
+    /// The end of the serial log `text`, as it is told of a command that did not end: without
+    /// what moves a cursor, and without our own mark.
+    fn excerpt(&self, text: &[u8]) -> String {
+        let text = ui::plain(text);
+        let lines: Vec<&str> = text.lines().filter(|line| !line.contains(&self.mark)).collect();
+        cmd::tail(&lines.join("\n"), 25)
+    }
+}
+
+/// Prints `text`; `false` if nobody reads it any more.
+fn print(stdout: &mut Stdout, screen: &mut Option<Screen>, text: &[u8]) -> Result<bool> {
+    let shown = screen.as_mut().map(|screen| screen.filter(text));
+    let text = shown.as_deref().unwrap_or(text);
+    match stdout.write_all(text).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("cannot write what the command prints"),
     }
 }
 
@@ -165,6 +185,13 @@ impl Filter {
         }
     }
 
+    /// What is held at the end of the run and is the command's, if it did not end: it was no
+    /// beginning of the mark.
+    fn rest(&mut self) -> Vec<u8> {
+        let held = std::mem::take(&mut self.held);
+        if self.begun && !held.starts_with(&self.end) { held } else { Vec::new() }
+    }
+
     fn feed(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.held.extend_from_slice(bytes);
         if !self.begun {
@@ -203,6 +230,114 @@ impl Filter {
                     .unwrap_or(0);
                 let out = self.held.len() - keep;
                 self.held.drain(..out).collect()
+            }
+        }
+    }
+}
+
+/// Output from the first line on that may be the hypervisor's, or the kernel's last words.
+///
+/// They come over the same line as what the command prints, and nothing in the bytes proves
+/// whose they are: a command may print the log of another run. So nothing is cut out; it is
+/// only kept back until it is known whether the command ends. If it does, all of it is the
+/// command's output, as it always was. If the run ends without, none of it is.
+#[derive(Debug, Default)]
+struct Doubt {
+    held: Vec<u8>,
+    /// When the line came that began it.
+    since: Option<Instant>,
+}
+
+/// How long output is kept back: the hypervisor's dump of a guest and its last line take less.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How much of it: a dump of 64 vCPUs has less.
+const MOST_HELD: usize = 1 << 20;
+
+impl Doubt {
+    /// Takes output; gives back what is the command's beyond doubt, or was kept for too long.
+    fn feed(&mut self, bytes: &[u8], now: Instant) -> Vec<u8> {
+        self.held.extend_from_slice(bytes);
+        if self.since.is_none() {
+            let (at, is_whole) = sign(&self.held);
+            self.since = is_whole.then_some(now);
+            return self.held.drain(..at).collect();
+        }
+        if self.is_over(now) { self.all() } else { Vec::new() }
+    }
+
+    /// Nothing has come for a while: gives back the beginning of a line that was not finished,
+    /// and what was kept for too long.
+    fn relent(&mut self, now: Instant) -> Vec<u8> {
+        if self.since.is_none() || self.is_over(now) { self.all() } else { Vec::new() }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.held.len() > MOST_HELD
+            || self.since.is_some_and(|since| now.duration_since(since) > PATIENCE)
+    }
+
+    /// Everything that is held.
+    fn all(&mut self) -> Vec<u8> {
+        self.since = None;
+        std::mem::take(&mut self.held)
+    }
+
+    /// What is held and the command's, where it did not end.
+    fn rest(&mut self) -> Vec<u8> {
+        if self.since.is_none() { self.all() } else { Vec::new() }
+    }
+}
+
+/// How lines of the hypervisor begin; one may stand behind a guest's unfinished line.
+const STEWARD: &[u8] = b"steward: ";
+/// How lines begin that Linux prints, whatever its log level, when it comes to its end.
+const LAST_WORDS: [&[u8]; 4] = [b"Kernel panic - not syncing", b"reboot: ", b"sysrq: ", b"BUG: "];
+
+/// Where the first line of the hypervisor or of Linux's end begins, and whether it is there to
+/// be recognised: where not, it is the place of what may become one with more bytes.
+fn sign(bytes: &[u8]) -> (usize, bool) {
+    for (at, byte) in bytes.iter().enumerate() {
+        let here = bytes.get(at..).unwrap_or_default();
+        let found = match byte {
+            b's' => begins(here, STEWARD),
+            b'[' => last_words(here),
+            _ => Some(false),
+        };
+        if found != Some(false) {
+            return (at, found.is_some());
+        }
+    }
+    (bytes.len(), false)
+}
+
+/// Whether `bytes` begin with `what`; `None` if more of them may.
+fn begins(bytes: &[u8], what: &[u8]) -> Option<bool> {
+    if bytes.len() < what.len() && what.starts_with(bytes) {
+        return None;
+    }
+    Some(bytes.starts_with(what))
+}
+
+/// Whether `bytes` begin as a line of Linux's end does: `[   12.345678] reboot: `; `None` if
+/// more of them may.
+fn last_words(bytes: &[u8]) -> Option<bool> {
+    // Seconds have five places or more, microseconds six.
+    let time = bytes.iter().skip(1).take_while(|byte| matches!(byte, b' ' | b'.' | b'0'..=b'9'));
+    let length = 1 + time.count();
+    if length > 24 {
+        return Some(false);
+    }
+    match begins(bytes.get(length..).unwrap_or_default(), b"] ")? {
+        false => Some(false),
+        true => {
+            let text = bytes.get(length + 2..).unwrap_or_default();
+            let found = LAST_WORDS.map(|words| begins(text, words));
+            if found.contains(&Some(true)) {
+                Some(true)
+            } else if found.contains(&None) {
+                None
+            } else {
+                Some(false)
             }
         }
     }
@@ -255,6 +390,71 @@ mod tests {
         let text = b"boot\nSTEWARD-BEGIN-m\nabc\nSTEWARD-END-m-7\nafter\n";
         assert_eq!(command.outcome(text), Some((b"abc\n".to_vec(), 7)));
         assert_eq!(command.outcome(b"STEWARD-BEGIN-m\nabc\nSTEWARD-END-m-7"), None);
+    }
+
+    /// What a command's output `pieces` come to on standard output, by whether it ends.
+    fn shown(pieces: &[&[u8]], ends: bool) -> String {
+        let now = Instant::now();
+        let mut doubt = Doubt::default();
+        let mut out = Vec::new();
+        for piece in pieces {
+            out.extend(doubt.feed(piece, now));
+        }
+        out.extend(if ends { doubt.all() } else { doubt.rest() });
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_hypervisors_lines_are_no_output_of_a_command_that_did_not_end() {
+        for last in [
+            "steward: ERROR: guest \"debian\" reported a panic\nvCPU 0: RIP 0\n",
+            "[    3.141592] Kernel panic - not syncing: sysrq triggered crash\r\n",
+            "[12345678.000001] reboot: System halted\r\nsteward: end: status=0 reason=x\n",
+        ] {
+            let whole = format!("a [1] steward\nb{last}");
+            let bytes = whole.as_bytes();
+            for at in 0..bytes.len() {
+                let pieces = [&bytes[..at], &bytes[at..]];
+                assert_eq!(shown(&pieces, false), "a [1] steward\nb", "{whole} cut at {at}");
+                assert_eq!(shown(&pieces, true), whole, "all of it, of one that ended");
+            }
+        }
+        // What only begins like such a line is the command's.
+        for text in ["a steward:", "[    1.", "[    1.0] reboot", "[ 0.1] usb 1-1: new", "[[["] {
+            assert_eq!(shown(&[text.as_bytes()], false), text);
+        }
+    }
+
+    #[test]
+    fn doubtful_output_is_not_kept_for_ever() {
+        let start = Instant::now();
+        let mut doubt = Doubt::default();
+        assert_eq!(doubt.feed(b"a\nsteward: x\nb\n", start), b"a\n");
+        assert_eq!(doubt.relent(start + PATIENCE), b"");
+        assert_eq!(doubt.relent(start + PATIENCE * 2), b"steward: x\nb\n");
+        assert_eq!(doubt.feed(b"c\n", start + PATIENCE * 2), b"c\n");
+        // A prompt is shown though a line may go on behind it.
+        assert_eq!(doubt.feed(b"name: [", start), b"name: ");
+        assert_eq!(doubt.relent(start), b"[");
+        doubt.feed(b"steward: ", start);
+        assert!(doubt.feed(&vec![0; MOST_HELD], start).len() > MOST_HELD);
+    }
+
+    #[test]
+    fn output_that_looked_like_the_mark_is_output() {
+        let mut filter = Filter::new("m");
+        assert_eq!(filter.feed(b"STEWARD-BEGIN-m\nYES"), b"YE");
+        assert_eq!(filter.rest(), b"S");
+        let mut filter = Filter::new("m");
+        assert_eq!(filter.feed(b"STEWARD-BEGIN-m\naSTEWARD-END-m-"), b"a");
+        assert_eq!(filter.rest(), b"");
+    }
+
+    #[test]
+    fn the_excerpt_has_neither_mark_nor_escape_sequences() {
+        let command = Command { text: String::new(), mark: "m-1".to_owned() };
+        let log = b"STEWARD-BEGIN-m-1\na\r\n\rsteward> \x1b[Kwhy debian\r\n";
+        assert_eq!(command.excerpt(log), "a\nsteward> why debian");
     }
 
     #[test]

@@ -171,6 +171,11 @@ impl Session {
         self.question = Some(question);
     }
 
+    /// Whether the question was typed: what comes from now on answers it.
+    pub fn is_asked(&self) -> bool {
+        self.asked.is_some()
+    }
+
     /// Whether the run is to be ended because of its deadline.
     fn is_overdue(&mut self, deadline: Instant) -> bool {
         if Instant::now() < deadline {

@@ -6,8 +6,6 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use vmm::operator::Screen;
-
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Prints one line.
@@ -53,10 +51,55 @@ pub fn reader_is_gone() -> bool {
     GONE.load(Ordering::Relaxed)
 }
 
-/// Output of a guest, for the person's terminal: nothing that makes the terminal answer or
-/// reprogram itself.
-pub fn printable(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(&Screen::default().filter(bytes)).into_owned()
+/// Output of a machine as text: without escape sequences and other control characters.
+pub fn plain(bytes: &[u8]) -> String {
+    let text = Escapes::default().strip(bytes);
+    let keeps = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
+    String::from_utf8_lossy(&text).chars().filter(keeps).collect()
+}
+
+/// Strips a stream of all escape sequences (ECMA-48: "Control functions").
+#[derive(Debug, Default)]
+pub(crate) struct Escapes {
+    place: Place,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Text,
+    /// Behind ESC, and perhaps intermediate bytes.
+    Escape,
+    /// Behind CSI.
+    Control,
+    /// In a string for the terminal.
+    String,
+}
+
+impl Escapes {
+    /// Text of the next bytes.
+    pub(crate) fn strip(&mut self, bytes: &[u8]) -> Vec<u8> {
+        const ESC: u8 = 0x1b;
+        let mut out = Vec::with_capacity(bytes.len());
+        for &byte in bytes {
+            self.place = match (self.place, byte) {
+                (_, ESC) => Place::Escape,
+                (Place::Escape, b'[') => Place::Control,
+                (Place::Escape, b']' | b'P' | b'X' | b'^' | b'_') => Place::String,
+                (Place::Escape, b' '..=b'/') => Place::Escape,
+                (Place::Control, b' '..=b'?') => Place::Control,
+                // Strings end with BEL; one that nobody ends ends with its line.
+                (Place::String, 0x07 | b'\n') => Place::Text,
+                (Place::String, _) => Place::String,
+                (Place::Escape | Place::Control, _) => Place::Text,
+                (Place::Text, _) => {
+                    out.push(byte);
+                    Place::Text
+                }
+            };
+        }
+        out
+    }
 }
 
 /// One slow step. On a terminal a spinner with the time it has taken; otherwise
@@ -116,4 +159,19 @@ impl Drop for Step {
 /// Bytes as a person writes them.
 pub fn size(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_text_has_no_control_sequences() {
+        let text =
+            b"\x1b[2J\x1b[01;01H\x1b[=3hBds\x1b]0;title\x07Dxe\x1b(0 a\x1b[31mb\x1b[0m\r\n\tc\x08";
+        assert_eq!(plain(text), "BdsDxe ab\n\tc");
+        let mut escapes = Escapes::default();
+        let whole: Vec<u8> = text.iter().flat_map(|byte| escapes.strip(&[*byte])).collect();
+        assert_eq!(whole, Escapes::default().strip(text), "a byte at a time");
+    }
 }
