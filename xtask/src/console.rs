@@ -15,6 +15,7 @@ use vmm::bundle::EscapeKey;
 use vmm::operator::Screen;
 
 use crate::session::{Ending, Event, Session};
+use crate::ui::Escapes;
 
 /// How the run can be ended, for the line at the start.
 pub fn help(escape: EscapeKey) -> String {
@@ -130,8 +131,8 @@ impl Traces {
         }
     }
 
-    /// What puts the terminal back. Not all that it gets was filtered: firmware's output is
-    /// not, nor Linux's without a hypervisor.
+    /// What puts the terminal back. Not all that it gets was filtered: Linux's output without
+    /// a hypervisor is not.
     fn undo(&mut self) -> Vec<u8> {
         if self.given != self.passed {
             self.screen.doubt();
@@ -140,13 +141,49 @@ impl Traces {
     }
 }
 
-/// Connects terminal and machine until the run ends. `escape` is the key that is ours.
-pub fn attach(session: &mut Session, escape: EscapeKey) -> Result<Ending> {
+/// What a machine prints before the hypervisor's first line is its firmware's, which clears the
+/// screen and homes the cursor: what stood there, how the run is ended among it, would be gone.
+/// The firmware's text passes, its escape sequences don't.
+#[derive(Debug, Default)]
+struct Firmware {
+    escapes: Escapes,
+    line: Vec<u8>,
+    over: bool,
+}
+
+impl Firmware {
+    fn filter(&mut self, bytes: &[u8]) -> Vec<u8> {
+        /// How the hypervisor's lines begin.
+        const FIRST: &[u8] = b"steward: ";
+        let mut out = Vec::with_capacity(bytes.len());
+        for byte in bytes {
+            if self.over {
+                out.push(*byte);
+                continue;
+            }
+            for byte in self.escapes.strip(&[*byte]) {
+                out.push(byte);
+                match byte {
+                    b'\r' | b'\n' => self.line.clear(),
+                    _ if self.line.len() < FIRST.len() => self.line.push(byte),
+                    _ => {}
+                }
+                self.over = self.line == FIRST;
+            }
+        }
+        out
+    }
+}
+
+/// Connects terminal and machine until the run ends. `escape` is the key that is ours;
+/// `boots_steward` says that the hypervisor's lines follow those of a firmware.
+pub fn attach(session: &mut Session, escape: EscapeKey, boots_steward: bool) -> Result<Ending> {
     let typing = std::io::stdin().is_terminal();
     let raw = Raw::enter(typing)?;
     let mut stdout = std::io::stdout();
     let (mut traces, mut carriage) = (Traces::default(), Carriage::default());
-    let ending = connect(session, escape, typing, &mut carriage, &mut traces);
+    let firmware = Firmware { over: !boots_steward, ..Firmware::default() };
+    let ending = connect(session, escape, typing, firmware, &mut carriage, &mut traces);
     if stdout.is_terminal() {
         // Where it fails, the terminal is gone.
         let _ = stdout.write_all(&traces.undo()).and_then(|()| stdout.flush());
@@ -164,6 +201,7 @@ fn connect(
     session: &mut Session,
     escape: EscapeKey,
     typing: bool,
+    mut firmware: Firmware,
     carriage: &mut Carriage,
     traces: &mut Traces,
 ) -> Result<Ending> {
@@ -176,6 +214,7 @@ fn connect(
         // Input waits for at most this long: short enough for a typist.
         match session.next(Duration::from_millis(10))? {
             Event::Output(bytes) => {
+                let bytes = if shows { firmware.filter(&bytes) } else { bytes };
                 if shows {
                     traces.note(&bytes);
                 }
@@ -297,6 +336,19 @@ mod tests {
             let mouse_off = all.windows(8).any(|part| part == b"\x1b[?1000l");
             assert!(mouse_off && all.starts_with(b"\x1b[0m"), "{all:?}");
         }
+    }
+
+    #[test]
+    fn the_firmware_does_not_clear_the_screen() {
+        let text = b"\x1b[2J\x1b[01;01H\x1b[=3hBdsDxe: loading\r\nsteward: memory\r\n\x1b[31mred";
+        let kept = b"BdsDxe: loading\r\nsteward: memory\r\n\x1b[31mred";
+        assert_eq!(Firmware::default().filter(text), kept);
+        let mut firmware = Firmware::default();
+        let pieces: Vec<u8> = text.chunks(1).flat_map(|byte| firmware.filter(byte)).collect();
+        assert_eq!(pieces, kept);
+        // Without a firmware nothing is left out.
+        let mut bare = Firmware { over: true, ..Firmware::default() };
+        assert_eq!(bare.filter(b"\x1b[2J"), b"\x1b[2J");
     }
 
     #[test]

@@ -336,7 +336,7 @@ pub fn run(options: &RunOptions) -> Result<u8> {
         return command.attend(&mut session, &log);
     }
     ui::say(format!("starting; {}; the serial log is {}", console::help(escape), log.display()));
-    let ending = console::attach(&mut session, escape)?;
+    let ending = console::attach(&mut session, escape, machine != Machine::Bare)?;
     let ending = bare_ending(machine, ending);
     // Whoever has closed the pipe knows.
     if ending != Ending::Closed {
