@@ -11,6 +11,31 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
+/// Runs side by side that are sensible.
+const MOST: u32 = 1000;
+
+/// Whether somebody answers at the socket `path`. A socket that a run left behind which was
+/// killed is no more than a name.
+fn is_taken(path: &Path) -> bool {
+    UnixStream::connect(path).is_ok()
+}
+
+/// The socket `path`, or where another run has it the first of `NAME-2`, `NAME-3` and so on
+/// that none has: whoever makes a socket takes its name from the one that was there.
+///
+/// # Errors
+/// Too many runs have sockets there.
+pub(crate) fn free_socket(path: &Path) -> Result<PathBuf> {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let dot = path.extension().map(|name| format!(".{}", name.to_string_lossy()));
+    let dot = dot.unwrap_or_default();
+    let others = (2..=MOST).map(|number| path.with_file_name(format!("{stem}-{number}{dot}")));
+    std::iter::once(path.to_path_buf())
+        .chain(others)
+        .find(|path| !is_taken(path))
+        .with_context(|| format!("{MOST} runs have sockets beside {}", path.display()))
+}
+
 /// The client that has the line.
 type Holder = Arc<Mutex<Option<UnixStream>>>;
 
@@ -132,6 +157,22 @@ mod tests {
         assert!(rest.is_empty());
         drop(relay);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_that_answers_is_left_to_its_owner() {
+        let dir = std::env::temp_dir().join(format!("steward-sockets-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("control.sock");
+        assert_eq!(free_socket(&path).unwrap(), path, "none is there");
+        let owner = UnixListener::bind(&path).unwrap();
+        let second = free_socket(&path).unwrap();
+        assert_eq!(second, dir.join("control-2.sock"));
+        let other = UnixListener::bind(&second).unwrap();
+        assert_eq!(free_socket(&path).unwrap(), dir.join("control-3.sock"));
+        drop((owner, other));
+        assert_eq!(free_socket(&path).unwrap(), path, "nobody answers any more");
+        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::machine::{self, Firmware, HostFacts, Machine, Ovmf};
 use crate::session::{Ending, Session};
 use crate::stages::Stages;
 use crate::ui::{self, Out};
-use crate::{ctl, exec, guest, image, paths, setup};
+use crate::{control, ctl, exec, guest, image, paths, setup};
 
 /// Options of `run`.
 #[derive(Debug, Clone, Args)]
@@ -308,6 +308,20 @@ pub fn run(options: &RunOptions) -> Result<u8> {
         (Boot::Image(path), memory)
     };
     let display = !options.headless && command.is_none() && std::env::var_os("DISPLAY").is_some();
+    let control = match options.control() {
+        Some(wanted) => {
+            let free = control::free_socket(&wanted)?;
+            if free != wanted {
+                let (wanted, free) = (wanted.display(), free.display());
+                ui::say(format!(
+                    "another run has the control line {wanted}; this one's is {free}, for \
+                     `cargo xtask ctl --socket {free}`"
+                ));
+            }
+            Some(free)
+        }
+        None => None,
+    };
     let launch = Launch {
         machine,
         firmware,
@@ -318,7 +332,7 @@ pub fn run(options: &RunOptions) -> Result<u8> {
         display,
         boot,
         dir: dir.0.clone(),
-        control: options.control(),
+        control,
         end_key: scene.host.end_key,
         extra: options.machine_args.clone(),
     };
