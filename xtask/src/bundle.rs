@@ -104,13 +104,14 @@ pub fn machine_memory(guests: &[Guest], bundle: u64) -> u64 {
     (theirs + own).next_multiple_of(64 * MIB)
 }
 
-/// Reads a size such as `512M` or `6G`; a bare number counts MiB.
+/// Reads a size such as `512M`, `6G` or `1T`; a bare number counts MiB.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let (digits, shift) = match text.chars().last() {
         Some('k' | 'K') => (&text[..text.len() - 1], 10),
         Some('m' | 'M') => (&text[..text.len() - 1], 20),
         Some('g' | 'G') => (&text[..text.len() - 1], 30),
+        Some('t' | 'T') => (&text[..text.len() - 1], 40),
         _ => (text, 20),
     };
     let number: u64 =
@@ -126,11 +127,13 @@ mod tests {
     fn sizes() {
         assert_eq!(parse_size("512M"), Ok(512 << 20));
         assert_eq!(parse_size("6g"), Ok(6 << 30));
+        assert_eq!(parse_size("1T"), Ok(1 << 40));
         assert_eq!(parse_size("128"), Ok(128 << 20));
         assert!(parse_size("").is_err());
         assert!(parse_size("M").is_err());
         assert!(parse_size("-1M").is_err());
         assert!(parse_size("99999999999999G").is_err());
+        assert!(parse_size("99999999999999T").is_err());
     }
 
     fn guest(memory: u64) -> Guest {

@@ -71,6 +71,15 @@ fn the_examples_say_what_their_names_say() {
     assert_eq!(shares.host.cpus, Some(1));
 }
 
+/// What an error calls allowed is allowed.
+#[test]
+fn the_limits_that_an_error_names_can_be_written() {
+    for (lines, memory) in [("memory = \"1T\"", 1 << 40), ("memory = \"128M\"", 128 << 20)] {
+        let text = format!("[host]\n{lines}\n[[guest]]\nname = \"g\"\nkernel = \"debian\"\n");
+        assert_eq!(parse(&text).unwrap().host.memory, Some(memory));
+    }
+}
+
 /// The keys of every table, by the table's own key.
 fn tables() -> [(&'static str, Vec<String>); 7] {
     [
