@@ -6,9 +6,17 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use vmm::bundle::{self, GuestSettings, HostExit, HostSettings, LogLevel, ModuleSettings, Uuid};
+use vmm::bundle::{
+    self, GuestSettings, HostExit, HostSettings, LogLevel, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY,
+    ModuleSettings, Uuid,
+};
 
 use crate::machine::Machine;
+
+/// The least memory of a machine.
+pub(crate) const MIN_MACHINE_MEMORY: u64 = 128 << 20;
+/// The most memory of a machine that `run` starts, in bytes: 1 TiB.
+pub(crate) const MAX_MACHINE_MEMORY: u64 = 1 << 40;
 
 /// A guest, with its files where they are on this computer.
 #[derive(Debug, Clone)]
@@ -119,6 +127,44 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| format!("`{text}` is too much"))
 }
 
+/// Reads the memory of a guest, as an option names it.
+pub fn parse_guest_memory(text: &str) -> Result<u64, String> {
+    let size = parse_size(text)?;
+    if !(MIN_MEMORY..=MAX_MEMORY).contains(&size) {
+        let (least, most) = (short_size(MIN_MEMORY), short_size(MAX_MEMORY));
+        return Err(format!("a guest has {least} to {most} of memory"));
+    }
+    if !size.is_multiple_of(4096) {
+        return Err(format!("{size} bytes are no whole pages; take a multiple of 4K"));
+    }
+    Ok(size)
+}
+
+/// Reads the memory of the machine, as an option names it.
+pub fn parse_machine_memory(text: &str) -> Result<u64, String> {
+    let size = parse_size(text)?;
+    if !(MIN_MACHINE_MEMORY..=MAX_MACHINE_MEMORY).contains(&size) {
+        let (least, most) = (short_size(MIN_MACHINE_MEMORY), short_size(MAX_MACHINE_MEMORY));
+        return Err(format!("a machine has {least} to {most} of memory"));
+    }
+    Ok(size)
+}
+
+/// Reads how many vCPUs a guest has, as an option names it.
+pub fn parse_vcpus(text: &str) -> Result<u32, String> {
+    let count = text.parse().ok().filter(|count| (1..=MAX_VCPUS).contains(count));
+    count.ok_or_else(|| format!("a guest has 1 to {MAX_VCPUS} vCPUs"))
+}
+
+/// A size as one writes it: in the largest unit that it is a multiple of.
+pub(crate) fn short_size(size: u64) -> String {
+    let (shift, unit) = [(40, "T"), (30, "G"), (20, "M"), (10, "K")]
+        .into_iter()
+        .find(|(shift, _)| size.trailing_zeros() >= *shift)
+        .unwrap_or((0, ""));
+    format!("{}{unit}", size >> shift)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,6 +180,28 @@ mod tests {
         assert!(parse_size("-1M").is_err());
         assert!(parse_size("99999999999999G").is_err());
         assert!(parse_size("99999999999999T").is_err());
+    }
+
+    #[test]
+    fn options_have_limits_of_their_own() {
+        assert_eq!(parse_guest_memory("1M"), Ok(1 << 20));
+        assert_eq!(parse_guest_memory("0"), Err("a guest has 1M to 383G of memory".to_owned()));
+        assert!(parse_guest_memory("384G").is_err());
+        assert!(parse_guest_memory("1025K").unwrap_err().contains("a multiple of 4K"));
+        assert_eq!(parse_machine_memory("1T"), Ok(1 << 40));
+        assert!(parse_machine_memory("0").unwrap_err().contains("128M to 1T"));
+        assert_eq!(parse_vcpus("64"), Ok(64));
+        for bad in ["0", "65", "-1", "many"] {
+            assert_eq!(parse_vcpus(bad), Err("a guest has 1 to 64 vCPUs".to_owned()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_written_short() {
+        let sizes = [(1 << 40, "1T"), (512 << 20, "512M"), (6 << 10, "6K"), (1000, "1000")];
+        for (size, text) in sizes {
+            assert_eq!(short_size(size), text);
+        }
     }
 
     fn guest(memory: u64) -> Guest {

@@ -144,6 +144,15 @@ mod tests {
     }
 
     #[test]
+    fn a_value_out_of_range_is_told_with_its_option() {
+        for words in [["--vcpus", "65"], ["--memory", "0"], ["--machine-memory", "1M"]] {
+            let error = Cli::try_parse_from(["xtask", "run"].iter().chain(&words)).err().unwrap();
+            let text = error.to_string();
+            assert!(text.contains(&format!("'{}' for '{} <", words[1], words[0])), "{text}");
+        }
+    }
+
+    #[test]
     fn options_of_run() {
         let usual = parse(&[]).unwrap();
         assert!(!usual.debug);

@@ -48,13 +48,13 @@ pub struct RunOptions {
     #[arg(long)]
     pub icount: bool,
     /// Memory of the guest; the machine gets more
-    #[arg(long, default_value = "512M", value_name = "SIZE", value_parser = bundle::parse_size)]
+    #[arg(long, default_value = "512M", value_name = "SIZE", value_parser = bundle::parse_guest_memory)]
     pub memory: u64,
     /// Memory of the machine [default: what the configuration says, else what the guests, the bundle and Steward need]
-    #[arg(long, value_name = "SIZE", value_parser = bundle::parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = bundle::parse_machine_memory)]
     pub machine_memory: Option<u64>,
     /// Virtual CPUs of the guest
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = bundle::parse_vcpus)]
     pub vcpus: u32,
     /// Kernel to boot as the guest: Linux (bzImage), PVH or Multiboot [default: Debian's cloud kernel]
     #[arg(long, value_name = "FILE")]

@@ -16,15 +16,11 @@ use vmm::sched::{DEFAULT_WEIGHT, MAX_CAP, MAX_WEIGHT, MIN_WEIGHT};
 use super::fault::Fault;
 use super::schema::{self, Memory, Number, Time};
 use super::{Host, Kernel, Plan};
-use crate::bundle::parse_size;
+use crate::bundle::{MAX_MACHINE_MEMORY, MIN_MACHINE_MEMORY, parse_size, short_size};
 use crate::paths;
 
 /// Memory of a guest whose configuration names none.
 const DEFAULT_MEMORY: u64 = 512 << 20;
-/// The least memory of a machine.
-const MIN_MACHINE_MEMORY: u64 = 128 << 20;
-/// The most memory of a machine that `run` starts, in bytes: 1 TiB.
-const MAX_MACHINE_MEMORY: u64 = 1 << 40;
 
 /// Checks; all results are collected in `faults`.
 pub(super) struct Checker<'a> {
@@ -285,8 +281,8 @@ impl Checker<'_> {
             _ => {
                 let allowed = format!(
                     "{} to {}, as text such as \"64K\", \"512M\" or \"6G\"",
-                    short(*range.start()),
-                    short(*range.end())
+                    short_size(*range.start()),
+                    short_size(*range.end())
                 );
                 self.wrong(span, format!("\"{text}\""), allowed);
                 *range.start()
@@ -301,15 +297,6 @@ impl Checker<'_> {
 
 fn quote(text: &Spanned<String>) -> String {
     format!("\"{}\"", text.get_ref().escape_debug())
-}
-
-/// A size as one writes it: in the largest unit that it is a multiple of.
-fn short(size: u64) -> String {
-    let (shift, unit) = [(40, "T"), (30, "G"), (20, "M"), (10, "K")]
-        .into_iter()
-        .find(|(shift, _)| size.trailing_zeros() >= *shift)
-        .unwrap_or((0, ""));
-    format!("{}{unit}", size >> shift)
 }
 
 /// Milliseconds of a time such as `500ms`, `30s`, `2m` or `1h`.
@@ -351,14 +338,6 @@ mod tests {
         assert_eq!(milliseconds("1h"), Some(3_600_000));
         for bad in ["", "5", "s", "5 x", "1.5s", "9999999999999999h"] {
             assert_eq!(milliseconds(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn sizes_are_written_short() {
-        let sizes = [(1 << 40, "1T"), (512 << 20, "512M"), (6 << 10, "6K"), (1000, "1000")];
-        for (size, text) in sizes {
-            assert_eq!(short(size), text);
         }
     }
 

@@ -11,7 +11,7 @@ use vmm::operator::protocol::{MAX_CHUNK, uploads::is_file_name};
 use vmm::operator::{Answer, ErrorCode, GuestRef, Operation};
 
 use super::client::{Client, Exchange, Tried};
-use crate::bundle::parse_size;
+use crate::bundle::{parse_guest_memory, parse_vcpus};
 
 /// A guest, as options or as a file of settings.
 #[derive(Debug, Clone, Args)]
@@ -23,10 +23,10 @@ pub struct Description {
     #[arg(long, required_unless_present = "settings")]
     pub name: Option<String>,
     /// Its memory
-    #[arg(long, default_value = "512M", value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, default_value = "512M", value_name = "SIZE", value_parser = parse_guest_memory)]
     pub memory: u64,
     /// Its virtual CPUs
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = parse_vcpus)]
     pub vcpus: u32,
     /// Its kernel: an upload; for `create` a file here
     #[arg(long, value_name = "FILE", required_unless_present = "settings")]
