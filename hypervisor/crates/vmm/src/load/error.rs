@@ -31,6 +31,9 @@ impl fmt::Display for Format {
 /// A kernel that can't be started, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
+    /// There is nothing in the file.
+    #[error("kernel: the file is empty")]
+    Empty,
     /// No loader knows this image.
     #[error(
         "kernel: this is no bzImage, and no image with a PVH note or a Multiboot header (it \
@@ -208,6 +211,9 @@ pub enum SegmentFault {
 impl LoadError {
     /// An image that nothing knows.
     pub(super) fn unrecognised(image: &[u8]) -> Self {
+        if image.is_empty() {
+            return Self::Empty;
+        }
         let mut first = [0; 4];
         super::bytes::put(&mut first, 0, image);
         let hint = match first {

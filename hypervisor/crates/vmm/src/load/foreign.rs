@@ -93,6 +93,11 @@ pub(super) fn flat(image: Bytes<'_>) -> Option<LoadError> {
     if vector.u8(0) == Some(0xea) && date == [Some(b'/'); 2] && end.is_multiple_of(0x1_0000) {
         return foreign("a PC BIOS image (SeaBIOS)");
     }
+    // A near jump backward into the image, as qboot has it: forward there is nothing.
+    let is_jump = vector.u8(0) == Some(0xe9) && vector.u16(1).is_some_and(|by| by >= 0x8000);
+    if is_jump && end.is_multiple_of(0x1000) {
+        return foreign("a firmware image (its last 16 bytes are a reset vector)");
+    }
     if image.u16(0) == Some(0xaa55) {
         return foreign("an option ROM");
     }

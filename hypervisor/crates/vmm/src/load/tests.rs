@@ -131,7 +131,8 @@ fn unknown_images_get_a_hint() {
         assert!(ram.is_untouched());
         alloc::format!("{error}")
     };
-    assert!(refuse(&[]).contains("begins with [00, 00, 00, 00]"));
+    assert_eq!(refuse(&[]), "kernel: the file is empty");
+    assert!(refuse(&[0]).contains("begins with [00, 00, 00, 00]"));
     assert!(refuse(b"\x1f\x8b\x08\0").contains("gzip; unpack it first"));
     assert!(refuse(b"MZ\0\0").contains("PE program that is no Linux kernel"));
     assert!(refuse(b"070701").contains("cpio archive, perhaps an initrd"));
@@ -151,6 +152,11 @@ fn images_for_other_machines_are_named() {
     let bios = with(0x2_0000, &[(0x1_fff0, b"\xea\x5b\xe0\0\xf006/23/99\0\xfc\0")]);
     assert!(refuse(&bios).contains("a PC BIOS image (SeaBIOS)"));
     assert!(refuse(&bios[1..]).contains("no bzImage"), "not a multiple of 64 KiB");
+    let qboot = with(0x1_0000, &[(0xfff0, b"\xe9\x8d\xff\x66\x90")]);
+    assert!(refuse(&qboot).contains("a firmware image"));
+    assert!(refuse(&qboot[8..]).contains("no bzImage"), "not whole pages");
+    let forward = with(0x1_0000, &[(0xfff0, b"\xe9\x8d\0\x66\x90")]);
+    assert!(refuse(&forward).contains("no bzImage"), "a jump out of the image");
     let uefi = with(0x2_0000, &[(0x28, b"_FVH")]);
     assert!(refuse(&uefi).contains("a UEFI firmware image (OVMF)"));
     assert!(refuse(&with(1024, &[(0, &[0x55, 0xaa])])).contains("an option ROM"));
