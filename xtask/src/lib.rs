@@ -4,6 +4,7 @@
 //! the same way: [`run::write_image`], [`emulator::Launch`], [`session::Session`].
 #![forbid(unsafe_code)]
 
+mod advice;
 pub mod bench;
 pub mod bundle;
 pub mod cmd;

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use crate::control::Relay;
 use crate::emulator::{Launch, Serial};
 use crate::scan::EndScanner;
-use crate::{cmd, ui};
+use crate::{advice, cmd, ui};
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -266,7 +266,11 @@ impl Session {
                 let said = std::fs::read_to_string(self.launch.errors()).unwrap_or_default();
                 let how = status
                     .map_or_else(|| "it had to be stopped".to_owned(), |status| status.to_string());
-                Ending::Died { how, said: cmd::tail(&said, 15) }
+                let advice = advice::of(&self.launch, &said);
+                let said = cmd::tail(&said, 15);
+                let said: Vec<String> =
+                    [said].into_iter().chain(advice).filter(|part| !part.is_empty()).collect();
+                Ending::Died { how, said: said.join("\n") }
             }
         };
         self.end(ending)
