@@ -71,12 +71,13 @@ pub fn fuzz(options: &FuzzOptions) -> Result<u8> {
     if options.check {
         return check();
     }
-    let mut targets = build()?;
+    // The build takes minutes: a misspelt name is told before it.
     if let Some(name) = &options.target {
-        let names: Vec<String> = targets.iter().map(|(name, _)| name.clone()).collect();
-        targets.retain(|(known, _)| known == name);
-        ensure!(!targets.is_empty(), "no fuzz target {name}; there are {}", names.join(", "));
+        let names = names()?;
+        ensure!(names.contains(name), "no fuzz target {name}; there are {}", names.join(", "));
     }
+    let mut targets = build()?;
+    targets.retain(|(known, _)| options.target.as_ref().is_none_or(|name| known == name));
     if let (Some(input), Some((name, program))) = (&options.input, targets.first()) {
         let input = input.canonicalize().with_context(|| format!("no {}", input.display()))?;
         let status = Command::new(program).arg(&input).status().context("cannot start it")?;
@@ -116,6 +117,15 @@ fn work(name: &str) -> PathBuf {
 /// The committed inputs of a target.
 fn committed(name: &str) -> PathBuf {
     paths::root().join("tests/fuzz/corpus").join(name)
+}
+
+/// The targets' names: the programs of `tests/fuzz`.
+fn names() -> Result<Vec<String>> {
+    let path = paths::root().join("tests/fuzz/Cargo.toml");
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let names = text.lines().filter_map(|line| line.strip_prefix("path = \"fuzz_targets/"));
+    Ok(names.filter_map(|name| name.strip_suffix(".rs\"")).map(str::to_owned).collect())
 }
 
 /// Builds all targets, once.
@@ -297,16 +307,26 @@ mod tests {
         assert_eq!(written(log), Some(PathBuf::from("x/crash-1")));
     }
 
+    #[test]
+    fn a_target_that_is_none_is_told_before_anything_is_built() {
+        let options = FuzzOptions {
+            target: Some("emulatr".to_owned()),
+            seconds: 1,
+            input: None,
+            check: false,
+        };
+        let error = fuzz(&options).unwrap_err().to_string();
+        assert!(error.starts_with("no fuzz target emulatr; there are "), "{error}");
+        assert!(error.contains("emulator, "), "{error}");
+    }
+
     /// Each target has inputs to begin with, few and small, and its four lines.
     #[test]
     fn committed_inputs() {
-        let fuzz = paths::root().join("tests/fuzz");
-        let manifest = fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
-        let names = manifest.lines().filter_map(|line| line.strip_prefix("path = \"fuzz_targets/"));
-        let names: Vec<&str> = names.filter_map(|name| name.strip_suffix(".rs\"")).collect();
+        let names = names().unwrap();
         assert!(names.len() >= 14, "{names:?}");
         for name in names {
-            let inputs = files(&committed(name)).unwrap();
+            let inputs = files(&committed(&name)).unwrap();
             let bytes: u64 = inputs.iter().map(|file| fs::metadata(file).unwrap().len()).sum();
             assert!(!inputs.is_empty() && bytes <= 16 << 10, "{name}: {bytes} bytes");
         }
