@@ -41,9 +41,12 @@ impl Fault {
         Fault { hint, ..self }
     }
 
-    /// What serde or the parser says.
-    pub(super) fn from_toml(error: &toml::de::Error) -> Fault {
+    /// What serde or the parser says of `text`.
+    pub(super) fn from_toml(error: &toml::de::Error, text: &str) -> Fault {
         let span = error.span().unwrap_or(0..0);
+        if let Some(fault) = usual_slip(&span, text) {
+            return fault;
+        }
         let message = error.message();
         let words: Vec<&str> = quoted(message).collect();
         let known = || words.iter().skip(1).copied();
@@ -66,6 +69,25 @@ impl Fault {
             _ => Fault::new(span, message.trim(), "TOML, as https://toml.io describes it"),
         }
     }
+}
+
+/// A fault for a slip of which the parser says what it found, and not what is wrong: a line that
+/// ends behind its `=`, and the header `[guest]`.
+fn usual_slip(span: &Range<usize>, text: &str) -> Option<Fault> {
+    let start = text.get(..span.start)?.rfind('\n').map_or(0, |at| at + 1);
+    let line = text.get(start..)?.lines().next()?;
+    let code = line.split('#').next().unwrap_or_default().trim();
+    // The line up to the fault: a string that holds such text is none.
+    let before = text.get(start..span.start)?.trim();
+    if code.ends_with('=') && !code.contains(['"', '\'']) && before == code {
+        return Some(Fault::new(span.clone(), "no value behind `=`", "a value"));
+    }
+    let is_header = code.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    if is_header.map(str::trim) == Some("guest") {
+        let allowed = "there may be several guests: write [[guest]]";
+        return Some(Fault::new(span.clone(), "[guest]", allowed));
+    }
+    None
 }
 
 /// A configuration that can't be used: everything that is wrong with it.

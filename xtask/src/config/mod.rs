@@ -108,8 +108,9 @@ impl Config {
         cpus: Option<u32>,
         usual: Option<u32>,
     ) -> Result<Config, ConfigError> {
-        let file: schema::File = toml::from_str(text)
-            .map_err(|error| ConfigError::new(path, text, vec![fault::Fault::from_toml(&error)]))?;
+        let file: schema::File = toml::from_str(text).map_err(|error| {
+            ConfigError::new(path, text, vec![fault::Fault::from_toml(&error, text)])
+        })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut checker = check::Checker { folder, cpus, faults: Vec::new() };
         let host = checker.host(&file.host);

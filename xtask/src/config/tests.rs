@@ -71,6 +71,19 @@ fn the_examples_say_what_their_names_say() {
     assert_eq!(shares.host.cpus, Some(1));
 }
 
+#[test]
+fn one_pair_of_brackets_is_one_too_few() {
+    let one = "[guest]\nname = \"g\"\nkernel = \"debian\"\n";
+    for text in [one.to_owned(), one.repeat(2)] {
+        let message = parse(&text).unwrap_err().to_string();
+        assert!(
+            message
+                .contains("found [guest]; allowed: there may be several guests: write [[guest]]"),
+            "{message}"
+        );
+    }
+}
+
 /// What an error calls allowed is allowed.
 #[test]
 fn the_limits_that_an_error_names_can_be_written() {
@@ -314,7 +327,11 @@ fn each_refusal_names_line_key_found_and_allowed() {
         ),
         ("[[guest]]\nname = \"h\"\nkernel = \"test:clok\"", "did you mean \"clock\"?"),
         ("[[guest]]\nname = \"h\"\nkernel = \"..\"", "folder/.. "),
-        ("weight = ", "folder/guests.toml:4:"),
+        ("weight = ", "folder/guests.toml:4:10: found no value behind `=`; allowed: a value"),
+        ("weight =", "folder/guests.toml:4:9: found no value behind `=`; allowed: a value"),
+        ("weight = # much\nvcpus = 1", "found no value behind `=`; allowed: a value"),
+        ("cmdline = \"a=", "folder/guests.toml:4:"),
+        ("[guest]\nname = \"h\"", "4:2: found [guest]; allowed: there may be several"),
         ("weight = 1\nweight = 2", "5:1: "),
     ] {
         let message = refused(lines);
