@@ -101,6 +101,12 @@ impl Command {
                 break Ending::Signal(signal);
             }
         };
+        if filter.status.is_none() {
+            let mut rest = doubt.feed(&filter.rest(), Instant::now());
+            rest.append(&mut doubt.rest());
+            // Nobody is left to be told that nobody reads it.
+            let _ = print(&mut stdout, &mut screen, &rest);
+        }
         if let Some(screen) = &mut screen {
             // Where it fails, the terminal is gone.
             let _ = stdout.write_all(&screen.reset()).and_then(|()| stdout.flush());
@@ -108,10 +114,6 @@ impl Command {
         if let Some(status) = filter.status {
             return Ok(status);
         }
-        let mut rest = doubt.feed(&filter.rest(), Instant::now());
-        rest.append(&mut doubt.rest());
-        // Nobody is left to be told that nobody reads it.
-        let _ = print(&mut stdout, &mut screen, &rest);
         let text = fs::read(log).unwrap_or_default();
         ui::say(format!("the serial log {} ends with:", log.display()));
         // An error means that nobody reads it: there is nobody to tell.
