@@ -74,6 +74,10 @@ pub(super) struct ThisCpu<C: VendorCpu> {
 }
 
 impl<C: VendorCpu> Host for ThisCpu<C> {
+    fn tsc(&self) -> u64 {
+        asm::rdtsc()
+    }
+
     fn time(&self) -> HostTime {
         self.world.time()
     }

@@ -56,7 +56,7 @@ pub fn off_cpu<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) {
 
 /// Runs `vcpu` once: up to an exit that the general code has to serve.
 pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut impl Host) -> Next {
-    let tsc = host.time().tsc;
+    let tsc = host.tsc();
     vm.advance(vm.now(tsc));
     vcpu.core.lapic.advance(vm.ticks(tsc));
     if let Some(end) = take_requests(vcpu, vm) {
@@ -122,7 +122,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         return Next::End(EndReason::Failed(VmError::NotOffered(exits::DELIVERY)));
     }
     let served = exits::serve(vcpu, vm, host, exit);
-    vcpu.core.recent.served(host.time().tsc);
+    vcpu.core.recent.served(host.tsc());
     if vcpu.index != 0 && matches!(exit, VmExit::PortIo(_)) && vm.chipset.pic_output() {
         // The first vCPU takes it.
         vm.look_at_devices();

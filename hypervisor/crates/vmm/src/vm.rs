@@ -23,6 +23,9 @@ const CONSOLE_TURN: usize = 4096;
 
 /// What the machine does for a guest.
 pub trait Host {
+    /// The TSC of the machine.
+    fn tsc(&self) -> u64;
+
     /// The machine's clocks, read at one moment.
     fn time(&self) -> HostTime;
 

@@ -43,7 +43,7 @@ pub(crate) fn serve<B: Backend, M: GuestRam>(
         VmExit::NestedFault(fault) => mmio::serve(vcpu, vm, host, fault),
         VmExit::ApicAccess(access) => mmio::apic(vcpu, vm, host, access),
         VmExit::ApicWrite(write) => {
-            let now = vm.ticks(host.time().tsc);
+            let now = vm.ticks(host.tsc());
             let effect = vcpu.core.lapic.written(write.offset, write.value, now);
             apic_effect(vcpu, vm, effect);
             Ok(None)
@@ -132,7 +132,7 @@ pub(crate) fn emulated<'a, B: Backend, M: GuestRam>(
     vm: &'a Vm<M>,
     host: &impl Host,
 ) -> Emulated<'a, B, M> {
-    let tsc = host.time().tsc;
+    let tsc = host.tsc();
     Emulated::new(vcpu, vm, vm.now(tsc), vm.ticks(tsc))
 }
 

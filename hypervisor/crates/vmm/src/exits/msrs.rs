@@ -32,7 +32,7 @@ fn value<B: Backend, M: GuestRam, H: Host>(
     host: &H,
     msr: Msr,
 ) -> Result<u64, Gp> {
-    let tsc = host.time().tsc;
+    let tsc = host.tsc();
     match vcpu.core.msrs.read(&vcpu.core.msr_table, msr)? {
         MsrRead::Value(value) => Ok(value),
         MsrRead::Hardware(HardwareMsr::TscAux) => Ok(vcpu.core.tsc_aux),
@@ -73,8 +73,8 @@ fn set<B: Backend, M: GuestRam, H: Host>(
     msr: Msr,
     value: u64,
 ) -> Result<(), Gp> {
-    let time = host.time();
-    let ticks = vm.ticks(time.tsc);
+    let tsc = host.tsc();
+    let ticks = vm.ticks(tsc);
     let core = &mut vcpu.core;
     match core.msrs.write(&core.msr_table, msr, value)? {
         MsrWrite::Done => Ok(()),
@@ -92,7 +92,7 @@ fn set<B: Backend, M: GuestRam, H: Host>(
         }
         MsrWrite::Special(special) => match special {
             SpecialMsr::Tsc => {
-                let changed = vm.clock.read().write_tsc(&mut core.clock, time.tsc, value);
+                let changed = vm.clock.read().write_tsc(&mut core.clock, tsc, value);
                 tsc_changed(vcpu, vm, changed.offset, ticks);
                 Ok(())
             }
@@ -124,7 +124,7 @@ fn set<B: Backend, M: GuestRam, H: Host>(
                 vm.tsc_agreement(),
             ),
             SpecialMsr::KvmWallClock => {
-                vm.clock.read().write_wall_clock(&mut core.clock, value, &vm.memory, time)
+                vm.clock.read().write_wall_clock(&mut core.clock, value, &vm.memory, host.time())
             }
             SpecialMsr::KvmStealTime => core.pv.steal.write(value, &vm.memory),
             SpecialMsr::KvmPvEoi => core.pv.eoi.write(value, &vm.memory),

@@ -19,7 +19,7 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
     host: &mut impl Host,
     io: PortIo,
 ) -> Served {
-    let now = vm.now(host.time().tsc);
+    let now = vm.now(host.tsc());
     if io.string.is_some() {
         return string(vcpu, vm, host, now);
     }

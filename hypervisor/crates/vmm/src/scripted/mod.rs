@@ -372,6 +372,10 @@ pub struct Stage {
 }
 
 impl Host for Stage {
+    fn tsc(&self) -> u64 {
+        self.tsc
+    }
+
     fn time(&self) -> HostTime {
         HostTime { tsc: self.tsc, wall: 1_700_000_000_000_000_000 + self.tsc }
     }
