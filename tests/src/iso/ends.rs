@@ -187,8 +187,9 @@ fn small(drive: &mut Drive) -> Result<()> {
 fn reboots(drive: &mut Drive) -> Result<()> {
     for how in ["kbd", "acpi", "pci", "triple", "bios", "efi"] {
         drive.expect(PROMPT, 400)?;
+        // A reset in the first five seconds is one too many, and waits.
         let set = drive.shell(
-            &format!("echo 1 > /sys/kernel/reboot/force; echo {how} > /sys/kernel/reboot/type; cat /sys/kernel/reboot/type"),
+            &format!("sleep 6; echo 1 > /sys/kernel/reboot/force; echo {how} > /sys/kernel/reboot/type; cat /sys/kernel/reboot/type"),
             60,
         )?;
         ensure!(set.trim() == how, "Linux does not know the way {how:?}: {set:?}");
