@@ -1,4 +1,4 @@
-//! What to do about an emulator that did not come up: it names neither the reason, which this
+//! Advice about an emulator that did not come up: it names neither the reason, which this
 //! computer shows, nor the option of ours that cures it.
 
 use std::fs;

@@ -113,7 +113,7 @@ impl Carriage {
     }
 }
 
-/// What the machine's output may have changed of the terminal for longer than the run.
+/// Changes of the terminal by the machine's output that would outlast the run.
 #[derive(Debug, Default)]
 struct Traces {
     screen: Screen,
@@ -131,8 +131,8 @@ impl Traces {
         }
     }
 
-    /// What puts the terminal back. Not all that it gets was filtered: Linux's output without
-    /// a hypervisor is not.
+    /// Sequences that put the terminal back. Not all that it gets was filtered: Linux's output
+    /// without a hypervisor is not.
     fn undo(&mut self) -> Vec<u8> {
         if self.given != self.passed {
             self.screen.doubt();
@@ -141,7 +141,7 @@ impl Traces {
     }
 }
 
-/// What a machine prints before the hypervisor's first line is its firmware's, which clears the
+/// Output of a machine before the hypervisor's first line is its firmware's, which clears the
 /// screen and homes the cursor: what stood there, how the run is ended among it, would be gone.
 /// The firmware's text passes, its escape sequences don't.
 #[derive(Debug, Default)]
@@ -185,7 +185,7 @@ pub fn attach(session: &mut Session, escape: EscapeKey, boots_steward: bool) -> 
     let firmware = Firmware { over: !boots_steward, ..Firmware::default() };
     let ending = connect(session, escape, typing, firmware, &mut carriage, &mut traces);
     if stdout.is_terminal() {
-        // Where it fails, the terminal is gone.
+        // A failure means that the terminal is gone.
         let _ = stdout.write_all(&traces.undo()).and_then(|()| stdout.flush());
     }
     drop(raw);
@@ -330,7 +330,7 @@ mod tests {
         assert_eq!(undo(b"boot\r\n\x1b[1;32mroot\x1b[0m# \xc3\xa9"), b"");
         assert_eq!(undo(b"\x1b[?25l\x1b[8m"), b"\x1b[0m\x1b[?25h");
         assert_eq!(undo(b"\x1b[?1049h\x1b[m"), b"\x1b[?1049l\x1b[0m\x1b(B\x0f\x1b[?7h");
-        // What no filter lets through, and what the end came in the middle of.
+        // Sequences that no filter lets through, and one that the end came in the middle of.
         for output in [&b"\x1b[?1000h"[..], b"\x1b[=3h\x1b[2J", b"\x1b]0;title", b"\x1b[3"] {
             let all = undo(output);
             let mouse_off = all.windows(8).any(|part| part == b"\x1b[?1000l");

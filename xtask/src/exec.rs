@@ -83,7 +83,7 @@ impl Command {
         let mut screen = stdout.is_terminal().then(Screen::new);
         let ending = loop {
             let mut text = match session.next(Duration::from_millis(50))? {
-                // What the monitor answers at the end of the time is for the log alone.
+                // The monitor's answer at the end of the time is for the log alone.
                 Event::Output(_) if session.is_asked() => Vec::new(),
                 Event::Output(bytes) => doubt.feed(&filter.feed(&bytes), Instant::now()),
                 Event::Quiet => doubt.relent(Instant::now()),
@@ -108,7 +108,7 @@ impl Command {
             let _ = print(&mut stdout, &mut screen, &rest);
         }
         if let Some(screen) = &mut screen {
-            // Where it fails, the terminal is gone.
+            // A failure means that the terminal is gone.
             let _ = stdout.write_all(&screen.reset()).and_then(|()| stdout.flush());
         }
         if let Some(status) = filter.status {
@@ -187,7 +187,7 @@ impl Filter {
         }
     }
 
-    /// What is held at the end of the run and is the command's, if it did not end: it was no
+    /// Bytes held at the end of the run that are the command's, if it did not end: they were no
     /// beginning of the mark.
     fn rest(&mut self) -> Vec<u8> {
         let held = std::mem::take(&mut self.held);
@@ -284,7 +284,7 @@ impl Doubt {
         std::mem::take(&mut self.held)
     }
 
-    /// What is held and the command's, where it did not end.
+    /// Bytes that are held and are the command's, if it did not end.
     fn rest(&mut self) -> Vec<u8> {
         if self.since.is_none() { self.all() } else { Vec::new() }
     }
@@ -295,7 +295,7 @@ const STEWARD: &[u8] = b"steward: ";
 /// How lines begin that Linux prints, whatever its log level, when it comes to its end.
 const LAST_WORDS: [&[u8]; 4] = [b"Kernel panic - not syncing", b"reboot: ", b"sysrq: ", b"BUG: "];
 
-/// Where the first line of the hypervisor or of Linux's end begins, and whether it is there to
+/// Beginning of the first line of the hypervisor or of Linux's end, and whether it is there to
 /// be recognised: where not, it is the place of what may become one with more bytes.
 fn sign(bytes: &[u8]) -> (usize, bool) {
     for (at, byte) in bytes.iter().enumerate() {
@@ -394,7 +394,7 @@ mod tests {
         assert_eq!(command.outcome(b"STEWARD-BEGIN-m\nabc\nSTEWARD-END-m-7"), None);
     }
 
-    /// What a command's output `pieces` come to on standard output, by whether it ends.
+    /// Standard output for a command's output `pieces`, by whether it ends.
     fn shown(pieces: &[&[u8]], ends: bool) -> String {
         let now = Instant::now();
         let mut doubt = Doubt::default();
@@ -421,7 +421,7 @@ mod tests {
                 assert_eq!(shown(&pieces, true), whole, "all of it, of one that ended");
             }
         }
-        // What only begins like such a line is the command's.
+        // Text that only begins like such a line is the command's.
         for text in ["a steward:", "[    1.", "[    1.0] reboot", "[ 0.1] usb 1-1: new", "[[["] {
             assert_eq!(shown(&[text.as_bytes()], false), text);
         }

@@ -135,7 +135,7 @@ fn test(question: &mut u64) -> Option<Offset> {
     }
 }
 
-/// What the registers of this CPU and the new one say, after [`arrive`].
+/// Verdict of the registers of this CPU and the new one, after [`arrive`].
 fn adjustments(is_shifted: bool) -> Adjustments {
     match ADJUST.get().copied().flatten() {
         _ if is_shifted => Adjustments::Guessed,

@@ -75,7 +75,7 @@ pub fn wait_us(us: u64) {
     }
 }
 
-/// What was seen counts no more.
+/// A second that was seen to begin counts no more.
 pub fn forget() {
     *EDGE.lock() = SecondEdge::NEW;
 }

@@ -75,8 +75,8 @@ impl Passage {
         taken
     }
 
-    /// What is still to be sent when the terminal goes to somebody else: what was ready, which
-    /// counts as shown, and what puts the terminal back. Nothing is known of an output that is
+    /// Bytes still to be sent when the terminal goes to somebody else: those that were ready, which
+    /// count as shown, and those that put the terminal back. Nothing is known of an output that is
     /// not filtered: that is for programs.
     fn last(&mut self) -> Vec<u8> {
         let mut last = self.ready.to_vec();
@@ -134,7 +134,7 @@ impl Console {
         output.kept.begin()
     }
 
-    /// What brings the terminal back to where the guest's programs had it, now that the
+    /// Bytes that bring the terminal back to where the guest's programs had it, now that the
     /// operator looks.
     pub(super) fn again(&self) -> Vec<u8> {
         self.output.lock().passage.screen.as_mut().map(Screen::again).unwrap_or_default()

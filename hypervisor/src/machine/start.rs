@@ -47,7 +47,7 @@ impl Files {
 /// What is still to be done.
 enum Work<C: VendorCpu> {
     Reserve,
-    /// Its RAM is; its page tables are not yet all.
+    /// The guest's RAM is set aside, but not all of its page tables.
     SetAside(Reservation),
     LayOut(Reservation),
     /// The kernel's checksum, before anything is written.

@@ -232,7 +232,7 @@ pub fn frames_needed(regions: &[Range<GuestPhysAddr>]) -> u64 {
     ram_frames(regions) + pool::missing(table_frames(regions))
 }
 
-/// What an address space takes of the machine's memory, while it is being set aside: all of
+/// Memory of the machine for an address space, while it is being set aside: all of
 /// its RAM at once, and frames for all tables that it may take bit by bit. No other guest can have
 /// them.
 #[derive(Debug)]
@@ -431,7 +431,7 @@ impl GuestSpace {
         let Some(page) = Self::page(gpa, size, permissions) else { return Backing::NoFrame };
         let backer = Backer { space: self, late: Cell::new(None) };
         let backing = populate::back(&backer, &page);
-        // Who was slower goes on at once: it sees what the other one has not zeroed yet.
+        // A slower vCPU goes on at once: it sees what the other one has not zeroed yet.
         if let Some((first, len)) = backer.late.take().filter(|_| backing == Backing::Now) {
             let _ = zeroing::zero(first.base(), size, 0, len);
         }

@@ -41,7 +41,7 @@ impl Fault {
         Fault { hint, ..self }
     }
 
-    /// What serde or the parser says of `text`.
+    /// The fault that serde or the parser found in `text`.
     pub(super) fn from_toml(error: &toml::de::Error, text: &str) -> Fault {
         let span = error.span().unwrap_or(0..0);
         if let Some(fault) = usual_slip(&span, text) {

@@ -84,7 +84,7 @@ fn one_pair_of_brackets_is_one_too_few() {
     }
 }
 
-/// What an error calls allowed is allowed.
+/// A value that an error calls allowed is allowed.
 #[test]
 fn the_limits_that_an_error_names_can_be_written() {
     for (lines, memory) in [("memory = \"1T\"", 1 << 40), ("memory = \"128M\"", 128 << 20)] {

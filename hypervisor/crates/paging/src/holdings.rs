@@ -50,7 +50,7 @@ pub enum Short {
 pub struct Piece {
     /// The block.
     pub block: Hfn,
-    /// Where the part begins in it, in bytes.
+    /// Beginning of the part in the block, in bytes.
     pub offset: u64,
     /// Bytes in the part.
     pub len: usize,
@@ -166,13 +166,14 @@ impl Holdings {
         Ok(first)
     }
 
-    /// What was taken for a page of this size is in the guest's RAM.
+    /// Frames that were taken for a page of this size are in the guest's RAM.
     pub fn shown(&mut self, size: PageSize) {
         self.away = self.away.saturating_sub(frames_of(size));
         self.populated = self.populated.saturating_add(frames_of(size));
     }
 
-    /// What was taken, and is zero, is not needed: a block is kept where the stock has room.
+    /// Frames that were taken, and are zero, are not needed: the stock keeps a block if there is
+    /// room.
     pub fn keep(&mut self, frames: &mut FrameAllocator<'_>, first: Hfn, size: PageSize) {
         let room = self.blocks() < STOCK && size == PageSize::Size2M;
         match self.stock.get_mut(self.count).filter(|_| room) {
@@ -185,7 +186,7 @@ impl Holdings {
         }
     }
 
-    /// What was taken, and need not be zero, is only promised again.
+    /// Frames that were taken, and need not be zero, are only promised again.
     pub fn undo(&mut self, frames: &mut FrameAllocator<'_>, first: Hfn, size: PageSize) {
         self.away = self.away.saturating_sub(frames_of(size));
         self.promise_again(frames, first, order(size));
@@ -221,7 +222,7 @@ impl Holdings {
         }
     }
 
-    /// What is to be zeroed next of the block that was begun. `None` if there is none, or somebody is
+    /// The next piece to zero of the block that was begun. `None` if there is none, or somebody is
     /// zeroing a piece of it.
     pub fn begin_piece(&mut self) -> Option<Piece> {
         let Ahead::Begun(block, offset) = self.ahead else { return None };

@@ -45,7 +45,7 @@ pub enum Backing {
     NoFrame,
 }
 
-/// What a guest's lock guards: both trees, and the books of its frames.
+/// The state behind a guest's lock: both trees, and the books of its frames.
 pub trait Guarded {
     /// Makes the tables for `page`.
     ///
@@ -62,7 +62,7 @@ pub trait Guarded {
 
 /// A guest's memory, which several CPUs use at a time.
 pub trait Space {
-    /// What its lock guards.
+    /// The state behind the guest's lock.
     type Guarded: Guarded;
 
     /// Does `work` with the guest's lock held.
@@ -141,7 +141,7 @@ pub fn show_ready<G: Guarded>(guest: &mut G, page: &Page) -> bool {
 /// Zeroes some memory ahead, for first touches to come. `false` if there is nothing to do,
 /// or nothing but what others are at.
 pub fn zero_ahead<S: Space>(space: &S) -> bool {
-    // Who has the lock needs it more.
+    // A holder of the lock needs it more.
     let piece = space.try_locked(|guest| {
         if guest.holdings().wants_block() {
             let _ = space.frames(|frames| guest.holdings().begin_block(frames));

@@ -10,8 +10,8 @@ const NO_DATE_LOOKS: u32 = 100;
 const NO_DATE: u64 = 3 * SECOND;
 /// So long a time in which no second was seen to begin well enough is enough.
 const NO_EDGE: u64 = 10 * SECOND;
-/// What was seen holds for so long. Crystals of clock and TSC are up to 100 parts in a million
-/// apart, which makes 9 ms by then.
+/// Time for which a second that was seen counts. Crystals of clock and TSC are up to 100 parts in
+/// a million apart, which makes 9 ms by then.
 const HOLDS: u64 = 90 * SECOND;
 /// A second is expected to begin so close to when it should.
 const MARGIN: u64 = 30 * MILLI;
@@ -29,7 +29,7 @@ pub enum Look {
     Edge,
 }
 
-/// What is to be done after a look.
+/// The consequence of a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// Nothing.
@@ -120,7 +120,7 @@ impl Lookout {
                     return Finding::Anew;
                 }
                 if now.saturating_sub(since) >= NO_EDGE {
-                    // What is known is good enough to go on with until next time.
+                    // The second that is known is good enough to go on with until next time.
                     self.state = State::Known { since: now };
                 }
                 Finding::None

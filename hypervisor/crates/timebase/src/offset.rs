@@ -31,7 +31,7 @@ pub enum Standing {
     Uneven,
 }
 
-/// What the TSC_ADJUST registers of two CPUs say (SDM: "Time-Stamp Counter Adjustment").
+/// Verdict of the TSC_ADJUST registers of two CPUs (SDM: "Time-Stamp Counter Adjustment").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Adjustments {
     /// They are the same, or the CPUs have none: nothing speaks against the TSCs.
@@ -45,9 +45,9 @@ pub enum Adjustments {
 impl Standing {
     /// Whether guests can be promised that the two show the same.
     ///
-    /// What was [not seen](Self::Unseen) is promised unless something speaks against it:
-    /// exchanges are slow where the CPUs are threads of an emulator or of another hypervisor,
-    /// which make both TSCs from one clock.
+    /// A clock that was [not seen](Self::Unseen) to agree is promised unless something speaks
+    /// against it: exchanges are slow where the CPUs are threads of an emulator or of another
+    /// hypervisor, which make both TSCs from one clock.
     #[must_use]
     pub const fn is_promised(self, adjustments: Adjustments) -> bool {
         match self {

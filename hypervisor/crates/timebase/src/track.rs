@@ -75,7 +75,7 @@ impl Track {
             return;
         };
         self.rough = Some(new);
-        // What was concluded from a window with counts missing is void.
+        // A rate from a window with counts missing is void.
         self.best = self.best.filter(|best| best.meet(new).is_some());
         self.learn();
     }

@@ -450,7 +450,7 @@ impl<C: VendorCpu> Operator<C> {
         let Some(record) = self.records.get_mut(at) else { return };
         let Some(guest) = record.guest().map(Arc::clone) else { return };
         world.remove(&guest);
-        // What is said of it must be seen.
+        // The guest's report must be seen.
         self.terminal.pass(&record.console.end());
         if record.may_say(Place::Report) {
             record.report = report(&guest);

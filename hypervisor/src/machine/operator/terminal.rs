@@ -46,7 +46,7 @@ pub(super) struct Terminal {
     keys: Keys,
     editor: Editor,
     view: View,
-    /// What was read and not looked at yet.
+    /// Bytes that were read and not looked at yet.
     ahead: VecDeque<u8>,
     /// The command that is tried again, as a vCPU was busy.
     waiting: Option<Attempt<Operation>>,

@@ -17,7 +17,7 @@ const BLOCK_FRAMES: u64 = 512;
 /// Frames begin here; tables lie below.
 const FRAMES: u64 = 2048;
 const GUEST: Owner = Owner::GUESTS;
-/// What an earlier guest left in a frame.
+/// Contents that an earlier guest left in a frame.
 const LEFT: u64 = 0x5ec2e7;
 
 /// Tables that a second thread may walk, as a CPU does. Some can't be had.
@@ -260,8 +260,8 @@ fn a_large_page_does_not_cover_a_small_one_that_was_faster() {
     assert_eq!(guest.behind.lock().unwrap().holdings.stocked(), BLOCK_FRAMES);
 }
 
-/// Who finds no frame while the last ones are being zeroed has to try again: they may be for its
-/// own page.
+/// A vCPU that finds no frame while the last ones are being zeroed has to try again: they may be
+/// for its own page.
 #[test]
 fn the_last_frames_are_not_missed_while_they_are_zeroed() {
     for (promised, size) in [(BLOCK_FRAMES, PageSize::Size2M), (1, PageSize::Size4K)] {
@@ -464,7 +464,7 @@ enum Step {
     Touch(u64, bool),
     /// Somebody zeroes ahead: this many pieces, and the last of them stays in its hands.
     Ahead(u8),
-    /// Who began is done, or fails.
+    /// The thread that began is done, or fails.
     Finish(usize, bool),
     /// The hot path.
     Ready(u64),

@@ -4,7 +4,7 @@ use super::{HostTime, Scale};
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 use x86defs::Low;
 
-/// What the clock is reckoned from.
+/// The origin that the clock is reckoned from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Base {
     /// A moment.
@@ -67,7 +67,7 @@ impl HostClock {
         loop {
             let changes = self.changes.load(Ordering::Acquire);
             let base = if changes & 1 == 0 { even.load() } else { odd.load() };
-            // Who overwrites this slot has counted the change to the other one before.
+            // A writer of this slot has counted the change to the other one before.
             fence(Ordering::Acquire);
             if self.changes.load(Ordering::Relaxed) == changes {
                 return base;

@@ -1,4 +1,5 @@
-//! What can't be done at once, because a vCPU does not leave its CPU, and is tried again.
+//! Operations that can't be done at once, because a vCPU does not leave its CPU, and are tried
+//! again.
 
 use super::{ErrorCode, Refusal};
 
@@ -6,7 +7,7 @@ use super::{ErrorCode, Refusal};
 /// CPU that the operator works on is also that of guests.
 #[derive(Clone, Debug)]
 pub struct Attempt<T> {
-    /// What is tried.
+    /// The operation that is tried.
     pub what: T,
     /// The tick at which patience ends.
     until: u64,

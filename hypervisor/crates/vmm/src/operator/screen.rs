@@ -13,7 +13,7 @@
 //! cursor, erasing, scrolling, colours, cursor shape, alternate screen, line drawing. Each
 //! comes out whole, in seven bits, never half.
 //!
-//! What passes and outlasts the guest's turn is put back by [`Screen::reset`] when somebody
+//! Changes that pass and outlast the guest's turn are undone by [`Screen::reset`] when somebody
 //! else gets the terminal. What nobody could put back on every terminal does not pass: tab
 //! stops, lines of double size, positions that count from the scrolling region's start.
 //!
@@ -75,7 +75,7 @@ pub struct Screen {
     state: State,
     /// The beginning of what is not complete.
     held: ArrayVec<u8, LONGEST>,
-    /// What was shown so far has changed.
+    /// Changes of the terminal by all that was shown.
     modes: Modes,
 }
 
@@ -132,14 +132,14 @@ impl Screen {
         out
     }
 
-    /// What puts the terminal back as it was before anything was shown: for when it goes to
-    /// somebody else. Nothing, where only text was shown, and what changes nothing for long.
+    /// Sequences that put the terminal back as it was before anything was shown: for when it goes
+    /// to somebody else. None, where only text was shown, and what changes nothing for long.
     #[must_use]
     pub fn reset(&mut self) -> Vec<u8> {
         self.modes.reset()
     }
 
-    /// What sets again what the guest's programs set once, and count on: for when the guest
+    /// Sequences that repeat what the guest's programs set once, and count on: for when the guest
     /// has the terminal again after a [reset](Self::reset).
     #[must_use]
     pub fn again(&mut self) -> Vec<u8> {
@@ -152,7 +152,7 @@ impl Screen {
         self.modes.doubt();
     }
 
-    /// Who wrote this is gone: nobody counts on anything any more.
+    /// The guest that wrote this is gone: nobody counts on anything any more.
     pub fn forget(&mut self) {
         self.modes.forget();
     }

@@ -15,8 +15,8 @@ pub(super) struct Cell {
     /// owes.
     pub(super) credit: u64,
     pub(super) left: u64,
-    /// Its weight here; while it sleeps and owes, the one that it had. What it is owed or
-    /// owes is how far it is from the CPU's virtual time, times this.
+    /// Weight of the guest here; while it sleeps and owes, the one that it had. Its lag in
+    /// ticks is how far it is from the CPU's virtual time, times this.
     pub(super) weight: u64,
     /// Its runnable entities here, the running one included.
     pub(super) n: u32,

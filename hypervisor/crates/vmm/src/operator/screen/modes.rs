@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use bitflags::bitflags;
 
 bitflags! {
-    /// What a guest's output may leave changed.
+    /// States of a terminal that a guest's output may leave changed.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     struct Changed: u32 {
         /// The alternate screen, by each of the modes that bring it.
@@ -39,16 +39,16 @@ bitflags! {
         const CURSOR_KEYS = 1 << 13;
         const KEYPAD = 1 << 14;
         const PASTE = 1 << 15;
-        /// What can't pass the filter, but reached the terminal beside it.
+        /// Mouse reports: no filter lets them through, but output may reach the terminal beside it.
         const MOUSE = 1 << 16;
 
         const SCREENS = Self::SCREEN_1049.bits() | Self::SCREEN_1047.bits()
             | Self::SCREEN_47.bits();
-        /// What comes back with a cursor that was saved, by whomever, or with the other
+        /// States that come back with a cursor that was saved, by whomever, or with the other
         /// screen: some terminals keep more with it than others.
         const RESTORED = Self::ATTRIBUTES.bits() | Self::CHARSET.bits() | Self::SHIFT.bits()
             | Self::NO_WRAP.bits();
-        /// What a program sets once and counts on until its end. All else it says again with
+        /// States that a program sets once and counts on until its end. All else it says again with
         /// the next thing that it draws.
         const KEPT = Self::SCREENS.bits() | Self::HIDDEN.bits() | Self::CURSOR_KEYS.bits()
             | Self::KEYPAD.bits() | Self::PASTE.bits();
@@ -85,7 +85,7 @@ const WAYS: [(Changed, &[u8], &[u8]); 17] = [
 /// See the [module](self).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Modes {
-    /// What may differ from the terminal's own state. When in doubt, it does.
+    /// States that may differ from the terminal's own. When in doubt, they do.
     changed: Changed,
     /// Of [`Changed::KEPT`], what the guest wants as it said last.
     wanted: Changed,
@@ -168,7 +168,7 @@ impl Modes {
         self.changed |= Changed::all().difference(known);
     }
 
-    /// What puts the terminal back.
+    /// Sequences that put the terminal back.
     pub(super) fn reset(&mut self) -> Vec<u8> {
         let mut changed = core::mem::take(&mut self.changed);
         if changed.intersects(Changed::SCREENS) {
@@ -179,7 +179,7 @@ impl Modes {
         ways.flat_map(|(_, reset, _)| reset.iter().copied()).collect()
     }
 
-    /// What brings back what the guest's programs count on.
+    /// Sequences that bring back what the guest's programs count on.
     pub(super) fn again(&mut self) -> Vec<u8> {
         self.changed |= self.wanted;
         let ways = WAYS.iter().filter(|(what, ..)| self.wanted.contains(*what));

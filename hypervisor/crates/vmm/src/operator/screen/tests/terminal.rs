@@ -1,4 +1,4 @@
-//! What a guest leaves of the terminal, on a model of one.
+//! State in which a guest leaves the terminal, on a model of one.
 
 use super::*;
 
@@ -15,7 +15,7 @@ struct Kind {
     reset_leaves: bool,
 }
 
-/// What goes with a cursor.
+/// State that goes with a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Pen {
     attributes: bool,
@@ -28,7 +28,7 @@ struct Pen {
 
 const PEN: Pen = Pen { attributes: false, charset: b'B', shifted: false, wraps: true, home: false };
 
-/// What a sequence may change for long, as far as the filter lets it through or the
+/// State that a sequence may change for long, as far as the filter lets it through or the
 /// reset speaks of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Lasting {
@@ -235,7 +235,7 @@ const LEAVING: [&str; 25] = [
     "\x1b[?12h",
     "\x1b[2 q",
     "\x1b[?25;1h\x1b[?25;7l",
-    // What was saved comes back.
+    // A saved state comes back.
     "\x1b[8m\x1b7\x1b[m\x1b8",
     "\x1b(0\x1b[s\x1b(B\x1b[u",
     "\x0e\x1b[?1048h\x0f\x1b[?1048l",
@@ -280,7 +280,7 @@ fn nothing_is_sent_for_a_guest_that_only_prints() {
         "\x1b[H\x1b[2J\x1b[22;1Htext\x1b[2A\x1b[T\x1bM\x1b[9b",
         // A program that has put all back itself.
         "\x1b[?2004h\x1b[?2004l\x1b[?25l\x1b[?25h\x1b[?1h\x1b=\x1b[?1l\x1b>\x1b(0q\x1b(B\x0eq\x0f",
-        // What does not reach the terminal.
+        // Sequences that do not reach the terminal.
         "\x1b[?1000h\x1b]0;title\x07\x1b[?6h",
         "",
     ] {
