@@ -194,21 +194,20 @@ impl Scheduler {
             let active = self.cpus.get(cpu).and_then(|cpu| cpu.active.get(at));
             let Some(&index) = active else { break };
             let Some(guest) = self.guests.get(index) else { continue };
-            let allowance = guest.allowance(&self.cpus, now, grant);
+            let held = guest.held_until(&self.cpus, now, grant);
             let Some(guest) = self.guests.get_mut(index) else { continue };
             let Some(cell) = guest.cells.get_mut(cpu) else { continue };
             cell.candidate = None;
             if cell.n == 0 {
                 continue;
             }
-            match allowance {
-                Some((available, when)) if available < grant => {
+            match held {
+                Some(when) => {
                     cell.parked = true;
-                    let when = when.max(now.saturating_add(1));
                     release = Some(release.map_or(when, |least| least.min(when)));
                     guest.throttled_since.get_or_insert(now);
                 }
-                _ => {
+                None => {
                     if cell.parked {
                         cell.parked = false;
                         cell.released = now;
@@ -318,8 +317,7 @@ impl Scheduler {
                 if !entity.allowed.contains(cpu) || first.is_some_and(|first| first <= key) {
                     continue;
                 }
-                let allowance = guest.allowance(&self.cpus, now, grant);
-                if allowance.is_none_or(|(available, _)| available >= grant) {
+                if guest.held_until(&self.cpus, now, grant).is_none() {
                     first = Some(key);
                 }
             }
@@ -358,8 +356,8 @@ impl Scheduler {
             (Kind::Vcpu, Class::Overdue) => timing.slice_min,
             (Kind::Vcpu, Class::Share) => timing.slice(guest.weight_with(n), n, total),
         };
-        let allowed = guest.allowance(&self.cpus, now, timing.grant);
-        let most = allowed.map_or(most, |(available, _)| most.min(available));
+        let allowed = guest.allowance(&self.cpus, now);
+        let most = allowed.map_or(most, |available| most.min(available));
         let until = now.saturating_add(most);
         let until = release.into_iter().chain(again).fold(until, u64::min);
         let (from, after, displaced) =
@@ -406,8 +404,7 @@ impl Scheduler {
                 let own = entity.allowed.and(idle).and(CpuSet::one(from)).lowest();
                 let Some(to) = own.or_else(|| entity.allowed.and(idle).lowest()) else { continue };
                 let Some(guest) = self.guests.get(entity.guest) else { continue };
-                let allowance = guest.allowance(&self.cpus, now, self.timing.grant);
-                if allowance.is_none_or(|(available, _)| available >= self.timing.grant) {
+                if guest.held_until(&self.cpus, now, self.timing.grant).is_none() {
                     idle.remove(to);
                     // Its own too: a cap may let it run earlier than that CPU knows.
                     self.kicks.insert(to);

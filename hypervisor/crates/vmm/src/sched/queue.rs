@@ -91,13 +91,23 @@ impl Guest {
         self.running.iter().map(rest).fold(0, u64::saturating_add)
     }
 
-    /// What its cap lets it use now, and when that may have changed. `None`:
-    /// it has no cap.
-    pub(super) fn allowance(&self, cpus: &[Cpu], now: u64, wanted: u64) -> Option<(u64, u64)> {
+    /// What its cap lets it use now. `None`: it has no cap.
+    pub(super) fn allowance(&self, cpus: &[Cpu], now: u64) -> Option<u64> {
         let mut cap = self.cap?;
-        let promised = self.promised(cpus, now);
         cap.advance(now, self.running.len());
-        Some((cap.available(promised), cap.when(wanted, promised)))
+        Some(cap.available(self.promised(cpus, now)))
+    }
+
+    /// When its cap lets it go on, if it does not do so now: a guest is held back
+    /// once it has less than one grant, until it has two. At one it would come back
+    /// for so short a time that the switches, for which it pays, took what it is due.
+    pub(super) fn held_until(&self, cpus: &[Cpu], now: u64, grant: u64) -> Option<u64> {
+        let mut cap = self.cap?;
+        cap.advance(now, self.running.len());
+        let promised = self.promised(cpus, now);
+        let wanted = grant.saturating_mul(if self.throttled_since.is_some() { 2 } else { 1 });
+        let until = cap.when(grant.saturating_mul(2), promised);
+        (cap.available(promised) < wanted).then(|| until.max(now.saturating_add(1)))
     }
 }
 

@@ -176,7 +176,8 @@ pub struct Timing {
     pub boost: u64,
     /// Time that a vCPU runs at least before another one's wake-up stops it: 100 µs.
     pub least: u64,
-    /// A capped guest that used up its budget waits until it has this much: 0.5 ms.
+    /// A capped guest with less than this in its budget waits until it has twice as
+    /// much: 0.5 ms.
     pub grant: u64,
     /// Between two looks at the balance of the CPUs: 5 ms.
     pub frame: u64,

@@ -319,8 +319,11 @@ fn a_capped_guest_tells_the_cpu_when_it_may_go_on() {
     };
     // A full bucket (4 ms), and what drips in meanwhile.
     assert!((4 * MILLI..5 * MILLI).contains(&now), "{now}");
-    // Half a millisecond takes five to drip in, less what is there.
-    assert!(until > now && until <= now + 5 * MILLI, "{now} to {until}");
+    // A millisecond takes ten to drip in, less what is there: under a half.
+    assert!((now + 5 * MILLI..=now + 10 * MILLI).contains(&until), "{now} to {until}");
+    // A CPU that looks before, when half of it is there, learns the same.
+    let early = now + 5 * MILLI;
+    assert_eq!(sched.next(0, early).0, Decision::Idle { until: Some(until) });
     assert_eq!(runs(sched.next(0, until).0), Some(id));
     let throttled = sched.guest_times(guest, until).unwrap().throttled;
     assert_eq!(throttled, until - now);
