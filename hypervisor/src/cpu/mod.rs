@@ -29,6 +29,16 @@ pub fn cpuid_checked(leaf: u32, subleaf: u32) -> CpuidResult {
     if leaf > highest { CpuidResult::default() } else { cpuid(leaf, subleaf) }
 }
 
+/// CPUID leaf 1 ECX: a hypervisor's virtual machine.
+const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
+
+/// Whether the machine is the virtual one of an outer hypervisor or emulator that says so: its
+/// CPUs may stand still at any instruction while others run.
+#[must_use]
+pub fn is_virtual_machine() -> bool {
+    cpuid(1, 0).ecx & LEAF1_ECX_HYPERVISOR != 0
+}
+
 /// The CPU's name from CPUID (SDM: "The Processor Brand String Method").
 #[must_use]
 pub fn brand() -> alloc::string::String {

@@ -3,8 +3,6 @@
 use super::asm::rdtsc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// CPUID leaf 1 ECX: a hypervisor's virtual machine.
-const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
 /// CPUID leaf 8000_0007 EDX: the TSC's rate is the same in all power states.
 const LEAF8000_0007_EDX_INVARIANT: u32 = 1 << 8;
 
@@ -43,7 +41,7 @@ pub fn set_apart() {
 #[must_use]
 pub fn is_invariant() -> bool {
     super::cpuid_checked(0x8000_0007, 0).edx & LEAF8000_0007_EDX_INVARIANT != 0
-        || super::cpuid(1, 0).ecx & LEAF1_ECX_HYPERVISOR != 0
+        || super::is_virtual_machine()
 }
 
 /// Whether guests can be promised that time read on any CPU is the same, and always runs at

@@ -15,7 +15,7 @@ mod time;
 #[cfg(feature = "check-entries")]
 mod violations;
 
-use crate::cpu::{asm, percpu, tsc};
+use crate::cpu::{asm, is_virtual_machine, percpu, tsc};
 use crate::drivers::rtc;
 use crate::error::HostError;
 use crate::hw::VendorCpu;
@@ -29,13 +29,13 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use cpu::{Runner, ThisCpu};
 use guest::Guest;
 use operator::Operator;
-use spin::mutex::TicketMutex;
 use spin::{Mutex, Once, RwLock};
 use vmm::bundle::Bundle;
 use vmm::clock::{HostClock, HostTime, Scale, TscFrequency};
 use vmm::sched::{
     Decision, EntityId, GuestSettings, Kicks, Kind, Reason, Scheduler, Stay, Stop, Timing,
 };
+use vmm::turn_mutex::TurnMutex;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -49,9 +49,8 @@ pub struct World<C: VendorCpu> {
     clock: HostClock,
     /// A second of the real-time clock may begin any moment.
     awaits_second: AtomicBool,
-    /// CPUs get it in the order in which they asked: guests that wake each other all the time
-    /// can't keep one from it.
-    scheduler: TicketMutex<Scheduler>,
+    /// In the order of asking: guests that wake each other all the time can't keep a CPU from it.
+    scheduler: TurnMutex<Scheduler>,
     /// What the scheduler's names stand for.
     runners: RwLock<BTreeMap<EntityId, Runner<C>>>,
     /// The guests that exist.
@@ -120,7 +119,10 @@ impl<C: VendorCpu> World<C> {
             boot,
             clock,
             awaits_second: AtomicBool::new(true),
-            scheduler: TicketMutex::new(Scheduler::new(cpus, Timing::new(frequency))),
+            scheduler: TurnMutex::new(
+                Scheduler::new(cpus, Timing::new(frequency)),
+                is_virtual_machine(),
+            ),
             runners: RwLock::new(BTreeMap::new()),
             guests: RwLock::new(Vec::new()),
             operator: Once::new(),

@@ -53,6 +53,7 @@ pub mod stopwatch;
 pub mod tags;
 pub mod timer;
 pub mod trace;
+pub mod turn_mutex;
 pub mod vcpu;
 pub mod vm;
 pub mod xstate;
