@@ -25,8 +25,9 @@ const LOOKED_AT: u64 = 10;
 /// One in so many may differ once and not when it is looked at, and one in so many
 /// behind an RCL or RCR.
 const SELDOM: u64 = 500;
-/// How many are asked about in one boot: a command line has its limits.
-const ASKED_AT_ONCE: usize = 500;
+/// Bytes of the numbers of the programs that are asked about in one boot: a command line
+/// has at most 2,047.
+const ASKED_AT_ONCE: usize = 1900;
 /// How many unexplained differences are reported in full.
 const REPORTED: usize = 3;
 /// The machine that the others are compared with.
@@ -88,9 +89,8 @@ pub fn run(count: u64, log: &Path, boot: &Boot<'_>) -> Result<String> {
     }
     let outlines = |machine, seeds: &BTreeSet<u64>| -> Result<BTreeMap<u64, Outline>> {
         let mut found = BTreeMap::new();
-        let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
-        for (turn, seeds) in seeds.chunks(ASKED_AT_ONCE).enumerate() {
-            let words = format!("brief={}", seeds.join(","));
+        for (turn, seeds) in lists(seeds, ASKED_AT_ONCE).iter().enumerate() {
+            let words = format!("brief={seeds}");
             let log = file(machine, &format!("-brief-{turn}"));
             found.extend(text::outlines(&boot(machine, &words, &log)?)?);
         }
@@ -143,6 +143,23 @@ pub fn run(count: u64, log: &Path, boot: &Boot<'_>) -> Result<String> {
     let told: Vec<String> =
         explained.iter().map(|(name, times)| format!("{name}: {times}")).collect();
     Ok(format!("{count} programs; explained differences: {}", told.join(", ")))
+}
+
+/// The numbers with commas between them, in as many lists as it takes for each to have
+/// at most `most` bytes.
+fn lists(seeds: &BTreeSet<u64>, most: usize) -> Vec<String> {
+    let mut lists: Vec<String> = Vec::new();
+    for seed in seeds {
+        let seed = seed.to_string();
+        match lists.last_mut().filter(|list| list.len() + 1 + seed.len() <= most) {
+            Some(list) => {
+                list.push(',');
+                list.push_str(&seed);
+            }
+            None => lists.push(seed),
+        }
+    }
+    lists
 }
 
 /// Programs whose digests differ.
@@ -209,6 +226,19 @@ fn report(machine: Machine, program: &Program, difference: Option<&Difference>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_boot_is_asked_about_no_more_than_its_command_line_takes() {
+        let seeds: BTreeSet<u64> = (9_900..10_400).collect();
+        let lists = lists(&seeds, ASKED_AT_ONCE);
+        assert!(lists.iter().all(|list| list.len() <= ASKED_AT_ONCE));
+        let back: BTreeSet<u64> = lists
+            .iter()
+            .flat_map(|list| list.split(','))
+            .map(|seed| seed.parse().unwrap())
+            .collect();
+        assert_eq!((back, lists.len()), (seeds, 2));
+    }
 
     #[test]
     fn what_was_seen_is_compared_loosely() {

@@ -160,7 +160,7 @@ fn write_tsc_deadline(core: &mut VcpuCore, regs: &mut impl ExitRegs, value: u64)
     core.counts.hot.write_msr += 1;
     core.lapic.move_tsc_deadline(value, now, ahead);
     // A TSC does not come near 2^63, nor is the deadline so far ahead.
-    if core.timer.set(tsc.wrapping_add(ahead), tsc) {
+    if core.timer.set(tsc.wrapping_add(ahead)) {
         regs.arm(&core.timer, tsc);
         return Handled::Reenter;
     }

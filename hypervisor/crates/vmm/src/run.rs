@@ -78,8 +78,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     timer.offset = vm.clock.read().offset().unwrap_or(0);
     // Where an NMI must wait without a window to wait for, look again soon.
     let others = devices.min(host.deadline());
-    timer.others = if nmi_waits { tsc } else { others };
-    timer.set(apic, tsc);
+    timer.enter(if nmi_waits { tsc } else { others }, apic, tsc);
     if timer.kind == TimerKind::Machine {
         host.arm_timer(timer.armed);
     }

@@ -26,27 +26,38 @@ pub struct HotTimer {
     /// Guest ticks less the host's TSC, modulo 2^64.
     pub offset: u64,
     /// When something but the local APIC's timer is due.
-    pub others: u64,
+    others: u64,
     /// What the timer is armed for.
     pub armed: u64,
-    /// A deadline that is nearer than this must leave the guest time to go on,
-    /// or a device could ring so fast that it never does.
-    pub least: u64,
+    /// What the guest has at least behind an entry, whatever is due: a device could ring
+    /// so fast that it never went on.
+    least: u64,
+    /// When it has had that. It is the entry's and not each write's: a guest that wrote its
+    /// timer again and again would push everything that is due before itself.
+    floor: u64,
 }
 
 impl HotTimer {
-    /// A timer that is not armed; `least` as in [`HotTimer::least`].
+    /// A timer that is not armed, of a guest that has `least` ticks behind each entry.
     #[must_use]
     pub const fn new(least: u64) -> Self {
-        Self { kind: TimerKind::Machine, offset: 0, others: NEVER, armed: NEVER, least }
+        Self { kind: TimerKind::Machine, offset: 0, others: NEVER, armed: NEVER, least, floor: 0 }
+    }
+
+    /// The loop enters the guest, `now` being the TSC: something but the local APIC's timer
+    /// is due at `others`, that timer at `due`.
+    pub fn enter(&mut self, others: u64, due: u64, now: u64) {
+        self.others = others;
+        // A TSC does not come near 2^64.
+        self.floor = now.wrapping_add(self.least);
+        self.set(due);
     }
 
     /// The local APIC's timer is due at `due`: the deadline is that or the
     /// earlier one of the others. Whether it has moved.
     #[inline(always)]
-    pub fn set(&mut self, due: u64, now: u64) -> bool {
-        // A TSC does not come near 2^64.
-        let at = due.min(self.others).max(now.wrapping_add(self.least));
+    pub fn set(&mut self, due: u64) -> bool {
+        let at = due.min(self.others).max(self.floor);
         core::mem::replace(&mut self.armed, at) != at
     }
 
@@ -78,29 +89,40 @@ mod tests {
     #[test]
     fn the_least_is_armed_but_not_too_near() {
         let mut timer = HotTimer::new(100);
-        timer.others = 5000;
-        assert!(timer.set(4000, 1000));
+        timer.enter(5000, 4000, 1000);
         assert_eq!(timer.armed, 4000);
-        assert!(!timer.set(4000, 1001));
-        assert!(timer.set(NEVER, 1000));
+        assert!(!timer.set(4000));
+        assert!(timer.set(NEVER));
         assert_eq!(timer.armed, 5000);
-        assert!(timer.set(1001, 1000));
+        assert!(timer.set(1001));
         assert_eq!(timer.armed, 1100);
-        assert!(timer.set(3, 2000), "long past");
-        assert_eq!(timer.armed, 2100);
+        timer.enter(5000, 3, 2000);
+        assert_eq!(timer.armed, 2100, "long past");
+        timer.enter(2050, NEVER, 2000);
+        assert_eq!(timer.armed, 2100, "the others', too");
+    }
+
+    #[test]
+    fn who_writes_its_timer_all_the_time_postpones_nothing() {
+        let mut timer = HotTimer::new(100);
+        timer.enter(5000, NEVER, 1000);
+        for now in 4850..5200 {
+            timer.set(now + 1_000_000);
+            assert_eq!(timer.armed, 5000, "at {now}");
+        }
     }
 
     #[test]
     fn counts_end_at_the_deadline_or_just_after() {
         let mut timer = HotTimer::new(0);
         for (shift, left) in [(0, 1), (0, 77), (5, 1), (5, 31), (5, 32), (5, 1_000_001)] {
-            timer.set(1000 + left, 1000);
+            timer.set(1000 + left);
             let ticks = u64::from(timer.counts(shift, 1000)) << shift;
             assert!(ticks > left && ticks <= left + (1 << shift), "{left} >> {shift}");
         }
-        timer.set(NEVER, 0);
+        timer.set(NEVER);
         assert_eq!(timer.counts(5, 0), u32::MAX);
-        timer.set(1000, 0);
+        timer.set(1000);
         for now in [1000, 1001, NEVER] {
             assert_eq!(timer.counts(5, now), 0, "it must not wait for a count");
         }
