@@ -5,7 +5,7 @@ use micro::Program;
 use xtask::machine::Machine;
 
 use super::listing;
-use super::text::{How, Outline, Step};
+use super::text::{How, Outline, Split, Step};
 
 /// Whether the guest saw something else, or it exited otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -339,18 +339,41 @@ pub fn explain(
     known.find(|known| (known.explains)(&context)).map(|known| known.name)
 }
 
-/// Whether it is known of `machine` that two runs of `program` differ from the
-/// exception at `offset` on.
-pub fn differs_by_itself(machine: Machine, program: &Program, offset: usize) -> bool {
-    // At the instruction, or single-stepped behind it.
-    let before = program.starts().take_while(|start| *start < offset).last();
-    let mut either = [Some(offset), before].into_iter().flatten();
-    machine == Machine::QemuSvm && either.any(|at| rotates(&listing::instruction(program, at)))
+/// Bits of RFLAGS that are reserved, or not there: bits 3, 5, 15 and from 22 on.
+const RESERVED_FLAGS: u64 = !0x3f_7fd7;
+
+/// Whether it is known of `machine` that two runs of `program` differ from `split` on.
+pub fn differs_by_itself(machine: Machine, program: &Program, split: Split) -> bool {
+    let rotates = |at: usize| rotates(&listing::instruction(program, at));
+    let by_itself = match split.place {
+        // At the instruction, or single-stepped behind it.
+        Some(offset) => {
+            let before = program.starts().take_while(|start| *start < offset).last();
+            [Some(offset), before].into_iter().flatten().any(rotates)
+        }
+        None => false,
+    };
+    // What an RCL or RCR has left of them stays until the flags are worked out anew.
+    let stays = split.flags.is_some_and(|flags| flags != 0 && flags & !RESERVED_FLAGS == 0)
+        && program.starts().any(rotates);
+    machine == Machine::QemuSvm && (by_itself || stays)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use micro::Vendor;
+
+    #[test]
+    fn reserved_flags_stay_behind_a_rotation() {
+        let program = Program::generate(9779, Vendor::Intel);
+        let differs =
+            |flags| differs_by_itself(Machine::QemuSvm, &program, Split { place: None, flags });
+        assert!(differs(Some(0x20)));
+        assert!(!differs(Some(0x21)) && !differs(Some(0)) && !differs(None));
+        let split = Split { place: None, flags: Some(0x20) };
+        assert!(!differs_by_itself(Machine::BochsSvm, &program, split));
+    }
 
     /// What explains that an instruction raises one exception or another.
     fn told(seed: u64, offset: usize, vectors: [u32; 2]) -> Option<&'static str> {

@@ -125,18 +125,37 @@ pub fn outlines(text: &str) -> Result<BTreeMap<u64, Outline>> {
     Ok(found)
 }
 
-/// Where the first of the exceptions was which the two runs of program `seed` saw
-/// differently (`C` and `H`); `None` where that was elsewhere.
-pub fn first_split(text: &str, seed: u64) -> Option<usize> {
+/// The first of the exceptions that the two runs of a program saw differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Split {
+    /// Its offset in the program; `None`: it was elsewhere.
+    pub place: Option<usize>,
+    /// Bits of RFLAGS that differ, where nothing else does.
+    pub flags: Option<u64>,
+}
+
+/// Looks for it among the records of program `seed` (`C` and `H`).
+pub fn first_split(text: &str, seed: u64) -> Option<Split> {
     let records = |run: &str| {
         let start = format!("{run} {seed} ");
         let lines = text.lines().map(str::trim_end);
         lines.filter_map(move |line| Some(line.strip_prefix(&start)?.to_owned()))
     };
-    let (cold, _) = records("C").zip(records("H")).find(|(cold, hot)| cold != hot)?;
-    let place = cold.split(' ').nth(3)?;
-    usize::from_str_radix(place.strip_prefix('+')?, 16).ok()
+    let (cold, hot) = records("C").zip(records("H")).find(|(cold, hot)| cold != hot)?;
+    let [cold, hot] = [&cold, &hot].map(|line| line.split(' ').collect::<Vec<_>>());
+    let place = cold.get(3)?.strip_prefix('+').and_then(|at| usize::from_str_radix(at, 16).ok());
+    let flags = |words: &[&str]| u64::from_str_radix(words.get(FLAGS)?, 16).ok();
+    let rest = |words: &[&str]| -> Vec<String> {
+        let words = words.iter().enumerate().filter(|(at, _)| *at != FLAGS);
+        words.map(|(_, word)| (*word).to_owned()).collect()
+    };
+    let only_flags = rest(&cold) == rest(&hot);
+    let flags = flags(&cold).zip(flags(&hot)).filter(|_| only_flags).map(|(a, b)| a ^ b);
+    Some(Split { place, flags })
 }
+
+/// Which word of a record is RFLAGS.
+const FLAGS: usize = 6;
 
 fn step(word: &str) -> Result<Step> {
     let parts: Vec<&str> = word.split('.').collect();
@@ -179,8 +198,13 @@ mod tests {
     fn where_two_runs_part_is_found() {
         let text = "C 7 13 0 0 +a 18 10 202\r\nC 7 14 0 40 +f 18 10 206 rax=4\r\n\
                     H 7 13 0 0 +a 18 10 202\r\nH 7 14 0 40 +f 18 10 202 rax=4\r\nH 8 1\r\n";
-        assert_eq!(first_split(text, 7), Some(0xf));
+        assert_eq!(first_split(text, 7), Some(Split { place: Some(0xf), flags: Some(4) }));
         assert_eq!(first_split(text, 8), None);
+        let text = "C 9 14 18 4000a001 4000a001 8 10 47206 rax=4\r\n\
+                    H 9 14 18 4000a001 4000a001 8 10 47226 rax=4\r\n";
+        assert_eq!(first_split(text, 9), Some(Split { place: None, flags: Some(0x20) }));
+        let text = text.replace("47226 rax=4", "47226 rax=5");
+        assert_eq!(first_split(&text, 9), Some(Split { place: None, flags: None }));
     }
 
     #[test]
