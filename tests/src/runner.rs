@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use vmm::bundle::{HostSettings, LogLevel};
 use xtask::bundle::{self, Guest};
 use xtask::config::{Config, Host};
-use xtask::emulator::{Boot, Clock, Launch};
+use xtask::emulator::{Boot, Clock, DiskKind, Launch};
 use xtask::guest::{self, Debian};
 use xtask::kernel::{self, Profile};
 use xtask::machine::Machine;
@@ -438,7 +438,8 @@ fn start(
     let memory = memory.unwrap_or_else(|| bundle::machine_memory(&guests, bundle.len() as u64));
     let elf = fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let path = dir.join("steward.img");
-    run::write_disk(case.machine, &image::build(&parts.stages, &elf, &bundle, memory)?, &path)?;
+    let content = image::content(&parts.stages, &elf, &bundle, memory)?;
+    run::write_disk(case.machine, &content, &path)?;
     let launch = Launch {
         machine: case.machine,
         firmware: case.firmware,
@@ -452,6 +453,7 @@ fn start(
         },
         display: false,
         boot: Boot::Image(path),
+        disk: DiskKind::Virtio,
         dir: dir.to_path_buf(),
         control: case.scene.as_ref().map(|_| dir.join(CONTROL)),
         end_key,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 use vmm::bundle::Uuid;
 
 use crate::cmd;
@@ -33,6 +34,8 @@ pub struct Launch {
     pub display: bool,
     /// What the machine boots.
     pub boot: Boot,
+    /// How the disk with the image is connected; Bochs has an IDE disk only.
+    pub disk: DiskKind,
     /// A folder of this run alone, for the emulator's own files.
     pub dir: PathBuf,
     /// The socket that the machine's second serial port shall be, for `ctl`.
@@ -51,6 +54,39 @@ pub enum Clock {
     Usual,
     /// Instructions: one is one tick of the TSC, on Bochs a nanosecond.
     Instructions,
+}
+
+/// How a disk is connected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum DiskKind {
+    /// A disk of virtio.
+    #[default]
+    Virtio,
+    /// A USB stick on a controller for USB 3.
+    Xhci,
+    /// A USB stick on a controller for USB 2.
+    Ehci,
+    /// A SATA disk.
+    Ahci,
+    /// An NVMe disk.
+    Nvme,
+    /// A disk of the old kind, on a machine of the old kind.
+    Ide,
+}
+
+impl DiskKind {
+    /// QEMU's devices for it, with the drive called `boot`.
+    fn devices(self) -> &'static [&'static str] {
+        const STICK: &str = "usb-storage,bus=usb.0,drive=boot,removable=on,bootindex=0";
+        match self {
+            Self::Virtio => &["virtio-blk-pci,drive=boot,bootindex=0"],
+            Self::Xhci => &["qemu-xhci,id=usb", STICK],
+            Self::Ehci => &["usb-ehci,id=usb", STICK],
+            // Both machines have a controller called `ide`.
+            Self::Ahci | Self::Ide => &["ide-hd,bus=ide.0,drive=boot,bootindex=0"],
+            Self::Nvme => &["nvme,serial=steward,drive=boot,bootindex=0"],
+        }
+    }
 }
 
 /// What a machine boots.
@@ -128,7 +164,8 @@ impl Launch {
         let core = if emulates_several { one_core() } else { None };
         let mut command = supervised("qemu-system-x86_64", core);
         command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-rtc", "base=utc"]);
-        command.args(["-machine", "q35", "-m", &format!("{}M", self.memory >> 20)]);
+        let board = if self.disk == DiskKind::Ide { "pc" } else { "q35" };
+        command.args(["-machine", board, "-m", &format!("{}M", self.memory >> 20)]);
         command.args(["-smp", &self.cpus.to_string()]);
         let model = match self.machine {
             Machine::Kvm => "host",
@@ -177,7 +214,10 @@ impl Launch {
                     let ovmf = Ovmf::find()
                         .context("OVMF is not installed; `--firmware bios` works without it")?;
                     let vars = self.dir.join("uefi-variables.fd");
-                    fs::copy(&ovmf.vars, &vars).context("cannot copy OVMF's variables")?;
+                    // What an earlier start in the same folder left is this machine's memory.
+                    if !vars.exists() {
+                        fs::copy(&ovmf.vars, &vars).context("cannot copy OVMF's variables")?;
+                    }
                     let code = ovmf.code.display();
                     command.args([
                         "-drive",
@@ -193,7 +233,9 @@ impl Launch {
                     "-drive",
                     &format!("if=none,id=boot,format=raw,snapshot=on,file={image}"),
                 ]);
-                command.args(["-device", "virtio-blk-pci,drive=boot,bootindex=0"]);
+                for device in self.disk.devices() {
+                    command.args(["-device", device]);
+                }
             }
         }
         command.args(&self.extra);
@@ -202,6 +244,9 @@ impl Launch {
 
     fn bochs(&self) -> Result<(Command, Lines)> {
         let Boot::Image(image) = &self.boot else { bail!("Bochs boots the image only") };
+        if !matches!(self.disk, DiskKind::Virtio | DiskKind::Ide) {
+            bail!("Bochs has an IDE disk only: without `--disk`");
+        }
         if self.firmware == Firmware::Uefi {
             bail!("Bochs has a BIOS only: `--firmware bios`");
         }
@@ -349,6 +394,7 @@ mod tests {
             clock,
             display: false,
             boot: Boot::Image("steward.img".into()),
+            disk: DiskKind::Virtio,
             dir: "run".into(),
             control: None,
             end_key: None,

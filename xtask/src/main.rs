@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use xtask::bench::BenchOptions;
 use xtask::ctl::CtlOptions;
 use xtask::fuzz::FuzzOptions;
-use xtask::run::RunOptions;
+use xtask::run::{ImageOptions, RunOptions};
 use xtask::setup::{self, Need};
 use xtask::test::{self, FAILED, TestOptions};
 use xtask::top::TopOptions;
@@ -39,7 +39,10 @@ enum Task {
     /// console any more. With --exec: the command's status, or 125 if it did not end.
     Run(Box<RunOptions>),
     /// Make the disk image, print where it is and its size
-    Image(Box<RunOptions>),
+    ///
+    /// With --release, a file to hand on: Steward with Debian as its guest, at most 64 MiB without
+    /// the partition STEWDATA, and its SHA-256 beside it. `dd` and its like put it on a stick.
+    Image(Box<ImageOptions>),
     /// Run the tests: on this computer, then on emulated machines
     ///
     /// Each machine's serial log stays in target/test-logs. The last line counts.

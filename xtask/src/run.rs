@@ -14,7 +14,7 @@ use vmm::bundle::{
 use crate::bundle::{self, Guest};
 use crate::config::{Config, Host};
 use crate::console;
-use crate::emulator::{Boot, Clock, Launch};
+use crate::emulator::{Boot, Clock, DiskKind, Launch};
 use crate::kernel::{self, Profile};
 use crate::lock::Claim;
 use crate::machine::{self, Firmware, HostFacts, Machine, Ovmf};
@@ -38,6 +38,9 @@ pub struct RunOptions {
     /// Physical CPUs of the machine [default: what the configuration says, else 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: Option<u32>,
+    /// How the disk that the machine boots from is connected
+    #[arg(long, value_name = "KIND", value_enum, default_value_t)]
+    pub disk: DiskKind,
     /// CPU model to emulate instead of the usual one, for example EPYC,-svm
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
@@ -98,6 +101,9 @@ pub struct RunOptions {
     /// Keep the serial log in this file
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
+    /// The guest's console is this terminal, whose size it is told.
+    #[arg(skip)]
+    shows_here: bool,
     /// Make this socket the machine's second serial port, for `cargo xtask ctl`
     #[arg(long, value_name = "PATH", require_equals = true)]
     pub control: Option<Option<PathBuf>>,
@@ -218,6 +224,7 @@ impl RunOptions {
             settings.on_reset = OnReset::End;
         }
         if self.kernel.is_none()
+            && self.shows_here
             && std::io::stdin().is_terminal()
             && let Ok((columns @ 1.., lines @ 1..)) = crossterm::terminal::size()
         {
@@ -264,6 +271,7 @@ impl Drop for RunDir {
 
 /// Runs, and returns the status to exit with.
 pub fn run(options: &RunOptions) -> Result<u8> {
+    let options = &RunOptions { shows_here: true, ..options.clone() };
     let choice = machine::choose(options.machine, &HostFacts::read());
     let machine = choice.machine;
     // Its faults are told before anything slow begins.
@@ -331,6 +339,7 @@ pub fn run(options: &RunOptions) -> Result<u8> {
         clock: if options.icount { Clock::Instructions } else { Clock::Usual },
         display,
         boot,
+        disk: options.disk,
         dir: dir.0.clone(),
         control,
         end_key: scene.host.end_key,
@@ -396,18 +405,85 @@ pub fn write_image(
     memory: Option<u64>,
     path: &Path,
 ) -> Result<u64> {
+    let (content, memory) = content(guests, host, profile, memory)?;
+    write_disk(machine, &content, path)?;
+    Ok(memory)
+}
+
+/// Builds everything; returns what goes on the disk, and the memory that the machine needs.
+fn content(
+    guests: &[Guest],
+    host: HostSettings,
+    profile: &Profile,
+    memory: Option<u64>,
+) -> Result<(image::Content, u64)> {
     let stages = Stages::ensure()?;
     let elf = kernel::hypervisor(profile)?;
     let bundle = bundle::build(host, guests)?;
     let memory = memory.unwrap_or_else(|| bundle::machine_memory(guests, bundle.len() as u64));
     let elf = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
-    write_disk(machine, &image::build(&stages, &elf, &bundle, memory)?, path)?;
-    Ok(memory)
+    Ok((image::content(&stages, &elf, &bundle, memory)?, memory))
 }
 
-/// Writes an image's bytes to the file that `machine` boots.
-pub fn write_disk(machine: Machine, bytes: &[u8], path: &Path) -> Result<()> {
-    fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+/// Bytes of a file to hand on, at most, but for STEWDATA.
+const RELEASE_SIZE: u64 = 64 << 20;
+
+/// `image --release`: the file that people write to a stick with whatever they have.
+fn release(options: &RunOptions) -> Result<u8> {
+    let config = options.config(None)?;
+    setup::ensure(&[])?;
+    let Scene { guests, host, memory, .. } = options.scene(Machine::QemuSvm, config)?;
+    let host = HostSettings { end_key: None, ..host };
+    let (content, memory) = content(&guests, host, &options.profile(), memory)?;
+    let (size, without) = (content.least(), content.without_data());
+    if without > RELEASE_SIZE {
+        bail!(
+            "the image has {} without STEWDATA, and at most {} are to be handed on: take smaller files, \
+             or leave out --release",
+            ui::size(without),
+            ui::size(RELEASE_SIZE)
+        );
+    }
+    let name = format!("steward-{}.img", env!("CARGO_PKG_VERSION"));
+    let path = paths::target().join("release-image").join(&name);
+    fs::create_dir_all(path.parent().unwrap_or(&path))?;
+    image::write(&content, &path)?;
+    let hash = image::sha256(&path)?;
+    let sum = path.with_extension("img.sha256");
+    fs::write(&sum, format!("{hash}  {name}\n"))
+        .with_context(|| format!("cannot write {}", sum.display()))?;
+    writeln!(
+        Out,
+        "{} {size} bytes ({}; {} without STEWDATA)",
+        path.display(),
+        ui::size(size),
+        ui::size(without)
+    )?;
+    writeln!(Out, "SHA-256 {hash}, in {}", sum.display())?;
+    writeln!(Out, "needs a machine with {} of memory", ui::size(memory))?;
+    Ok(0)
+}
+
+/// What goes on a stick: the guests of the configuration at `config`, or Debian; and the
+/// memory that the machine needs.
+pub fn stick(config: Option<PathBuf>) -> Result<(image::Content, u64)> {
+    #[derive(clap::Parser)]
+    struct Usual {
+        #[command(flatten)]
+        run: RunOptions,
+    }
+    let usual = <Usual as clap::Parser>::try_parse_from(["stick"])?;
+    let options = RunOptions { config, ..usual.run };
+    let config = options.config(None)?;
+    setup::ensure(&[])?;
+    let Scene { guests, host, memory, .. } = options.scene(Machine::QemuSvm, config)?;
+    // Nobody here waits for its end.
+    content(&guests, HostSettings { end_key: None, ..host }, &options.profile(), memory)
+}
+
+/// Writes the image with `content` to the file that `machine` boots.
+pub fn write_disk(machine: Machine, content: &image::Content, path: &Path) -> Result<()> {
+    image::write(content, path)?;
     if machine.is_bochs() {
         // Its disk takes 5 ms from one end to the other, in proportion: what we
         // read is nearer together on a large disk. The rest of the file is a hole.
@@ -416,9 +492,24 @@ pub fn write_disk(machine: Machine, bytes: &[u8], path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Options of `image`.
+#[derive(Debug, Clone, Args)]
+pub struct ImageOptions {
+    /// Make a file to hand on: named after the version, with its SHA-256 beside it
+    #[arg(long, conflicts_with = "debug")]
+    pub release: bool,
+    /// What is in it.
+    #[command(flatten)]
+    pub run: RunOptions,
+}
+
 /// `image`: makes the image with the configuration's guests or the one that the
 /// options describe, prints where it is and its size.
-pub fn image(options: &RunOptions) -> Result<u8> {
+pub fn image(options: &ImageOptions) -> Result<u8> {
+    if options.release {
+        return release(&options.run);
+    }
+    let options = &options.run;
     let config = options.config(None)?;
     setup::ensure(&[])?;
     let machine = options.machine.unwrap_or(Machine::QemuSvm);

@@ -20,7 +20,7 @@ use vmm::bundle::{ApicAssist, LogLevel, OnReset};
 
 use self::figures::{Figures, Line};
 use crate::bundle::{Guest, host};
-use crate::emulator::{Boot, Clock, Launch};
+use crate::emulator::{Boot, Clock, DiskKind, Launch};
 use crate::kernel::{self, Profile};
 use crate::machine::{Firmware, Machine};
 use crate::run::write_image;
@@ -164,6 +164,7 @@ fn run_in(
         clock: Clock::Instructions,
         display: false,
         boot: Boot::Image(image),
+        disk: DiskKind::Virtio,
         dir: dir.to_path_buf(),
         control: None,
         end_key,
