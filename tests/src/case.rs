@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use vmm::bundle::{ApicAssist, HostExit, OnReset};
-use xtask::emulator::Clock;
+use xtask::emulator::{Clock, DiskKind};
 use xtask::machine::{Firmware, Machine};
 
 use crate::drive::Drive;
@@ -84,6 +84,15 @@ pub struct Exec {
 /// A script that talks to the machine; an error fails the case.
 pub type Script = fn(&mut Drive) -> Result<()>;
 
+/// What a machine boots from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    /// The image's file.
+    Image,
+    /// A larger disk, onto which it was flashed.
+    Flashed,
+}
+
 /// One test on one emulated machine.
 #[derive(Debug, Clone)]
 pub struct Case {
@@ -97,6 +106,13 @@ pub struct Case {
     pub build: Build,
     /// Booted by what.
     pub firmware: Firmware,
+    /// From a disk that is connected like this.
+    pub disk: DiskKind,
+    /// What that disk is.
+    pub medium: Medium,
+    /// The same machine booted from a disk connected like this before, and its firmware
+    /// remembers.
+    pub before: Option<DiskKind>,
     /// The emulated CPU model, if not the usual one.
     pub cpu: Option<&'static str>,
     /// More for the emulator: words of QEMU's command line, lines of Bochs' configuration.
@@ -157,6 +173,9 @@ impl Case {
             machine: Machine::QemuSvm,
             build: Build::Debug,
             firmware: Firmware::Bios,
+            disk: DiskKind::Virtio,
+            medium: Medium::Image,
+            before: None,
             cpu: None,
             machine_args: &[],
             cpus: (1, 1),

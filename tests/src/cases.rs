@@ -28,6 +28,7 @@ pub fn all(tiny: &[String]) -> Vec<Case> {
     cases.extend(broken_entries());
     cases.extend(crate::scenes::all());
     cases.extend(crate::iso::all());
+    cases.extend(crate::stick::all());
     cases.push(Case {
         kernel: Kernel::Memtest,
         memory: 128,

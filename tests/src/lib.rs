@@ -18,3 +18,4 @@ mod scenes;
 mod small_init;
 mod starts;
 mod steal;
+mod stick;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use vmm::bundle::{HostSettings, LogLevel};
 use xtask::bundle::{self, Guest};
 use xtask::config::{Config, Host};
-use xtask::emulator::{Boot, Clock, DiskKind, Launch};
+use xtask::emulator::{Boot, Clock, Launch};
 use xtask::guest::{self, Debian};
 use xtask::kernel::{self, Profile};
 use xtask::machine::Machine;
@@ -21,13 +21,14 @@ use xtask::setup::{self, Need};
 use xtask::stages::Stages;
 use xtask::{exec, image, paths, run, words};
 
-use crate::case::{Build, Case, Damage, Kernel, Scene, Tier};
-use crate::cases;
+use crate::case::{Build, Case, Damage, Kernel, Medium, Scene, Tier};
+use crate::cases::{self, PROMPT};
 use crate::drive::Drive;
 use crate::lockstep;
 use crate::planted::{PLANTED, Planted};
 use crate::small_init;
 use crate::starts;
+use crate::stick;
 
 /// The control line's socket, in a case's folder.
 const CONTROL: &str = "control";
@@ -84,6 +85,9 @@ pub fn run(options: &Options) -> Result<Counts> {
     }
     if chosen.iter().any(|case| case.machine.is_bochs() || case.lockstep.is_some()) {
         needs.push(Need::Bochs);
+    }
+    if chosen.iter().any(|case| case.medium == Medium::Flashed) {
+        needs.push(Need::Checkers);
     }
     setup::ensure(&needs)?;
     let wants_debian = !options.planted
@@ -407,6 +411,11 @@ fn guests(case: &Case, parts: &Parts, dir: &Path) -> Result<Crowd> {
 
 fn run_script(case: &Case, parts: &Parts, elf: &Path, log: &Path, dir: &Path) -> Result<()> {
     let command = case.exec.map(|exec| exec::Command::new(exec.command)).transpose()?;
+    if let Some(disk) = case.before {
+        let before = Case { disk, medium: Medium::Image, before: None, ..case.clone() };
+        let mut drive = Drive::new(start(&before, parts, elf, log, dir, None)?);
+        drive.expect(PROMPT, 400)?;
+    }
     let mut drive = Drive::new(start(case, parts, elf, log, dir, command.as_ref())?);
     drive.control_at(dir.join(CONTROL));
     (case.script)(&mut drive)?;
@@ -439,7 +448,10 @@ fn start(
     let elf = fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let path = dir.join("steward.img");
     let content = image::content(&parts.stages, &elf, &bundle, memory)?;
-    run::write_disk(case.machine, &content, &path)?;
+    match case.medium {
+        Medium::Image => run::write_disk(case.machine, &content, &path)?,
+        Medium::Flashed => stick::flash(&content, dir, &path)?,
+    }
     let launch = Launch {
         machine: case.machine,
         firmware: case.firmware,
@@ -453,7 +465,7 @@ fn start(
         },
         display: false,
         boot: Boot::Image(path),
-        disk: DiskKind::Virtio,
+        disk: case.disk,
         dir: dir.to_path_buf(),
         control: case.scene.as_ref().map(|_| dir.join(CONTROL)),
         end_key,

@@ -14,6 +14,7 @@ pub mod control;
 pub mod ctl;
 pub mod emulator;
 pub mod exec;
+pub mod flash;
 pub mod fuzz;
 pub mod guest;
 pub mod image;

@@ -8,12 +8,13 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use xtask::bench::BenchOptions;
 use xtask::ctl::CtlOptions;
+use xtask::flash::FlashOptions;
 use xtask::fuzz::FuzzOptions;
 use xtask::run::{ImageOptions, RunOptions};
 use xtask::setup::{self, Need};
 use xtask::test::{self, FAILED, TestOptions};
 use xtask::top::TopOptions;
-use xtask::{bench, ctl, fuzz, lint, run, top, ui};
+use xtask::{bench, ctl, flash, fuzz, lint, run, top, ui};
 
 /// Sets up, builds, runs and tests Steward.
 #[derive(Parser)]
@@ -41,8 +42,15 @@ enum Task {
     /// Make the disk image, print where it is and its size
     ///
     /// With --release, a file to hand on: Steward with Debian as its guest, at most 64 MiB without
-    /// the partition STEWDATA, and its SHA-256 beside it. `dd` and its like put it on a stick.
+    /// the partition STEWDATA, and its SHA-256 beside it. `dd` and its like put it on a stick, and
+    /// so does `cargo xtask flash`.
     Image(Box<ImageOptions>),
+    /// Write the image to a USB stick, or another disk, and read it back
+    ///
+    /// Without a name: lists the removable disks and asks. Everything on the disk is lost. Refuses
+    /// disks that are in use or belong to the running system. The exit status is 100 where
+    /// something was refused or failed. docs/real-machine.md says how to boot from the stick.
+    Flash(FlashOptions),
     /// Run the tests: on this computer, then on emulated machines
     ///
     /// Each machine's serial log stays in target/test-logs. The last line counts.
@@ -116,6 +124,7 @@ fn perform(task: Task) -> Result<u8> {
         }
         Task::Run(options) => run::run(&options),
         Task::Image(options) => run::image(&options),
+        Task::Flash(options) => flash::flash(&options),
         Task::Test(options) => test::test(&options),
         Task::Fuzz(options) => fuzz::fuzz(&options),
         Task::Bench(options) => bench::bench(&options),

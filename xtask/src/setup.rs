@@ -23,11 +23,14 @@ pub enum Need {
     Iasl,
     /// A C++ compiler, for libFuzzer.
     Cxx,
+    /// Checkers of partition tables and FAT volumes.
+    Checkers,
 }
 
 impl Need {
     /// Everything.
-    pub const ALL: [Need; 5] = [Need::Qemu, Need::Ovmf, Need::Bochs, Need::Iasl, Need::Cxx];
+    pub const ALL: [Need; 6] =
+        [Need::Qemu, Need::Ovmf, Need::Bochs, Need::Iasl, Need::Cxx, Need::Checkers];
 
     fn packages(self) -> &'static [&'static str] {
         match self {
@@ -36,6 +39,7 @@ impl Need {
             Need::Bochs => &["bochs", "bochs-sdl", "bochsbios", "vgabios"],
             Need::Iasl => &["acpica-tools"],
             Need::Cxx => &["g++"],
+            Need::Checkers => &["gdisk", "dosfstools"],
         }
     }
 
@@ -51,6 +55,7 @@ impl Need {
             }
             Need::Iasl => cmd::find("iasl").is_some(),
             Need::Cxx => cmd::find("c++").is_some(),
+            Need::Checkers => ["sgdisk", "fsck.fat"].iter().all(|tool| cmd::find(tool).is_some()),
         }
     }
 }

@@ -156,6 +156,67 @@ impl Drop for Step {
     }
 }
 
+/// Bytes that go by: on a terminal a bar with the rate, otherwise a line at the start and
+/// one at the end.
+pub struct Bytes {
+    name: String,
+    total: u64,
+    start: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Bytes {
+    /// Starts; `total` bytes are to come.
+    pub fn new(name: impl Into<String>, total: u64) -> Bytes {
+        let name = name.into();
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(total);
+            if let Ok(style) = ProgressStyle::with_template(
+                "{prefix} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+            ) {
+                bar.set_style(style);
+            }
+            bar.set_prefix(name.clone());
+            bar
+        });
+        if bar.is_none() {
+            say(format!("{name} {} ...", size(total)));
+        }
+        Bytes { name, total, start: Instant::now(), bar }
+    }
+
+    /// So many more have gone by.
+    pub fn add(&self, bytes: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc(bytes);
+        }
+    }
+
+    /// Ends well.
+    pub fn done(self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        let took = self.start.elapsed();
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+        let rate = size(self.total.saturating_mul(1000) / millis);
+        say(format!(
+            "{}: {} in {:.1} s, {rate}/s",
+            self.name,
+            size(self.total),
+            took.as_secs_f32()
+        ));
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// Bytes as a person writes them.
 pub fn size(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
