@@ -84,7 +84,7 @@ pub struct Exec {
 /// A script that talks to the machine; an error fails the case.
 pub type Script = fn(&mut Drive) -> Result<()>;
 
-/// What a machine boots from.
+/// The disk that a machine boots from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Medium {
     /// The image's file.
@@ -108,7 +108,7 @@ pub struct Case {
     pub firmware: Firmware,
     /// From a disk that is connected like this.
     pub disk: DiskKind,
-    /// What that disk is.
+    /// The kind of that disk.
     pub medium: Medium,
     /// The same machine booted from a disk connected like this before, and its firmware
     /// remembers.

@@ -36,7 +36,7 @@ pub(crate) fn all() -> Vec<Case> {
             cases.push(Case {
                 disk,
                 tier: if usual { Tier::Usual } else { Tier::Full },
-                // What is flashed boots, too.
+                // A flashed disk boots, too.
                 medium: if usual { Medium::Flashed } else { Medium::Image },
                 ..Case::debian(&format!("stick-{kind}-{name}"), firmware, shell)
             });
@@ -79,7 +79,7 @@ pub(crate) fn flash(content: &Content, dir: &Path, path: &Path) -> Result<()> {
     let file = dir.join("file.img");
     image::write(content, &file)?;
     check(&file).context("the image's file")?;
-    // What a stick may have had before.
+    // Remains that a stick may have had before.
     let mut disk = File::create(path)?;
     disk.set_len(DISK)?;
     for at in [0, 60 << 20, DISK - (2 << 20)] {

@@ -214,7 +214,7 @@ impl Launch {
                     let ovmf = Ovmf::find()
                         .context("OVMF is not installed; `--firmware bios` works without it")?;
                     let vars = self.dir.join("uefi-variables.fd");
-                    // What an earlier start in the same folder left is this machine's memory.
+                    // Variables that an earlier start in the same folder left are this machine's memory.
                     if !vars.exists() {
                         fs::copy(&ovmf.vars, &vars).context("cannot copy OVMF's variables")?;
                     }

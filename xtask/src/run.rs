@@ -464,7 +464,7 @@ fn release(options: &RunOptions) -> Result<u8> {
     Ok(0)
 }
 
-/// What goes on a stick: the guests of the configuration at `config`, or Debian; and the
+/// The content of a stick: the guests of the configuration at `config`, or Debian; and the
 /// memory that the machine needs.
 pub fn stick(config: Option<PathBuf>) -> Result<(image::Content, u64)> {
     #[derive(clap::Parser)]
@@ -498,7 +498,7 @@ pub struct ImageOptions {
     /// Make a file to hand on: named after the version, with its SHA-256 beside it
     #[arg(long, conflicts_with = "debug")]
     pub release: bool,
-    /// What is in it.
+    /// The options of its guests.
     #[command(flatten)]
     pub run: RunOptions,
 }

@@ -353,7 +353,7 @@ pub fn differs_by_itself(machine: Machine, program: &Program, split: Split) -> b
         }
         None => false,
     };
-    // What an RCL or RCR has left of them stays until the flags are worked out anew.
+    // Those that an RCL or RCR has left stay until the flags are worked out anew.
     let stays = split.flags.is_some_and(|flags| flags != 0 && flags & !RESERVED_FLAGS == 0)
         && program.starts().any(rotates);
     machine == Machine::QemuSvm && (by_itself || stays)

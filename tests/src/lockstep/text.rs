@@ -128,7 +128,7 @@ pub fn outlines(text: &str) -> Result<BTreeMap<u64, Outline>> {
 /// The first of the exceptions that the two runs of a program saw differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Split {
-    /// Its offset in the program; `None`: it was elsewhere.
+    /// The offset in the program; `None`: it was elsewhere.
     pub place: Option<usize>,
     /// Bits of RFLAGS that differ, where nothing else does.
     pub flags: Option<u64>,

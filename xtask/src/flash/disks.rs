@@ -18,9 +18,9 @@ use crate::{cmd, ui};
 /// A disk, a partition or what is made of them, as `lsblk -J -b` lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct Device {
-    /// Its name in `/sys/class/block`, for example `sdb1`.
+    /// The name in `/sys/class/block`, for example `sdb1`.
     pub(super) name: String,
-    /// Its node, for example `/dev/sdb1`.
+    /// The node, for example `/dev/sdb1`.
     pub(super) path: String,
     /// The node's numbers, as `major:minor`.
     #[serde(rename = "maj:min")]
@@ -50,7 +50,7 @@ pub(super) struct Device {
     serial: Option<String>,
     fstype: Option<String>,
     label: Option<String>,
-    /// Where it is mounted; `[SWAP]` where it is in use for swapping. Versions before 2.37
+    /// Folders where it is mounted; `[SWAP]` where it is in use for swapping. Versions before 2.37
     /// call it `mountpoint` and know one.
     #[serde(default)]
     mountpoints: Vec<Option<String>>,
@@ -103,7 +103,7 @@ impl Device {
         self.serial.as_deref().map(str::trim).filter(|serial| !serial.is_empty())
     }
 
-    /// What is on it, in a line.
+    /// The content, in a line.
     pub(super) fn content(&self) -> String {
         let one = |device: &Device| {
             let words = [&device.fstype, &device.label].into_iter().flatten();
@@ -212,7 +212,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// What the person allows beyond the usual.
+/// Permission that the person gives beyond the usual.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Allowed {
     /// Disks that are not removable, and large ones.
@@ -242,7 +242,7 @@ const USUAL_SIZE: u64 = 512 << 30;
 /// A disk that may be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
-    /// Its node.
+    /// The node.
     pub(super) path: String,
     /// The node's numbers.
     pub(super) numbers: String,
@@ -269,7 +269,7 @@ pub(super) enum Refusal {
     ReadOnly,
     /// A reader without a card.
     NoMedium,
-    /// Its sectors have this many bytes.
+    /// Sectors of this many bytes.
     Sectors(u64),
     /// It has, and it needs.
     TooSmall(u64, u64),

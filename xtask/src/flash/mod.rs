@@ -44,7 +44,7 @@ pub struct FlashOptions {
 }
 
 impl FlashOptions {
-    /// What a script says that has an image's file and knows its disk.
+    /// The options of a script that has an image's file and knows its disk.
     pub fn script(device: &str, image: &Path) -> Self {
         Self {
             disk: None,
@@ -73,7 +73,7 @@ pub fn flash(options: &FlashOptions) -> Result<u8> {
         named.is_some() || !options.yes,
         "--yes needs --device: nobody is there to be asked which disk"
     );
-    // What is known before anything slow begins is told before.
+    // A refusal that is certain comes before anything slow begins.
     if let Some(name) = named
         && !is_file(name)
     {
@@ -131,7 +131,7 @@ pub fn flash(options: &FlashOptions) -> Result<u8> {
     Ok(0)
 }
 
-/// What goes on the disk: of the image's file, or built.
+/// The content for the disk: of the image's file, or built.
 fn content(options: &FlashOptions) -> Result<Content> {
     match &options.image {
         Some(path) => {
@@ -160,7 +160,7 @@ fn look(name: &str, needs: u64, allowed: Allowed) -> Result<Target> {
         .map_err(|refusal| anyhow::anyhow!("{name} is not written: {refusal}"))
 }
 
-/// What tells this disk's partitions from those of others: the same stick keeps its own.
+/// The seed that tells this disk's partitions from those of others: the same stick keeps its own.
 fn seed(target: &Target) -> String {
     format!("{} {}", target.serial.as_deref().unwrap_or_default(), target.size)
 }

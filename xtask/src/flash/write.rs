@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::image::Sparse;
 
-/// What is written to: a disk's node, or a file.
+/// A place to write to: a disk's node, or a file.
 pub(super) trait Medium: Read + Write + Seek {
     /// Waits until everything that was written is on the medium itself, and has reads come
     /// from there, not from the memory of this computer.

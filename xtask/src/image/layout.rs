@@ -31,13 +31,13 @@ use crate::ui;
 const MIB: u64 = (1 << 20) / SECTOR as u64;
 /// Bytes of whose multiple both ends of a partition are: some programs want 64 sectors.
 pub(super) const ALIGNED: usize = 64 * SECTOR;
-/// Where stage 2 begins, behind the GPT.
+/// First sector of stage 2, behind the GPT.
 const STAGE_2: u64 = 64;
-/// Where the FAT begins.
+/// First sector of the FAT.
 const FAT: u64 = MIB;
 /// Sectors of the smallest STEWDATA: FAT32 has at least 65,525 clusters.
 const LEAST_DATA: u64 = 36 * MIB;
-/// Where the MBR's entries are in the boot sector, and a disk's signature.
+/// Places of the MBR's entries in the boot sector, and of a disk's signature.
 const ENTRIES: usize = 446;
 const SIGNATURE: usize = 440;
 /// Types of partitions in the MBR: stage 2's, by which it knows itself; FAT12; FAT16 and
@@ -66,7 +66,7 @@ const BIOS_BOOT: [u8; 16] =
 const BASIC_DATA: [u8; 16] =
     guid((0xebd0_a0a2, 0xb9e5, 0x4433), [0x87, 0xc0, 0x68, 0xb6, 0xb7, 0x26, 0x99, 0xc7]);
 
-/// What the boot stages need on a disk; everything else follows from its size.
+/// Everything that the boot stages need on a disk; the rest follows from its size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
     boot_sector: Vec<u8>,

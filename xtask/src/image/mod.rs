@@ -24,7 +24,7 @@ pub use sparse::Sparse;
 const SECTOR: usize = 512;
 /// Bytes in a cylinder of 16 heads and 63 sectors: Bochs wants whole ones.
 pub const CYLINDER: usize = 16 * 63 * SECTOR;
-/// Where the BIOS stages put the kernel's file; the ramdisk follows it.
+/// The BIOS stages put the kernel's file here; the ramdisk follows it.
 const BIOS_LOAD_ADDRESS: u64 = 16 << 20;
 /// The PCI hole begins here on machines with much memory (QEMU q35: 2 GiB).
 const BIOS_LOAD_LIMIT: u64 = 2 << 30;
@@ -32,7 +32,7 @@ const BIOS_LOAD_LIMIT: u64 = 2 << 30;
 /// frames for page tables and the loaded kernel.
 const BIOS_LOAD_MARGIN: u64 = 64 << 20;
 
-/// What the boot loader may print itself: nothing. It would write over the
+/// The boot loader is to print nothing itself. It would write over the
 /// framebuffer and on the serial port what only its authors can use.
 const BOOT_CONFIG: &str =
     r#"{"frame_buffer":{},"log_level":"Error","frame_buffer_logging":false,"serial_logging":true}"#;

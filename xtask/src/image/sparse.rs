@@ -45,7 +45,7 @@ impl Sparse {
         self.pieces().map(|(_, bytes)| bytes.len() as u64).sum()
     }
 
-    /// Where each piece is, and its bytes, in their order on the disk.
+    /// The place of each piece, and its bytes, in their order on the disk.
     pub fn pieces(&self) -> impl Iterator<Item = (u64, &[u8])> {
         const ZEROS: &[u8] = &[0; PIECE];
         self.pieces.iter().map(|(&number, piece)| {

@@ -135,7 +135,7 @@ fn both_tables_name_the_same_partitions_at_every_size() {
         fs.root_dir().open_file("README.TXT").unwrap().read_to_string(&mut text).unwrap();
         assert!(text.contains("Steward"));
         drop(fs);
-        // What a stick has already is overwritten where it matters, and not elsewhere.
+        // Old content is overwritten where it matters, and not elsewhere.
         assert!(disk.written() < len / 100 + (80 << 20), "{} of {len}", disk.written());
     }
 }

@@ -29,7 +29,7 @@ pub struct HotTimer {
     others: u64,
     /// What the timer is armed for.
     pub armed: u64,
-    /// What the guest has at least behind an entry, whatever is due: a device could ring
+    /// Least time of the guest behind an entry, whatever is due: a device could ring
     /// so fast that it never went on.
     least: u64,
     /// When it has had that. It is the entry's and not each write's: a guest that wrote its

@@ -76,7 +76,7 @@ fn what_may_not_be_written_is_refused_for_the_right_reason() {
     for (computer, disk, refusal) in cases {
         let refused = verdict(computer, disk, false);
         assert_eq!(refused, Err(refusal.clone()), "{computer}: {disk}");
-        // What --any-disk allows is the unusual, and nothing else.
+        // --any-disk allows the unusual, and nothing else.
         let is_unusual = matches!(refusal, Unusual(_));
         assert_eq!(verdict(computer, disk, true).is_ok(), is_unusual, "{computer}: {disk}");
         assert!(!refusal.to_string().is_empty());

@@ -91,7 +91,7 @@ impl Guest {
         self.running.iter().map(rest).fold(0, u64::saturating_add)
     }
 
-    /// What its cap lets it use now. `None`: it has no cap.
+    /// Ticks that its cap lets it use now. `None`: it has no cap.
     pub(super) fn allowance(&self, cpus: &[Cpu], now: u64) -> Option<u64> {
         let mut cap = self.cap?;
         cap.advance(now, self.running.len());
