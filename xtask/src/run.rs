@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use vmm::bundle::{
-    ApicAssist, ConsoleBytes, DebugStatus, EscapeKey, HostSettings, LogLevel, OnHalt, OnReset,
+    ApicAssist, ConsoleBytes, DebugStatus, EscapeKey, HostExit, HostSettings, LogLevel, OnHalt,
+    OnReset,
 };
 
 use crate::bundle::{self, Guest};
@@ -430,11 +431,7 @@ const RELEASE_SIZE: u64 = 64 << 20;
 
 /// `image --release`: the file that people write to a stick with whatever they have.
 fn release(options: &RunOptions) -> Result<u8> {
-    let config = options.config(None)?;
-    setup::ensure(&[])?;
-    let Scene { guests, host, memory, .. } = options.scene(Machine::QemuSvm, config)?;
-    let host = HostSettings { end_key: None, ..host };
-    let (content, memory) = content(&guests, host, &options.profile(), memory)?;
+    let (content, memory) = for_any_machine(options)?;
     let (size, without) = (content.least(), content.without_data());
     if without > RELEASE_SIZE {
         bail!(
@@ -473,12 +470,17 @@ pub fn stick(config: Option<PathBuf>) -> Result<(image::Content, u64)> {
         run: RunOptions,
     }
     let usual = <Usual as clap::Parser>::try_parse_from(["stick"])?;
-    let options = RunOptions { config, ..usual.run };
+    for_any_machine(&RunOptions { config, ..usual.run })
+}
+
+/// The content that the options describe, for machines of which nobody here waits for the end.
+fn for_any_machine(options: &RunOptions) -> Result<(image::Content, u64)> {
     let config = options.config(None)?;
     setup::ensure(&[])?;
     let Scene { guests, host, memory, .. } = options.scene(Machine::QemuSvm, config)?;
-    // Nobody here waits for its end.
-    content(&guests, HostSettings { end_key: None, ..host }, &options.profile(), memory)
+    // A real machine's ports are not an emulator's.
+    let host = HostSettings { end_key: None, exit: HostExit::Halt, ..host };
+    content(&guests, host, &options.profile(), memory)
 }
 
 /// Writes the image with `content` to the file that `machine` boots.
@@ -496,7 +498,7 @@ pub fn write_disk(machine: Machine, content: &image::Content, path: &Path) -> Re
 #[derive(Debug, Clone, Args)]
 pub struct ImageOptions {
     /// Make a file to hand on: named after the version, with its SHA-256 beside it
-    #[arg(long, conflicts_with = "debug")]
+    #[arg(long, conflicts_with_all = ["debug", "machine"])]
     pub release: bool,
     /// The options of its guests.
     #[command(flatten)]

@@ -418,10 +418,5 @@ fn in_use(computer: &Computer, disk: &Device) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether the disk is still the one that the question named.
-pub(super) fn is_same(asked: &Target, now: &Target) -> bool {
-    asked == now
-}
-
 #[cfg(test)]
 mod tests;

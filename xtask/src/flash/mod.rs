@@ -103,7 +103,7 @@ pub fn flash(options: &FlashOptions) -> Result<u8> {
     // Somebody may have changed sticks meanwhile.
     let now = look(&name, content.least(), allowed)?;
     ensure!(
-        disks::is_same(&target, &now),
+        target == now,
         "{} is another disk than a moment ago ({}, serial number {}): nothing was written",
         target.path,
         now.title,

@@ -106,9 +106,9 @@ mod tests {
     fn who_writes_its_timer_all_the_time_postpones_nothing() {
         let mut timer = HotTimer::new(100);
         timer.enter(5000, NEVER, 1000);
-        for now in 4850..5200 {
-            timer.set(now + 1_000_000);
-            assert_eq!(timer.armed, 5000, "at {now}");
+        for tsc in 4850..5200 {
+            timer.set(tsc + 1_000_000);
+            assert_eq!(timer.armed, 5000, "at {tsc}");
         }
     }
 
@@ -123,8 +123,8 @@ mod tests {
         timer.set(NEVER);
         assert_eq!(timer.counts(5, 0), u32::MAX);
         timer.set(1000);
-        for now in [1000, 1001, NEVER] {
-            assert_eq!(timer.counts(5, now), 0, "it must not wait for a count");
+        for tsc in [1000, 1001, NEVER] {
+            assert_eq!(timer.counts(5, tsc), 0, "it must not wait for a count");
         }
     }
 }

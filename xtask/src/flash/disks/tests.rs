@@ -118,7 +118,7 @@ fn what_may_be_written_is_named() {
 #[test]
 fn a_stick_that_was_changed_between_question_and_write_is_noticed() {
     let asked = verdict("laptop with a stick", "/dev/sdb", false).unwrap();
-    assert!(is_same(&asked, &asked.clone()));
+    assert_eq!(verdict("laptop with a stick", "/dev/sdb", false).as_ref(), Ok(&asked));
     let others = [
         Target { serial: Some("4C530001230815117211".to_owned()), ..asked.clone() },
         Target { serial: None, ..asked.clone() },
@@ -127,7 +127,7 @@ fn a_stick_that_was_changed_between_question_and_write_is_noticed() {
         Target { numbers: "8:32".to_owned(), ..asked.clone() },
     ];
     for other in others {
-        assert!(!is_same(&asked, &other), "{other:?}");
+        assert_ne!(asked, other);
     }
 }
 
