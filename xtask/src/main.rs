@@ -41,9 +41,9 @@ enum Task {
     Run(Box<RunOptions>),
     /// Make the disk image, print where it is and its size
     ///
-    /// With --release, a file to hand on: Steward with Debian as its guest, at most 64 MiB without
-    /// the partition STEWDATA, and its SHA-256 beside it. `dd` and its like put it on a stick, and
-    /// so does `cargo xtask flash`.
+    /// For any machine: it halts at the end, as nobody waits there. With --release, a file to hand
+    /// on: Steward with Debian as its guest, at most 64 MiB without the partition STEWDATA, and its
+    /// SHA-256 beside it. `dd` and its like put it on a stick, and so does `cargo xtask flash`.
     Image(Box<ImageOptions>),
     /// Write the image to a USB stick, or another disk, and read it back
     ///
@@ -167,11 +167,11 @@ mod tests {
     #[test]
     fn options_of_run() {
         let usual = parse(&[]).unwrap();
-        assert!(!usual.debug);
-        assert_eq!(usual.debug_exit, None);
-        assert_eq!(parse(&["--debug-exit"]).unwrap().debug_exit, Some(DebugStatus::Shifted));
+        assert!(!usual.guests.debug);
+        assert_eq!(usual.guests.debug_exit, None);
+        assert_eq!(parse(&["--debug-exit"]).unwrap().guests.debug_exit, Some(DebugStatus::Shifted));
         let plain = parse(&["--debug-exit=plain", "--debug"]).unwrap();
-        assert_eq!((plain.debug_exit, plain.debug), (Some(DebugStatus::Plain), true));
+        assert_eq!((plain.guests.debug_exit, plain.guests.debug), (Some(DebugStatus::Plain), true));
         let words = parse(&["--machine-arg", "-machine", "--machine-arg=pit=off"]).unwrap();
         assert_eq!(words.machine_args, ["-machine", "pit=off"]);
     }

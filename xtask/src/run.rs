@@ -24,33 +24,15 @@ use crate::stages::Stages;
 use crate::ui::{self, Out};
 use crate::{control, ctl, exec, guest, image, paths, setup};
 
-/// Options of `run`.
+/// Options that say what is in an image.
 #[derive(Debug, Clone, Args)]
-pub struct RunOptions {
-    /// The machine to run on [default: nested KVM where it is really usable, else qemu-svm]
-    #[arg(long, value_enum)]
-    pub machine: Option<Machine>,
-    /// The firmware that boots the image [default: uefi where OVMF is there, else bios]
-    #[arg(long, value_enum)]
-    pub firmware: Option<Firmware>,
+pub struct GuestOptions {
     /// Run the guests that this file describes (docs/config.md)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["memory", "vcpus", "kernel", "initrd", "modules", "cmdline", "debug_exit", "reset_ends", "apic", "exec"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["memory", "vcpus", "kernel", "initrd", "modules", "cmdline", "debug_exit", "reset_ends", "apic"])]
     pub config: Option<PathBuf>,
     /// Physical CPUs of the machine [default: what the configuration says, else 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: Option<u32>,
-    /// How the disk that the machine boots from is connected
-    #[arg(long, value_name = "KIND", value_enum, default_value_t)]
-    pub disk: DiskKind,
-    /// CPU model to emulate instead of the usual one, for example EPYC,-svm
-    #[arg(long, value_name = "MODEL")]
-    pub cpu: Option<String>,
-    /// Hand WORD to the emulator, behind all of xtask's own: a word of QEMU's command line, or a line of Bochs' configuration; may be repeated
-    #[arg(long = "machine-arg", value_name = "WORD", allow_hyphen_values = true)]
-    pub machine_args: Vec<String>,
-    /// Let QEMU's clocks count instructions, one a tick, instead of real time
-    #[arg(long)]
-    pub icount: bool,
     /// Memory of the guest; the machine gets more
     #[arg(long, default_value = "512M", value_name = "SIZE", value_parser = bundle::parse_guest_memory)]
     pub memory: u64,
@@ -81,15 +63,6 @@ pub struct RunOptions {
     /// How far the CPU may run the guest's local APIC: full, priority (interrupts are injected) or none
     #[arg(long, default_value = "full", value_name = "HOW", value_parser = parse_apic)]
     pub apic: ApicAssist,
-    /// Run COMMAND in the default guest, print what it prints, end with its status; `-` reads it from standard input
-    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["kernel", "initrd", "modules", "cmdline", "debug_exit"])]
-    pub exec: Option<String>,
-    /// Show no window [default where there is no display]
-    #[arg(long)]
-    pub headless: bool,
-    /// End the run with status 124 after this many seconds
-    #[arg(long, value_name = "SECONDS")]
-    pub timeout: Option<u64>,
     /// Build the image for debugging: with assertions, less optimised
     #[arg(long)]
     pub debug: bool,
@@ -99,12 +72,44 @@ pub struct RunOptions {
     /// How much the hypervisor logs: off, error, warn, info, debug or trace [default: what the configuration says, else info]
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     pub verbosity: Option<LogLevel>,
+}
+
+/// Options of `run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunOptions {
+    /// The machine to run on [default: nested KVM where it is really usable, else qemu-svm]
+    #[arg(long, value_enum)]
+    pub machine: Option<Machine>,
+    /// The firmware that boots the image [default: uefi where OVMF is there, else bios]
+    #[arg(long, value_enum)]
+    pub firmware: Option<Firmware>,
+    /// What runs on it.
+    #[command(flatten)]
+    pub guests: GuestOptions,
+    /// How the disk that the machine boots from is connected
+    #[arg(long, value_name = "KIND", value_enum, default_value_t)]
+    pub disk: DiskKind,
+    /// CPU model to emulate instead of the usual one, for example EPYC,-svm
+    #[arg(long, value_name = "MODEL")]
+    pub cpu: Option<String>,
+    /// Hand WORD to the emulator, behind all of xtask's own: a word of QEMU's command line, or a line of Bochs' configuration; may be repeated
+    #[arg(long = "machine-arg", value_name = "WORD", allow_hyphen_values = true)]
+    pub machine_args: Vec<String>,
+    /// Let QEMU's clocks count instructions, one a tick, instead of real time
+    #[arg(long)]
+    pub icount: bool,
+    /// Run COMMAND in the default guest, print what it prints, end with its status; `-` reads it from standard input
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["config", "kernel", "initrd", "modules", "cmdline", "debug_exit"])]
+    pub exec: Option<String>,
+    /// Show no window [default where there is no display]
+    #[arg(long)]
+    pub headless: bool,
+    /// End the run with status 124 after this many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
     /// Keep the serial log in this file
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
-    /// The guest's console is this terminal, whose size it is told.
-    #[arg(skip)]
-    shows_here: bool,
     /// Make this socket the machine's second serial port, for `cargo xtask ctl`
     #[arg(long, value_name = "PATH", require_equals = true)]
     pub control: Option<Option<PathBuf>>,
@@ -161,6 +166,42 @@ impl RunOptions {
         })
     }
 
+    /// What runs: the configuration's guests, or the one that the options describe.
+    fn scene(&self, machine: Machine, config: Option<Config>) -> Result<Scene> {
+        let mut scene = self.guests.scene(machine, config)?;
+        if self.exec.is_some() {
+            // What a command prints is to come byte for byte and not mixed with much else;
+            // xtask filters what it shows.
+            scene.host.log = LogLevel::Warn;
+            scene.host.console = ConsoleBytes::Raw;
+        }
+        for guest in &mut scene.guests {
+            if self.headless || self.exec.is_some() {
+                // Nobody is there to look at a guest that does nothing any more.
+                guest.settings.on_halt = OnHalt::End;
+            }
+            if self.exec.is_some() {
+                guest.settings.on_reset = OnReset::End;
+            }
+        }
+        let of_file = self.guests.config.is_some()
+            || self.guests.kernel.is_some()
+            || self.guests.cmdline.is_some();
+        if !of_file
+            && std::io::stdin().is_terminal()
+            && let Ok((columns @ 1.., lines @ 1..)) = crossterm::terminal::size()
+        {
+            // The guest's console is this terminal. Linux hands what it does not know to `init`
+            // as environment.
+            for guest in &mut scene.guests {
+                guest.settings.cmdline.push_str(&format!(" LINES={lines} COLUMNS={columns}"));
+            }
+        }
+        Ok(scene)
+    }
+}
+
+impl GuestOptions {
     fn profile(&self) -> Profile {
         Profile { release: !self.debug, elf: self.image_elf.clone(), ..Profile::default() }
     }
@@ -171,33 +212,18 @@ impl RunOptions {
         self.config.as_deref().map(|path| Config::load(path, self.cpus, usual)).transpose()
     }
 
-    /// What runs: the configuration's guests, or the one that the options describe.
+    /// The configuration's guests, or the one that the options describe.
     fn scene(&self, machine: Machine, config: Option<Config>) -> Result<Scene> {
         let Host { log, when_empty, escape, cpus, memory } =
             config.as_ref().map(|config| config.host).unwrap_or_default();
-        let log = match self.exec {
-            // What a command prints is not to be mixed with much else.
-            Some(_) => LogLevel::Warn,
-            None => self.verbosity.or(log).unwrap_or(LogLevel::Info),
-        };
-        // The output of a command is to come byte for byte; xtask filters what it shows.
-        let console = match self.exec {
-            Some(_) => ConsoleBytes::Raw,
-            None => ConsoleBytes::Filtered,
-        };
-        let mut guests = match config {
+        let log = self.verbosity.or(log).unwrap_or(LogLevel::Info);
+        let guests = match config {
             Some(config) => config.guests()?,
             None => vec![self.guest()?],
         };
-        if self.headless || self.exec.is_some() {
-            // Nobody is there to look at a guest that does nothing any more.
-            for guest in &mut guests {
-                guest.settings.on_halt = OnHalt::End;
-            }
-        }
         Ok(Scene {
             guests,
-            host: HostSettings { when_empty, escape, console, ..bundle::host(machine, log)? },
+            host: HostSettings { when_empty, escape, ..bundle::host(machine, log)? },
             cpus: self.cpus.or(cpus).unwrap_or(USUAL_CPUS),
             memory: self.machine_memory.or(memory),
         })
@@ -221,16 +247,8 @@ impl RunOptions {
             settings.debug_exit = true;
             settings.debug_status = how;
         }
-        if self.reset_ends || self.exec.is_some() {
+        if self.reset_ends {
             settings.on_reset = OnReset::End;
-        }
-        if self.kernel.is_none()
-            && self.shows_here
-            && std::io::stdin().is_terminal()
-            && let Ok((columns @ 1.., lines @ 1..)) = crossterm::terminal::size()
-        {
-            // Linux hands what it does not know to `init` as environment.
-            settings.cmdline.push_str(&format!(" LINES={lines} COLUMNS={columns}"));
         }
         if let Some(cmdline) = &self.cmdline {
             settings.cmdline.clone_from(cmdline);
@@ -272,11 +290,10 @@ impl Drop for RunDir {
 
 /// Runs, and returns the status to exit with.
 pub fn run(options: &RunOptions) -> Result<u8> {
-    let options = &RunOptions { shows_here: true, ..options.clone() };
     let choice = machine::choose(options.machine, &HostFacts::read());
     let machine = choice.machine;
     // Its faults are told before anything slow begins.
-    let config = options.config(Some(USUAL_CPUS))?;
+    let config = options.guests.config(Some(USUAL_CPUS))?;
     // OVMF is worth installing only where it is the likely choice.
     let wanted = match options.firmware {
         Some(firmware) => firmware,
@@ -301,7 +318,7 @@ pub fn run(options: &RunOptions) -> Result<u8> {
     if let (Some(command), [guest]) = (&command, scene.guests.as_mut_slice()) {
         command.prepare(guest, &dir.0)?;
     }
-    let profile = options.profile();
+    let profile = options.guests.profile();
     let escape = scene.host.escape;
     let (boot, memory) = if machine == Machine::Bare {
         let [guest] = scene.guests.as_slice() else {
@@ -430,7 +447,7 @@ fn content(
 const RELEASE_SIZE: u64 = 64 << 20;
 
 /// `image --release`: the file that people write to a stick with whatever they have.
-fn release(options: &RunOptions) -> Result<u8> {
+fn release(options: &GuestOptions) -> Result<u8> {
     let (content, memory) = for_any_machine(options)?;
     let (size, without) = (content.least(), content.without_data());
     if without > RELEASE_SIZE {
@@ -444,9 +461,11 @@ fn release(options: &RunOptions) -> Result<u8> {
     let name = format!("steward-{}.img", env!("CARGO_PKG_VERSION"));
     let path = paths::target().join("release-image").join(&name);
     fs::create_dir_all(path.parent().unwrap_or(&path))?;
+    let sum = path.with_extension("img.sha256");
+    // One of another image is worse than none.
+    let _ = fs::remove_file(&sum);
     image::write(&content, &path)?;
     let hash = image::sha256(&path)?;
-    let sum = path.with_extension("img.sha256");
     fs::write(&sum, format!("{hash}  {name}\n"))
         .with_context(|| format!("cannot write {}", sum.display()))?;
     writeln!(
@@ -467,14 +486,14 @@ pub fn stick(config: Option<PathBuf>) -> Result<(image::Content, u64)> {
     #[derive(clap::Parser)]
     struct Usual {
         #[command(flatten)]
-        run: RunOptions,
+        guests: GuestOptions,
     }
     let usual = <Usual as clap::Parser>::try_parse_from(["stick"])?;
-    for_any_machine(&RunOptions { config, ..usual.run })
+    for_any_machine(&GuestOptions { config, ..usual.guests })
 }
 
 /// The content that the options describe, for machines of which nobody here waits for the end.
-fn for_any_machine(options: &RunOptions) -> Result<(image::Content, u64)> {
+fn for_any_machine(options: &GuestOptions) -> Result<(image::Content, u64)> {
     let config = options.config(None)?;
     setup::ensure(&[])?;
     let Scene { guests, host, memory, .. } = options.scene(Machine::QemuSvm, config)?;
@@ -500,31 +519,39 @@ pub struct ImageOptions {
     /// Make a file to hand on: named after the version, with its SHA-256 beside it
     #[arg(long, conflicts_with_all = ["debug", "machine"])]
     pub release: bool,
-    /// The options of its guests.
+    /// Make it for this emulator, which hears how the run ended [default: for any machine, which halts at the end]
+    #[arg(long, value_enum)]
+    pub machine: Option<Machine>,
+    /// What is in it.
     #[command(flatten)]
-    pub run: RunOptions,
+    pub guests: GuestOptions,
 }
 
 /// `image`: makes the image with the configuration's guests or the one that the
 /// options describe, prints where it is and its size.
 pub fn image(options: &ImageOptions) -> Result<u8> {
     if options.release {
-        return release(&options.run);
+        return release(&options.guests);
     }
-    let options = &options.run;
-    let config = options.config(None)?;
-    setup::ensure(&[])?;
-    let machine = options.machine.unwrap_or(Machine::QemuSvm);
-    if machine == Machine::Bare {
-        bail!("the bare machine has no image");
-    }
-    let Scene { guests, host, memory, .. } = options.scene(machine, config)?;
-    // Nobody here waits for its end.
-    let host = HostSettings { end_key: None, ..host };
     let path = paths::target().join("steward/steward.img");
     fs::create_dir_all(path.parent().unwrap_or(&path))?;
-    let profile = options.profile();
-    let memory = write_image(machine, &guests, host, &profile, memory, &path)?;
+    let memory = match options.machine {
+        None => {
+            let (content, memory) = for_any_machine(&options.guests)?;
+            image::write(&content, &path)?;
+            memory
+        }
+        Some(Machine::Bare) => bail!("the bare machine has no image"),
+        Some(machine) => {
+            let options = &options.guests;
+            let config = options.config(None)?;
+            setup::ensure(&[])?;
+            let Scene { guests, host, memory, .. } = options.scene(machine, config)?;
+            // Nobody here waits for its end.
+            let host = HostSettings { end_key: None, ..host };
+            write_image(machine, &guests, host, &options.profile(), memory, &path)?
+        }
+    };
     let size = fs::metadata(&path)?.len();
     writeln!(Out, "{} {size} bytes ({})", path.display(), ui::size(size))?;
     writeln!(Out, "needs a machine with {} of memory", ui::size(memory))?;
