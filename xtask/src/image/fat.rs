@@ -31,9 +31,11 @@ const LONG_NAME: u8 = 0x0f;
 /// before the volume, and where FAT32 keeps a copy of the first sector.
 const HIDDEN_SECTORS: u64 = 28;
 const COPY_OF_FIRST: u64 = 50;
+/// The number of a FAT12 or FAT16 volume.
+pub(super) const VOLUME_ID: std::ops::Range<usize> = 39..43;
 
 /// The volume of the boot stages, with these files. `start` is the sector of the disk
-/// where it will be.
+/// where it will be; its number ([`VOLUME_ID`]) is 0.
 pub(super) fn boot_volume(files: &[(&str, &[u8])], start: u32) -> Result<Vec<u8>> {
     let data: usize = files.iter().map(|(_, bytes)| bytes.len().next_multiple_of(CLUSTER)).sum();
     // Two directories, the FATs (4 bytes a cluster are plenty for two), the root, the boot sector.
@@ -56,7 +58,7 @@ pub(super) fn boot_volume(files: &[(&str, &[u8])], start: u32) -> Result<Vec<u8>
         .total_sectors(u32::try_from(sectors)?)
         .max_root_dir_entries(ROOT_ENTRIES)
         .fats(2)
-        .volume_id(0x5354_4557)
+        .volume_id(0)
         .volume_label(*b"STEWARD    ");
     fatfs::format_volume(&mut volume, options).context("cannot format the FAT volume")?;
     let kind = fill(&mut volume, files)?;
@@ -68,17 +70,18 @@ pub(super) fn boot_volume(files: &[(&str, &[u8])], start: u32) -> Result<Vec<u8>
 }
 
 /// Makes `volume`, of `len` bytes, an empty FAT32 volume called STEWDATA but for one file
-/// that says what it is for. `start` is the sector of the disk where it is.
+/// that says what it is for. `start` is the sector of the disk where it is, `id` its number.
 pub(super) fn data_volume(
     volume: &mut (impl Read + Write + Seek),
     len: u64,
     start: u32,
+    id: u32,
 ) -> Result<()> {
     let options = FormatVolumeOptions::new()
         .fat_type(FatType::Fat32)
         .bytes_per_cluster(data_cluster(len))
         .total_sectors(u32::try_from(len / SECTOR as u64)?)
-        .volume_id(0x5354_4457)
+        .volume_id(id)
         .volume_label(*b"STEWDATA   ");
     fatfs::format_volume(&mut *volume, options).context("cannot format the volume STEWDATA")?;
     let kind = fill(volume, &[("README.TXT", README.as_bytes())])?;

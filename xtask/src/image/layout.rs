@@ -126,7 +126,14 @@ impl Content {
     /// Whether both are the same but for the identity of the disk that they were read from.
     pub fn is_same(&self, other: &Self) -> bool {
         let code = |content: &Self| content.boot_sector.get(..SIGNATURE).map(<[u8]>::to_vec);
-        (code(self), &self.stage_2, &self.fat) == (code(other), &other.stage_2, &other.fat)
+        let fat = |content: &Self| {
+            let mut fat = content.fat.clone();
+            if let Some(id) = fat.get_mut(fat::VOLUME_ID) {
+                id.fill(0);
+            }
+            fat
+        };
+        code(self) == code(other) && self.stage_2 == other.stage_2 && fat(self) == fat(other)
     }
 
     /// Bytes of the smallest disk for it, and of an image's file.
@@ -166,10 +173,14 @@ impl Content {
         let bytes = |sector: u64| sector * SECTOR as u64;
         disk.put(bytes(STAGE_2), &self.stage_2)?;
         disk.put(bytes(FAT), &self.fat)?;
-        // The first sectors of a file system's kind.
+        let [volume, data_volume] = [1, 3].map(|number| volume_id(seed, number));
+        disk.put(bytes(FAT) + fat::VOLUME_ID.start as u64, &volume.to_le_bytes())?;
+        // The first sectors of a file system's kind; labels of arrays stand at the end, too.
         disk.zero(bytes(data_start), 1 << 20)?;
+        disk.zero(bytes(data_end) - (1 << 20), 1 << 20)?;
         let start = u32::try_from(data_start)?;
-        fat::data_volume(&mut disk.part(bytes(data_start), bytes(data)), bytes(data), start)?;
+        let mut part = disk.part(bytes(data_start), bytes(data));
+        fat::data_volume(&mut part, bytes(data), start, data_volume)?;
         disk.put(0, &self.first_sector((data_start, data), seed)?)?;
         let mut gpt = GPT::new_from(&mut disk, SECTOR as u64, identity(seed, 0))
             .context("cannot make the partition table")?;
@@ -218,6 +229,12 @@ impl Content {
 
 fn sectors(bytes: &[u8]) -> u64 {
     (bytes.len() / SECTOR) as u64
+}
+
+/// The number of the FAT volume in a partition, by which systems tell volumes apart.
+fn volume_id(seed: &str, number: u32) -> u32 {
+    let [a, b, c, d, ..] = identity(seed, number);
+    u32::from_le_bytes([a, b, c, d])
 }
 
 /// A GUID that `seed` and `number` decide: random to look at (RFC 9562, version 8).

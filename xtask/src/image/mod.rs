@@ -38,7 +38,7 @@ const BOOT_CONFIG: &str =
     r#"{"frame_buffer":{},"log_level":"Error","frame_buffer_logging":false,"serial_logging":true}"#;
 
 /// The seed of an image's identity: the same input makes the same file.
-const IMAGE: &str = "image";
+pub const IMAGE: &str = "image";
 
 /// Puts the hypervisor's ELF file and the bundle together with the boot stages. `memory` is
 /// the machine's, in bytes.
@@ -90,6 +90,24 @@ pub fn sha256(path: &Path) -> Result<String> {
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// Refuses an image whose bytes are not those of the SHA-256 that lies beside it.
+pub fn check_sum(image: &Path) -> Result<()> {
+    let mut beside = image.as_os_str().to_owned();
+    beside.push(".sha256");
+    let Ok(text) = std::fs::read_to_string(&beside) else { return Ok(()) };
+    let wanted = text.split_whitespace().next().unwrap_or_default();
+    let is = sha256(image)?;
+    if is != wanted {
+        bail!(
+            "{} is damaged, or another image than the one whose SHA-256 is in {}: it has {is}, and {wanted} \
+             stands there. Fetch both again",
+            image.display(),
+            beside.display()
+        );
+    }
+    Ok(())
+}
+
 /// Refuses what the BIOS stages would load over something else. They load the
 /// kernel's file at 16 MiB and the ramdisk behind it before they have read the
 /// memory map, so nobody but us can notice.
@@ -116,4 +134,4 @@ fn check_load_range(kernel: u64, ramdisk: u64, memory: u64) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

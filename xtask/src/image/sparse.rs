@@ -59,6 +59,12 @@ impl Sparse {
         })
     }
 
+    /// Whether nothing is written to the `len` bytes from byte `start` on.
+    pub fn is_hole(&self, start: u64, len: u64) -> bool {
+        let end = start.saturating_add(len).div_ceil(PIECE as u64);
+        self.pieces.range(start / PIECE as u64..end).next().is_none()
+    }
+
     /// Writes `bytes` from byte `start` on.
     pub fn put(&mut self, start: u64, bytes: &[u8]) -> io::Result<()> {
         self.seek(SeekFrom::Start(start))?;
@@ -196,6 +202,9 @@ mod tests {
             [0, 1, 3, 10]
         );
         assert_eq!(disk.written(), 3 * PIECE as u64 + 100);
+        let piece = PIECE as u64;
+        assert!(disk.is_hole(2 * piece, piece) && disk.is_hole(5 * piece, 4096));
+        assert!(!disk.is_hole(2 * piece, piece + 1) && !disk.is_hole(piece + 9, 1));
         let mut all = Vec::new();
         disk.rewind().unwrap();
         disk.read_to_end(&mut all).unwrap();

@@ -74,7 +74,7 @@ fn a_bundle_that_would_reach_a_reserved_range_is_refused() {
     assert!(check_load_range(4 << 20, 2 << 30, 8 << 30).is_err());
 }
 
-fn content() -> Content {
+pub(crate) fn content() -> Content {
     let mut sector = vec![0_u8; SECTOR];
     sector[510..].copy_from_slice(&[0x55, 0xaa]);
     sector[0] = 0xfa;
@@ -152,6 +152,31 @@ fn the_same_seed_makes_the_same_disk_and_another_one_differs_in_its_identity() {
     let mut disk = disk;
     assert_ne!(bytes(&mut disk, 440, 4), bytes(&mut other, 440, 4));
     assert_ne!(bytes(&mut disk, 512 + 56, 16), bytes(&mut other, 512 + 56, 16));
+    // Numbers of the FAT12 and the FAT32 volume.
+    disk.rewind().unwrap();
+    let data = GPT::read_from(&mut disk, SECTOR as u64).unwrap()[3].starting_lba * 512;
+    for id in [(1 << 20) + 39, data + 67, data + 6 * 512 + 67] {
+        assert_ne!(bytes(&mut disk, id, 4), bytes(&mut other, id, 4), "at {id}");
+    }
+    // A disk's remains are a stick's to lose: what was an array's label at the end of a partition.
+    assert!(!disk.is_hole(len - (2 << 20), 1 << 20));
+}
+
+#[test]
+fn an_image_that_is_not_the_one_of_the_sum_beside_it_is_refused() {
+    let dir = std::env::temp_dir().join(format!("steward-sum-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("x.img");
+    std::fs::write(&path, b"abc").unwrap();
+    super::check_sum(&path).unwrap();
+    // FIPS 180-4's example.
+    let sum = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  x.img\n";
+    std::fs::write(dir.join("x.img.sha256"), sum).unwrap();
+    super::check_sum(&path).unwrap();
+    std::fs::write(&path, b"abd").unwrap();
+    let error = super::check_sum(&path).unwrap_err().to_string();
+    assert!(error.contains("x.img.sha256") && error.contains("ba7816bf"), "{error}");
+    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 #[test]
