@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 
 /// Computers as `lsblk -J -b` and `/sys` describe them.
@@ -17,9 +19,12 @@ fn what_may_not_be_written_is_refused_for_the_right_reason() {
     use Refusal::*;
     let s = |text: &str| text.to_owned();
     let not_removable = || Unusual(s("it is not removable"));
+    let member = |device: &str, kind: &str| {
+        Unusual(format!("{device} is encrypted, or may be part of something larger ({kind})"))
+    };
     let cases = [
         ("laptop with a stick", "/dev/nvme0n1", System(s("/dev/nvme0n1p1"), s("/boot/efi"))),
-        ("laptop with a stick", "/dev/sdb1", Partition(s("/dev/sdb"))),
+        ("laptop with a stick", "/dev/sdb1", Partition(Some(s("/dev/sdb")))),
         ("laptop with a stick", "/dev/mapper/vg-root", NoDisk(s("lvm"))),
         ("laptop with a stick", "/dev/mapper/nvme0n1p3_crypt", NoDisk(s("crypt"))),
         ("laptop with a stick", "/dev/sdz", Unknown),
@@ -70,8 +75,20 @@ fn what_may_not_be_written_is_refused_for_the_right_reason() {
         ("two paths to one disk", "/dev/sdb", Held(s("/dev/sdb"), s("dm-0"))),
         ("cache for a disk", "/dev/sdb", Held(s("/dev/sdb"), s("bcache0"))),
         ("virtual machine", "/dev/vda", System(s("/dev/vda"), s("/"))),
+        ("volume group that is not active", "/dev/sdb", member("/dev/sdb1", "LVM2_member")),
+        ("encrypted stick, closed", "/dev/sdb", member("/dev/sdb1", "crypto_LUKS")),
+        ("pool on a stick, without ZFS", "/dev/sdb", member("/dev/sdb1", "zfs_member")),
+        ("SATA disk at a port that the firmware calls external", "/dev/sdb", not_removable()),
+        ("eMMC of a small laptop, unused", "/dev/mmcblk0", not_removable()),
+        ("eMMC of a small laptop, unused", "/dev/mmcblk0boot0", NoDisk(s("mmcblk0boot0"))),
+        (
+            "stick that a program has open",
+            "/dev/sdb",
+            Open(s("/dev/sdb1"), s("dislocker-fuse (812)")),
+        ),
+        ("stick that a loop device shows", "/dev/sdb", Held(s("/dev/sdb1"), s("loop4"))),
+        ("two paths that nobody put together, one mounted", "/dev/sdc", OtherWay(s("/dev/sdb"))),
         ("home on a stick", "/dev/sdb", System(s("/dev/sdb1"), s("/home"))),
-        ("old lsblk", "/dev/sda", System(s("/dev/sda1"), s("/"))),
     ];
     for (computer, disk, refusal) in cases {
         let refused = verdict(computer, disk, false);
@@ -79,7 +96,6 @@ fn what_may_not_be_written_is_refused_for_the_right_reason() {
         // --any-disk allows the unusual, and nothing else.
         let is_unusual = matches!(refusal, Unusual(_));
         assert_eq!(verdict(computer, disk, true).is_ok(), is_unusual, "{computer}: {disk}");
-        assert!(!refusal.to_string().is_empty());
     }
 }
 
@@ -90,17 +106,8 @@ fn what_may_be_written_is_named() {
         // The name alone does, too.
         ("laptop with a stick", "sdb", "SanDisk Ultra", Some("4C530001230815117210")),
         ("installer that runs from a stick", "/dev/sdb", "SanDisk Ultra", Some("AA01")),
-        (
-            "volume group that is not active",
-            "/dev/sdb",
-            "SanDisk Ultra",
-            Some("4C530001230815117210"),
-        ),
-        ("encrypted stick, closed", "/dev/sdb", "SanDisk Ultra", Some("4C530001230815117210")),
-        ("pool on a stick, without ZFS", "/dev/sdb", "SanDisk Ultra", Some("4C530001230815117210")),
         ("NVMe disk in a USB case", "/dev/sdb", "Realtek RTL9210B-CG", Some("012345678906")),
         ("card in the reader of the laptop", "/dev/mmcblk0", "no name", Some("0x1a2b3c4d")),
-        ("old lsblk", "/dev/sdb", "Generic Flash_Disk", Some("FBF1")),
     ];
     for (computer, disk, title, serial) in cases {
         let target = verdict(computer, disk, false).unwrap();
@@ -116,34 +123,23 @@ fn what_may_be_written_is_named() {
 }
 
 #[test]
-fn a_stick_that_was_changed_between_question_and_write_is_noticed() {
-    let asked = verdict("laptop with a stick", "/dev/sdb", false).unwrap();
-    assert_eq!(verdict("laptop with a stick", "/dev/sdb", false).as_ref(), Ok(&asked));
-    let others = [
-        Target { serial: Some("4C530001230815117211".to_owned()), ..asked.clone() },
-        Target { serial: None, ..asked.clone() },
-        Target { size: asked.size - 512, ..asked.clone() },
-        Target { title: "Kingston DataTraveler".to_owned(), ..asked.clone() },
-        Target { numbers: "8:32".to_owned(), ..asked.clone() },
-    ];
-    for other in others {
-        assert_ne!(asked, other);
-    }
-}
-
-#[test]
 fn candidates_are_removable_and_have_a_medium() {
     let computers = computers();
-    let names = |computer: &str| -> Vec<&str> {
+    let names = |computer: &str, any: bool| -> Vec<&str> {
         let computer = computers.get(computer).unwrap();
-        computer.candidates().map(|disk| disk.name.as_str()).collect()
+        computer.candidates(any).map(|disk| disk.name.as_str()).collect()
     };
-    assert_eq!(names("laptop with a stick"), ["sdb"]);
-    assert_eq!(names("card reader without a card"), [""; 0]);
-    assert_eq!(names("drive with a disc"), [""; 0]);
-    assert_eq!(names("SATA disk of the desktop"), [""; 0]);
+    assert_eq!(names("laptop with a stick", false), ["sdb"]);
+    assert_eq!(names("card reader without a card", false), [""; 0]);
+    assert_eq!(names("drive with a disc", false), [""; 0]);
+    assert_eq!(names("SATA disk of the desktop", false), [""; 0]);
+    assert_eq!(names("second NVMe disk, unused", true), ["nvme0n1", "nvme1n1"]);
+    assert_eq!(names("eMMC of a small laptop, unused", false), [""; 0]);
+    // Memory is no candidate, whatever is allowed.
+    let has_memory = |name: &&str| name.starts_with("zram") || name.starts_with("nbd");
+    assert!(!names("memory that is a disk", true).iter().any(has_memory));
     let computer = computers.get("laptop with a stick").unwrap();
-    let content = computer.candidates().next().unwrap().content();
+    let content = computer.candidates(false).next().unwrap().content();
     assert_eq!(content, "sdb1: vfat HOLIDAY");
 }
 
