@@ -91,6 +91,8 @@ pub enum Medium {
     Image,
     /// A larger disk, onto which it was flashed.
     Flashed,
+    /// A larger disk, onto whose beginning it was copied as it is.
+    Copied,
 }
 
 /// One test on one emulated machine.

@@ -451,6 +451,7 @@ fn start(
     match case.medium {
         Medium::Image => run::write_disk(case.machine, &content, &path)?,
         Medium::Flashed => stick::flash(&content, dir, &path)?,
+        Medium::Copied => stick::copy(&content, &path)?,
     }
     let launch = Launch {
         machine: case.machine,

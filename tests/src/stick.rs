@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -50,6 +51,14 @@ pub(crate) fn all() -> Vec<Case> {
             ..Case::debian(&format!("stick-{kind}-uefi-stale"), Firmware::Uefi, shell)
         });
     }
+    for (name, firmware) in firmwares {
+        cases.push(Case {
+            disk: DiskKind::Xhci,
+            medium: Medium::Copied,
+            tier: Tier::Full,
+            ..Case::debian(&format!("stick-dd-{name}"), firmware, shell)
+        });
+    }
     cases.push(Case {
         machine: Machine::BochsVmx,
         disk: DiskKind::Ide,
@@ -79,17 +88,11 @@ pub(crate) fn flash(content: &Content, dir: &Path, path: &Path) -> Result<()> {
     let file = dir.join("file.img");
     image::write(content, &file)?;
     check(&file).context("the image's file")?;
-    // Remains that a stick may have had before.
-    let mut disk = File::create(path)?;
-    disk.set_len(DISK)?;
-    for at in [0, 60 << 20, DISK - (2 << 20)] {
-        disk.seek(SeekFrom::Start(at))?;
-        disk.write_all(&vec![0xa5; 2 << 20])?;
-    }
-    drop(disk);
+    used(path)?;
     match Loop::new(path) {
         Some(device) => {
             ui::say(format!("flashing {}", device.0));
+            refuses_what_is_held(&device.0, &file)?;
             let status = flash::flash(&FlashOptions::script(&device.0, &file))?;
             ensure!(status == 0, "flash ended with status {status}");
             drop(device);
@@ -107,6 +110,49 @@ pub(crate) fn flash(content: &Content, dir: &Path, path: &Path) -> Result<()> {
         ensure!(back.is_same(content), "{} does not hold what was written", disk.display());
     }
     fs::remove_file(&file)?;
+    Ok(())
+}
+
+/// A disk that something else has for itself, as a mounted one is had, is not written.
+fn refuses_what_is_held(device: &str, image: &Path) -> Result<()> {
+    /// open(2): "O_EXCL".
+    const EXCLUSIVE: i32 = 0o200;
+    let first = |device: &str| -> Result<[u8; 512]> {
+        let mut sector = [0; 512];
+        File::open(device)?.read_exact(&mut sector)?;
+        Ok(sector)
+    };
+    let before = first(device)?;
+    let held = OpenOptions::new().read(true).custom_flags(EXCLUSIVE).open(device)?;
+    let Err(error) = flash::flash(&FlashOptions::script(device, image)) else {
+        bail!("{device} was written though it is held");
+    };
+    drop(held);
+    ensure!(error.to_string().contains("is in use"), "flash says: {error:#}");
+    ensure!(first(device)? == before, "{device} was changed though it is held");
+    Ok(())
+}
+
+/// Makes the file of a disk with remains of what was on it before.
+fn used(path: &Path) -> Result<()> {
+    let mut disk = File::create(path)?;
+    disk.set_len(DISK)?;
+    for at in [0, 60 << 20, DISK - (2 << 20)] {
+        disk.seek(SeekFrom::Start(at))?;
+        disk.write_all(&vec![0xa5; 2 << 20])?;
+    }
+    Ok(())
+}
+
+/// Copies the image to the beginning of a larger disk, as `dd` does: the copy of its partition
+/// table is not at the disk's end then.
+pub(crate) fn copy(content: &Content, path: &Path) -> Result<()> {
+    used(path)?;
+    let image = path.with_extension("file");
+    image::write(content, &image)?;
+    let mut disk = OpenOptions::new().write(true).open(path)?;
+    std::io::copy(&mut File::open(&image)?, &mut disk)?;
+    fs::remove_file(&image)?;
     Ok(())
 }
 
