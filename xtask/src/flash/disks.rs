@@ -109,8 +109,16 @@ impl Device {
 
     /// Part of something that is made of several disks, or is encrypted: its kind.
     pub(super) fn membership(&self) -> Option<&str> {
-        const OTHERS: [&str; 6] =
-            ["crypto_LUKS", "bcache", "btrfs", "drbd", "ceph_bluestore", "BitLocker"];
+        const OTHERS: [&str; 8] = [
+            "crypto_LUKS",
+            "BitLocker",
+            "bcache",
+            "btrfs",
+            "jbd",
+            "xfs_external_log",
+            "drbd",
+            "ceph_bluestore",
+        ];
         let kind = self.fstype.as_deref()?;
         (kind.ends_with("_member") || OTHERS.contains(&kind)).then_some(kind)
     }
