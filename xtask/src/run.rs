@@ -517,7 +517,7 @@ pub fn write_disk(machine: Machine, content: &image::Content, path: &Path) -> Re
 #[derive(Debug, Clone, Args)]
 pub struct ImageOptions {
     /// Make a file to hand on: named after the version, with its SHA-256 beside it
-    #[arg(long, conflicts_with_all = ["debug", "machine"])]
+    #[arg(long, conflicts_with_all = ["machine", "config", "cpus", "memory", "machine_memory", "vcpus", "kernel", "initrd", "modules", "cmdline", "debug_exit", "reset_ends", "apic", "debug", "verbosity"])]
     pub release: bool,
     /// Make it for this emulator, which hears how the run ended [default: for any machine, which halts at the end]
     #[arg(long, value_enum)]
@@ -533,7 +533,8 @@ pub fn image(options: &ImageOptions) -> Result<u8> {
     if options.release {
         return release(&options.guests);
     }
-    let path = paths::target().join("steward/steward.img");
+    let name = options.machine.map(|machine| format!("-{}", machine.name())).unwrap_or_default();
+    let path = paths::target().join(format!("steward/steward{name}.img"));
     fs::create_dir_all(path.parent().unwrap_or(&path))?;
     let memory = match options.machine {
         None => {

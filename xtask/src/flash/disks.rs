@@ -48,6 +48,9 @@ pub(super) struct Device {
     label: Option<String>,
     /// The identity of its partition table.
     ptuuid: Option<String>,
+    /// Nobody could look what is on it.
+    #[serde(skip)]
+    is_unknown: bool,
     /// Folders where it is mounted; `[SWAP]` where it is in use for swapping. Versions before 2.37
     /// call it `mountpoint` and know one.
     #[serde(default)]
@@ -84,7 +87,37 @@ impl Device {
         });
         let all: Vec<String> =
             Some(one(self)).filter(|words| !words.is_empty()).into_iter().chain(parts).collect();
-        if all.is_empty() { "empty".to_owned() } else { all.join(", ") }
+        match all.join(", ") {
+            text if !text.is_empty() => text,
+            _ if self.ptuuid.is_some() => "a partition table".to_owned(),
+            _ if self.is_unknown => "unknown: it can't be looked at".to_owned(),
+            _ => "empty".to_owned(),
+        }
+    }
+
+    /// Asks what is on it where `lsblk` had no answer from udev, which is not everywhere.
+    fn probe(&mut self) {
+        self.children.iter_mut().for_each(Device::probe);
+        if self.fstype.is_some() || self.ptuuid.is_some() || self.size() == 0 {
+            return;
+        }
+        let probe = Command::new("blkid").args(["-p", "-o", "export", &self.path]).output();
+        let Ok(found) = probe.map(|found| (found.status.code(), found.stdout)) else {
+            self.is_unknown = !udev_knows();
+            return;
+        };
+        // blkid(8): 2 for a device on which nothing was found, and for one that it can't open.
+        let is_open = fs::File::open(&self.path).is_ok();
+        self.is_unknown = found.0 != Some(0) && !is_open && !udev_knows();
+        for line in String::from_utf8_lossy(&found.1).lines() {
+            match line.split_once('=') {
+                Some(("TYPE", kind)) => self.fstype = Some(kind.to_owned()),
+                Some(("LABEL", label)) => self.label = Some(label.to_owned()),
+                // DOS tables without a signature have no number.
+                Some(("PTUUID" | "PTTYPE", table)) => self.ptuuid = Some(table.to_owned()),
+                _ => {}
+            }
+        }
     }
 
     /// The identity of its partition table, where it has one.
@@ -197,6 +230,7 @@ impl Computer {
         )?;
         let mut computer: Self =
             serde_json::from_slice(&text).context("`lsblk` says what xtask does not understand")?;
+        computer.disks.iter_mut().for_each(Device::probe);
         let all: Vec<(String, String)> = computer
             .disks
             .iter()
@@ -277,6 +311,11 @@ impl Device {
             || self.kernel.starts_with("mmcblk")
                 && (self.kernel.contains("boot") || self.kernel.contains("rpmb"))
     }
+}
+
+/// Whether udev keeps here what it found on the disks.
+fn udev_knows() -> bool {
+    Path::new("/run/udev/data").exists()
 }
 
 /// The names in a folder, none if there is no such folder.

@@ -56,7 +56,9 @@ pub(super) struct Target {
     pub(super) content: String,
     /// The identity of its partition table.
     pub(super) table: Option<String>,
-    /// Only `--any-disk` allows it, for this reason.
+    /// The kernel knows partitions of it.
+    pub(super) has_partitions: bool,
+    /// Only `--any-disk` allows it, for these reasons.
     pub(super) unusual: Option<String>,
 }
 
@@ -98,7 +100,11 @@ pub(super) enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown => write!(f, "there is no such disk; `lsblk` lists those there are"),
+            Self::Unknown => write!(
+                f,
+                "there is no such disk; `lsblk` lists those there are, and a file that stands for one is made \
+                 with `truncate -s 4G FILE`"
+            ),
             Self::Partition(Some(disk)) => {
                 write!(f, "it is a partition; the image goes on a whole disk: {disk}?")
             }
@@ -202,6 +208,7 @@ pub(super) fn judge(
         sequence: computer.sequences.get(&device.kernel).copied(),
         content: device.content(),
         table: device.table().map(str::to_owned),
+        has_partitions: !device.children.is_empty(),
         unusual,
     })
 }
@@ -212,17 +219,19 @@ fn is_partition_of(device: &Device, disk: &Device) -> bool {
 
 /// What speaks against a disk that is not in use, if anything does.
 fn unusual(computer: &Computer, disk: &Device) -> Option<String> {
+    let mut reasons = Vec::new();
     if !computer.is_removable(disk) {
-        return Some("it is not removable".to_owned());
+        reasons.push("it is not removable".to_owned());
     }
     if disk.size() > USUAL_SIZE {
-        return Some(format!("it has {}, more than sticks do", ui::size(disk.size())));
+        reasons.push(format!("it has {}, more than sticks do", ui::size(disk.size())));
     }
     let family = disk.family();
     let member = family.iter().find_map(|device| Some((device, device.membership()?)));
-    member.map(|(device, kind)| {
+    reasons.extend(member.map(|(device, kind)| {
         format!("{} is encrypted, or may be part of something larger ({kind})", device.path)
-    })
+    }));
+    (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
 /// Refuses a disk that is in use, itself or anything that is on it or made of it.

@@ -6,8 +6,12 @@
 use std::fs;
 use std::io::{self, BufRead, IsTerminal, Write as _};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 use super::FlashOptions;
 use super::disks::Computer;
@@ -15,6 +19,7 @@ use super::judge::{Allowed, Target, judge};
 use super::medium::{self, Node};
 use super::write::{self, Medium};
 use crate::image::{self, Content, Sparse};
+use crate::test::FAILED;
 use crate::ui::{self, Out};
 use crate::{paths, run};
 
@@ -25,6 +30,8 @@ trait Around {
 
     /// Asks the computer for its disks.
     fn computer(&mut self) -> Result<Computer>;
+    /// Whether this user may write a disk.
+    fn may_write(&mut self, target: &Target) -> bool;
     /// Opens a disk for this program alone.
     fn open(&mut self, target: &Target) -> io::Result<Self::Disk>;
     /// Makes sure that what was opened is what was judged.
@@ -49,6 +56,10 @@ impl Around for Here<'_> {
 
     fn computer(&mut self) -> Result<Computer> {
         Computer::ask()
+    }
+
+    fn may_write(&mut self, target: &Target) -> bool {
+        medium::may_write(&target.path)
     }
 
     fn open(&mut self, target: &Target) -> io::Result<Node> {
@@ -97,8 +108,11 @@ impl Around for Here<'_> {
             }
         };
         let command = for_root(&std::env::current_exe()?, self.0, &file, &target.path);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let has_sudo = std::env::split_paths(&path).any(|folder| folder.join("sudo").exists());
+        let how = if has_sudo { "run:\n    sudo" } else { "run as root:\n   " };
         Ok(anyhow::anyhow!(
-            "writing {} takes the rights of root. Please run:\n    {command}",
+            "writing {} takes the rights of root. Please {how} {command}",
             target.path
         ))
     }
@@ -106,7 +120,7 @@ impl Around for Here<'_> {
 
 /// The command that does with the rights of root what was asked for without them.
 fn for_root(xtask: &Path, options: &FlashOptions, image: &Path, disk: &str) -> String {
-    let mut words = vec!["sudo".to_owned(), quoted(xtask), "flash".to_owned()];
+    let mut words = vec![quoted(xtask), "flash".to_owned()];
     words.extend(options.any_disk.then(|| "--any-disk".to_owned()));
     words.extend(options.yes.then(|| "--yes".to_owned()));
     words.extend(["--image".to_owned(), quoted(image), "--device".to_owned(), disk.to_owned()]);
@@ -155,11 +169,23 @@ fn content(options: &FlashOptions) -> Result<Content> {
         ui::say(format!("the machine will need {} of memory", ui::size(memory)));
         return Ok(content);
     };
-    image::check_sum(path)?;
     let mut file =
         fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    Content::read(&mut file)
-        .with_context(|| format!("{} is no image that `cargo xtask image` made", path.display()))
+    let data = file.metadata()?;
+    ensure!(!data.is_dir(), "{} is a folder, and no image", path.display());
+    let content = Content::read(&mut file)
+        .with_context(|| format!("{} is no image that `cargo xtask image` made", path.display()))?;
+    ensure!(
+        !data.is_file() || data.len() >= content.least(),
+        "{} is cut off: it has {} bytes of {}",
+        path.display(),
+        data.len(),
+        content.least()
+    );
+    if !image::check_sum(path)? {
+        ui::say(format!("no SHA-256 lies beside {}: it is taken as it is", path.display()));
+    }
+    Ok(content)
 }
 
 /// Whether a name is a file's. A name without a folder is a disk's, if there is one.
@@ -224,6 +250,9 @@ fn onto_disk<A: Around>(
     if options.dry_run {
         return around.tell("nothing was written: --dry-run");
     }
+    if !around.may_write(&target) {
+        return Err(around.forbidden(content, &target)?);
+    }
     if !options.yes {
         confirm(around, &target)?;
     }
@@ -255,7 +284,7 @@ fn onto_disk<A: Around>(
         "done: {} boots Steward from BIOS and from UEFI. The stick may be pulled now",
         target.path
     ))?;
-    if !is_known {
+    if !is_known && target.has_partitions {
         around.tell(
             "the system still sees its old partitions: pull it before anything else is done with it",
         )?;
@@ -285,15 +314,34 @@ fn confirm(around: &mut impl Around, target: &Target) -> Result<()> {
     if let Some(why) = &target.unusual {
         let proof = target.serial.as_deref().unwrap_or("erase");
         let typed = around.ask(&format!("{why}. Type {proof} if it is really the one: "))?;
-        ensure!(typed == proof, "that was not {proof}: nothing was written");
+        ensure!(typed.eq_ignore_ascii_case(proof), "that was not {proof}: nothing was written");
     }
     Ok(())
 }
 
-/// Writes and reads back, with a bar.
+/// Writes and reads back, with a bar. Who interrupts it once finds a disk without tables; the
+/// second time ends the program.
 fn put<M: Medium>(disk: &Sparse, medium: &mut M) -> Result<()> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    let mut hooks = Vec::new();
+    for signal in [SIGINT, SIGTERM] {
+        let again = Arc::clone(&stopped);
+        hooks.push(flag::register_conditional_shutdown(signal, FAILED.into(), again)?);
+        hooks.push(flag::register(signal, Arc::clone(&stopped))?);
+    }
     let bar = ui::Bytes::new("writing and reading back", 2 * disk.written());
-    write::put(disk, medium, &mut |bytes| bar.add(bytes))?;
+    let done = write::put(disk, medium, &mut |bytes| {
+        bar.add(bytes);
+        ensure!(
+            !stopped.load(Ordering::Relaxed),
+            "stopped: there is no partition table on it now, and nothing boots from it. Flash it again"
+        );
+        Ok(())
+    });
+    for hook in hooks {
+        signal_hook::low_level::unregister(hook);
+    }
+    done?;
     bar.done();
     Ok(())
 }
@@ -306,13 +354,13 @@ fn check_file(around: &mut impl Around, options: &FlashOptions, path: &Path) -> 
         "{path_text} is a file where disks have their names: a copy to a disk that was not there makes such. \
          Delete it, and plug the stick in again"
     );
-    let whole = fs::canonicalize(path)?.display().to_string();
     let computer = around.computer()?;
-    if let Some((device, _)) = computer.backing.iter().find(|(_, file)| **file == whole) {
+    let is_shown = |file: &str| medium::is_same_file(path, Path::new(file));
+    if let Some((device, _)) = computer.backing.iter().find(|(_, file)| is_shown(file)) {
         bail!("{path_text} is the content of /dev/{device}: name that, or detach it first");
     }
     ensure!(
-        options.yes || !has_content(path)? || around.answers(),
+        options.yes || options.dry_run || !has_content(path)? || around.answers(),
         "{path_text} has content, and nobody is there to be asked whether it may be lost: scripts say --yes"
     );
     Ok(())
@@ -320,9 +368,8 @@ fn check_file(around: &mut impl Around, options: &FlashOptions, path: &Path) -> 
 
 /// Whether there is something in the file that could be missed.
 fn has_content(path: &Path) -> Result<bool> {
-    let mut file =
-        fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    Ok(medium::has_content(&file) && Content::read(&mut file).is_err())
+    let file = fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    Ok(medium::has_content(&file))
 }
 
 /// The same with a file that stands for a disk.
@@ -336,14 +383,17 @@ fn onto_file(
     // The same content makes the same file, whatever it is called.
     let disk = content.disk(len, image::IMAGE)?;
     around.tell(&format!("{}: a file of {}", path.display(), ui::size(len)))?;
+    let has_content = has_content(path)?;
+    if has_content {
+        around.tell("everything in it will be lost")?;
+    }
     around.tell(&format!("{} will be written", ui::size(disk.written())))?;
     if options.dry_run {
         return around.tell("nothing was written: --dry-run");
     }
-    if !options.yes && has_content(path)? {
+    if !options.yes && has_content {
         let name = path.file_name().unwrap_or_default().display().to_string();
-        let typed =
-            around.ask(&format!("it has content, which will be lost. Type {name} to go on: "))?;
+        let typed = around.ask(&format!("type {name} to write over it: "))?;
         ensure!(typed == name, "that was not {name}: nothing was written");
     }
     let file = fs::OpenOptions::new().read(true).write(true).open(path);

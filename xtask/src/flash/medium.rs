@@ -9,8 +9,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rustix::fs::{Advice, FlockOperation, OFlags, fadvise, fcntl_getfl, fcntl_setfl, flock};
-use rustix::fs::{major, minor};
+use rustix::fs::{
+    Access, Advice, FlockOperation, OFlags, access, fadvise, fcntl_getfl, fcntl_setfl, flock,
+    major, minor,
+};
 
 use super::judge::Target;
 use super::write::Medium;
@@ -191,9 +193,20 @@ pub(super) fn is_root() -> bool {
 
 /// The node that a name means: links, as those by the disks' serial numbers, are followed.
 pub(super) fn node(name: &str) -> String {
-    let node = Path::new(name).starts_with("/dev").then(|| fs::canonicalize(name).ok()).flatten();
+    let node = fs::canonicalize(name).ok().filter(|node| node.starts_with("/dev"));
     node.and_then(|node| node.into_os_string().into_string().ok())
         .unwrap_or_else(|| name.to_owned())
+}
+
+/// Whether this user may write a file or a disk.
+pub(super) fn may_write(path: &str) -> bool {
+    !matches!(access(path, Access::WRITE_OK), Err(rustix::io::Errno::ACCESS))
+}
+
+/// Whether both names are one file's.
+pub(super) fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| fs::metadata(path).map(|data| (data.dev(), data.ino())).ok();
+    identity(one).is_some_and(|one| Some(one) == identity(other))
 }
 
 /// A number that nobody has had: for disks that have none of their own.

@@ -23,7 +23,7 @@ const FIRST_PROBE: u64 = 64 << 20;
 const FIRST_VOLUME: u64 = 1 << 20;
 
 /// Writes every piece of `disk`, reads all back and compares. Tells `progress` how many bytes
-/// came in addition, each byte twice.
+/// came in addition, each byte twice; an error of `progress` ends it.
 ///
 /// The partition tables come last, when the rest is known to be there: a medium that was
 /// pulled out, or that does not keep what it was given, has no tables rather than some that
@@ -31,7 +31,7 @@ const FIRST_VOLUME: u64 = 1 << 20;
 pub(super) fn put(
     disk: &Sparse,
     medium: &mut impl Medium,
-    progress: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<()> {
     let done = steps(disk, medium, progress);
     if done.is_err() {
@@ -41,7 +41,11 @@ pub(super) fn put(
     done
 }
 
-fn steps(disk: &Sparse, medium: &mut impl Medium, progress: &mut dyn FnMut(u64)) -> Result<()> {
+fn steps(
+    disk: &Sparse,
+    medium: &mut impl Medium,
+    progress: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<()> {
     let (tables, rest): (Vec<_>, Vec<_>) =
         disk.pieces().partition(|(start, bytes)| is_table(disk, *start, bytes.len()));
     clear_tables(disk, medium)?;
@@ -66,16 +70,16 @@ fn steps(disk: &Sparse, medium: &mut impl Medium, progress: &mut dyn FnMut(u64))
 fn put_pieces(
     pieces: &[(u64, &[u8])],
     medium: &mut impl Medium,
-    progress: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<()> {
     for (start, bytes) in pieces {
         write(medium, *start, bytes)?;
-        progress(bytes.len() as u64);
+        progress(bytes.len() as u64)?;
     }
     medium.settle()?;
     for (start, bytes) in pieces {
         compare(medium, *start, bytes)?;
-        progress(bytes.len() as u64);
+        progress(bytes.len() as u64)?;
     }
     Ok(())
 }

@@ -90,14 +90,17 @@ pub fn sha256(path: &Path) -> Result<String> {
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Refuses an image whose bytes are not those of the SHA-256 that lies beside it.
-pub fn check_sum(image: &Path) -> Result<()> {
+/// Refuses an image whose bytes are not those of the SHA-256 that lies beside it. `false`: none
+/// lies there.
+pub fn check_sum(image: &Path) -> Result<bool> {
     let mut beside = image.as_os_str().to_owned();
     beside.push(".sha256");
-    let Ok(text) = std::fs::read_to_string(&beside) else { return Ok(()) };
-    let wanted = text.split_whitespace().next().unwrap_or_default();
+    let Ok(text) = std::fs::read_to_string(&beside) else { return Ok(false) };
+    let Some(wanted) = text.split_whitespace().next().filter(|word| word.len() == 64) else {
+        bail!("{} has no SHA-256 in it: fetch it again, or delete it", beside.display())
+    };
     let is = sha256(image)?;
-    if is != wanted {
+    if !is.eq_ignore_ascii_case(wanted) {
         bail!(
             "{} is damaged, or another image than the one whose SHA-256 is in {}: it has {is}, and {wanted} \
              stands there. Fetch both again",
@@ -105,7 +108,7 @@ pub fn check_sum(image: &Path) -> Result<()> {
             beside.display()
         );
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Refuses what the BIOS stages would load over something else. They load the

@@ -168,14 +168,19 @@ fn an_image_that_is_not_the_one_of_the_sum_beside_it_is_refused() {
     std::fs::create_dir_all(&dir).unwrap();
     let path = dir.join("x.img");
     std::fs::write(&path, b"abc").unwrap();
-    super::check_sum(&path).unwrap();
+    assert!(!super::check_sum(&path).unwrap());
     // FIPS 180-4's example.
     let sum = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  x.img\n";
-    std::fs::write(dir.join("x.img.sha256"), sum).unwrap();
-    super::check_sum(&path).unwrap();
+    for sum in [sum, &sum.to_uppercase()] {
+        std::fs::write(dir.join("x.img.sha256"), sum).unwrap();
+        assert!(super::check_sum(&path).unwrap());
+    }
     std::fs::write(&path, b"abd").unwrap();
     let error = super::check_sum(&path).unwrap_err().to_string();
-    assert!(error.contains("x.img.sha256") && error.contains("ba7816bf"), "{error}");
+    assert!(error.contains("x.img.sha256") && error.contains("BA7816BF"), "{error}");
+    std::fs::write(dir.join("x.img.sha256"), "").unwrap();
+    let error = super::check_sum(&path).unwrap_err().to_string();
+    assert!(error.contains("no SHA-256 in it"), "{error}");
     std::fs::remove_dir_all(&dir).unwrap();
 }
 

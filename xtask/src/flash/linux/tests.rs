@@ -47,6 +47,7 @@ struct Script {
     computers: VecDeque<String>,
     answers: VecDeque<&'static str>,
     is_nobody_there: bool,
+    is_read_only: bool,
     /// Opening fails so.
     fails: Option<io::ErrorKind>,
     asked: Vec<String>,
@@ -65,6 +66,10 @@ impl Around for Script {
             _ => self.computers.pop_front().unwrap(),
         };
         Ok(serde_json::from_str(&text)?)
+    }
+
+    fn may_write(&mut self, _: &Target) -> bool {
+        !self.is_read_only
     }
 
     fn open(&mut self, _: &Target) -> io::Result<Memory> {
@@ -204,6 +209,13 @@ fn a_disk_that_can_t_be_opened_is_told_with_the_reason() {
 }
 
 #[test]
+fn who_may_not_write_is_told_before_anything_is_asked() {
+    let mut script = Script { is_read_only: true, ..script(&[SAME], &["sdb"]) };
+    assert_eq!(onto(&mut script, &FlashOptions::default()).unwrap_err(), "forbidden");
+    assert!(script.asked.is_empty() && script.opened == 0);
+}
+
+#[test]
 fn an_unusual_disk_takes_the_option_and_its_serial_number() {
     let fixed = [["\"usb\"", "\"sata\""]];
     let any = FlashOptions { any_disk: true, ..FlashOptions::default() };
@@ -249,10 +261,10 @@ fn the_command_for_root_says_all_that_was_said() {
     let command = for_root(Path::new("/a b/xtask"), &options, Path::new("/it's.img"), "/dev/sdb");
     assert_eq!(
         command,
-        r"sudo '/a b/xtask' flash --any-disk --yes --image '/it'\''s.img' --device /dev/sdb"
+        r"'/a b/xtask' flash --any-disk --yes --image '/it'\''s.img' --device /dev/sdb"
     );
     let command = for_root(Path::new("/x"), &FlashOptions::default(), Path::new("/i"), "/dev/sdb");
-    assert_eq!(command, "sudo '/x' flash --image '/i' --device /dev/sdb");
+    assert_eq!(command, "'/x' flash --image '/i' --device /dev/sdb");
 }
 
 #[test]
@@ -276,19 +288,29 @@ fn a_file_with_content_is_not_overwritten_unasked() {
     let mut person = script(&[SAME], &["disk.img"]);
     onto_file(&mut person, &usual, &content, &path).unwrap();
     assert_eq!(person.asked.len(), 1);
-    // Now it is ours, and may be written again.
+    // Ours may have something in STEWDATA: it is asked about, too.
     let mut again = script(&[SAME], &[]);
-    onto_file(&mut again, &usual, &content, &path).unwrap();
-    assert!(again.asked.is_empty());
+    onto_file(&mut again, &usual, &content, &path).unwrap_err();
+    assert_eq!(again.asked.len(), 1);
+    let yes = FlashOptions { yes: true, ..FlashOptions::default() };
+    onto_file(&mut script(&[SAME], &[]), &yes, &content, &path).unwrap();
+    // A dry run asks nothing, and nobody has to be there.
+    let dry = FlashOptions { dry_run: true, ..FlashOptions::default() };
+    check_file(&mut nobody(), &dry, &path).unwrap();
+    onto_file(&mut nobody(), &dry, &content, &path).unwrap();
     let back = Content::read(&mut fs::File::open(&path).unwrap()).unwrap();
     assert!(back.is_same(&content));
-    // A loop device shows it.
+    // A loop device shows it, by this name or another.
+    let other = dir.join("other.img");
+    fs::hard_link(&path, &other).unwrap();
     let shown = format!(
         "\"sequences\": {{\"sdb\": 7}}, \"backing\": {{\"loop3\": \"{}\"}}",
         path.display()
     );
     let mut script = script(&[["\"sequences\": {\"sdb\": 7}", &shown]], &[]);
-    let error = check_file(&mut script, &usual, &path).unwrap_err().to_string();
-    assert!(error.contains("/dev/loop3"), "{error}");
+    for path in [&path, &other] {
+        let error = check_file(&mut script, &yes, path).unwrap_err().to_string();
+        assert!(error.contains("/dev/loop3"), "{error}");
+    }
     fs::remove_dir_all(&dir).unwrap();
 }

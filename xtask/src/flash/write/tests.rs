@@ -104,7 +104,11 @@ fn at(medium: &Faulty, place: u64) -> u8 {
 fn what_is_written_is_read_back_and_holes_stay() {
     let (disk, mut medium) = (disk(), medium());
     let mut told = 0;
-    put(&disk, &mut medium, &mut |bytes| told += bytes).unwrap();
+    put(&disk, &mut medium, &mut |bytes| {
+        told += bytes;
+        Ok(())
+    })
+    .unwrap();
     assert_eq!(told, 2 * disk.written());
     for (place, byte) in [
         (0, 1),
@@ -129,7 +133,7 @@ fn what_is_written_is_read_back_and_holes_stay() {
 #[test]
 fn no_table_is_on_the_medium_before_all_else_was_read_back() {
     let (disk, mut medium) = (disk(), medium());
-    put(&disk, &mut medium, &mut |_| ()).unwrap();
+    put(&disk, &mut medium, &mut |_| Ok(())).unwrap();
     let table = |done: &Done| matches!(done, Done::Wrote(start, true) if *start == 0 || *start >= LEN - super::TABLE_COPY - 0x1_0000);
     let clears = medium.done.iter().position(|done| *done == Done::Settled).unwrap();
     let cleared: Vec<_> = medium.done[..clears].to_vec();
@@ -152,10 +156,10 @@ fn no_table_is_on_the_medium_before_all_else_was_read_back() {
 fn a_write_that_fails_at_any_point_leaves_no_partition_table() {
     let disk = disk();
     let mut whole = medium();
-    put(&disk, &mut whole, &mut |_| ()).unwrap();
+    put(&disk, &mut whole, &mut |_| Ok(())).unwrap();
     for limit in 1..whole.writes() - 1 {
         let mut medium = Faulty { fails_after: Some(limit), ..medium() };
-        let error = format!("{:#}", put(&disk, &mut medium, &mut |_| ()).unwrap_err());
+        let error = format!("{:#}", put(&disk, &mut medium, &mut |_| Ok(())).unwrap_err());
         assert!(error.contains("no use") && error.contains("pulled out"), "{error}");
         assert_eq!(medium.bytes.get_ref()[..512], [0; 512], "after {limit}");
     }
@@ -166,7 +170,7 @@ fn one_flipped_bit_is_noticed_and_leaves_no_partition_table() {
     let disk = disk();
     for place in [0, 511, 300_000, 499_999, 524_287, FAR, LAST, LEN - 1, 65 << 20] {
         let mut medium = Faulty { flips: Some(usize::try_from(place).unwrap()), ..medium() };
-        let error = format!("{:#}", put(&disk, &mut medium, &mut |_| ()).unwrap_err());
+        let error = format!("{:#}", put(&disk, &mut medium, &mut |_| Ok(())).unwrap_err());
         assert!(error.contains(&format!("byte {place} ")), "{error}");
         // The medium that changes the very byte can't be helped.
         assert_eq!(medium.bytes.get_ref()[1..511], [0; 510], "{place}");
@@ -184,7 +188,23 @@ fn a_medium_that_is_smaller_than_it_claims_is_noticed() {
         Faulty { keeps: Some(FAR + 1), ..medium() },
     ] {
         let mut medium = medium;
-        let error = format!("{:#}", put(&disk, &mut medium, &mut |_| ()).unwrap_err());
+        let error = format!("{:#}", put(&disk, &mut medium, &mut |_| Ok(())).unwrap_err());
         assert!(error.contains("reads back as"), "{error}");
+    }
+}
+
+#[test]
+fn who_ends_it_finds_no_partition_table() {
+    let disk = disk();
+    let pieces = disk.pieces().count();
+    for limit in 1..2 * pieces {
+        let (mut medium, mut steps) = (medium(), 0);
+        let stop = &mut |_: u64| -> Result<()> {
+            steps += 1;
+            if steps > limit { bail!("enough") } else { Ok(()) }
+        };
+        assert_eq!(put(&disk, &mut medium, stop).unwrap_err().to_string(), "enough");
+        assert_eq!(medium.bytes.get_ref()[..512], [0; 512], "after {limit}");
+        assert_eq!(at(&medium, LAST), 0);
     }
 }
