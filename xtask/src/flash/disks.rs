@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -215,6 +217,9 @@ pub(super) struct Computer {
 const COLUMNS: &str = "NAME,KNAME,PATH,MAJ:MIN,TYPE,TRAN,RM,HOTPLUG,RO,SIZE,LOG-SEC,MODEL,VENDOR,\
                        SERIAL,WWN,FSTYPE,LABEL,PTUUID";
 
+/// How long a program has a disk open that only looks what it is.
+const LOOK: Duration = Duration::from_millis(300);
+
 /// Memory and other computers' disks that the kernel calls disks.
 const MADE_UP: [&str; 7] = ["zram", "ram", "nbd", "drbd", "dm-", "md", "rbd"];
 
@@ -263,7 +268,15 @@ impl Computer {
             .flat_map(|volume| names(&Path::new("/sys/fs/btrfs").join(volume).join("devices")))
             .collect();
         computer.zfs = Path::new("/sys/module/zfs").exists();
-        computer.open = programs(all.iter().map(|(_, path)| path.as_str()).collect());
+        let nodes: Vec<&str> = all.iter().map(|(_, path)| path.as_str()).collect();
+        computer.open = programs(&nodes);
+        if !computer.open.is_empty() {
+            // Some look at a new disk and are done, and a new process has its parent's files for
+            // a moment.
+            sleep(LOOK);
+            let still = programs(&nodes);
+            computer.open.retain(|node, program| still.get(node) == Some(program));
+        }
         Ok(computer)
     }
 
@@ -329,7 +342,7 @@ fn names(folder: &Path) -> Vec<String> {
 
 /// By a node, which of these `nodes` a program has open, as far as this user may know; but for
 /// this program and udev's, which looks at every new disk and is soon done.
-fn programs(nodes: Vec<&str>) -> BTreeMap<String, String> {
+fn programs(nodes: &[&str]) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let own = std::process::id().to_string();
     for process in names(Path::new("/proc")) {
@@ -347,4 +360,31 @@ fn programs(nodes: Vec<&str>) -> BTreeMap<String, String> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_has_a_disk_open_is_found_and_this_one_is_not_meant() {
+        let path = std::env::temp_dir().join(format!("steward-open-{}", std::process::id()));
+        let file = fs::File::create(&path).unwrap();
+        let node = path.to_str().unwrap();
+        let by_sleep = |open: &BTreeMap<String, String>| {
+            open.get(node).is_some_and(|program| program.starts_with("sleep ("))
+        };
+        assert!(!by_sleep(&programs(&[node])));
+        let mut child = Command::new("sleep").arg("60").stdin(file).spawn().unwrap();
+        // Until it has become another program it is a copy of this one.
+        let found = (0..100).any(|_| {
+            sleep(Duration::from_millis(20));
+            by_sleep(&programs(&[node]))
+        });
+        assert!(found);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!by_sleep(&programs(&[node])));
+        fs::remove_file(path).unwrap();
+    }
 }
