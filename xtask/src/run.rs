@@ -83,7 +83,7 @@ pub struct RunOptions {
     /// The firmware that boots the image [default: uefi where OVMF is there, else bios]
     #[arg(long, value_enum)]
     pub firmware: Option<Firmware>,
-    /// What runs on it.
+    /// The guests and their machine.
     #[command(flatten)]
     pub guests: GuestOptions,
     /// How the disk that the machine boots from is connected
@@ -166,11 +166,11 @@ impl RunOptions {
         })
     }
 
-    /// What runs: the configuration's guests, or the one that the options describe.
+    /// The configuration's guests, or the one that the options describe, as they run here.
     fn scene(&self, machine: Machine, config: Option<Config>) -> Result<Scene> {
         let mut scene = self.guests.scene(machine, config)?;
         if self.exec.is_some() {
-            // What a command prints is to come byte for byte and not mixed with much else;
+            // The output of a command is to come byte for byte and not mixed with much else;
             // xtask filters what it shows.
             scene.host.log = LogLevel::Warn;
             scene.host.console = ConsoleBytes::Raw;
@@ -522,7 +522,7 @@ pub struct ImageOptions {
     /// Make it for this emulator, which hears how the run ended [default: for any machine, which halts at the end]
     #[arg(long, value_enum)]
     pub machine: Option<Machine>,
-    /// What is in it.
+    /// The guests in it.
     #[command(flatten)]
     pub guests: GuestOptions,
 }

@@ -52,7 +52,7 @@ pub(super) struct Target {
     pub(super) serial: Option<String>,
     /// The number that no two media have had since the computer started.
     pub(super) sequence: Option<u64>,
-    /// What is on it, in a line.
+    /// The content, in a line.
     pub(super) content: String,
     /// The identity of its partition table.
     pub(super) table: Option<String>,
@@ -217,7 +217,7 @@ fn is_partition_of(device: &Device, disk: &Device) -> bool {
     disk.children.iter().any(|child| child.kernel == device.kernel)
 }
 
-/// What speaks against a disk that is not in use, if anything does.
+/// The reasons against a disk that is not in use, if there are any.
 fn unusual(computer: &Computer, disk: &Device) -> Option<String> {
     let mut reasons = Vec::new();
     if !computer.is_removable(disk) {

@@ -1,6 +1,6 @@
 //! The way from the options to a stick that may be pulled, on Linux.
 //!
-//! What the computer and the person before it answer comes through [`Around`], so that tests
+//! Answers of the computer and of the person before it come through [`Around`], so that tests
 //! can answer, too.
 
 use std::fs;

@@ -23,7 +23,7 @@ use crate::cmd;
 const STRIDE: u64 = 4 << 20;
 /// Bytes that are read at a time past this computer's memory.
 const DIRECT: usize = 64 * 1024;
-/// What their place, on the disk and in memory, is a multiple of.
+/// Their place, on the disk and in memory, is a multiple of this.
 const ALIGNED: usize = 4096;
 /// How often, and how long after each other, what other programs may hold for a moment is
 /// tried again.

@@ -15,14 +15,14 @@ use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 use syn::{Attribute, Item, UseTree};
 
-/// What a name in a module stands for.
+/// The meaning of a name in a module.
 #[derive(Debug, Clone)]
 enum Name {
     /// It is defined here.
     Here,
     /// A module, by its number.
     Module(usize),
-    /// What this path leads to, seen from the module where it stands.
+    /// The thing to which this path leads, seen from the module where it stands.
     Import(Vec<String>),
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Files {
     modules: Vec<Module>,
 }
 
-/// Where a path leads.
+/// The end of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Module(usize),
@@ -133,7 +133,7 @@ impl Files {
         Some(at)
     }
 
-    /// What a name in a module stands for.
+    /// The meaning of a name in a module.
     fn name(&self, module: usize, name: &str, depth: usize) -> Option<Place> {
         if depth == DEPTH {
             return None;

@@ -1,6 +1,6 @@
 //! Lines of code, and `unsafe`, in the text of a file.
 
-/// What is counted in a crate's source.
+/// Counts of a crate's source.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) lines: usize,

@@ -23,7 +23,7 @@ const LICENCES: [&str; 10] = [
 const TWICE: [(&str, &str); 1] =
     [("spin", "iced-x86 brings an older one, by way of lazy_static, which has no newer one")];
 
-/// What speaks against the packages that cargo resolved: one line each.
+/// The reasons against the packages that cargo resolved: one line each.
 pub(super) fn faults(metadata: &Value, resident: &BTreeSet<String>) -> Vec<String> {
     let mut faults = Vec::new();
     let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

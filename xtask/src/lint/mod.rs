@@ -80,7 +80,7 @@ fn crates(ours: &[Package]) -> Result<Vec<String>> {
     Ok(faults)
 }
 
-/// What can end up in the image: our crates and those of others.
+/// The crates that can end up in the image: ours and those of others.
 fn image<'a>(
     ours: impl Iterator<Item = &'a Package<'a>>,
     others: impl Iterator<Item = &'a Package<'a>>,
@@ -176,7 +176,7 @@ impl Package<'_> {
         Ok(counts)
     }
 
-    /// Its folder, from the project's root on.
+    /// The folder, from the project's root on.
     fn place(&self) -> &Path {
         self.dir.strip_prefix(paths::root()).unwrap_or(&self.dir)
     }

@@ -43,7 +43,7 @@ impl Medium for Memory {
 /// A computer that changes while it is asked, and a person with a list of answers.
 #[derive(Default)]
 struct Script {
-    /// What `lsblk` says, one time after the other; the last for good.
+    /// Answers of `lsblk`, one time after the other; the last for good.
     computers: VecDeque<String>,
     answers: VecDeque<&'static str>,
     is_nobody_there: bool,

@@ -16,7 +16,7 @@ struct Faulty {
     bytes: Cursor<Vec<u8>>,
     /// It has so many bytes only, and begins anew behind them.
     real: Option<u64>,
-    /// What is written behind so many bytes is lost.
+    /// Bytes that are written behind so many are lost.
     keeps: Option<u64>,
     /// Writes fail once so many were made.
     fails_after: Option<usize>,
