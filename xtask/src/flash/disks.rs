@@ -1,6 +1,6 @@
 //! The computer's disks, as `lsblk` and the kernel's files tell of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -269,14 +269,15 @@ impl Computer {
             .collect();
         computer.zfs = Path::new("/sys/module/zfs").exists();
         let nodes: Vec<&str> = all.iter().map(|(_, path)| path.as_str()).collect();
-        computer.open = programs(&nodes);
-        if !computer.open.is_empty() {
+        let mut open = programs(&nodes);
+        if !open.is_empty() {
             // Some look at a new disk and are done, and a new process has its parent's files for
             // a moment.
             sleep(LOOK);
             let still = programs(&nodes);
-            computer.open.retain(|node, program| still.get(node) == Some(program));
+            open.retain(|program| still.contains(program));
         }
+        computer.open = open.into_iter().collect();
         Ok(computer)
     }
 
@@ -340,10 +341,10 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// By a node, which of these `nodes` a program has open, as far as this user may know; but for
-/// this program and udev's, which looks at every new disk and is soon done.
-fn programs(nodes: &[&str]) -> BTreeMap<String, String> {
-    let mut found = BTreeMap::new();
+/// All pairs of one of these `nodes` and a program that has it open, as far as this user may
+/// know; but for this program and udev's, which looks at every new disk and is soon done.
+fn programs(nodes: &[&str]) -> BTreeSet<(String, String)> {
+    let mut found = BTreeSet::new();
     let own = std::process::id().to_string();
     for process in names(Path::new("/proc")) {
         if process == own || !process.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -355,7 +356,7 @@ fn programs(nodes: &[&str]) -> BTreeMap<String, String> {
             let Some(node) = nodes.iter().find(|node| Path::new(node) == file) else { continue };
             let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
             if !name.contains("udev") {
-                found.insert((*node).to_owned(), format!("{} ({process})", line(&name)));
+                found.insert(((*node).to_owned(), format!("{} ({process})", line(&name))));
             }
         }
     }
@@ -371,20 +372,25 @@ mod tests {
         let path = std::env::temp_dir().join(format!("steward-open-{}", std::process::id()));
         let file = fs::File::create(&path).unwrap();
         let node = path.to_str().unwrap();
-        let by_sleep = |open: &BTreeMap<String, String>| {
-            open.get(node).is_some_and(|program| program.starts_with("sleep ("))
+        // Two at once: one that is soon done must not hide the other.
+        let sleeps = || {
+            let found = programs(&[node]);
+            found.iter().filter(|(_, program)| program.starts_with("sleep (")).count()
         };
-        assert!(!by_sleep(&programs(&[node])));
-        let mut child = Command::new("sleep").arg("60").stdin(file).spawn().unwrap();
-        // Until it has become another program it is a copy of this one.
-        let found = (0..100).any(|_| {
+        assert_eq!(sleeps(), 0);
+        let start = || Command::new("sleep").arg("60").stdin(file.try_clone().unwrap()).spawn();
+        let mut children = [start().unwrap(), start().unwrap()];
+        // Until they have become another program they are copies of this one.
+        let are_found = (0..100).any(|_| {
             sleep(Duration::from_millis(20));
-            by_sleep(&programs(&[node]))
+            sleeps() == 2
         });
-        assert!(found);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(!by_sleep(&programs(&[node])));
+        assert!(are_found);
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(sleeps(), 0);
         fs::remove_file(path).unwrap();
     }
 }
