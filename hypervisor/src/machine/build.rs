@@ -24,7 +24,7 @@ use vmm::e820;
 use vmm::hw::{Backend, HotState};
 use vmm::irq::{Posted, Routes};
 use vmm::layout;
-use vmm::load::{self, EntryState, LoadError, LoadSettings, Loading, Module, TablesConfig};
+use vmm::load::{self, LoadError, LoadSettings, Loading, Module, TablesConfig};
 use vmm::msr::{MsrConfig, MsrFile, MsrTable};
 use vmm::mtrr::Mtrrs;
 use vmm::pv::{PvCounts, PvFeatures, PvState};
@@ -35,6 +35,7 @@ use vmm::stopwatch::Stopwatch;
 use vmm::timer::HotTimer;
 use vmm::vcpu::{Vcpu, VcpuCore};
 use vmm::vm::{Kick, Vm};
+use x86defs::CpuState;
 use x86defs::bits::Low;
 use x86defs::{Cr4, Xcr0};
 
@@ -118,7 +119,7 @@ pub(super) struct Assembly<C: VendorCpu> {
     console: Arc<Console>,
     parts: Parts,
     clock: VmClock,
-    state: EntryState,
+    state: CpuState,
     routes: Routes,
     slots: Vec<Slot<C::Vcpu>>,
     posted: Vec<Arc<Posted>>,
@@ -135,7 +136,7 @@ impl<C: VendorCpu> Assembly<C> {
         settings: &Arc<GuestSettings>,
         console: &Arc<Console>,
         space: Arc<GuestSpace>,
-        state: EntryState,
+        state: CpuState,
     ) -> Result<Self, HostError> {
         let frequency = world.rate();
         let mut withheld = vendor.withheld().to_vec();

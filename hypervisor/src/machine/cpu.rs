@@ -12,11 +12,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use devices::firmware::FirmwareNews;
 use vmm::clock::HostTime;
+use vmm::end::EndReason;
 use vmm::predictors::Predictors;
 use vmm::run::{Next, off_cpu, on_cpu, turn};
 use vmm::sched::{Choice, Decision, EntityId, Stay, Stop};
 use vmm::timer::NEVER;
-use vmm::vm::{EndReason, Host};
+use vmm::vm::Host;
 use x86defs::Msr;
 use x86defs::cpuid::has_branch_barrier;
 

@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use spin::{Mutex, Once};
 use vmm::bundle::{GuestSettings, OnTripleFault};
 use vmm::chipset::Chipset;
+use vmm::end::EndReason;
 use vmm::irq::{Posted, Requests};
 use vmm::operator::attempt;
 use vmm::pv::PvCounts;
@@ -21,7 +22,7 @@ use vmm::stamps::Stamps;
 use vmm::stats::ExitCounts;
 use vmm::stopwatch::{Account, Spent};
 use vmm::vcpu::Vcpu;
-use vmm::vm::{EndReason, Vm};
+use vmm::vm::Vm;
 
 /// No CPU.
 const NOWHERE: usize = usize::MAX;

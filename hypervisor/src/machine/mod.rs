@@ -31,11 +31,12 @@ use guest::Guest;
 use operator::Operator;
 use spin::{Mutex, Once, RwLock};
 use vmm::bundle::Bundle;
-use vmm::clock::{HostClock, HostTime, Scale, TscFrequency};
+use vmm::clock::{HostClock, HostTime};
 use vmm::sched::{
     Decision, EntityId, GuestSettings, Kicks, Kind, Reason, Scheduler, Stay, Stop, Timing,
 };
 use vmm::turn_mutex::TurnMutex;
+use x86defs::time::{Scale, TscFrequency};
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 

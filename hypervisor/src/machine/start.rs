@@ -17,8 +17,9 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Mutex;
 use vmm::bundle::{Bundle, GuestSettings, Populate};
-use vmm::load::{EntryState, Loading};
+use vmm::load::Loading;
 use vmm::sched::{EntityId, GuestId, Stop};
+use x86defs::CpuState;
 use x86defs::GuestPhysAddr;
 
 /// Bytes of a kernel that are looked at or copied in one piece: some ten microseconds.
@@ -54,7 +55,7 @@ enum Work<C: VendorCpu> {
     Check(Arc<GuestSpace>, Loading<'static>),
     Write(Arc<GuestSpace>, Loading<'static>),
     /// From this address on.
-    Populate(Arc<GuestSpace>, EntryState, GuestPhysAddr),
+    Populate(Arc<GuestSpace>, CpuState, GuestPhysAddr),
     Assemble(Box<Assembly<C>>),
     /// It failed: RAM from this address on is still to be given back.
     GiveBack(Arc<GuestSpace>, GuestPhysAddr, HostError),

@@ -8,7 +8,7 @@ use crate::drivers::{clocks, rtc};
 use crate::hw::VendorCpu;
 use core::sync::atomic::Ordering;
 use timebase::{Finding, Lookout};
-use vmm::clock::{Scale, TscFrequency};
+use x86defs::time::{Scale, TscFrequency};
 
 /// The TSC is measured once more after so many seconds, and so many.
 const MEASURED_AGAIN: [u64; 2] = [1, 10];

@@ -4,9 +4,9 @@
 
 use super::input::Input;
 use core::cell::Cell;
-use devices::Nanos;
 use vmm::chipset::{Chipset, DebugPorts};
 use vmm::layout::{DEBUG_EXIT_PORT, IOAPIC_BASE, PM1A_EVENT_PORT, PVPANIC_PORT, TRACE_PORT};
+use x86defs::time::Nanos;
 use x86defs::{GuestPhysAddr, Width};
 
 /// First ports of devices, and how many belong to each.

@@ -9,12 +9,12 @@ use super::input::Input;
 use super::{exits_svm, exits_vmx};
 use std::boxed::Box;
 use std::vec::Vec;
+use vmm::end::{EndReason, VmError};
 use vmm::irq::Requests;
 use vmm::memory::GuestMemory;
 use vmm::run::{Next, off_cpu, on_cpu};
 use vmm::scripted::Play;
 use vmm::vcpu::Activity;
-use vmm::vm::{EndReason, VmError};
 use x86defs::exit::{CacheControl, ExceptionExit};
 use x86defs::{
     Cr0, Efer, Event, EventKind, Exception, Gpr, GuestPhysAddr, Rflags, Segment, SegmentAttributes,

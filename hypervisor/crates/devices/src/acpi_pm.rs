@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 use x86defs::{Low, Width};
 
 use crate::clock::Clock;
-use crate::{AccessError, Device, Nanos, PortDevice, RestoreError, Timed};
+use crate::{AccessError, Device, PortDevice, RestoreError, Timed};
+use x86defs::time::Nanos;
 
 /// The PM timer's frequency in hertz.
 pub const TIMER_FREQUENCY: u32 = 3_579_545;
@@ -352,7 +353,7 @@ mod tests {
 
     #[test]
     fn timer_counts_exactly() {
-        let day = Nanos(86_400 * crate::NANOS_PER_SECOND);
+        let day = Nanos(86_400 * x86defs::time::NANOS_PER_SECOND);
         let ticks = 86_400_u64 * 3_579_545;
         assert_eq!(pm().port_read(8, Width::B4, day).unwrap(), ticks.low32());
         assert_eq!(pm().port_read(8, Width::B2, day).unwrap(), ticks.low32() & 0xffff);

@@ -3,7 +3,7 @@
 //! Ticks are always counted from the start of time, so that rounding never
 //! adds up.
 
-use crate::{NANOS_PER_SECOND, Nanos};
+use x86defs::time::{NANOS_PER_SECOND, Nanos};
 
 /// A clock of `hertz` ticks a second.
 #[derive(Clone, Copy, Debug)]

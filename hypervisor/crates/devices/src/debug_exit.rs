@@ -6,7 +6,8 @@
 use serde::{Deserialize, Serialize};
 use x86defs::Width;
 
-use crate::{AccessError, Device, Nanos, PortDevice, RestoreError};
+use crate::{AccessError, Device, PortDevice, RestoreError};
+use x86defs::time::Nanos;
 
 /// The device: four ports, of which the first is written with 1, 2 or 4 bytes.
 #[derive(Clone, Debug, Default)]

@@ -10,7 +10,8 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 use x86defs::Width;
 
-use crate::{AccessError, Device, Nanos, PortDevice, RestoreError};
+use crate::{AccessError, Device, PortDevice, RestoreError};
+use x86defs::time::Nanos;
 
 /// How the ROM was entered. In the port's value: bits 31:24 are the kind, 23:16 the vector,
 /// 15:0 what AX held.

@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use x86defs::{Low, Width};
 
 use crate::ports::PortRange;
-use crate::{AccessError, Device, Nanos, PortDevice, RestoreError};
+use crate::{AccessError, Device, PortDevice, RestoreError};
+use x86defs::time::Nanos;
 
 mod config;
 #[cfg(test)]

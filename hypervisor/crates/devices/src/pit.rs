@@ -21,7 +21,8 @@ use x86defs::{Low, Width};
 use crate::clock::Clock;
 use crate::port61::{self, Port61};
 use crate::ports::PortRange;
-use crate::{AccessError, Device, Nanos, PortDevice, RestoreError, Timed};
+use crate::{AccessError, Device, PortDevice, RestoreError, Timed};
+use x86defs::time::Nanos;
 
 mod channel;
 mod element;

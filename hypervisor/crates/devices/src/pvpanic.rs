@@ -7,7 +7,8 @@ use bitflags::bitflags;
 use serde::{Deserialize, Serialize};
 use x86defs::{Low, Width};
 
-use crate::{AccessError, Device, Nanos, PortDevice, RestoreError};
+use crate::{AccessError, Device, PortDevice, RestoreError};
+use x86defs::time::Nanos;
 
 bitflags! {
     /// What a guest reports. As a set: it may report again before the owner

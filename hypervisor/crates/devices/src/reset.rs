@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use x86defs::{Low, Width};
 
 use crate::ports::PortRange;
-use crate::{AccessError, Device, Nanos, PortDevice, RestoreError};
+use crate::{AccessError, Device, PortDevice, RestoreError};
+use x86defs::time::Nanos;
 
 /// Reset control: bit 1 chooses a hard reset, a rising bit 2 does it, bit 3
 /// asks for a full power cycle.

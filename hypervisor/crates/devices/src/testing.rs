@@ -10,7 +10,8 @@ use proptest::prelude::*;
 use serde_json::Value;
 use x86defs::Width;
 
-use crate::{Device, Nanos, PortDevice};
+use crate::{Device, PortDevice};
+use x86defs::time::Nanos;
 
 /// One thing that happens to a device.
 #[derive(Clone, Debug)]

@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use x86defs::{Low, Width};
 
 use crate::ports::PortRange;
-use crate::{AccessError, Device, NANOS_PER_SECOND, Nanos, PortDevice, RestoreError, Timed};
+use crate::{AccessError, Device, PortDevice, RestoreError, Timed};
+use x86defs::time::{NANOS_PER_SECOND, Nanos};
 
 mod fifo;
 #[cfg(test)]

@@ -13,10 +13,10 @@ mod serial;
 pub use quick::ReadyWrite;
 pub use scratch::{SCRATCH_BASE, SCRATCH_SIZE};
 
+use crate::end::EndReason;
 use crate::layout::{COM1_IRQ, IOAPIC_BASE, IOAPIC_ID, IOAPIC_SIZE, RTC_IRQ, SCI_IRQ};
 use crate::operator::snapshot::{PicSnapshot, PinState};
 use crate::trace::Trace;
-use crate::vm::EndReason;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use devices::acpi_pm::{AcpiPm, TimerWidth};
@@ -32,11 +32,12 @@ use devices::pvpanic::PvPanic;
 use devices::reset::ResetControl;
 use devices::rtc::Rtc;
 use devices::uart::Uart;
-use devices::{MmioDevice, Nanos, Timed};
+use devices::{MmioDevice, Timed};
 use lines::IrqChip;
 use scratch::Scratch;
 use serial::Serial;
 use spin::Mutex;
+use x86defs::time::Nanos;
 use x86defs::{GuestPhysAddr, Vector, Width};
 
 /// Interrupt of the keyboard.

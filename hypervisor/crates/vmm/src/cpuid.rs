@@ -21,7 +21,6 @@ mod quick;
 mod tests;
 
 use crate::bundle::Signature;
-use crate::clock::TscFrequency;
 use crate::pv::PvFeatures;
 use crate::xstate::Xstate;
 use alloc::vec::Vec;
@@ -29,6 +28,7 @@ pub use features::{FeatureBit, Register};
 use hvabi::CallSet;
 pub use quick::QuickLeaves;
 use x86defs::cpuid::{CpuidResult, CpuidSource, Vendor};
+use x86defs::time::TscFrequency;
 use x86defs::{Cr4, Efer, Low, Xcr0, msr};
 
 /// A guest's settings that CPUID shows.

@@ -1,17 +1,18 @@
 //! A vCPU as the instruction emulator sees it: registers of the backend,
 //! linear memory through the guest's own page tables, RAM or devices behind.
 
+use crate::end::VmError;
 use crate::hw::Backend;
 use crate::memory::{GuestRam, MemoryError};
 use crate::vcpu::Vcpu;
-use crate::vm::{Vm, VmError};
-use devices::Nanos;
+use crate::vm::Vm;
 use devices::lapic::Ticks;
 use paging::walk::{
     Access, GuestPageTables, Translation, WalkConfig, WalkError, WalkFeatures, walk,
 };
 use x86defs::addr::PAGE_SIZE;
 use x86defs::control::CpuMode;
+use x86defs::time::Nanos;
 use x86defs::{
     Cr0, Exception, Gpr, GuestPhysAddr, GuestVirtAddr, Low, Rflags, Segment, SegmentRegister, Width,
 };

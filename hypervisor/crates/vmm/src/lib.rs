@@ -22,6 +22,7 @@ pub mod clock;
 pub mod cpuid;
 pub mod e820;
 mod emulate;
+pub mod end;
 mod exits;
 pub mod fast;
 #[cfg(test)]

@@ -24,7 +24,7 @@ mod tests;
 pub use crate::bundle::RestartPolicy;
 
 use crate::bundle::OnReset;
-use crate::vm::EndReason;
+use crate::end::EndReason;
 use arrayvec::ArrayVec;
 use core::fmt;
 use hvabi::ShutDownKind;

@@ -27,7 +27,6 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use entry::EntryState;
 pub use error::{Format, LoadError};
 pub use tables::{TableAddresses, TablesConfig, TablesError, write_tables};
 
@@ -37,8 +36,8 @@ use crate::memory::{GuestMemory, MemoryError};
 use bytes::Bytes;
 use error::SegmentFault;
 use linux::checksum::Checksum;
-use x86defs::GuestPhysAddr;
 use x86defs::addr::PAGE_SIZE;
+use x86defs::{CpuState, GuestPhysAddr};
 
 /// What is loaded beside the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +96,7 @@ impl<'a> LoadSettings<'_, 'a> {
 pub struct Loading<'a> {
     checksum: Option<Checksum<'a>>,
     plan: place::Plan<'a>,
-    state: EntryState,
+    state: CpuState,
 }
 
 impl core::fmt::Debug for Loading<'_> {
@@ -164,7 +163,7 @@ impl<'a> Loading<'a> {
 
     /// How the first vCPU starts, once everything is written.
     #[must_use]
-    pub const fn state(&self) -> &EntryState {
+    pub const fn state(&self) -> &CpuState {
         &self.state
     }
 }
@@ -179,7 +178,7 @@ pub fn load(
     image: &[u8],
     memory: &impl GuestMemory,
     settings: &LoadSettings<'_, '_>,
-) -> Result<EntryState, LoadError> {
+) -> Result<CpuState, LoadError> {
     let mut loading = Loading::new(image, settings)?;
     while loading.check(usize::MAX)? {}
     while loading.write(memory, usize::MAX)? {}

@@ -1,6 +1,5 @@
 //! What the operator may see of a vCPU: what it waits for, its last exits.
 
-use crate::clock::Scale;
 use crate::emulate::walk_config;
 use crate::hw::Backend;
 use crate::memory::{GuestRam, MemoryError};
@@ -19,6 +18,7 @@ use devices::lapic::{Lvt, LvtEntry, VectorSet};
 use paging::walk::{Access, GuestPageTables, walk};
 use x86defs::addr::PAGE_SIZE;
 use x86defs::control::CpuMode;
+use x86defs::time::Scale;
 use x86defs::{Cr0, GuestPhysAddr, GuestVirtAddr, Rflags, SegmentRegister, Width};
 
 /// How long one exit's details may be, in characters.

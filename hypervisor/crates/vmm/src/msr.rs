@@ -15,12 +15,7 @@ use crate::mtrr::MtrrRegister;
 use devices::RestoreError;
 use serde::{Deserialize, Serialize};
 pub use table::{MsrConfig, MsrTable};
-use x86defs::Msr;
-
-/// A general-protection fault with error code 0 is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("general-protection fault")]
-pub struct Gp;
+use x86defs::{Gp, Msr};
 
 /// An MSR that the CPU itself holds for the guest, in VMCB, VMCS or, while the
 /// guest runs, in the register. Values were checked when they get there.

@@ -3,10 +3,10 @@
 //! types combine is the hardware's rule, not ours.
 
 use crate::layout;
-use crate::msr::Gp;
 use core::ops::Range;
 use devices::RestoreError;
 use serde::{Deserialize, Serialize};
+use x86defs::Gp;
 use x86defs::{GuestPhysAddr, Low, Msr};
 
 /// Pairs of variable registers.

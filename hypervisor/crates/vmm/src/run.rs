@@ -1,5 +1,6 @@
 //! The loop of one vCPU: what is due, what to inject, in, and what came of it.
 
+use crate::end::{EndReason, VmError};
 use crate::exits;
 use crate::hw::Backend;
 use crate::irq::Requests;
@@ -8,7 +9,7 @@ use crate::pv::Flush;
 use crate::stats::Kind;
 use crate::timer::{NEVER, TimerKind};
 use crate::vcpu::{Activity, Vcpu};
-use crate::vm::{EndReason, Host, Vm, VmError};
+use crate::vm::{Host, Vm};
 use devices::lapic::Lint;
 use x86defs::exit::ExitWithEvent;
 use x86defs::{Rflags, VmExit};

@@ -7,7 +7,6 @@ use crate::clock::VcpuClock;
 use crate::cpuid::{CpuidTable, QuickLeaves, VcpuView};
 use crate::hw::{Backend, HotState, InterruptDelivery};
 use crate::irq::Posted;
-use crate::load::EntryState;
 use crate::memory::HotRam;
 use crate::msr::{MsrFile, MsrTable};
 use crate::pv::{PvCounts, PvState};
@@ -17,6 +16,7 @@ use crate::stopwatch::Stopwatch;
 use crate::timer::HotTimer;
 use alloc::sync::Arc;
 use devices::lapic::Lapic;
+use x86defs::CpuState;
 use x86defs::control::{CpuMode, DR6_RESET, DR7_RESET};
 use x86defs::{Cr0, Event, EventKind, Exception, Gpr, Rflags, Segment, SegmentRegister, Vector};
 
@@ -177,7 +177,7 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// Puts the registers of `state` in place.
-    pub fn start_at(&mut self, state: &EntryState) {
+    pub fn start_at(&mut self, state: &CpuState) {
         let hw = &mut self.hw;
         hw.set_cr0(state.cr0);
         hw.set_cr3(state.cr3);
@@ -201,7 +201,7 @@ impl<B: Backend> Vcpu<B> {
     /// waits for a start-up IPI. Extended state, MSRs and the TSC stay
     /// (SDM: "Processor State After Reset"); of KVM's interface nothing does.
     pub fn init(&mut self) {
-        self.start_at(&EntryState::reset_vector(self.signature()));
+        self.start_at(&CpuState::reset_vector(self.signature()));
         self.hw.set_cr2(0);
         for number in 0..4 {
             self.hw.set_dr(number, 0);
@@ -223,7 +223,7 @@ impl<B: Backend> Vcpu<B> {
     /// ignores it.
     pub fn start_up(&mut self, page: u8) {
         if self.activity == Activity::WaitForStartup {
-            self.start_at(&EntryState::startup_ipi(page, self.signature()));
+            self.start_at(&CpuState::startup_ipi(page, self.signature()));
             self.activity = Activity::Running;
         }
     }

@@ -2,7 +2,7 @@
 //! XSETBV accepts, and how large its XSAVE area is (SDM: "Managing State Using
 //! the XSAVE Feature Set").
 
-use crate::msr::Gp;
+use x86defs::Gp;
 use x86defs::Xcr0;
 use x86defs::cpuid::CpuidSource;
 

@@ -29,11 +29,11 @@ use hvabi::ShutDownKind;
 use record::Record;
 use terminal::Terminal;
 use vmm::bundle::{Bundle, ConsoleBytes, GuestSettings, WhenEmpty};
+use vmm::end::EndReason;
 use vmm::lifecycle::{Command, State};
 use vmm::operator::protocol::event::EventGuest;
 use vmm::operator::protocol::{EventKind, EventLog};
 use vmm::sched::{Kind, Stop};
-use vmm::vm::EndReason;
 
 /// How the machine is left, on the operator's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

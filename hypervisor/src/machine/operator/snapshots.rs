@@ -11,7 +11,6 @@ use crate::mm;
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
-use vmm::clock::Scale;
 use vmm::lifecycle::{Cause, State};
 use vmm::operator::snapshot::{
     Counter, CpuInfo, CpusSnapshot, ExitStats, GuestInfo, GuestMemory, GuestState, GuestStats,
@@ -19,6 +18,7 @@ use vmm::operator::snapshot::{
 };
 use vmm::stats::Kind;
 use vmm::stopwatch::{Account, HotCosts};
+use x86defs::time::Scale;
 
 const PAGE: u64 = 4096;
 /// The state of a guest that is no longer known.

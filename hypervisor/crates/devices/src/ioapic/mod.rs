@@ -12,9 +12,10 @@
 //! Delivery is immediate, so delivery status always reads idle.
 
 use crate::lapic::{DeliveryMode, Destination, DestinationMode, InterruptMessage, Trigger};
-use crate::{AccessError, Device, MmioDevice, Nanos, RestoreError};
+use crate::{AccessError, Device, MmioDevice, RestoreError};
 use bitfield_struct::bitfield;
 use serde::{Deserialize, Serialize};
+use x86defs::time::Nanos;
 use x86defs::{Low, Vector, Width};
 
 #[cfg(test)]

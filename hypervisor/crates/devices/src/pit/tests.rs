@@ -1,7 +1,7 @@
 use super::*;
-use crate::NANOS_PER_SECOND;
 use crate::testing::{Subject, device_properties};
 use PitChannel::{Speaker, Timer};
+use x86defs::time::NANOS_PER_SECOND;
 
 /// The moment of clock `n`.
 fn at(n: u64) -> Nanos {

@@ -2,7 +2,6 @@
 
 use super::GuestFault;
 use super::values::{Hypercalls, Uuid};
-use crate::clock::TscFrequency;
 use crate::layout;
 use crate::lifecycle::{BackOff, Rules};
 use crate::sched::{self, CpuSet, DEFAULT_WEIGHT, MAX_CAP, MAX_WEIGHT, MIN_WEIGHT};
@@ -10,6 +9,7 @@ use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
+use x86defs::time::TscFrequency;
 
 /// The least memory of a guest, in bytes.
 pub const MIN_MEMORY: u64 = 1 << 20;

@@ -5,11 +5,11 @@
 mod fuzz;
 
 use super::*;
-use crate::clock::TscFrequency;
 use crate::lifecycle::BackOff;
 use crate::sched::{CpuSet, MAX_CAP, MAX_WEIGHT, MIN_WEIGHT};
 use alloc::vec;
 use proptest::prelude::*;
+use x86defs::time::TscFrequency;
 
 fn guest(name: &str) -> GuestSettings {
     GuestSettings {

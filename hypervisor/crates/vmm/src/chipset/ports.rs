@@ -2,9 +2,9 @@
 //! answers reads as all ones.
 
 use super::{Chipset, PortOutcome};
+use crate::end::EndReason;
 use crate::layout::{DEBUG_EXIT_PORT, FIRMWARE_PORT, PM1A_EVENT_PORT, PVPANIC_PORT, TRACE_PORT};
 use crate::trace::Trace;
-use crate::vm::EndReason;
 use devices::acpi_pm::AcpiPm;
 use devices::debug_exit::DebugExit;
 use devices::firmware::FirmwarePort;
@@ -19,7 +19,8 @@ use devices::pvpanic::PanicEvents;
 use devices::reset::ResetControl;
 use devices::rtc::Rtc;
 use devices::uart::Uart;
-use devices::{AccessError, Nanos, PortDevice};
+use devices::{AccessError, PortDevice};
+use x86defs::time::Nanos;
 use x86defs::{Low, Width};
 
 /// Whose port it is.

@@ -1,8 +1,9 @@
 //! [`HostClock`]: the wall clock of the machine itself.
 
-use super::{HostTime, Scale};
+use super::HostTime;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 use x86defs::Low;
+use x86defs::time::Scale;
 
 /// The origin that the clock is reckoned from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

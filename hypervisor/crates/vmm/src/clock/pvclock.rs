@@ -2,10 +2,10 @@
 //! "KVM-specific MSRs"). A writer makes the version odd, writes, and makes it
 //! even; a reader tries again until it sees the same even version twice.
 
-use super::Scale;
 use crate::memory::{GuestMemory, MemoryError};
 use bitflags::bitflags;
 use x86defs::GuestPhysAddr;
+use x86defs::time::Scale;
 
 bitflags! {
     /// Flags of [`PvClockInfo`].

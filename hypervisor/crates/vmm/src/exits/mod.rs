@@ -9,12 +9,13 @@ pub(crate) use mmio::DELIVERY;
 pub(crate) use msrs::tell_clock;
 
 use crate::emulate::Emulated;
+use crate::end::{EndReason, VmError};
 use crate::hw::{Backend, InterruptDelivery};
 use crate::hypercall::{Caller, HypercallHost, Ipis, Outcome, dispatch};
 use crate::memory::{GuestMemory, GuestRam};
 use crate::pv::{PvCounts, PvFeatures};
 use crate::vcpu::{Activity, Vcpu};
-use crate::vm::{EndReason, Host, Vm, VmError};
+use crate::vm::{Host, Vm};
 use devices::lapic::{Effect, Lint, LintEvent};
 use hvabi::{CallSet, Registers, ShutDownKind, kvm};
 use x86defs::bits::Low;

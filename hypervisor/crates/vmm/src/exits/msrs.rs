@@ -2,11 +2,13 @@
 
 use super::{Done, apic_effect};
 use crate::clock::Interruption;
+use crate::end::VmError;
 use crate::hw::Backend;
 use crate::memory::GuestRam;
-use crate::msr::{Gp, HardwareMsr, MsrRead, MsrWrite, SpecialMsr, validate};
+use crate::msr::{HardwareMsr, MsrRead, MsrWrite, SpecialMsr, validate};
 use crate::vcpu::Vcpu;
-use crate::vm::{Host, Vm, VmError};
+use crate::vm::{Host, Vm};
+use x86defs::Gp;
 use x86defs::bits::{Low, high32, join};
 use x86defs::{Event, Gpr, Msr};
 

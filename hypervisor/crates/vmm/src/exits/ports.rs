@@ -2,14 +2,15 @@
 
 use super::{Served, behind, decode, emulated, raise};
 use crate::emulate::Emulated;
+use crate::end::{EndReason, VmError};
 use crate::hw::Backend;
 use crate::memory::GuestRam;
 use crate::vcpu::Vcpu;
-use crate::vm::{EndReason, Host, Vm, VmError};
-use devices::Nanos;
+use crate::vm::{Host, Vm};
 use devices::firmware::FirmwareNews;
 use x86defs::bits::Low;
 use x86defs::exit::{Direction, PortIo};
+use x86defs::time::Nanos;
 use x86defs::{Gpr, VmExit, Width};
 use x86emu::{Ports, Step, Stop};
 

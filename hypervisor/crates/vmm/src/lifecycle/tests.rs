@@ -1,7 +1,7 @@
 extern crate std;
 
 use super::*;
-use crate::vm::VmError;
+use crate::end::VmError;
 use proptest::prelude::*;
 use std::string::ToString;
 use std::vec::Vec;

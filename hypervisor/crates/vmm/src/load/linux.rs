@@ -8,7 +8,7 @@
 pub(super) mod checksum;
 
 use super::bytes::{Bytes, put};
-use super::entry::{EntryState, gdt32, gdt64};
+use super::entry::{gdt32, gdt64, long_mode, protected_mode};
 use super::place::{Order, Plan, c_string};
 use super::{Format, LoadError, LoadSettings, foreign};
 use crate::e820::{e820, low_ram_end};
@@ -17,6 +17,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use checksum::Checksum;
 use core::ops::Range;
+use x86defs::CpuState;
 use x86defs::addr::PAGE_SIZE;
 use x86defs::pte::Pte;
 use x86defs::{Gpr, GuestPhysAddr, Low};
@@ -221,7 +222,7 @@ fn version_text(image: Bytes<'_>) -> &[u8] {
 pub(super) fn plan<'a>(
     image: Bytes<'a>,
     settings: &LoadSettings<'_, 'a>,
-) -> Result<(Plan<'a>, EntryState, Option<Checksum<'a>>), LoadError> {
+) -> Result<(Plan<'a>, CpuState, Option<Checksum<'a>>), LoadError> {
     let setup = Setup::parse(image)?;
     let checksum = Checksum::of(image, setup.payload.end);
     if !settings.modules.is_empty() {
@@ -276,10 +277,10 @@ pub(super) fn plan<'a>(
             let within = 0..LOW_RAM_END;
             let tables = plan.place("the page tables", size, PAGE_SIZE, within, Order::Lowest)?;
             plan.put(tables, identity_map(tables));
-            EntryState::long_mode(start + ENTRY_64, GuestPhysAddr::new(tables), gdt)
+            long_mode(start + ENTRY_64, GuestPhysAddr::new(tables), gdt)
         }
         // EBX, EBP and EDI must be 0, as they are.
-        Entry::Bits32 => EntryState::protected_mode(start.low32(), gdt),
+        Entry::Bits32 => protected_mode(start.low32(), gdt),
     };
     let cmdline = low(&mut plan, "the command line", c_string(settings.cmdline), 16)?;
     let params = boot_params(image, &setup, settings, ramdisk, cmdline);

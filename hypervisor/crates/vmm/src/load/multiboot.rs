@@ -3,7 +3,7 @@
 
 use super::bytes::{Bytes, put};
 use super::elf::{Elf, Loaded};
-use super::entry::{EntryState, gdt32};
+use super::entry::{gdt32, protected_mode};
 use super::error::SegmentFault;
 use super::place::{Plan, c_string};
 use super::{Format, LoadError, LoadSettings};
@@ -12,6 +12,7 @@ use crate::layout::{LEGACY_HOLE_END, LOW_RAM_END};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use x86defs::CpuState;
 use x86defs::addr::PAGE_SIZE;
 use x86defs::{Gpr, GuestPhysAddr, Low};
 
@@ -78,7 +79,7 @@ pub(super) fn plan<'a>(
     elf: Option<&Elf<'a>>,
     header: &Header,
     settings: &LoadSettings<'_, 'a>,
-) -> Result<(Plan<'a>, EntryState), LoadError> {
+) -> Result<(Plan<'a>, CpuState), LoadError> {
     let unknown = header.flags & MANDATORY & !(PAGE_ALIGN | MEMORY_INFO);
     if unknown != 0 {
         return Err(LoadError::Unsupported {
@@ -110,7 +111,7 @@ pub(super) fn plan<'a>(
     let info = place_info(&mut plan, &loaded, settings)
         .map_err(|error| settings.explain(error, loaded.start()..loaded.end()))?;
     let gdt = plan.place_data("the GDT", gdt32(), 16, 0)?;
-    let mut state = EntryState::protected_mode(entry, GuestPhysAddr::new(gdt));
+    let mut state = protected_mode(entry, GuestPhysAddr::new(gdt));
     state.set(Gpr::Rax, LOADER_MAGIC.into());
     state.set(Gpr::Rbx, info);
     Ok((plan, state))

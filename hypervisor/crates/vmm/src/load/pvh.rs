@@ -2,11 +2,12 @@
 //! 32-bit entry point, and EBX points to what a firmware would tell.
 
 use super::elf::Elf;
-use super::entry::{EntryState, gdt32};
+use super::entry::{gdt32, protected_mode};
 use super::place::{Plan, c_string};
 use super::{Format, LoadError, LoadSettings};
 use crate::e820::e820;
 use alloc::vec::Vec;
+use x86defs::CpuState;
 use x86defs::addr::PAGE_SIZE;
 use x86defs::{Gpr, GuestPhysAddr, Low};
 
@@ -49,7 +50,7 @@ pub(super) fn plan<'a>(
     elf: &Elf<'a>,
     entry: u32,
     settings: &LoadSettings<'_, 'a>,
-) -> Result<(Plan<'a>, EntryState), LoadError> {
+) -> Result<(Plan<'a>, CpuState), LoadError> {
     let got = settings.cmdline.len() as u64;
     if got > MAX_CMDLINE {
         return Err(LoadError::CommandLine { got, max: MAX_CMDLINE });
@@ -99,7 +100,7 @@ pub(super) fn plan<'a>(
     let start = plan.place_data("the start information", start, 16, 0)?;
     let gdt = plan.place_data("the GDT", gdt32(), 16, 0)?;
 
-    let mut state = EntryState::protected_mode(entry, GuestPhysAddr::new(gdt));
+    let mut state = protected_mode(entry, GuestPhysAddr::new(gdt));
     state.set(Gpr::Rbx, start);
     Ok((plan, state))
 }

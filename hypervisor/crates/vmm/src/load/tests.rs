@@ -180,7 +180,7 @@ fn real_foreign_images_are_named() {
 
 #[test]
 fn reset_is_as_the_manual_says() {
-    let state = EntryState::reset_vector(0x806ec);
+    let state = CpuState::reset_vector(0x806ec);
     let code = state.segment(SegmentRegister::Cs);
     assert_eq!(code.base + state.rip, 0xffff_fff0);
     assert_eq!((code.selector, code.limit), (0xf000, 0xffff));
@@ -188,7 +188,7 @@ fn reset_is_as_the_manual_says() {
     assert_eq!(state.rflags.bits(), 2);
     assert_eq!(state.gpr(Gpr::Rdx), 0x806ec);
     assert_eq!(state.idtr.limit, 0xffff);
-    let started = EntryState::startup_ipi(0x9a, 0);
+    let started = CpuState::startup_ipi(0x9a, 0);
     let code = started.segment(SegmentRegister::Cs);
     assert_eq!((code.selector, code.base, started.rip), (0x9a00, 0x9_a000, 0));
 }

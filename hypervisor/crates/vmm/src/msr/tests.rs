@@ -1,8 +1,8 @@
 use super::*;
-use crate::clock::TscFrequency;
 use crate::cpuid::{CpuidConfig, CpuidTable, FeatureBit};
 use crate::pv::PvFeatures;
 use x86defs::cpuid::{CpuidResult, Vendor};
+use x86defs::time::TscFrequency;
 use x86defs::{Cr0, Efer, GuestPhysAddr, Xcr0};
 
 fn cpuid(vendor: Vendor, withheld: &[FeatureBit]) -> CpuidTable {

@@ -1,6 +1,6 @@
 //! Rules of registers that other parts of the machine hold.
 
-use super::Gp;
+use x86defs::Gp;
 use x86defs::{Cr0, Efer, GuestPhysAddr};
 
 /// WRMSR of EFER: the new value (SDM: "Extended Feature Enable Register";

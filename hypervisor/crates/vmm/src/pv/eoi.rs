@@ -7,10 +7,10 @@
 
 use super::PvCounts;
 use crate::memory::GuestMemory;
-use crate::msr::Gp;
 use devices::lapic::Lapic;
 use hvabi::kvm::{EOI_PENDING, MSR_ENABLED};
 use serde::{Deserialize, Serialize};
+use x86defs::Gp;
 use x86defs::{GuestPhysAddr, Vector};
 
 /// Bit 1 of the MSR, which is reserved: the word is aligned to 4 bytes.

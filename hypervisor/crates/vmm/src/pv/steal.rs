@@ -3,9 +3,9 @@
 
 use super::{PvCounts, PvFeatures};
 use crate::memory::{GuestMemory, MemoryError};
-use crate::msr::Gp;
 use hvabi::kvm::{MSR_ENABLED, steal};
 use serde::{Deserialize, Serialize};
+use x86defs::Gp;
 use x86defs::bits::Low;
 use x86defs::{GuestPhysAddr, Width};
 

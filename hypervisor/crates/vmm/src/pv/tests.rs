@@ -3,7 +3,6 @@ use crate::clock::pvclock::PvClockFlags;
 use crate::clock::{HostTime, TscAgreement};
 use crate::irq::{Posted, Requests};
 use crate::memory::{GuestMemory, MemoryError};
-use crate::msr::Gp;
 use crate::run::{Next, off_cpu, on_cpu};
 use crate::scripted::Play;
 use crate::vcpu::Activity;
@@ -14,6 +13,7 @@ use core::cell::{Cell, RefCell};
 use devices::lapic::{Lapic, Role, TickRatio, Trigger};
 use hvabi::kvm::{call, steal};
 use proptest::prelude::*;
+use x86defs::Gp;
 use x86defs::bits::{Low, high32, join};
 use x86defs::{Event, Gpr, GuestPhysAddr, Msr, Rflags, VmExit, Width};
 

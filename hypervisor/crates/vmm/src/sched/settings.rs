@@ -2,8 +2,8 @@
 
 use super::cpuset::CpuSet;
 use super::slots::Key;
-use crate::clock::TscFrequency;
 use core::fmt;
+use x86defs::time::TscFrequency;
 
 /// A guest, or another party among which CPU time is shared (the operator).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

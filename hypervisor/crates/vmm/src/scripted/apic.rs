@@ -4,9 +4,9 @@ use super::Play;
 use crate::hw::Backend;
 use crate::layout::{IOAPIC_BASE, PM1A_EVENT_PORT};
 use alloc::boxed::Box;
-use devices::Nanos;
 use devices::lapic::{InterruptStatus, Reg, Trigger, VirtualApicPage};
 use x86defs::exit::{ApicAccess, ApicAccessKind, ApicWrite};
+use x86defs::time::Nanos;
 use x86defs::{Event, Gpr, GuestPhysAddr, Msr, Rflags, VmExit, Width};
 
 const IF: u64 = Rflags::IF.bits() | 2;

@@ -4,8 +4,8 @@
 extern crate std;
 
 use super::{Play, Vec};
+use crate::end::{EndReason, VmError};
 use crate::run::Next;
-use crate::vm::{EndReason, VmError};
 use std::vec;
 use x86defs::exit::RawExit;
 use x86defs::vmcb::{self, Intercepts};

@@ -11,7 +11,7 @@ mod decoding;
 mod tests;
 
 use crate::chipset::{Chipset, DebugPorts};
-use crate::clock::{HostTime, Interruption, TscFrequency, VcpuClock, VmClock};
+use crate::clock::{HostTime, Interruption, VcpuClock, VmClock};
 use crate::cpuid::{CpuidConfig, CpuidTable, QuickLeaves, VcpuView};
 use crate::hw::{Backend, HotState, InterruptDelivery};
 use crate::irq::{Posted, Routes};
@@ -36,6 +36,7 @@ use std::vec;
 use std::vec::Vec;
 use x86defs::cpuid::CpuidResult;
 use x86defs::exit::ExitWithEvent;
+use x86defs::time::TscFrequency;
 use x86defs::{
     Cr0, Cr4, DescriptorTable, Efer, Event, EventKind, GuestPhysAddr, Msr, Rflags, Segment,
     SegmentRegister, VmExit, Width, Xcr0,

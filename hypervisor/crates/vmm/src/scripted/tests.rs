@@ -1,12 +1,13 @@
 //! What the loop makes of exits.
 
 use super::{Arc, Play, Vec};
+use crate::end::{EndReason, VmError};
 use crate::irq::Requests;
 use crate::memory::{GuestMemory, MemoryError};
 use crate::run::Next;
 use crate::timer::NEVER;
 use crate::vcpu::Activity;
-use crate::vm::{EndReason, Flushed, VmError};
+use crate::vm::Flushed;
 use devices::lapic::{Lapic, Role, TickRatio, Trigger};
 use x86defs::exit::{
     Direction, ExceptionExit, NestedAccess, NestedFault, PortIo, RawExit, StringIo,
@@ -262,7 +263,7 @@ fn what_the_operator_does_is_looked_at() {
         let _ = play.vcpu.core.shared.take_requests();
     };
     // Too few bytes for an interrupt.
-    look(&|| assert_eq!(play.vm.console_input(b"x", devices::Nanos(0)), 1));
+    look(&|| assert_eq!(play.vm.console_input(b"x", x86defs::time::Nanos(0)), 1));
     look(&|| play.vm.press_power_button());
 }
 

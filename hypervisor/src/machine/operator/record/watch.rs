@@ -5,8 +5,8 @@ use super::super::super::guest::Guest;
 use super::{Place, Record};
 use crate::hw::VendorCpu;
 use vmm::bundle::OnHalt;
+use vmm::end::{EndReason, VmError};
 use vmm::vcpu::Vcpu;
-use vmm::vm::{EndReason, VmError};
 
 /// A guest is halted for good when it has been so for so many milliseconds.
 const HALTED_MS: u64 = 1000;

@@ -98,7 +98,7 @@ const MODULES: [Module<'static>; 2] = [
     Module { name: "an empty one", data: b"", cmdline: "" },
 ];
 
-fn check_protected(state: &EntryState) {
+fn check_protected(state: &CpuState) {
     assert_eq!(state.cr0.bits() & 0x8000_0001, 1);
     assert_eq!((state.cr4.bits(), state.efer.bits(), state.rflags.bits()), (0, 0, 2));
     let code = state.segment(SegmentRegister::Cs);
@@ -171,7 +171,7 @@ fn a_multiboot_header_wins_over_a_pvh_note() {
     assert!(refuse(&neither, &settings(4 * MIB, "")).contains("neither a PVH note"));
 }
 
-fn check_info(ram: &Ram, state: &EntryState) {
+fn check_info(ram: &Ram, state: &CpuState) {
     check_protected(state);
     assert_eq!(state.gpr(Gpr::Rax), 0x2bad_b002);
     let info = state.gpr(Gpr::Rbx);

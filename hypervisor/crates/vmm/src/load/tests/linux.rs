@@ -60,7 +60,7 @@ fn refuse(image: &[u8], settings: &LoadSettings<'_, '_>) -> LoadError {
 }
 
 /// Walks the page tables of the state.
-fn translate(ram: &Ram, state: &EntryState, address: u64) -> Option<u64> {
+fn translate(ram: &Ram, state: &CpuState, address: u64) -> Option<u64> {
     let mut table = state.cr3;
     for level in (1..4).rev() {
         let entry = ram.u64(table + (address >> (12 + 9 * level) & 511) * 8);

@@ -3,11 +3,11 @@
 
 extern crate std;
 
-use crate::clock::TscFrequency;
 use crate::sched::*;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::vec::Vec;
+use x86defs::time::TscFrequency;
 
 /// 1 GHz: a tick is a nanosecond.
 pub(super) const MICRO: u64 = 1000;

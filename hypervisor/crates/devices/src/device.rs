@@ -1,0 +1,93 @@
+//! What every device model offers to its owner.
+
+use serde::{Serialize, de::DeserializeOwned};
+use x86defs::Width;
+use x86defs::time::Nanos;
+
+/// Why a register access failed. The bus decides what the guest sees of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessError {
+    /// There is no register at this offset.
+    NoRegister,
+    /// The register can't be accessed at this width.
+    Width,
+}
+
+/// A state that can't be restored, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestoreError(pub &'static str);
+
+/// What every device model can do beside serving accesses.
+pub trait Device: Sized {
+    /// Everything that the guest could notice, ready to be written down.
+    type State: Serialize + DeserializeOwned + Clone + PartialEq + core::fmt::Debug;
+
+    /// The state now.
+    fn save(&self) -> Self::State;
+
+    /// Puts a saved state in place, after checking it: a state may come from
+    /// outside, and every index and size in it is untrusted.
+    ///
+    /// # Errors
+    /// Names what is impossible about the state; the device is unchanged.
+    fn restore(&mut self, state: Self::State) -> Result<(), RestoreError>;
+
+    /// Stops the device from acting on its own (before it is saved). Nothing
+    /// to do for most.
+    fn quiesce(&mut self) {}
+
+    /// The state after the machine's reset line was pulled.
+    fn reset(&mut self);
+}
+
+/// A device on the I/O port bus.
+pub trait PortDevice {
+    /// IN at `offset` from the device's first port. The value stands in the
+    /// low bits.
+    ///
+    /// # Errors
+    /// [`AccessError`] where there is nothing to read.
+    fn port_read(&mut self, offset: u16, width: Width, now: Nanos) -> Result<u32, AccessError>;
+
+    /// OUT at `offset` from the device's first port.
+    ///
+    /// # Errors
+    /// [`AccessError`] where there is nothing to write.
+    fn port_write(
+        &mut self,
+        offset: u16,
+        width: Width,
+        value: u32,
+        now: Nanos,
+    ) -> Result<(), AccessError>;
+}
+
+/// A device in guest-physical memory.
+pub trait MmioDevice {
+    /// A read at `offset` from the device's first byte.
+    ///
+    /// # Errors
+    /// [`AccessError`] where there is nothing to read.
+    fn mmio_read(&mut self, offset: u64, width: Width, now: Nanos) -> Result<u64, AccessError>;
+
+    /// A write at `offset` from the device's first byte.
+    ///
+    /// # Errors
+    /// [`AccessError`] where there is nothing to write.
+    fn mmio_write(
+        &mut self,
+        offset: u64,
+        width: Width,
+        value: u64,
+        now: Nanos,
+    ) -> Result<(), AccessError>;
+}
+
+/// A device that acts when time passes.
+pub trait Timed {
+    /// When it next wants [`advance`](Self::advance) to be called, if ever.
+    fn next_deadline(&self) -> Option<Nanos>;
+
+    /// Time has come to `now`: timers that ran out take effect.
+    fn advance(&mut self, now: Nanos);
+}
