@@ -62,7 +62,7 @@ pub enum HostError {
     OutOfMemory(&'static str),
     /// The bundle is damaged.
     #[error("the bundle of guests is not usable: {0}")]
-    Bundle(#[from] vmm::bundle::BundleError),
+    Bundle(#[from] config::bundle::BundleError),
     /// Guests ask for more memory than there is.
     #[error(
         "guest \"{guest}\" asks for {wanted} MiB, but only {available} MiB are free. \

@@ -1,7 +1,7 @@
 //! What a case is.
 
 use anyhow::Result;
-use vmm::bundle::{ApicAssist, HostExit, OnReset};
+use config::{ApicAssist, HostExit, OnReset};
 use xtask::emulator::{Clock, DiskKind};
 use xtask::machine::{Firmware, Machine};
 

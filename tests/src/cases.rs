@@ -1,8 +1,8 @@
 //! The cases.
 
 use anyhow::{Context, Result, bail, ensure};
+use config::ApicAssist;
 use regex_lite::Regex;
-use vmm::bundle::ApicAssist;
 use xtask::bench::baseline;
 use xtask::bench::figures::{self, Figures};
 use xtask::machine::{Firmware, Machine};

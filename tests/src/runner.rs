@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use vmm::bundle::{HostSettings, LogLevel};
+use config::{HostSettings, LogLevel};
 use xtask::bundle::{self, Guest};
 use xtask::config::{Config, Host};
 use xtask::emulator::{Boot, Clock, Launch};
@@ -24,11 +24,8 @@ use xtask::{exec, image, paths, run, words};
 use crate::case::{Build, Case, Damage, Kernel, Medium, Scene, Tier};
 use crate::cases::{self, PROMPT};
 use crate::drive::Drive;
-use crate::lockstep;
 use crate::planted::{PLANTED, Planted};
-use crate::small_init;
-use crate::starts;
-use crate::stick;
+use crate::{lockstep, small_init, starts, stick};
 
 /// The control line's socket, in a case's folder.
 const CONTROL: &str = "control";

@@ -6,8 +6,8 @@ mod measured;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use config::HostExit;
 use regex_lite::Regex;
-use vmm::bundle::HostExit;
 use vmm::operator::snapshot::{GuestState, GuestStats, MemorySnapshot, StatsSnapshot};
 use vmm::operator::{Answer, ErrorCode, GuestRef, Operation};
 use xtask::ctl::client::Client;
@@ -326,7 +326,7 @@ fn create_debian(drive: &mut Drive) -> Result<()> {
     for (name, file) in [("kernel", &debian.kernel), ("initrd", &debian.initrd)] {
         xtask::ctl::create::upload(c, file, name)?.outcome.map_err(|e| anyhow::anyhow!("{e}"))?;
     }
-    let mut settings = vmm::bundle::GuestSettings::new("new", 256 << 20, "kernel");
+    let mut settings = config::GuestSettings::new("new", 256 << 20, "kernel");
     settings.initrd = Some("initrd".into());
     settings.cmdline = xtask::guest::CMDLINE.into();
     let Answer::Verdict(verdict) = drive.ask(c, Operation::DryRun(settings.clone().into()))? else {
@@ -397,7 +397,7 @@ fn promises(drive: &mut Drive) -> Result<()> {
     drive.ask(c, Operation::UploadEnd { name: "k".into() })?;
     let mut known = 0;
     loop {
-        let mut settings = vmm::bundle::GuestSettings::new(format!("g{known}"), 32 << 20, "k");
+        let mut settings = config::GuestSettings::new(format!("g{known}"), 32 << 20, "k");
         settings.console_ring = 16 << 20;
         let outcome = c.request(Operation::Define(settings.into()))?.outcome;
         let host = memory(drive, c)?.host;

@@ -6,10 +6,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use vmm::bundle::{
-    self, GuestSettings, HostExit, HostSettings, LogLevel, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY,
-    ModuleSettings, Uuid,
-};
+use config::limits::{MAX_MEMORY, MAX_VCPUS, MIN_MEMORY};
+use config::{GuestSettings, HostExit, HostSettings, LogLevel, ModuleSettings, Uuid, bundle};
 
 use crate::machine::Machine;
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use vmm::bundle::EscapeKey;
+use config::EscapeKey;
 use vmm::operator::Screen;
 
 use crate::session::{Ending, Event, Session};

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use vmm::bundle::Uuid;
+use config::Uuid;
 
 use crate::cmd;
 use crate::image::CYLINDER;

@@ -137,7 +137,7 @@ fn perform(task: Task) -> Result<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vmm::bundle::DebugStatus;
+    use config::DebugStatus;
 
     fn parse(words: &[&str]) -> Result<RunOptions, u8> {
         let words = ["xtask", "run"].iter().chain(words);

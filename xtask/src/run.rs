@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use vmm::bundle::{
+use config::{
     ApicAssist, ConsoleBytes, DebugStatus, EscapeKey, HostExit, HostSettings, LogLevel, OnHalt,
     OnReset,
 };
 
 use crate::bundle::{self, Guest};
 use crate::config::{Config, Host};
-use crate::console;
 use crate::emulator::{Boot, Clock, DiskKind, Launch};
 use crate::kernel::{self, Profile};
 use crate::lock::Claim;
@@ -22,7 +21,7 @@ use crate::machine::{self, Firmware, HostFacts, Machine, Ovmf};
 use crate::session::{Ending, Session};
 use crate::stages::Stages;
 use crate::ui::{self, Out};
-use crate::{control, ctl, exec, guest, image, paths, setup};
+use crate::{console, control, ctl, exec, guest, image, paths, setup};
 
 /// Options that say what is in an image.
 #[derive(Debug, Clone, Args)]

@@ -8,7 +8,7 @@
 //! each run, travels in the bundle, which no guest sees: a line without it counts only until
 //! the hypervisor says that a guest starts. (It has no key before it has read the bundle.)
 
-use vmm::bundle::Uuid;
+use config::Uuid;
 
 /// What the hypervisor said last.
 #[derive(Debug, Clone, PartialEq, Eq)]

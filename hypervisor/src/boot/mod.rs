@@ -9,14 +9,13 @@ use crate::cpu::{self, apic, percpu, power, tables, tsc};
 use crate::drivers::{clocks, framebuffer, rtc, serial};
 use crate::error::HostError;
 use crate::hw::{self, Extension, VendorCpu, svm, vmx};
-use crate::machine;
 use crate::mm::{self, Handover, Unsealed, layout};
-use crate::monitor;
+use crate::{machine, monitor};
 use acpi::Firmware;
 use bootloader_api::BootInfo;
 use bootloader_api::config::{BootloaderConfig, Mapping};
+use config::bundle::Bundle;
 use timebase::Look;
-use vmm::bundle::Bundle;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 use x86defs::cpuid::Guards;
 

@@ -14,30 +14,28 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use config::GuestSettings;
 use devices::lapic::{Lapic, Role, TickRatio};
+use sched::GuestId;
 use spin::{Mutex, RwLock};
-use vmm::bundle::GuestSettings;
 use vmm::chipset::{Chipset, DebugPorts};
 use vmm::clock::{Interruption, TscAgreement, VcpuClock, VmClock};
 use vmm::cpuid::{CpuidConfig, CpuidTable, FeatureBit, QuickLeaves, VcpuView};
 use vmm::e820;
 use vmm::hw::{Backend, HotState};
 use vmm::irq::{Posted, Routes};
-use vmm::layout;
 use vmm::load::{self, LoadError, LoadSettings, Loading, Module, TablesConfig};
 use vmm::msr::{MsrConfig, MsrFile, MsrTable};
 use vmm::mtrr::Mtrrs;
 use vmm::pv::{PvCounts, PvFeatures, PvState};
 use vmm::recorder::Recorder;
-use vmm::sched::GuestId;
 use vmm::stats::ExitCounts;
 use vmm::stopwatch::Stopwatch;
 use vmm::timer::HotTimer;
 use vmm::vcpu::{Vcpu, VcpuCore};
 use vmm::vm::{Kick, Vm};
-use x86defs::CpuState;
 use x86defs::bits::Low;
-use x86defs::{Cr4, Xcr0};
+use x86defs::{CpuState, Cr4, GuestPhysAddr, Xcr0};
 
 /// The shortest time for which a guest is let in, in microseconds.
 const MIN_SLICE_US: u64 = 20;
@@ -158,7 +156,7 @@ impl<C: VendorCpu> Assembly<C> {
                 max_apic_id: vcpus.saturating_sub(1),
                 tsc: frequency,
                 apic_timer_hz: 1_000_000_000,
-                physical_address_bits: layout::ADDRESS_BITS,
+                physical_address_bits: GuestPhysAddr::BITS,
                 xcr0: Xcr0::X87 | Xcr0::SSE | Xcr0::AVX,
                 pv: pv.usable(settings.hypercalls.0),
                 calls: settings.hypercalls.0,

@@ -8,15 +8,15 @@ use crate::hw::{ExtendedState, VendorCpu};
 use crate::mm::guest::GuestSpace;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use config::{GuestSettings, OnTripleFault};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use sched::{EntityId, GuestId, Reason};
 use spin::{Mutex, Once};
-use vmm::bundle::{GuestSettings, OnTripleFault};
 use vmm::chipset::Chipset;
 use vmm::end::EndReason;
 use vmm::irq::{Posted, Requests};
 use vmm::operator::attempt;
 use vmm::pv::PvCounts;
-use vmm::sched::{EntityId, GuestId, Reason};
 #[cfg(feature = "stamp-exits")]
 use vmm::stamps::Stamps;
 use vmm::stats::ExitCounts;

@@ -24,18 +24,17 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use config::bundle::Bundle;
 use core::any::Any;
 use core::sync::atomic::{AtomicBool, Ordering};
 use cpu::{Runner, ThisCpu};
 use guest::Guest;
 use operator::Operator;
+use sched::turn_mutex::TurnMutex;
+use sched::{Decision, EntityId, Kicks, Kind, Reason, Scheduler, Share, Stay, Timing};
+use service::Stop;
 use spin::{Mutex, Once, RwLock};
-use vmm::bundle::Bundle;
 use vmm::clock::{HostClock, HostTime};
-use vmm::sched::{
-    Decision, EntityId, GuestSettings, Kicks, Kind, Reason, Scheduler, Stay, Stop, Timing,
-};
-use vmm::turn_mutex::TurnMutex;
 use x86defs::time::{Scale, TscFrequency};
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -137,12 +136,12 @@ impl<C: VendorCpu> World<C> {
     }
 
     fn add_operator(&'static self) -> Result<(), HostError> {
-        let settings = GuestSettings { reserve: OPERATOR_RESERVE, ..GuestSettings::default() };
+        let settings = Share { reserve: OPERATOR_RESERVE, ..Share::default() };
         let mut scheduler = self.scheduler.lock();
         let now = asm::rdtsc();
         let id = scheduler.add_guest(settings, now).map_err(scheduling)?;
         // The machine's interrupts come to the first CPU.
-        let first = vmm::sched::CpuSet::one(0);
+        let first = config::CpuSet::one(0);
         let entity = scheduler.add(id, Kind::Service, first, now).map_err(scheduling)?;
         drop(scheduler);
         self.runners.write().insert(entity, Runner::Operator);
@@ -241,7 +240,7 @@ impl<C: VendorCpu> World<C> {
 const OPERATOR_RESERVE: u32 = 5;
 
 /// The scheduler has no room for the operator.
-fn scheduling(error: vmm::sched::SchedError) -> HostError {
+fn scheduling(error: sched::SchedError) -> HostError {
     log::error!("scheduler: {error}");
     HostError::OutOfMemory("the scheduler")
 }

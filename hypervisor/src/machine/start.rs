@@ -14,13 +14,14 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use config::bundle::Bundle;
+use config::{GuestSettings, Populate};
 use core::sync::atomic::{AtomicBool, Ordering};
+use sched::{EntityId, GuestId};
+use service::Stop;
 use spin::Mutex;
-use vmm::bundle::{Bundle, GuestSettings, Populate};
 use vmm::load::Loading;
-use vmm::sched::{EntityId, GuestId, Stop};
-use x86defs::CpuState;
-use x86defs::GuestPhysAddr;
+use x86defs::{CpuState, GuestPhysAddr};
 
 /// Bytes of a kernel that are looked at or copied in one piece: some ten microseconds.
 const PIECE: usize = 16 << 10;

@@ -7,8 +7,8 @@ use crate::hw;
 use crate::mm::layout;
 use crate::monitor::{self, Status};
 use alloc::boxed::Box;
+use config::layout::TABLES_START;
 use core::hint::black_box;
-use vmm::layout::TABLES_START;
 use x86_64::instructions::tables::{sgdt, sidt};
 use x86defs::GuestPhysAddr;
 

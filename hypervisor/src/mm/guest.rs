@@ -10,6 +10,7 @@ use super::pool::{self, CountedTables};
 use super::{FRAMES, copy, empty, heap, host, layout, zeroing};
 use crate::error::HostError;
 use alloc::vec::Vec;
+use config::layout::{LEGACY_HOLE_END, LOW_HOLE, ROM_START};
 use core::cell::Cell;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +23,6 @@ use paging::stage2::{
     most_tables,
 };
 use spin::Mutex;
-use vmm::layout::{ADDRESS_BITS, LEGACY_HOLE_END, LOW_HOLE, ROM_START};
 use vmm::memory::{self, GuestMemory, GuestRam, HotRam, MemoryError, Populate, Populated};
 use x86defs::addr::{Hfn, PAGE_SIZE};
 use x86defs::{GuestPhysAddr, HostPhysAddr, Width};
@@ -258,9 +258,10 @@ impl Reservation {
         });
         if let Some(beyond) = beyond {
             let why = alloc::format!(
-                "its RAM from {} to {} reaches beyond {ADDRESS_BITS} address bits",
+                "its RAM from {} to {} reaches beyond {} address bits",
                 beyond.start,
-                beyond.end
+                beyond.end,
+                GuestPhysAddr::BITS
             );
             return Err(HostError::Guest { guest: name.into(), why });
         }

@@ -14,14 +14,14 @@
 //! | 384… | the bootloader's window on all memory, gone before the first guest |
 //! | 511  | the image, its first stack, the bootloader's leftovers |
 
-use vmm::layout::ADDRESS_END;
 use vmm::memory::Window;
+use x86defs::GuestPhysAddr;
 
 /// The RAM of this address space's guest. Its first address is told by nobody but itself, so
 /// that none is computed that lies behind it.
 pub const WINDOW: Window = Window::new(0xffff_8000_0000_0000);
 // The memory behind it is the hypervisor's own.
-const _: () = assert!(ADDRESS_END <= SLOT_SIZE);
+const _: () = assert!(GuestPhysAddr::END <= SLOT_SIZE);
 /// Host-physical address 0, where the hypervisor owns the memory.
 pub const DIRECT: u64 = 0xffff_8080_0000_0000;
 /// Slots that [`DIRECT`] may fill: 16 TiB.

@@ -6,10 +6,10 @@ use crate::cpu::asm::{outb, outl, stop};
 use crate::cpu::{legacy, percpu, power};
 use crate::drivers::serial;
 use crate::error::HostError;
+use config::{HostExit, Uuid};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU8, Ordering};
 use spin::Once;
-use vmm::bundle::{HostExit, Uuid};
 
 /// The status of a run, 0 to 255.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 //! deadline in the past, for which the CPU would wake again and again.
 
 use super::input::Input;
+use config::layout::{DEBUG_EXIT_PORT, IOAPIC_BASE, PM1A_EVENT_PORT, PVPANIC_PORT, TRACE_PORT};
 use core::cell::Cell;
 use vmm::chipset::{Chipset, DebugPorts};
-use vmm::layout::{DEBUG_EXIT_PORT, IOAPIC_BASE, PM1A_EVENT_PORT, PVPANIC_PORT, TRACE_PORT};
 use x86defs::time::Nanos;
 use x86defs::{GuestPhysAddr, Width};
 

@@ -1,6 +1,6 @@
 //! A bundle must be refused or be whole, whatever the ramdisk holds.
 
-use vmm::bundle::Bundle;
+use config::bundle::Bundle;
 
 /// One case: the ramdisk.
 pub fn run(data: &[u8]) {

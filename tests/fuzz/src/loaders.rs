@@ -56,7 +56,7 @@ pub fn run(image: &[u8]) {
             cmdline: "console=ttyS0",
             initrd,
             modules,
-            rsdp: GuestPhysAddr::new(vmm::layout::TABLES_START),
+            rsdp: GuestPhysAddr::new(config::layout::TABLES_START),
         };
         let memory = Checked::default();
         match load(image, &memory, &settings) {

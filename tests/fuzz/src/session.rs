@@ -9,7 +9,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
-use vmm::bundle::{GuestFault, GuestSettings};
+use config::{GuestFault, GuestSettings};
 use vmm::operator::protocol::{Input, Reply, Session, Storage, Uploads};
 use vmm::operator::{Answer, ErrorCode, GuestRef, Known, Operation, Refusal};
 

@@ -1,7 +1,7 @@
 //! Kernels, what they find at the bottom of their memory, and what is refused.
 
 use anyhow::{Result, ensure};
-use vmm::bundle::OnReset;
+use config::OnReset;
 use xtask::machine::Firmware;
 
 use crate::case::{Case, Kernel, Tier};

@@ -5,7 +5,7 @@
 //! instructions more than the document says, a cold one two in a hundred.
 
 use anyhow::{Context, Result, bail, ensure};
-use vmm::bundle::ApicAssist;
+use config::ApicAssist;
 
 use crate::machine::Machine;
 

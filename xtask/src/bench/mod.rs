@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use config::{ApicAssist, LogLevel, OnReset};
 use serde_json::{Value, json};
-use vmm::bundle::{ApicAssist, LogLevel, OnReset};
 
 use self::figures::{Figures, Line};
 use crate::bundle::{Guest, host};

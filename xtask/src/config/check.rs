@@ -5,13 +5,13 @@ use std::fs;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
-use toml::Spanned;
-use vmm::bundle::{
-    BackOffSettings, DEFAULT_CONSOLE_RING, EscapeKey, GuestSettings, MAX_BACK_OFF_MS,
-    MAX_CONSOLE_RING, MAX_CPU, MAX_MEMORY, MAX_NAME, MAX_VCPUS, MAX_WATCHDOG_MS, MIN_BACK_OFF_MS,
-    MIN_CONSOLE_RING, MIN_MEMORY, MIN_WATCHDOG_MS, Populate, Uuid, is_guest_name,
+use config::limits::{
+    DEFAULT_CONSOLE_RING, DEFAULT_WEIGHT, MAX_BACK_OFF_MS, MAX_CAP, MAX_CONSOLE_RING, MAX_CPU,
+    MAX_MEMORY, MAX_NAME, MAX_VCPUS, MAX_WATCHDOG_MS, MAX_WEIGHT, MIN_BACK_OFF_MS,
+    MIN_CONSOLE_RING, MIN_MEMORY, MIN_WATCHDOG_MS, MIN_WEIGHT,
 };
-use vmm::sched::{DEFAULT_WEIGHT, MAX_CAP, MAX_WEIGHT, MIN_WEIGHT};
+use config::{BackOffSettings, EscapeKey, GuestSettings, Populate, Uuid, is_guest_name};
+use toml::Spanned;
 
 use super::fault::Fault;
 use super::schema::{self, Memory, Number, Time};

@@ -15,7 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use vmm::bundle::{EscapeKey, GuestSettings, LogLevel, WhenEmpty};
+use config::{EscapeKey, GuestSettings, LogLevel, WhenEmpty};
 
 use crate::bundle::Guest;
 use crate::guest::{self, Debian};

@@ -3,14 +3,14 @@
 
 use std::fmt;
 
+use config::{
+    ApicAssist, DebugStatus, Hypercalls, LogLevel, OnHalt, OnReset, OnTripleFault, Populate,
+    RestartPolicy, Signature, WhenEmpty,
+};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
-use vmm::bundle::{
-    ApicAssist, DebugStatus, Hypercalls, LogLevel, OnHalt, OnReset, OnTripleFault, Populate,
-    RestartPolicy, Signature, WhenEmpty,
-};
 
 /// A whole configuration.
 #[derive(Debug, Deserialize)]

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use vmm::bundle::{
-    ApicAssist, BackOffSettings, DebugStatus, FileEntry, HostExit, HostSettings, Manifest, OnHalt,
-    OnReset, OnTripleFault, Populate, RestartPolicy, Signature, VERSION,
+use config::bundle::{FileEntry, Manifest, VERSION};
+use config::{
+    ApicAssist, BackOffSettings, DebugStatus, HostExit, HostSettings, OnHalt, OnReset,
+    OnTripleFault, Populate, RestartPolicy, Signature,
 };
 
 use super::*;
@@ -344,7 +345,7 @@ fn each_refusal_names_line_key_found_and_allowed() {
 
 #[test]
 fn a_uuid_is_unique_even_where_it_is_made_from_a_name() {
-    let uuid = vmm::bundle::Uuid::from_name("g");
+    let uuid = config::Uuid::from_name("g");
     let message =
         refused(&format!("[[guest]]\nname = \"h\"\nkernel = \"debian\"\nuuid = \"{uuid}\""));
     let part = format!(

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use config::GuestSettings;
 use serde_json::{Map, Value, json};
-use vmm::bundle::GuestSettings;
 use vmm::operator::protocol::{MAX_CHUNK, uploads::is_file_name};
 use vmm::operator::{Answer, ErrorCode, GuestRef, Operation};
 

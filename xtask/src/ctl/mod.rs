@@ -16,12 +16,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use vmm::bundle::LogLevel;
+use config::LogLevel;
 use vmm::operator::operation::STOP_SECONDS;
 use vmm::operator::protocol::MAX_EVENTS;
-use vmm::operator::report;
 use vmm::operator::snapshot::StatsSnapshot;
-use vmm::operator::{Answer, GuestRef, Operation};
+use vmm::operator::{Answer, GuestRef, Operation, report};
 
 use crate::paths;
 use crate::ui::Out;

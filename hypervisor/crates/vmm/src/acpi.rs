@@ -1,5 +1,5 @@
 //! The guest's ACPI tables (ACPI 6.5: "ACPI Software Programming Model"): what
-//! [`crate::layout`] says, in the form that an operating system reads.
+//! [`config::layout`] says, in the form that an operating system reads.
 //!
 //! RSDP, XSDT, FADT, FACS, MADT and DSDT, in one block that begins with the
 //! RSDP. There is neither HPET nor MCFG: the machine has neither.
@@ -8,10 +8,6 @@ mod dsdt;
 #[cfg(test)]
 mod tests;
 
-use crate::layout::{
-    IOAPIC_BASE, IOAPIC_ID, IOAPIC_PIT_PIN, LAPIC_BASE, PM_TIMER_PORT, PM1A_CONTROL_PORT,
-    PM1A_EVENT_PORT, RESET_PORT, RESET_VALUE, SCI_IRQ,
-};
 use acpi_tables::Aml;
 use acpi_tables::facs::FACS;
 use acpi_tables::fadt::{FADTBuilder, Flags};
@@ -21,6 +17,10 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use alloc::vec::Vec;
+use config::layout::{
+    IOAPIC_BASE, IOAPIC_ID, IOAPIC_PIT_PIN, LAPIC_BASE, PM_TIMER_PORT, PM1A_CONTROL_PORT,
+    PM1A_EVENT_PORT, RESET_PORT, RESET_VALUE, SCI_IRQ,
+};
 use x86defs::{GuestPhysAddr, Low};
 
 /// Who made the tables.

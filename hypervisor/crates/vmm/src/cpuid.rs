@@ -20,10 +20,10 @@ mod quick;
 #[cfg(test)]
 mod tests;
 
-use crate::bundle::Signature;
 use crate::pv::PvFeatures;
 use crate::xstate::Xstate;
 use alloc::vec::Vec;
+use config::Signature;
 pub use features::{FeatureBit, Register};
 use hvabi::CallSet;
 pub use quick::QuickLeaves;

@@ -6,10 +6,10 @@
 //! by RAM too but reported as reserved; the range of video memory and option
 //! ROMs is open bus.
 
-use crate::layout::{
+use arrayvec::ArrayVec;
+use config::layout::{
     HIGH_RAM_START, LEGACY_HOLE_END, LEGACY_HOLE_START, LOW_RAM_END, LOW_RAM_LIMIT, TABLES_START,
 };
-use arrayvec::ArrayVec;
 use core::ops::Range;
 use x86defs::GuestPhysAddr;
 
@@ -87,8 +87,8 @@ pub fn e820(memory: u64) -> ArrayVec<E820Entry, 5> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::LOW_HOLE;
     use alloc::vec::Vec;
+    use config::layout::LOW_HOLE;
     use proptest::prelude::*;
 
     const GIB: u64 = 1 << 30;

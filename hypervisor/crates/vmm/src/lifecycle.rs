@@ -21,47 +21,13 @@
 #[cfg(test)]
 mod tests;
 
-pub use crate::bundle::RestartPolicy;
+pub use config::RestartPolicy;
 
-use crate::bundle::OnReset;
 use crate::end::EndReason;
 use arrayvec::ArrayVec;
+use config::{OnReset, Rules};
 use core::fmt;
 use hvabi::ShutDownKind;
-
-/// How long to wait before a restart: doubled each time, until the guest has
-/// run for a healthy time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BackOff {
-    /// The first wait, in ticks.
-    pub first: u64,
-    /// The longest wait, in ticks.
-    pub most: u64,
-    /// A guest that ran for so many ticks is healthy: the next wait is the
-    /// first again.
-    pub healthy: u64,
-    /// A guest that resets its machine after fewer ticks waits, too: it does
-    /// nothing else.
-    pub hasty: u64,
-}
-
-impl BackOff {
-    fn wait(self, failures: u32) -> u64 {
-        let factor = 1u64.checked_shl(failures).unwrap_or(u64::MAX);
-        self.first.saturating_mul(factor).min(self.most)
-    }
-}
-
-/// What the configuration says of a guest's life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// After its end.
-    pub restart: RestartPolicy,
-    /// When it resets its machine.
-    pub on_reset: OnReset,
-    /// Before a restart.
-    pub back_off: BackOff,
-}
 
 /// Where a guest is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

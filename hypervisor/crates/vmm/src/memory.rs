@@ -2,14 +2,13 @@
 
 mod transfer;
 
-use crate::layout::ADDRESS_END;
 use alloc::sync::Arc;
 use x86defs::{GuestPhysAddr, Width};
 
 pub use transfer::{Populate, Populated, exchange, transfer};
 
 /// The place at which the hypervisor sees the RAM of the guest that it serves: a range of
-/// [`ADDRESS_END`] bytes of its own addresses, in which guest-physical address 0 stands first.
+/// [`GuestPhysAddr::END`] bytes of its own addresses, in which guest-physical address 0 stands first.
 ///
 /// Nothing else adds a guest's address to one of the hypervisor's: behind the window lies
 /// the hypervisor's own memory.
@@ -17,10 +16,10 @@ pub use transfer::{Populate, Populated, exchange, transfer};
 pub struct Window(u64);
 
 impl Window {
-    /// The window at `base`, a multiple of [`ADDRESS_END`] (what is over is cut off).
+    /// The window at `base`, a multiple of [`GuestPhysAddr::END`] (what is over is cut off).
     #[must_use]
     pub const fn new(base: u64) -> Self {
-        Self(base & !(ADDRESS_END - 1))
+        Self(base & !(GuestPhysAddr::END - 1))
     }
 
     /// The address of the `len` bytes at `gpa`. `None` if one of them would be outside.
@@ -28,7 +27,11 @@ impl Window {
     #[must_use]
     pub const fn at(self, gpa: GuestPhysAddr, len: u64) -> Option<u64> {
         let gpa = gpa.as_u64();
-        if gpa < ADDRESS_END && len <= ADDRESS_END - gpa { Some(self.0 | gpa) } else { None }
+        if gpa < GuestPhysAddr::END && len <= GuestPhysAddr::END - gpa {
+            Some(self.0 | gpa)
+        } else {
+            None
+        }
     }
 }
 
@@ -157,9 +160,9 @@ impl<M: GuestRam> GuestRam for Arc<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::{MAX_MEMORY, MIN_MEMORY};
     use crate::e820::ram_regions;
-    use crate::layout::{HIGH_PCI_WINDOW_END, HIGH_PCI_WINDOW_START, RAM_LIMIT};
+    use config::layout::{HIGH_PCI_WINDOW_END, HIGH_PCI_WINDOW_START, RAM_LIMIT};
+    use config::limits::{MAX_MEMORY, MIN_MEMORY};
     use proptest::prelude::*;
 
     const BASE: u64 = 0xffff_8000_0000_0000;
@@ -170,7 +173,7 @@ mod tests {
         let regions = ram_regions(MAX_MEMORY);
         let end = regions.last().unwrap().end.as_u64();
         assert_eq!((end, RAM_LIMIT), (384 << 30, HIGH_PCI_WINDOW_START));
-        assert_eq!(HIGH_PCI_WINDOW_END, ADDRESS_END);
+        assert_eq!(HIGH_PCI_WINDOW_END, GuestPhysAddr::END);
         for region in &regions {
             let bytes = region.end.as_u64() - region.start.as_u64();
             assert_eq!(WINDOW.at(region.start, bytes), Some(BASE + region.start.as_u64()));
@@ -183,11 +186,11 @@ mod tests {
 
     #[test]
     fn the_window_ends_where_addresses_do() {
-        let last = GuestPhysAddr::new(ADDRESS_END - 1);
-        assert_eq!(WINDOW.at(last, 1), Some(BASE + ADDRESS_END - 1));
+        let last = GuestPhysAddr::new(GuestPhysAddr::END - 1);
+        assert_eq!(WINDOW.at(last, 1), Some(BASE + GuestPhysAddr::END - 1));
         assert_eq!(WINDOW.at(last, 2), None);
-        assert_eq!(WINDOW.at(GuestPhysAddr::new(ADDRESS_END), 0), None);
-        assert_eq!(WINDOW.at(GuestPhysAddr::new(0), ADDRESS_END), Some(BASE));
+        assert_eq!(WINDOW.at(GuestPhysAddr::new(GuestPhysAddr::END), 0), None);
+        assert_eq!(WINDOW.at(GuestPhysAddr::new(0), GuestPhysAddr::END), Some(BASE));
         assert_eq!(WINDOW.at(GuestPhysAddr::new(1), u64::MAX), None);
         assert_eq!(Window::new(BASE + 0x1234_5000), WINDOW);
     }
@@ -195,17 +198,17 @@ mod tests {
     proptest! {
         #[test]
         fn no_address_leaves_the_window(
-            gpa in prop_oneof![any::<u64>(), 0..ADDRESS_END + 0x1000],
+            gpa in prop_oneof![any::<u64>(), 0..GuestPhysAddr::END + 0x1000],
             len in prop_oneof![any::<u64>(), 0..0x1_0000u64],
         ) {
             match WINDOW.at(GuestPhysAddr::new(gpa), len) {
                 Some(at) => {
                     prop_assert_eq!(at, BASE + gpa);
-                    prop_assert!((BASE..BASE + ADDRESS_END).contains(&at));
-                    prop_assert!(len <= BASE + ADDRESS_END - at);
+                    prop_assert!((BASE..BASE + GuestPhysAddr::END).contains(&at));
+                    prop_assert!(len <= BASE + GuestPhysAddr::END - at);
                 }
                 None => prop_assert!(
-                    gpa.checked_add(len).is_none_or(|end| end > ADDRESS_END) || gpa == ADDRESS_END
+                    gpa.checked_add(len).is_none_or(|end| end > GuestPhysAddr::END) || gpa == GuestPhysAddr::END
                 ),
             }
         }

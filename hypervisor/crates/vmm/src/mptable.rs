@@ -1,10 +1,10 @@
 //! The MP table (Intel: "MultiProcessor Specification", version 1.4): vCPUs and interrupt wiring
 //! for kernels that don't read ACPI's (Linux' `acpi=off` and `acpi=noirq`).
 
-use crate::layout::{
+use alloc::vec::Vec;
+use config::layout::{
     IOAPIC_BASE, IOAPIC_ID, IOAPIC_PIT_PIN, LAPIC_BASE, PCI_SLOTS, SCI_IRQ, pci_ioapic_pin,
 };
-use alloc::vec::Vec;
 use x86defs::{GuestPhysAddr, Low};
 
 /// Revision 1.4, in both structures.

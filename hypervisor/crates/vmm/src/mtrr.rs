@@ -2,12 +2,11 @@
 //! as firmware leaves them, and what the guest makes of them. How MTRR and PAT
 //! types combine is the hardware's rule, not ours.
 
-use crate::layout;
+use config::layout;
 use core::ops::Range;
 use devices::RestoreError;
 use serde::{Deserialize, Serialize};
-use x86defs::Gp;
-use x86defs::{GuestPhysAddr, Low, Msr};
+use x86defs::{Gp, GuestPhysAddr, Low, Msr};
 
 /// Pairs of variable registers.
 pub const VARIABLE: usize = 8;

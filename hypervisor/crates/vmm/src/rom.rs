@@ -11,8 +11,8 @@
 //! disassembles it and compares. It needs a stack, and changes no register but those that it
 //! answers in.
 
-use crate::layout::{FIRMWARE_PORT, RESET_PORT, RESET_VALUE, ROM_CODE_START};
 use alloc::vec::Vec;
+use config::layout::{FIRMWARE_PORT, RESET_PORT, RESET_VALUE, ROM_CODE_START};
 use devices::firmware::FirmwareEntry;
 use x86defs::Low;
 

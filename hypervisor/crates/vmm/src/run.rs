@@ -30,7 +30,7 @@ pub enum Next {
 
 /// `vcpu` gets a CPU, whose registers and memory are the guest's; `ready` is for
 /// how many ticks in its life it has been ready without one
-/// ([`crate::sched::Choice::steal`]). Comes before its turns.
+/// (`Choice::steal` of the scheduler). Comes before its turns.
 pub fn on_cpu<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, ready: u64) {
     let clock = vm.clock.read();
     let core = &mut vcpu.core;

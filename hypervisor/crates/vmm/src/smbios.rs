@@ -2,8 +2,8 @@
 //! what it is called, how much memory it has.
 
 use crate::e820::{high_ram_end, low_ram_end};
-use crate::layout::HIGH_RAM_START;
 use alloc::vec::Vec;
+use config::layout::HIGH_RAM_START;
 use x86defs::{GuestPhysAddr, Low};
 
 /// Bytes in the entry point.

@@ -2,7 +2,7 @@
 //! tests compare those of different machines.
 //!
 //! A guest that has the debug ports switches it on and off, and reads the
-//! result, through the ports from [`TRACE_PORT`](crate::layout::TRACE_PORT) on.
+//! result, through the ports from [`TRACE_PORT`](config::layout::TRACE_PORT) on.
 //! While it is on, the hot handler declines everything ([`Trace::hold`]), so
 //! that each exit comes by. What is left out, and why, stands at `describe`.
 
@@ -211,7 +211,7 @@ fn describe<B: Backend, M: GuestRam>(
 }
 
 fn port(io: &PortIo) -> Option<u32> {
-    use crate::layout::TRACE_PORT;
+    use config::layout::TRACE_PORT;
     if (TRACE_PORT..TRACE_PORT + Trace::PORT_COUNT).contains(&io.port) {
         return None;
     }
@@ -222,7 +222,7 @@ fn port(io: &PortIo) -> Option<u32> {
 }
 
 fn device<M: GuestRam>(memory: &M, fault: &NestedFault) -> Option<u32> {
-    use crate::layout::{LAPIC_BASE, LAPIC_SIZE};
+    use config::layout::{LAPIC_BASE, LAPIC_SIZE};
     let write = fault.access.contains(NestedAccess::WRITE);
     if (LAPIC_BASE..LAPIC_BASE + LAPIC_SIZE).contains(&fault.gpa.as_u64()) {
         return None;
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn its_own_ports_are_left_out() {
         let io = |port| PortIo { port, width: Width::B4, direction: Direction::Out, string: None };
-        assert_eq!(port(&io(crate::layout::TRACE_PORT)), None);
-        assert_eq!(port(&io(crate::layout::TRACE_PORT + 8)), Some(0x0104_0100));
+        assert_eq!(port(&io(config::layout::TRACE_PORT)), None);
+        assert_eq!(port(&io(config::layout::TRACE_PORT + 8)), Some(0x0104_0100));
     }
 }

@@ -199,6 +199,14 @@ impl GuestVirtAddr {
     }
 }
 
+impl GuestPhysAddr {
+    /// Bits of a guest-physical address: CPUID shows so many to a guest, its MTRRs take so
+    /// many, and the hypervisor sees a guest's RAM in a window that is so large.
+    pub const BITS: u8 = 39;
+    /// Guest-physical addresses end here: 512 GiB.
+    pub const END: u64 = 1 << Self::BITS;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,7 +24,7 @@ use crate::hw::broken::Plan;
 use crate::hw::{GuestApic, VendorCpu};
 use crate::mm;
 use crate::mm::guest::NestedFormat;
-use vmm::bundle::ApicAssist;
+use config::ApicAssist;
 use vmm::cpuid::FeatureBit;
 use vmm::stopwatch::HotCosts;
 use vmm::tags::FlushOne;

@@ -24,16 +24,18 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use config::bundle::Bundle;
+use config::{ConsoleBytes, GuestSettings, WhenEmpty};
 use control::Control;
 use hvabi::ShutDownKind;
 use record::Record;
+use sched::Kind;
+use service::Stop;
 use terminal::Terminal;
-use vmm::bundle::{Bundle, ConsoleBytes, GuestSettings, WhenEmpty};
 use vmm::end::EndReason;
 use vmm::lifecycle::{Command, State};
 use vmm::operator::protocol::event::EventGuest;
 use vmm::operator::protocol::{EventKind, EventLog};
-use vmm::sched::{Kind, Stop};
 
 /// How the machine is left, on the operator's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,7 +208,7 @@ impl<C: VendorCpu> World<C> {
         }
         self.guests.write().push(Arc::clone(guest));
         if let Some(first) = guest.places.entity(0) {
-            self.wake(first, vmm::sched::Reason::Other);
+            self.wake(first, sched::Reason::Other);
         }
     }
 

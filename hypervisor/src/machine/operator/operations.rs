@@ -6,23 +6,21 @@ use super::super::start::Files;
 use super::{Leave, Operator};
 use crate::cpu::asm;
 use crate::hw::VendorCpu;
-use crate::mm;
 use crate::mm::upload::FileMemory;
-use crate::monitor;
+use crate::{mm, monitor};
 use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use vmm::bundle::GuestSettings;
-use vmm::e820;
+use config::GuestSettings;
 use vmm::lifecycle::Command;
-use vmm::look;
 use vmm::operator::operation::Verdict;
 use vmm::operator::protocol::EventKind;
 use vmm::operator::protocol::uploads::Storage;
 use vmm::operator::snapshot::{DumpSnapshot, TraceSnapshot, VcpuDump, WhySnapshot};
 use vmm::operator::{Answer, ErrorCode, GuestRef, Known, Operation, Refusal};
+use vmm::{e820, look};
 
 /// Where uploads lie.
 #[derive(Debug)]

@@ -20,12 +20,12 @@ use crate::monitor::{self, Status};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::{Arc, Weak};
+use config::{ConsoleBytes, GuestSettings};
 use core::fmt::Write;
-use vmm::bundle::{ConsoleBytes, GuestSettings};
+use sched::{Kind, Reason, SchedError, Share};
 use vmm::lifecycle::{Action, Cause, Command, Event, Lifecycle, State};
 use vmm::operator::protocol::EventKind;
 use vmm::operator::{ErrorCode, Limit, Refusal, Ring, Screen};
-use vmm::sched::{Kind, Reason, SchedError};
 use vmm::vm::Flushed;
 use watch::{Halt, Watch};
 use x86defs::GuestPhysAddr;
@@ -247,7 +247,7 @@ impl<C: VendorCpu> Operator<C> {
         };
         let mut scheduler = world.scheduler.lock();
         let now = asm::rdtsc();
-        let id = scheduler.add_guest(settings.share(), now).map_err(fail)?;
+        let id = scheduler.add_guest(Share::of(settings), now).map_err(fail)?;
         let entity = match scheduler.add(id, Kind::Service, settings.cpus(), now) {
             Ok(entity) => entity,
             Err(error) => {

@@ -224,19 +224,18 @@ fn cpu_infos<C: VendorCpu>(world: &World<C>) -> Vec<CpuInfo> {
     });
     let each: Vec<_> = each.collect();
     drop(scheduler);
-    let info =
-        |(cpu, times, running): (&percpu::PerCpu, vmm::sched::CpuTimes, Option<_>)| CpuInfo {
-            index: u32::try_from(cpu.index()).unwrap_or(u32::MAX),
-            apic_id: cpu.apic_id(),
-            online: cpu.is_online(),
-            timers: cpu.timers(),
-            busy_ns: world.scale.nanos(times.busy),
-            idle_ns: world.scale.nanos(times.idle),
-            running: running.and_then(|entity| world.runner(entity)).map(|runner| match runner {
-                Runner::Vcpu(guest, index) => format!("{}/{index}", guest.vm.name),
-                Runner::Starter(starter) => format!("{}/start", starter.name()),
-                Runner::Operator => "operator".into(),
-            }),
-        };
+    let info = |(cpu, times, running): (&percpu::PerCpu, sched::CpuTimes, Option<_>)| CpuInfo {
+        index: u32::try_from(cpu.index()).unwrap_or(u32::MAX),
+        apic_id: cpu.apic_id(),
+        online: cpu.is_online(),
+        timers: cpu.timers(),
+        busy_ns: world.scale.nanos(times.busy),
+        idle_ns: world.scale.nanos(times.idle),
+        running: running.and_then(|entity| world.runner(entity)).map(|runner| match runner {
+            Runner::Vcpu(guest, index) => format!("{}/{index}", guest.vm.name),
+            Runner::Starter(starter) => format!("{}/start", starter.name()),
+            Runner::Operator => "operator".into(),
+        }),
+    };
     each.into_iter().map(info).collect()
 }

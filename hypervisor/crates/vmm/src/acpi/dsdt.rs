@@ -2,20 +2,19 @@
 //! Specification").
 
 use super::{HEADER_SIZE, OEM_ID, OEM_REVISION, OEM_TABLE_ID};
-use crate::layout::{
-    COM1_IRQ, COM1_PORT, FIRMWARE_PORT, HIGH_PCI_WINDOW_END, HIGH_PCI_WINDOW_START, PCI_SLOTS,
-    PCI_WINDOW_END, PCI_WINDOW_START, PM1A_EVENT_PORT, PVPANIC_PORT, RTC_IRQ, SLEEP_TYPE_S5,
-    pci_ioapic_pin,
-};
 use acpi_tables::Aml;
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package,
     PackageBuilder, Path, ResourceTemplate, Scope, ZERO,
 };
 use acpi_tables::sdt::Sdt;
-use alloc::format;
-use alloc::vec;
 use alloc::vec::Vec;
+use alloc::{format, vec};
+use config::layout::{
+    COM1_IRQ, COM1_PORT, FIRMWARE_PORT, HIGH_PCI_WINDOW_END, HIGH_PCI_WINDOW_START, PCI_SLOTS,
+    PCI_WINDOW_END, PCI_WINDOW_START, PM1A_EVENT_PORT, PVPANIC_PORT, RTC_IRQ, SLEEP_TYPE_S5,
+    pci_ioapic_pin,
+};
 use x86defs::Low;
 
 /// The revision that makes integers 64 bits wide.

@@ -3,7 +3,7 @@
 extern crate std;
 
 use super::*;
-use crate::layout::TABLES_START;
+use config::layout::TABLES_START;
 use std::process::Command;
 use std::string::String;
 use std::{env, eprintln, format, fs, println};

@@ -1,8 +1,8 @@
 //! Interrupt lines: from a device's pin to the 8259 pair and the I/O APIC.
 
-use crate::layout::IOAPIC_PIT_PIN;
 use crate::operator::snapshot::{PicSnapshot, PinState};
 use alloc::vec::Vec;
+use config::layout::IOAPIC_PIT_PIN;
 use devices::ioapic::IoApic;
 use devices::lapic::InterruptMessage;
 use devices::pic::PicPair;

@@ -3,8 +3,8 @@
 
 use super::{Chipset, PortOutcome};
 use crate::end::EndReason;
-use crate::layout::{DEBUG_EXIT_PORT, FIRMWARE_PORT, PM1A_EVENT_PORT, PVPANIC_PORT, TRACE_PORT};
 use crate::trace::Trace;
+use config::layout::{DEBUG_EXIT_PORT, FIRMWARE_PORT, PM1A_EVENT_PORT, PVPANIC_PORT, TRACE_PORT};
 use devices::acpi_pm::AcpiPm;
 use devices::debug_exit::DebugExit;
 use devices::firmware::FirmwarePort;
@@ -246,7 +246,7 @@ impl Chipset {
             Target::Pm => {
                 let mut pm = self.pm.lock();
                 let result = pm.port_write(offset, width, value, now);
-                if pm.take_sleep() == Some(crate::layout::SLEEP_TYPE_S5) {
+                if pm.take_sleep() == Some(config::layout::SLEEP_TYPE_S5) {
                     outcome.end = Some(EndReason::PowerOff);
                 }
                 self.after_pm(&pm, deliver);

@@ -5,9 +5,9 @@ use super::{
     ApicBit, CpuidConfig, CpuidTable, FeatureBit, Indexing, NO_SLOT, RANGE_LEAVES, RANGES, Slot,
     read_register,
 };
-use crate::bundle::Signature;
 use crate::xstate::Xstate;
 use alloc::vec::Vec;
+use config::Signature;
 use hvabi::kvm;
 use x86defs::Low;
 use x86defs::cpuid::{CpuidResult, CpuidSource, Vendor};

@@ -50,7 +50,7 @@ fn config(vcpus: u16) -> CpuidConfig<'static> {
         xcr0: Xcr0::all(),
         pv: PvFeatures::all(),
         calls: hvabi::CallSet::ALL,
-        signature: crate::bundle::Signature::Steward,
+        signature: config::Signature::Steward,
         withheld: &[],
     }
 }
@@ -333,7 +333,7 @@ fn letters(table: &CpuidTable, leaf: u32) -> (u32, [u8; 12]) {
 
 #[test]
 fn the_signature_of_kvm_first() {
-    let settings = CpuidConfig { signature: crate::bundle::Signature::Kvm, ..config(1) };
+    let settings = CpuidConfig { signature: config::Signature::Kvm, ..config(1) };
     let table = CpuidTable::new(&everything(Vendor::Amd), &settings);
     assert_eq!(letters(&table, 0x4000_0000), (0x4000_0010, *b"KVMKVMKVM\0\0\0"));
     assert_eq!(letters(&table, 0x4000_0100), (0x4000_0101, *b"StewardStewd"));

@@ -2,6 +2,7 @@ extern crate std;
 
 use super::*;
 use crate::end::VmError;
+use config::BackOff;
 use proptest::prelude::*;
 use std::string::ToString;
 use std::vec::Vec;

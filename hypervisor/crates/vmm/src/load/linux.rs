@@ -12,15 +12,14 @@ use super::entry::{gdt32, gdt64, long_mode, protected_mode};
 use super::place::{Order, Plan, c_string};
 use super::{Format, LoadError, LoadSettings, foreign};
 use crate::e820::{e820, low_ram_end};
-use crate::layout::{LEGACY_HOLE_END, LOW_RAM_END};
 use alloc::vec;
 use alloc::vec::Vec;
 use checksum::Checksum;
+use config::layout::{LEGACY_HOLE_END, LOW_RAM_END};
 use core::ops::Range;
-use x86defs::CpuState;
 use x86defs::addr::PAGE_SIZE;
 use x86defs::pte::Pte;
-use x86defs::{Gpr, GuestPhysAddr, Low};
+use x86defs::{CpuState, Gpr, GuestPhysAddr, Low};
 
 // Fields of the setup header, as offsets into the image and into `boot_params`.
 const SETUP_SECTS: u64 = 0x1f1;

@@ -8,13 +8,12 @@ use super::error::SegmentFault;
 use super::place::{Plan, c_string};
 use super::{Format, LoadError, LoadSettings};
 use crate::e820::{e820, low_ram_end};
-use crate::layout::{LEGACY_HOLE_END, LOW_RAM_END};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use x86defs::CpuState;
+use config::layout::{LEGACY_HOLE_END, LOW_RAM_END};
 use x86defs::addr::PAGE_SIZE;
-use x86defs::{Gpr, GuestPhysAddr, Low};
+use x86defs::{CpuState, Gpr, GuestPhysAddr, Low};
 
 const HEADER_MAGIC: u32 = 0x1bad_b002;
 /// What the kernel finds in EAX.

@@ -183,7 +183,7 @@ fn intel(config: &MsrConfig) -> [(Msr, MsrLine); 3] {
 
 /// Registers of AMD's CPUs.
 fn amd(config: &MsrConfig) -> [(Msr, MsrLine); 8] {
-    let has_high_ram = config.high_ram_end > crate::layout::HIGH_RAM_START;
+    let has_high_ram = config.high_ram_end > config::layout::HIGH_RAM_START;
     let tom2 = if has_high_ram { SYSCFG_TOM2_ENABLE | SYSCFG_TOM2_WRITE_BACK } else { 0 };
     [
         // AMD's PATCH_LEVEL has the number of Intel's BIOS_SIGN_ID.

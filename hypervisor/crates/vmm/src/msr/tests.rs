@@ -26,7 +26,7 @@ fn cpuid(vendor: Vendor, withheld: &[FeatureBit]) -> CpuidTable {
         xcr0: Xcr0::all(),
         pv: PvFeatures::STEAL_TIME,
         calls: hvabi::CallSet::ALL,
-        signature: crate::bundle::Signature::Steward,
+        signature: config::Signature::Steward,
         withheld,
     };
     CpuidTable::new(&host, &config)

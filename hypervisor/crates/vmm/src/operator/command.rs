@@ -6,10 +6,11 @@ mod tests;
 use super::guests::{GuestRef, Known, Quoted};
 use super::line::{Complete, Completion};
 use super::operation::{MAX_STOP_SECONDS, Operation, STOP_SECONDS};
-use crate::bundle::{LogLevel, MAX_VCPUS};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use config::LogLevel;
+use config::limits::MAX_VCPUS;
 use core::fmt::Write;
 
 /// A line that the operator entered.

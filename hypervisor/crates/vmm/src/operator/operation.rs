@@ -7,10 +7,10 @@ use super::snapshot::{
     CpusSnapshot, DumpSnapshot, GuestInfo, MemorySnapshot, StatsSnapshot, TraceSnapshot,
     WhySnapshot,
 };
-use crate::bundle::{GuestSettings, LogLevel};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use config::{GuestSettings, LogLevel};
 use serde::{Deserialize, Serialize};
 
 /// Seconds that a guest has after its power button was pressed, unless it is

@@ -2,8 +2,8 @@
 
 use super::Play;
 use crate::hw::Backend;
-use crate::layout::{IOAPIC_BASE, PM1A_EVENT_PORT};
 use alloc::boxed::Box;
+use config::layout::{IOAPIC_BASE, PM1A_EVENT_PORT};
 use devices::lapic::{InterruptStatus, Reg, Trigger, VirtualApicPage};
 use x86defs::exit::{ApicAccess, ApicAccessKind, ApicWrite};
 use x86defs::time::Nanos;

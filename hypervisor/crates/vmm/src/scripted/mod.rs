@@ -454,7 +454,7 @@ impl Play {
             xcr0: Xcr0::X87 | Xcr0::SSE,
             pv: PvFeatures::all(),
             calls: hvabi::CallSet::ALL,
-            signature: crate::bundle::Signature::Steward,
+            signature: config::Signature::Steward,
             withheld: &[],
         };
         let cpuid = Arc::new(CpuidTable::new(&host, &config));

@@ -4,7 +4,7 @@ use super::super::super::World;
 use super::super::super::guest::Guest;
 use super::{Place, Record};
 use crate::hw::VendorCpu;
-use vmm::bundle::OnHalt;
+use config::OnHalt;
 use vmm::end::{EndReason, VmError};
 use vmm::vcpu::Vcpu;
 

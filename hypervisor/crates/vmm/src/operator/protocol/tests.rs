@@ -4,13 +4,12 @@ extern crate std;
 use super::event::{EventGuest, KEPT};
 use super::uploads::MAX_UPLOADS;
 use super::*;
-use crate::bundle::{GuestSettings, LogLevel, ModuleSettings, OnReset};
 use crate::operator::{Answer, ErrorCode, GuestRef, Operation, Refusal};
 use alloc::boxed::Box;
-use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::vec;
 use alloc::vec::Vec;
+use alloc::{format, vec};
+use config::{GuestSettings, LogLevel, ModuleSettings, OnReset};
 use proptest::prelude::*;
 
 #[path = "../../../../../../tests/fuzz/src/control.rs"]

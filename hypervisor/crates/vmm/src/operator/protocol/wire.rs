@@ -12,13 +12,14 @@ use super::super::operation::{
 };
 use super::uploads::is_file_name;
 use super::{MAX_CHUNK, MAX_CMDLINE, MAX_EVENTS, MAX_FILE_NAME, MAX_ID, MAX_MODULES, VERSION};
-use crate::bundle::{GuestSettings, LogLevel, MAX_VCPUS};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use config::limits::MAX_VCPUS;
+use config::{GuestSettings, LogLevel};
 use serde::{Deserialize, Serialize};
 
 /// The operations and the arguments that each takes; those with a question mark
