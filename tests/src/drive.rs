@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail, ensure};
-use vmm::operator::{Answer, Operation};
+use control::{Answer, Operation};
 use xtask::ctl::client::Client;
 use xtask::session::{Ending, Event, Session};
 

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use config::HostExit;
+use control::status::{GuestState, GuestStats, MemoryStatus, Statistics};
+use control::{Answer, ErrorCode, GuestRef, Operation};
 use regex_lite::Regex;
-use vmm::operator::snapshot::{GuestState, GuestStats, MemorySnapshot, StatsSnapshot};
-use vmm::operator::{Answer, ErrorCode, GuestRef, Operation};
 use xtask::ctl::client::Client;
 use xtask::machine::{Firmware, Machine};
 
@@ -203,14 +203,14 @@ fn reference(name: &str) -> GuestRef {
     GuestRef::typed(name)
 }
 
-fn stats(drive: &Drive, client: &mut Client) -> Result<StatsSnapshot> {
+fn stats(drive: &Drive, client: &mut Client) -> Result<Statistics> {
     match drive.ask(client, Operation::Stats(None))? {
         Answer::Stats(stats) => Ok(*stats),
         other => bail!("stats are answered with {other:?}"),
     }
 }
 
-fn memory(drive: &Drive, client: &mut Client) -> Result<MemorySnapshot> {
+fn memory(drive: &Drive, client: &mut Client) -> Result<MemoryStatus> {
     match drive.ask(client, Operation::Memory)? {
         Answer::Memory(memory) => Ok(memory),
         other => bail!("mem is answered with {other:?}"),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use config::EscapeKey;
-use vmm::operator::Screen;
+use control::Screen;
 
 use crate::session::{Ending, Event, Session};
 use crate::ui::Escapes;

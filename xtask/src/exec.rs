@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use vmm::operator::Screen;
+use control::Screen;
 
 use crate::bundle::Guest;
 use crate::guest::{self, Archive};

@@ -4,11 +4,11 @@
 
 use crate::cpu::asm;
 use bootloader_api::info::{FrameBuffer, FrameBufferInfo, PixelFormat};
+use control::Backlog;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 use spin::{Mutex, MutexGuard};
-use vmm::operator::Backlog;
 
 const HEIGHT: RasterHeight = RasterHeight::Size16;
 const WEIGHT: FontWeight = FontWeight::Regular;

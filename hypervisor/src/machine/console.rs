@@ -6,9 +6,9 @@
 use crate::drivers::serial;
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
+use control::{Ring, Screen, screen};
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Mutex;
-use vmm::operator::{Ring, Screen, screen};
 
 /// See the [module](self).
 #[derive(Debug)]

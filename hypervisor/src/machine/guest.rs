@@ -9,18 +9,20 @@ use crate::mm::guest::GuestSpace;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use config::{GuestSettings, OnTripleFault};
+use control::Account;
+use control::attempt;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use sched::{EntityId, GuestId, Reason};
 use spin::{Mutex, Once};
 use vmm::chipset::Chipset;
 use vmm::end::EndReason;
 use vmm::irq::{Posted, Requests};
-use vmm::operator::attempt;
 use vmm::pv::PvCounts;
 #[cfg(feature = "stamp-exits")]
 use vmm::stamps::Stamps;
 use vmm::stats::ExitCounts;
-use vmm::stopwatch::{Account, Spent};
+use vmm::stopwatch::HotCosts;
+use vmm::stopwatch::Spent;
 use vmm::vcpu::Vcpu;
 use vmm::vm::Vm;
 
@@ -245,7 +247,7 @@ impl<C: VendorCpu> Guest<C> {
         let ahead = Account { services: self.zeroing(), ..Account::default() };
         self.slots.iter().fold(ahead, |sum, slot| {
             let Published { spent, counts, .. } = *slot.published.lock();
-            sum.plus(Account::of(&spent, &counts.hot, C::HOT_COSTS))
+            sum.plus(account_of(&spent, &counts, C::HOT_COSTS))
         })
     }
 
@@ -368,4 +370,11 @@ impl<C: VendorCpu> Guest<C> {
     pub(super) fn end(&self) -> Option<&End> {
         self.end.get()
     }
+}
+
+/// The account of a vCPU's time, in ticks.
+pub(super) fn account_of(spent: &Spent, counts: &ExitCounts, costs: HotCosts) -> Account {
+    let (guest, hot) = costs.split(spent.guest, &counts.hot);
+    let (exits, switches) = (spent.all_exits(), spent.switches);
+    Account { guest, hot, exits, switches, services: 0 }
 }

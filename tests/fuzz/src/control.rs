@@ -5,8 +5,8 @@
 extern crate alloc;
 
 use alloc::vec::Vec;
-use vmm::operator::protocol::{Input, MAX_LINE, Reply, Session};
-use vmm::operator::{Answer, Operation};
+use control::protocol::{Input, MAX_LINE, Reply, Session};
+use control::{Answer, Operation};
 
 /// One case: what comes, in pieces as the first byte says.
 pub fn run(data: &[u8]) {

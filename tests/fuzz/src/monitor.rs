@@ -6,9 +6,9 @@ extern crate alloc;
 
 use alloc::string::ToString;
 use alloc::vec::Vec;
-use vmm::operator::Known;
-use vmm::operator::command::{Command, Completer, parse};
-use vmm::operator::line::{Editor, Entered, MAX_LINE};
+use control::Known;
+use control::command::{Command, Completer, parse};
+use control::line::{Editor, Entered, MAX_LINE};
 
 /// One case: what is typed.
 pub fn run(data: &[u8]) {

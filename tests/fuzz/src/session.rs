@@ -10,8 +10,8 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use config::{GuestFault, GuestSettings};
-use vmm::operator::protocol::{Input, Reply, Session, Storage, Uploads};
-use vmm::operator::{Answer, ErrorCode, GuestRef, Known, Operation, Refusal};
+use control::protocol::{Input, Reply, Session, Storage, Uploads};
+use control::{Answer, ErrorCode, GuestRef, Known, Operation, Refusal};
 
 /// Bytes that all files may have.
 const LIMIT: u64 = 1 << 16;

@@ -1,8 +1,8 @@
 //! Scenes that are measured: shares of the CPU, caps, and neighbours of a guest that misbehaves.
 
 use anyhow::{Result, ensure};
+use control::Operation;
 use regex_lite::Regex;
-use vmm::operator::Operation;
 
 use super::{reference, tiny, to_monitor, wait_until_over};
 use crate::drive::Drive;

@@ -165,7 +165,6 @@ fn figure(cell: &str) -> Result<Figure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vmm::stopwatch::HotCosts;
 
     const TEXT: &str = "\
 # Title
@@ -260,23 +259,6 @@ mod tests {
         ] {
             assert!(names.iter().any(|other| other == name), "{name}: {names:?}");
         }
-    }
-
-    /// Costs that are shown for exits that nobody times are those of the document.
-    #[test]
-    fn the_costs_of_hot_exits_are_the_documents() {
-        let rows = rows().unwrap();
-        let of = |name: &str| rows.iter().find(|row| row.name == name).unwrap();
-        let costs = |figure: &dyn Fn(&Row) -> u64| HotCosts {
-            cpuid: figure(of("cpuid_1")),
-            read_msr: figure(of("rdmsr_apic_base")),
-            write_msr: figure(of("tsc_deadline_near")),
-            hypercall: figure(of("null_hypercall")),
-            port_io: figure(of("uart_lsr_read")),
-            touch: figure(of("first_touch_exits")),
-        };
-        assert_eq!(costs(&|row| row.vmx.full), HotCosts::VMX);
-        assert_eq!(costs(&|row| row.svm.full), HotCosts::SVM);
     }
 
     #[test]

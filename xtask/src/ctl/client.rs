@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use vmm::operator::protocol::{MAX_ANSWER, Reply, Request};
-use vmm::operator::{Answer, Operation, Refusal};
+use control::protocol::{MAX_ANSWER, Reply, Request};
+use control::{Answer, Operation, Refusal};
 
 /// How often a request is sent at the most. Each time it is the same one, so that
 /// Steward does it once.

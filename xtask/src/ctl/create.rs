@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use config::GuestSettings;
+use control::protocol::MAX_CHUNK;
+use control::protocol::uploads::is_file_name;
+use control::{Answer, ErrorCode, GuestRef, Operation};
 use serde_json::{Map, Value, json};
-use vmm::operator::protocol::{MAX_CHUNK, uploads::is_file_name};
-use vmm::operator::{Answer, ErrorCode, GuestRef, Operation};
 
 use super::client::{Client, Exchange, Tried};
 use crate::bundle::{parse_guest_memory, parse_vcpus};

@@ -17,10 +17,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use config::LogLevel;
-use vmm::operator::operation::STOP_SECONDS;
-use vmm::operator::protocol::MAX_EVENTS;
-use vmm::operator::snapshot::StatsSnapshot;
-use vmm::operator::{Answer, GuestRef, Operation, report};
+use control::operation::STOP_SECONDS;
+use control::protocol::MAX_EVENTS;
+use control::status::Statistics;
+use control::{Answer, GuestRef, Operation, report};
 
 use crate::paths;
 use crate::ui::Out;
@@ -314,7 +314,7 @@ impl<W: Write> Ctl<W> {
     }
 
     fn top(&mut self, count: Option<u32>) -> Result<u8> {
-        let mut before: Option<StatsSnapshot> = None;
+        let mut before: Option<Statistics> = None;
         let mut left = count;
         loop {
             let exchange = match self.answer(Operation::Stats(None))? {
@@ -372,7 +372,7 @@ fn named(of: &OneGuest) -> GuestRef {
     GuestRef::typed(&of.guest)
 }
 
-fn stats(exchange: Exchange) -> Result<StatsSnapshot> {
+fn stats(exchange: Exchange) -> Result<Statistics> {
     match exchange.outcome {
         Ok(Answer::Stats(stats)) => Ok(*stats),
         _ => bail!("those are no statistics: {}", exchange.line),

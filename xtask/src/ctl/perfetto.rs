@@ -7,11 +7,11 @@
 //! ended; or, at the begin, where the first begins that has a time.
 
 use anyhow::{Result, bail};
+use control::status::ExitTrace;
 use serde_json::{Value, json};
-use vmm::operator::snapshot::TraceSnapshot;
 
 /// The trace in that format.
-pub fn trace(snapshot: &TraceSnapshot) -> Result<Value> {
+pub fn trace(snapshot: &ExitTrace) -> Result<Value> {
     let mut events = vec![json!({
         "name": "process_name", "ph": "M", "pid": 1, "args": { "name": snapshot.name },
     })];
@@ -59,13 +59,13 @@ fn micros(ns: u64) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vmm::operator::snapshot::{TracedExit, VcpuTrace};
+    use control::status::{TracedExit, VcpuTrace};
 
-    fn snapshot(time_ns: Option<u64>, took_ns: Option<u64>) -> TraceSnapshot {
+    fn snapshot(time_ns: Option<u64>, took_ns: Option<u64>) -> ExitTrace {
         several(&[(time_ns, took_ns)])
     }
 
-    fn several(times: &[(Option<u64>, Option<u64>)]) -> TraceSnapshot {
+    fn several(times: &[(Option<u64>, Option<u64>)]) -> ExitTrace {
         let exit = |(time_ns, took_ns): &(Option<u64>, Option<u64>)| TracedExit {
             time_ns: *time_ns,
             took_ns: *took_ns,
@@ -75,7 +75,7 @@ mod tests {
         };
         let exits = times.iter().map(exit).collect();
         let vcpus = vec![VcpuTrace { index: 1, total: 9, exits }];
-        TraceSnapshot { name: "tiny".to_owned(), vcpus }
+        ExitTrace { name: "tiny".to_owned(), vcpus }
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 use std::fmt::Write;
 
-use vmm::operator::snapshot::{GuestState, GuestStats, StatsSnapshot, VcpuStats};
+use control::status::{GuestState, GuestStats, Statistics, VcpuStats};
 
 /// A sample: its labels, and its value in text.
 type Sample = (String, String);
@@ -35,7 +35,7 @@ impl Text {
 }
 
 /// The statistics in Prometheus' text format.
-pub fn text(snapshot: &StatsSnapshot) -> String {
+pub fn text(snapshot: &Statistics) -> String {
     let mut text = Text(String::new());
     text.metric("libvirt_up", "gauge", "Whether the hypervisor answered.", vec![one("", 1)]);
     guests(snapshot, &mut text);
@@ -45,7 +45,7 @@ pub fn text(snapshot: &StatsSnapshot) -> String {
     text.0
 }
 
-fn guests(snapshot: &StatsSnapshot, text: &mut Text) {
+fn guests(snapshot: &Statistics, text: &mut Text) {
     let each = |value: &dyn Fn(&GuestStats) -> String| -> Vec<Sample> {
         snapshot.guests.iter().map(|guest| (domain(guest), value(guest))).collect()
     };
@@ -124,7 +124,7 @@ fn guests(snapshot: &StatsSnapshot, text: &mut Text) {
     );
 }
 
-fn vcpus(snapshot: &StatsSnapshot, text: &mut Text) {
+fn vcpus(snapshot: &Statistics, text: &mut Text) {
     let each = |value: &dyn Fn(&GuestStats, &VcpuStats) -> Option<String>| -> Vec<Sample> {
         let all = snapshot.guests.iter();
         all.flat_map(|guest| {
@@ -209,7 +209,7 @@ fn vcpus(snapshot: &StatsSnapshot, text: &mut Text) {
     );
 }
 
-fn exits(snapshot: &StatsSnapshot, text: &mut Text) {
+fn exits(snapshot: &Statistics, text: &mut Text) {
     let mut counts = Vec::new();
     let mut times = Vec::new();
     let mut counters = Vec::new();
@@ -236,7 +236,7 @@ fn exits(snapshot: &StatsSnapshot, text: &mut Text) {
     text.metric("steward_domain_counter_total", "counter", "What else was counted.", counters);
 }
 
-fn machine(snapshot: &StatsSnapshot, text: &mut Text) {
+fn machine(snapshot: &Statistics, text: &mut Text) {
     let cpus = |value: &dyn Fn(u64, u64) -> u64| -> Vec<Sample> {
         let all = snapshot.cpus.iter();
         all.map(|cpu| (format!("cpu=\"{}\"", cpu.index), seconds(value(cpu.busy_ns, cpu.idle_ns))))
@@ -304,12 +304,12 @@ const fn vstate(state: GuestState) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
-    use vmm::operator::snapshot::{
+    use control::status::{
         Counter, CpuInfo, ExitStats, GuestMemory, HostMemory, SpentTimes, Times, VcpuStats,
     };
+    use std::collections::BTreeSet;
 
-    fn snapshot() -> StatsSnapshot {
+    fn snapshot() -> Statistics {
         let vcpu = |index| VcpuStats {
             index,
             times: Times {
@@ -333,7 +333,7 @@ mod tests {
             },
             ..VcpuStats::default()
         };
-        StatsSnapshot {
+        Statistics {
             time_ns: 60_000_000_001,
             cpus: vec![CpuInfo {
                 index: 0,

@@ -7,13 +7,14 @@ use std::sync::mpsc::{self, Receiver};
 
 use super::*;
 use clap::Parser;
-use vmm::operator::protocol::event::EventGuest;
-use vmm::operator::protocol::{EventKind, EventLog, Input, Session, Storage, Uploads, hello};
-use vmm::operator::snapshot::{
-    GuestInfo, GuestState, GuestStats, HostMemory, StatsSnapshot, TraceSnapshot, TracedExit,
-    VcpuStats, VcpuTrace,
+use control::answer::Verdict;
+use control::protocol::event::EventGuest;
+use control::protocol::{EventKind, EventLog, Input, Session, Storage, Uploads, hello};
+use control::status::{
+    ExitTrace, GuestInfo, GuestState, GuestStats, HostMemory, Statistics, TracedExit, VcpuStats,
+    VcpuTrace,
 };
-use vmm::operator::{ErrorCode, Known, Refusal, operation::Verdict};
+use control::{ErrorCode, Known, Refusal};
 
 /// Keeps files in vectors.
 struct Vectors;
@@ -140,7 +141,7 @@ impl Server {
                     vcpus: vec![VcpuStats::default()],
                     counters: Vec::new(),
                 };
-                Answer::Stats(Box::new(StatsSnapshot {
+                Answer::Stats(Box::new(Statistics {
                     time_ns: 1,
                     cpus: Vec::new(),
                     memory: HostMemory::default(),
@@ -157,7 +158,7 @@ impl Server {
                     detail: String::new(),
                 };
                 let vcpus = vec![VcpuTrace { index: 0, total: 1, exits: vec![exit] }];
-                Answer::Trace(TraceSnapshot { name, vcpus })
+                Answer::Trace(ExitTrace { name, vcpus })
             }
             Operation::Events { since, max } => Answer::Events(self.events.since(since, max)?),
             Operation::UploadBegin { name, size, crc32 } => {

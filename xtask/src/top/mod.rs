@@ -21,14 +21,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use control::status::{GuestInfo, Statistics};
+use control::{Answer, Operation, report};
 use crossterm::cursor::Show;
 use crossterm::event::{self, Event};
 use ratatui::Terminal;
 use ratatui::backend::Backend;
 use signal_hook::consts::{SIGHUP, SIGTERM};
-use vmm::operator::report;
-use vmm::operator::snapshot::{GuestInfo, StatsSnapshot};
-use vmm::operator::{Answer, Operation};
 
 use crate::ctl::client::Client;
 use crate::ctl::default_socket;
@@ -156,7 +155,7 @@ impl Line {
         }
     }
 
-    fn stats(&mut self) -> Result<StatsSnapshot> {
+    fn stats(&mut self) -> Result<Statistics> {
         match self.ask(Operation::Stats(None))? {
             Answer::Stats(stats) => Ok(*stats),
             _ => bail!("Steward answered something else than statistics"),
@@ -175,7 +174,7 @@ impl Line {
 #[derive(Debug)]
 enum News {
     /// A picture.
-    Picture(Box<StatsSnapshot>),
+    Picture(Box<Statistics>),
     /// Why there is none.
     Trouble(String),
     /// The answer to a request about a guest.

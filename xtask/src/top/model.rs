@@ -5,9 +5,9 @@ use std::cmp::Reverse;
 use std::fmt;
 
 use clap::ValueEnum;
+use control::status::{GuestInfo, Statistics};
+use control::{GuestRef, Operation};
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use vmm::operator::snapshot::{GuestInfo, StatsSnapshot};
-use vmm::operator::{GuestRef, Operation};
 
 use super::history::History;
 use super::picture::{Head, Row, picture};
@@ -127,7 +127,7 @@ pub fn key(event: KeyEvent) -> Option<Action> {
 /// Everything that is shown.
 #[derive(Debug, Default)]
 pub struct Model {
-    snapshot: Option<StatsSnapshot>,
+    snapshot: Option<Statistics>,
     head: Option<Head>,
     rows: Vec<Row>,
     history: History,
@@ -203,7 +203,7 @@ impl Model {
     }
 
     /// Takes a new snapshot in, unless the picture is kept.
-    pub fn take(&mut self, now: StatsSnapshot) {
+    pub fn take(&mut self, now: Statistics) {
         self.late = None;
         if matches!(self.message, Some(Message::Trouble(_))) {
             self.message = None;

@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 
-use vmm::operator::snapshot::{GuestState, GuestStats, StatsSnapshot, Times};
+use control::status::{GuestState, GuestStats, Statistics, Times};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -75,7 +75,7 @@ pub struct Kind {
 }
 
 /// What happened between two snapshots, or since the machine's start.
-pub(super) fn picture(now: &StatsSnapshot, before: Option<&StatsSnapshot>) -> (Head, Vec<Row>) {
+pub(super) fn picture(now: &Statistics, before: Option<&Statistics>) -> (Head, Vec<Row>) {
     let elapsed = now.time_ns.saturating_sub(before.map_or(0, |before| before.time_ns));
     let busy = now.cpus.iter().fold(0_u64, |sum, cpu| {
         let earlier = before

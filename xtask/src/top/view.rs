@@ -1,13 +1,13 @@
 //! How the table looks: a model drawn into a frame of any size.
 
+use control::report::units::{bytes, count, duration};
+use control::status::GuestState;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::symbols::bar::NINE_LEVELS;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Row, Table, TableState};
-use vmm::operator::report::units::{bytes, count, duration};
-use vmm::operator::snapshot::GuestState;
 
 use super::model::{Message, Model};
 use super::picture::{Kind, Row as Guest};

@@ -10,13 +10,12 @@ mod quick;
 mod scratch;
 mod serial;
 
+pub use lines::{Lines, Pin};
 pub use quick::ReadyWrite;
 pub use scratch::{SCRATCH_BASE, SCRATCH_SIZE};
 
 use crate::end::EndReason;
-use crate::operator::snapshot::{PicSnapshot, PinState};
 use crate::trace::Trace;
-use alloc::vec::Vec;
 use config::layout::{COM1_IRQ, IOAPIC_BASE, IOAPIC_ID, IOAPIC_SIZE, RTC_IRQ, SCI_IRQ};
 use core::sync::atomic::{AtomicU64, Ordering};
 use devices::acpi_pm::{AcpiPm, TimerWidth};
@@ -127,7 +126,7 @@ impl Chipset {
 
     /// Pins of the I/O APIC that are asserted or open, and the 8259s, to look at.
     #[must_use]
-    pub fn lines(&self) -> (Vec<PinState>, Vec<PicSnapshot>) {
+    pub fn lines(&self) -> Lines {
         self.irq.lock().look()
     }
 

@@ -7,9 +7,7 @@ use crate::memory::{GuestRam, MemoryError};
 use crate::vcpu::Vcpu;
 use crate::vm::Vm;
 use devices::lapic::Ticks;
-use paging::walk::{
-    Access, GuestPageTables, Translation, WalkConfig, WalkError, WalkFeatures, walk,
-};
+use paging::walk::{Access, GuestPageTables, Translation, WalkConfig, WalkError, walk};
 use x86defs::addr::PAGE_SIZE;
 use x86defs::control::CpuMode;
 use x86defs::time::Nanos;
@@ -43,22 +41,6 @@ impl<M: GuestRam> GuestPageTables for Tables<'_, M> {
     }
 }
 
-/// How a vCPU's accesses are translated now.
-pub(crate) fn walk_config<B: Backend>(vcpu: &Vcpu<B>) -> WalkConfig {
-    let hw = &vcpu.hw;
-    WalkConfig {
-        cr0: hw.cr0(),
-        cr3: hw.cr3(),
-        cr4: hw.cr4(),
-        efer: hw.efer(),
-        rflags: hw.rflags(),
-        cpl: hw.cpl(),
-        pkru: hw.pkru(),
-        physical_bits: vcpu.core.cpuid.physical_address_bits(),
-        features: WalkFeatures::PAGES_1G,
-    }
-}
-
 /// A vCPU under emulation.
 pub(crate) struct Emulated<'a, B, M> {
     pub(crate) vcpu: &'a mut Vcpu<B>,
@@ -83,7 +65,7 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
     }
 
     fn config(&self) -> WalkConfig {
-        let mut config = walk_config(self.vcpu);
+        let mut config = self.vcpu.walk_config();
         // An emulated write is made with the rights of the instruction.
         if cfg!(planted = "emulated-write-privilege") {
             config.cpl = 0;

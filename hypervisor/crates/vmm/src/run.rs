@@ -139,7 +139,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
 }
 
 /// Whether the 8259s ask for an interrupt and this vCPU takes it.
-pub(crate) fn pic_asks<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, vm: &Vm<M>) -> bool {
+pub fn pic_asks<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, vm: &Vm<M>) -> bool {
     let wired = vcpu.index == 0 && vcpu.core.lapic.accepts_pic();
     (wired || vcpu.extint) && vm.chipset.pic_output()
 }

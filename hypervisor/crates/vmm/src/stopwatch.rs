@@ -8,7 +8,6 @@
 //! [`HotCosts`] says what to take off.
 
 use crate::stats::{HotCounts, Kind};
-use core::fmt;
 
 /// Time of a vCPU on CPUs by what it was spent on, in ticks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,6 +138,15 @@ impl HotCosts {
         touch: 287,
     };
 
+    /// Of `guest` ticks that passed in a guest with its hot exits: the guest's own, and those
+    /// exits', which are never more than there are.
+    #[must_use]
+    pub fn split(self, guest: u64, counts: &HotCounts) -> (u64, u64) {
+        let hot = self.times(counts).fold(0, |sum, (_, ticks)| ticks.saturating_add(sum));
+        let hot = hot.min(guest);
+        (guest - hot, hot)
+    }
+
     /// Names as the counts have them, and what so many exits took, one tick for an instruction.
     pub fn times(self, counts: &HotCounts) -> impl Iterator<Item = (&'static str, u64)> {
         [
@@ -154,86 +162,10 @@ impl HotCosts {
     }
 }
 
-/// Account of a guest's time since its first instruction, in ticks or in nanoseconds: the
-/// time of its vCPUs on CPUs, and what else was done for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Account {
-    /// In the guest.
-    pub guest: u64,
-    /// In exits that the hot handler served: their count times the benchmark's figures.
-    pub hot: u64,
-    /// In exits that the general code served.
-    pub exits: u64,
-    /// To give its vCPUs a CPU and to take it away.
-    pub switches: u64,
-    /// In services: memory that was zeroed ahead for it.
-    pub services: u64,
-}
-
-impl Account {
-    /// A vCPU's, in ticks.
-    #[must_use]
-    pub fn of(spent: &Spent, counts: &HotCounts, costs: HotCosts) -> Self {
-        let hot = costs.times(counts).fold(0, |sum, (_, ticks)| ticks.saturating_add(sum));
-        let hot = hot.min(spent.guest);
-        Self {
-            guest: spent.guest - hot,
-            hot,
-            exits: spent.all_exits(),
-            switches: spent.switches,
-            services: 0,
-        }
-    }
-
-    /// Both together.
-    #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            guest: self.guest.saturating_add(other.guest),
-            hot: self.hot.saturating_add(other.hot),
-            exits: self.exits.saturating_add(other.exits),
-            switches: self.switches.saturating_add(other.switches),
-            services: self.services.saturating_add(other.services),
-        }
-    }
-
-    /// All of it.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.guest.saturating_add(self.outside())
-    }
-
-    /// All but the guest's own.
-    #[must_use]
-    pub fn outside(&self) -> u64 {
-        let exits = self.hot.saturating_add(self.exits);
-        exits.saturating_add(self.switches).saturating_add(self.services)
-    }
-}
-
-/// The shares, to a hundredth of a percent.
-impl fmt::Display for Account {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let total = self.total();
-        for (name, part) in [
-            ("guest", self.guest),
-            (", hot exits about", self.hot),
-            (", other exits", self.exits),
-            (", switches", self.switches),
-            (", services", self.services),
-        ] {
-            let parts = u128::from(part) * 10_000 + u128::from(total) / 2;
-            let parts = parts.checked_div(total.into()).unwrap_or(0);
-            write!(f, "{name} {}.{:02} %", parts / 100, parts % 100)?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::string::ToString;
+    use alloc::format;
     use proptest::prelude::*;
 
     #[test]
@@ -266,23 +198,35 @@ mod tests {
     }
 
     #[test]
-    fn shares_of_an_account() {
-        let spent = Spent { guest: 9_900_000, switches: 25_000, ..Spent::default() };
+    fn an_estimate_is_never_more_than_there_is_to_take_it_from() {
         let counts = HotCounts { read_msr: 1000, ..HotCounts::default() };
-        let one = Account::of(&spent, &counts, HotCosts::VMX);
-        let account = one.plus(Account { services: 75_000, ..Account::default() });
-        assert_eq!(account.total(), 10_000_000);
-        assert_eq!(account.outside(), 206_000);
-        assert_eq!(
-            account.to_string(),
-            "guest 97.94 %, hot exits about 1.06 %, other exits 0.00 %, switches 0.25 %, \
-             services 0.75 %"
-        );
-        assert!(Account::default().to_string().starts_with("guest 0.00 %, "));
-        // An estimate is never more than there is to take it from.
+        assert_eq!(HotCosts::VMX.split(9_900_000, &counts), (9_794_000, 106_000));
         let counts = HotCounts { touch: u64::MAX, ..HotCounts::default() };
-        let all = Account::of(&spent, &counts, HotCosts::VMX);
-        assert_eq!((all.guest, all.hot), (0, 9_900_000));
+        assert_eq!(HotCosts::VMX.split(9_900_000, &counts), (0, 9_900_000));
+    }
+
+    /// Costs that are shown for exits that nobody times are those of the document.
+    #[test]
+    fn the_costs_of_hot_exits_are_the_documents() {
+        let document = include_str!("../../../../docs/performance.md");
+        let figures = |name: &str| {
+            let name = format!("| `{name}` |");
+            let line = document.lines().find(|line| line.contains(&name)).unwrap();
+            let mut cells = line.split_once(&name).unwrap().1.split('|').map(str::trim);
+            // Where a figure of the emulated local APIC stands behind it, the first counts.
+            let mut next = || cells.next().unwrap().split(' ').next().unwrap().parse().unwrap();
+            (next(), next())
+        };
+        let costs = |figure: fn((u64, u64)) -> u64| HotCosts {
+            cpuid: figure(figures("cpuid_1")),
+            read_msr: figure(figures("rdmsr_apic_base")),
+            write_msr: figure(figures("tsc_deadline_near")),
+            hypercall: figure(figures("null_hypercall")),
+            port_io: figure(figures("uart_lsr_read")),
+            touch: figure(figures("first_touch_exits")),
+        };
+        assert_eq!(costs(|(vmx, _)| vmx), HotCosts::VMX);
+        assert_eq!(costs(|(_, svm)| svm), HotCosts::SVM);
     }
 
     proptest! {

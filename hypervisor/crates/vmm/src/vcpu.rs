@@ -16,9 +16,11 @@ use crate::stopwatch::Stopwatch;
 use crate::timer::HotTimer;
 use alloc::sync::Arc;
 use devices::lapic::Lapic;
-use x86defs::CpuState;
+use paging::walk::{WalkConfig, WalkFeatures};
 use x86defs::control::{CpuMode, DR6_RESET, DR7_RESET};
-use x86defs::{Cr0, Event, EventKind, Exception, Gpr, Rflags, Segment, SegmentRegister, Vector};
+use x86defs::{
+    CpuState, Cr0, Event, EventKind, Exception, Gpr, Rflags, Segment, SegmentRegister, Vector,
+};
 
 /// What policy keeps of a vCPU. The hot handler gets nothing else.
 #[derive(Debug)]
@@ -139,6 +141,21 @@ pub struct Vcpu<B> {
 }
 
 impl<B: Backend> Vcpu<B> {
+    /// How its accesses are translated now.
+    pub fn walk_config(&self) -> WalkConfig {
+        WalkConfig {
+            cr0: self.hw.cr0(),
+            cr3: self.hw.cr3(),
+            cr4: self.hw.cr4(),
+            efer: self.hw.efer(),
+            rflags: self.hw.rflags(),
+            cpl: self.hw.cpl(),
+            pkru: self.hw.pkru(),
+            physical_bits: self.core.cpuid.physical_address_bits(),
+            features: WalkFeatures::PAGES_1G,
+        }
+    }
+
     /// A vCPU around its parts, in the state after reset.
     #[must_use]
     pub fn new(index: usize, core: VcpuCore, hw: B) -> Self {

@@ -4,7 +4,8 @@
 //! Key types: [`Operator`]; `Record`, a guest that is known, whether it runs or
 //! not; `Terminal`; `Control`.
 
-mod control;
+mod inspect;
+mod line;
 mod operations;
 mod record;
 mod snapshots;
@@ -26,16 +27,16 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use config::bundle::Bundle;
 use config::{ConsoleBytes, GuestSettings, WhenEmpty};
-use control::Control;
+use control::protocol::event::EventGuest;
+use control::protocol::{EventKind, EventLog};
 use hvabi::ShutDownKind;
+use line::Control;
 use record::Record;
 use sched::Kind;
 use service::Stop;
 use terminal::Terminal;
 use vmm::end::EndReason;
 use vmm::lifecycle::{Command, State};
-use vmm::operator::protocol::event::EventGuest;
-use vmm::operator::protocol::{EventKind, EventLog};
 
 /// How the machine is left, on the operator's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

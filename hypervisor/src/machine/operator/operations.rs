@@ -3,7 +3,7 @@
 use super::super::World;
 use super::super::guest::Guest;
 use super::super::start::Files;
-use super::{Leave, Operator};
+use super::{Leave, Operator, inspect};
 use crate::cpu::asm;
 use crate::hw::VendorCpu;
 use crate::mm::upload::FileMemory;
@@ -14,13 +14,13 @@ use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use config::GuestSettings;
+use control::answer::Verdict;
+use control::protocol::EventKind;
+use control::protocol::uploads::Storage;
+use control::status::{Dump, ExitTrace, VcpuDump, WaitStatus};
+use control::{Answer, ErrorCode, GuestRef, Known, Operation, Refusal};
+use vmm::e820;
 use vmm::lifecycle::Command;
-use vmm::operator::operation::Verdict;
-use vmm::operator::protocol::EventKind;
-use vmm::operator::protocol::uploads::Storage;
-use vmm::operator::snapshot::{DumpSnapshot, TraceSnapshot, VcpuDump, WhySnapshot};
-use vmm::operator::{Answer, ErrorCode, GuestRef, Known, Operation, Refusal};
-use vmm::{e820, look};
 
 /// Where uploads lie.
 #[derive(Debug)]
@@ -188,12 +188,12 @@ impl<C: VendorCpu> Operator<C> {
                 let mut text = alloc::string::String::new();
                 // Writing to a string does not fail.
                 let _ = vcpu.dump(&mut text);
-                let _ = look::code(vcpu, &guest.vm.memory, &mut text);
+                let _ = inspect::code(vcpu, &guest.vm.memory, &mut text);
                 VcpuDump { index: number(index), text }
             })
         });
         let vcpus = dumps.collect::<Result<_, _>>()?;
-        Ok(Answer::Dump(DumpSnapshot { name: guest.vm.name.clone(), vcpus }))
+        Ok(Answer::Dump(Dump { name: guest.vm.name.clone(), vcpus }))
     }
 
     fn trace(
@@ -204,10 +204,12 @@ impl<C: VendorCpu> Operator<C> {
     ) -> Result<Answer, Refusal> {
         let (_, guest) = self.there(guest)?;
         let traces = chosen(&guest, vcpu)?.map(|index| {
-            with_vcpu(world, &guest, index, |vcpu| look::trace(vcpu, world.boot.tsc, world.scale))
+            with_vcpu(world, &guest, index, |vcpu| {
+                inspect::trace(vcpu, world.boot.tsc, world.scale)
+            })
         });
         let vcpus = traces.collect::<Result<_, _>>()?;
-        Ok(Answer::Trace(TraceSnapshot { name: guest.vm.name.clone(), vcpus }))
+        Ok(Answer::Trace(ExitTrace { name: guest.vm.name.clone(), vcpus }))
     }
 
     fn why(&self, world: &World<C>, guest: &GuestRef) -> Result<Answer, Refusal> {
@@ -220,16 +222,16 @@ impl<C: VendorCpu> Operator<C> {
             let left = guest.slots.get(index).map_or(now, |slot| slot.published.lock().left);
             let for_ns = world.scale.nanos(now.saturating_sub(left));
             let mut wait = with_vcpu(world, &guest, index, |vcpu| {
-                look::wait(vcpu, &guest.vm, now, world.scale, for_ns)
+                inspect::wait(vcpu, &guest.vm, now, world.scale, for_ns)
             })?;
             if running {
-                wait.activity = vmm::operator::snapshot::VcpuActivity::Running;
+                wait.activity = control::status::VcpuActivity::Running;
             }
             Ok(wait)
         });
         let vcpus = waits.collect::<Result<_, _>>()?;
-        let (pins, pics) = guest.vm.chipset.lines();
-        Ok(Answer::Why(WhySnapshot { name: guest.vm.name.clone(), state, vcpus, pins, pics }))
+        let (pins, pics) = inspect::controllers(&guest.vm.chipset.lines());
+        Ok(Answer::Why(WaitStatus { name: guest.vm.name.clone(), state, vcpus, pins, pics }))
     }
 
     /// Knows a guest that is made of uploads.

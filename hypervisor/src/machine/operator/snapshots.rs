@@ -7,17 +7,18 @@ use super::Operator;
 use super::record::Record;
 use crate::cpu::{asm, percpu};
 use crate::hw::VendorCpu;
+use crate::machine::guest::account_of;
 use crate::mm;
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
-use vmm::lifecycle::{Cause, State};
-use vmm::operator::snapshot::{
-    Counter, CpuInfo, CpusSnapshot, ExitStats, GuestInfo, GuestMemory, GuestState, GuestStats,
-    HostMemory, MemoryOwner, MemorySnapshot, SpentTimes, StatsSnapshot, Times, VcpuStats,
+use control::status::{
+    Counter, CpuInfo, CpusStatus, ExitStats, GuestInfo, GuestMemory, GuestState, GuestStats,
+    HostMemory, MemoryOwner, MemoryStatus, SpentTimes, Statistics, Times, VcpuStats,
 };
+use vmm::lifecycle::{Cause, State};
 use vmm::stats::Kind;
-use vmm::stopwatch::{Account, HotCosts};
+use vmm::stopwatch::HotCosts;
 use x86defs::time::Scale;
 
 const PAGE: u64 = 4096;
@@ -72,10 +73,10 @@ impl<C: VendorCpu> Operator<C> {
     }
 
     /// Statistics of the machine and of all guests, or of one.
-    pub(super) fn stats(&self, world: &World<C>, only: Option<usize>) -> StatsSnapshot {
+    pub(super) fn stats(&self, world: &World<C>, only: Option<usize>) -> Statistics {
         let records = self.records.iter().enumerate();
         let chosen = records.filter(|(at, _)| only.is_none_or(|only| only == *at));
-        StatsSnapshot {
+        Statistics {
             time_ns: world.nanos(asm::rdtsc()),
             cpus: cpu_infos(world),
             memory: self.host_memory(),
@@ -83,16 +84,13 @@ impl<C: VendorCpu> Operator<C> {
         }
     }
 
-    pub(super) fn memory(&self) -> MemorySnapshot {
+    pub(super) fn memory(&self) -> MemoryStatus {
         let owner = |record: &Record<C>| MemoryOwner {
             number: record.number,
             name: record.settings.name.clone(),
             memory: guest_memory(record),
         };
-        MemorySnapshot {
-            host: self.host_memory(),
-            guests: self.records.iter().map(owner).collect(),
-        }
+        MemoryStatus { host: self.host_memory(), guests: self.records.iter().map(owner).collect() }
     }
 
     fn host_memory(&self) -> HostMemory {
@@ -114,8 +112,8 @@ impl<C: VendorCpu> Operator<C> {
         }
     }
 
-    pub(super) fn cpus(&self, world: &World<C>, vendor: &C) -> CpusSnapshot {
-        CpusSnapshot {
+    pub(super) fn cpus(&self, world: &World<C>, vendor: &C) -> CpusStatus {
+        CpusStatus {
             model: crate::cpu::brand(),
             virtualization: vendor.describe().to_string(),
             tsc_hz: world.frequency.hz(),
@@ -182,7 +180,7 @@ fn guest_stats<C: VendorCpu>(world: &World<C>, record: &Record<C>) -> GuestStats
     for (vcpu, slot) in stats.vcpus.iter_mut().zip(&guest.slots) {
         let published = *slot.published.lock();
         vcpu.exits = exit_stats(&published, C::HOT_COSTS, world.scale);
-        let account = Account::of(&published.spent, &published.counts.hot, C::HOT_COSTS);
+        let account = account_of(&published.spent, &published.counts, C::HOT_COSTS);
         vcpu.spent = SpentTimes {
             guest_ns: world.scale.nanos(account.guest),
             hot_ns: world.scale.nanos(account.hot),

@@ -9,10 +9,10 @@ use crate::monitor;
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::vec::Vec;
-use vmm::operator::command::{self, Command, Completer};
-use vmm::operator::line::{Editor, Entered};
-use vmm::operator::snapshot::StatsSnapshot;
-use vmm::operator::{Attempt, Keys, Operation, Typed, report};
+use control::command::{self, Command, Completer};
+use control::line::{Editor, Entered};
+use control::status::Statistics;
+use control::{Attempt, Keys, Operation, Typed, report};
 
 /// Seconds between two pictures of `top`.
 const TOP_SECONDS: u64 = 1;
@@ -34,7 +34,7 @@ enum View {
     /// `top`, in the monitor.
     Top {
         /// What the next picture is compared with.
-        before: Option<StatsSnapshot>,
+        before: Option<Statistics>,
         /// The tick of the next one.
         due: u64,
     },

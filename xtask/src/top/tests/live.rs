@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Parser;
+use control::protocol::{Input, Session};
+use control::status::{GuestInfo, GuestState};
+use control::{Answer, ErrorCode, GuestRef, Operation, Refusal};
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
-use vmm::operator::protocol::{Input, Session};
-use vmm::operator::snapshot::{GuestInfo, GuestState};
-use vmm::operator::{Answer, ErrorCode, GuestRef, Operation, Refusal};
 
 use super::super::model::{Asked, Model, Sort};
 use super::super::{Line, News, Table, TopOptions, once, serve};

@@ -5,8 +5,8 @@ mod live;
 mod model;
 mod view;
 
-use vmm::operator::snapshot::{
-    CpuInfo, ExitStats, GuestMemory, GuestState, GuestStats, HostMemory, StatsSnapshot, Times,
+use control::status::{
+    CpuInfo, ExitStats, GuestMemory, GuestState, GuestStats, HostMemory, Statistics, Times,
     VcpuStats,
 };
 
@@ -43,7 +43,7 @@ fn guest(number: u32, name: &str, run_ns: u64, exits: u64) -> GuestStats {
 }
 
 /// Two CPUs, one of them off; the other was busy half of the time.
-fn snapshot(time_ns: u64, guests: Vec<GuestStats>) -> StatsSnapshot {
+fn snapshot(time_ns: u64, guests: Vec<GuestStats>) -> Statistics {
     let cpu = |index| CpuInfo {
         index,
         apic_id: index,
@@ -53,7 +53,7 @@ fn snapshot(time_ns: u64, guests: Vec<GuestStats>) -> StatsSnapshot {
         idle_ns: time_ns / 2,
         running: None,
     };
-    StatsSnapshot {
+    Statistics {
         time_ns,
         cpus: vec![cpu(0), cpu(1)],
         memory: HostMemory { total: 4 << 30, free: 3 << 30, ..HostMemory::default() },

@@ -1,14 +1,14 @@
 //! Rates, order, selection, keys.
 
+use control::status::{GuestInfo, GuestState, Statistics};
+use control::{GuestRef, Operation};
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use vmm::operator::snapshot::{GuestInfo, GuestState, StatsSnapshot};
-use vmm::operator::{GuestRef, Operation};
 
 use super::super::model::{Action, Asked, Effect, Message, Model, Sort, key};
 use super::super::picture::Kind;
 use super::{S, exit, guest, snapshot};
 
-fn taken(snapshots: impl IntoIterator<Item = StatsSnapshot>) -> Model {
+fn taken(snapshots: impl IntoIterator<Item = Statistics>) -> Model {
     let mut model = Model::new(Sort::Cpu);
     for snapshot in snapshots {
         model.take(snapshot);

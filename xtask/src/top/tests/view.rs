@@ -1,9 +1,9 @@
 //! The screen, line by line.
 
+use control::status::GuestState;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::style::{Color, Modifier};
-use vmm::operator::snapshot::GuestState;
 
 use super::super::model::{Action, Model, Sort};
 use super::super::view::draw;

@@ -4,7 +4,7 @@
 #[expect(unreachable_pub, reason = "public where the fuzz targets call it")]
 mod fuzz;
 
-use crate::bundle::*;
+use super::*;
 use crate::limits::{
     MAX_BACK_OFF_MS, MAX_CAP, MAX_CONSOLE_RING, MAX_CPU, MAX_MEMORY, MAX_VCPUS, MAX_WATCHDOG_MS,
     MAX_WEIGHT, MIN_BACK_OFF_MS, MIN_CONSOLE_RING, MIN_WATCHDOG_MS, MIN_WEIGHT,

@@ -1,12 +1,39 @@
 //! Interrupt lines: from a device's pin to the 8259 pair and the I/O APIC.
 
-use crate::operator::snapshot::{PicSnapshot, PinState};
 use alloc::vec::Vec;
 use config::layout::IOAPIC_PIT_PIN;
 use devices::ioapic::IoApic;
 use devices::lapic::InterruptMessage;
 use devices::pic::PicPair;
 use x86defs::Vector;
+
+/// What a guest's interrupt controllers say, to look at.
+#[derive(Clone, Debug)]
+pub struct Lines {
+    /// Pins of the I/O APIC that are asserted, or for which an interrupt could come.
+    pub pins: Vec<Pin>,
+    /// The 8259s' registers, the first's and the second's: requested, in service, masked.
+    pub pics: [[u8; 3]; 2],
+}
+
+/// A pin of the I/O APIC.
+#[derive(Clone, Copy, Debug)]
+pub struct Pin {
+    /// Its number.
+    pub number: u8,
+    /// Its vector.
+    pub vector: u8,
+    /// Its interrupt is masked.
+    pub masked: bool,
+    /// Level-triggered.
+    pub level: bool,
+    /// The device asks for an interrupt.
+    pub asserted: bool,
+    /// An interrupt was accepted and has not ended (level-triggered pins).
+    pub remote_irr: bool,
+    /// The APIC ID, or the set, that it is sent to.
+    pub destination: u32,
+}
 
 /// Both interrupt controllers; every line is wired to each.
 #[derive(Debug)]
@@ -67,13 +94,13 @@ impl IrqChip {
         &mut self.ioapic
     }
 
-    /// The controllers' registers, for the operator.
-    pub(super) fn look(&self) -> (Vec<PinState>, Vec<PicSnapshot>) {
-        let pin = |pin: u8| {
-            let entry = self.ioapic.entry(pin)?;
-            let asserted = self.ioapic.is_asserted(pin);
-            (asserted || !entry.masked()).then(|| PinState {
-                pin,
+    /// The controllers' registers, to look at.
+    pub(super) fn look(&self) -> Lines {
+        let pin = |number: u8| {
+            let entry = self.ioapic.entry(number)?;
+            let asserted = self.ioapic.is_asserted(number);
+            (asserted || !entry.masked()).then(|| Pin {
+                number,
                 vector: entry.vector(),
                 masked: entry.masked(),
                 level: entry.level(),
@@ -82,9 +109,8 @@ impl IrqChip {
                 destination: entry.destination().into(),
             })
         };
-        let pic = |[irr, isr, imr]: [u8; 3]| PicSnapshot { irr, isr, imr };
         let pins = (0..devices::ioapic::PINS).filter_map(pin).collect();
-        (pins, self.pic.registers().map(pic).into())
+        Lines { pins, pics: self.pic.registers() }
     }
 
     pub(super) fn pic_output(&self) -> bool {
