@@ -14,16 +14,16 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use chipset::fabric::{Posted, Routes};
+use chipset::{Board, DebugPorts};
 use config::GuestSettings;
 use devices::lapic::{Lapic, Role, TickRatio};
 use sched::GuestId;
 use spin::{Mutex, RwLock};
-use vmm::chipset::{Chipset, DebugPorts};
 use vmm::clock::{Interruption, TscAgreement, VcpuClock, VmClock};
 use vmm::cpuid::{CpuidConfig, CpuidTable, FeatureBit, QuickLeaves, VcpuView};
 use vmm::e820;
 use vmm::hw::{Backend, HotState};
-use vmm::irq::{Posted, Routes};
 use vmm::load::{self, LoadError, LoadSettings, Loading, Module, TablesConfig};
 use vmm::msr::{MsrConfig, MsrFile, MsrTable};
 use vmm::mtrr::Mtrrs;
@@ -45,7 +45,7 @@ struct Parts {
     khz: u64,
     cpuid: Arc<CpuidTable>,
     msrs: Arc<MsrTable>,
-    chipset: Arc<Chipset>,
+    board: Arc<Board>,
     space: Arc<GuestSpace>,
     apic: GuestApic,
 }
@@ -174,7 +174,7 @@ impl<C: VendorCpu> Assembly<C> {
         ));
         let time = world.time();
         let debug = if settings.debug_exit { DebugPorts::Present } else { DebugPorts::Absent };
-        let chipset = Arc::new(Chipset::new(time.wall, debug));
+        let board = Arc::new(Board::new(time.wall, debug));
         let watched = vendor.watches_apic_page(settings.apic);
         let page = watched.then(|| space.add_apic_page()).transpose()?;
         let apic = GuestApic { assist: settings.apic, page };
@@ -184,7 +184,7 @@ impl<C: VendorCpu> Assembly<C> {
         Ok(Self {
             settings: Arc::clone(settings),
             console: Arc::clone(console),
-            parts: Parts { khz: frequency.khz(), cpuid, msrs, chipset, space, apic },
+            parts: Parts { khz: frequency.khz(), cpuid, msrs, board, space, apic },
             clock,
             state,
             routes: Routes::new(),
@@ -243,7 +243,7 @@ impl<C: VendorCpu> Assembly<C> {
             mtrrs: Mutex::new(Mtrrs::new(self.parts.cpuid.physical_address_bits())),
             memory: self.parts.space,
             clock: RwLock::new(self.clock),
-            chipset: self.parts.chipset,
+            board: self.parts.board,
             vcpus: self.posted,
             routes: self.routes,
             kick,
@@ -279,11 +279,11 @@ impl Parts {
         let core = VcpuCore {
             hot: HotState::default(),
             served: false,
-            hold: vmm::trace::HOT_DECLINES,
+            hold: chipset::test_port::HOT_DECLINES,
             ended_level: None,
             timer: HotTimer::new(self.khz / 1000 * MIN_SLICE_US),
             leaves: QuickLeaves::new(&self.cpuid, view),
-            chipset: Arc::clone(&self.chipset),
+            board: Arc::clone(&self.board),
             memory: Arc::<GuestSpace>::clone(&self.space),
             lapic,
             clock,

@@ -8,21 +8,19 @@ use crate::hw::{ExtendedState, VendorCpu};
 use crate::mm::guest::GuestSpace;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use chipset::Board;
+use chipset::fabric::{Posted, Requests};
 use config::{GuestSettings, OnTripleFault};
-use control::Account;
-use control::attempt;
+use control::{Account, attempt};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use sched::{EntityId, GuestId, Reason};
 use spin::{Mutex, Once};
-use vmm::chipset::Chipset;
 use vmm::end::EndReason;
-use vmm::irq::{Posted, Requests};
 use vmm::pv::PvCounts;
 #[cfg(feature = "stamp-exits")]
 use vmm::stamps::Stamps;
 use vmm::stats::ExitCounts;
-use vmm::stopwatch::HotCosts;
-use vmm::stopwatch::Spent;
+use vmm::stopwatch::{HotCosts, Spent};
 use vmm::vcpu::Vcpu;
 use vmm::vm::Vm;
 
@@ -269,7 +267,7 @@ impl<C: VendorCpu> Guest<C> {
     pub(super) fn overhead(&self) -> u64 {
         let vcpus = self.slots.len() as u64;
         let each = size_of::<Slot<C::Vcpu>>() + size_of::<Posted>() + ExtendedState::BYTES;
-        let shared = size_of::<Self>() + size_of::<Chipset>();
+        let shared = size_of::<Self>() + size_of::<Board>();
         vcpus * (each as u64 + C::VCPU_BYTES) + shared as u64 + self.console.memory()
     }
 

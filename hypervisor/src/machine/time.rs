@@ -112,6 +112,6 @@ impl<C: VendorCpu> World<C> {
         let now = self.time();
         let mut clock = guest.vm.clock.write();
         clock.correct_wall(now);
-        guest.vm.chipset.correct_rtc(now.wall, clock.now(now.tsc));
+        guest.vm.board.correct_rtc(now.wall, clock.now(now.tsc));
     }
 }

@@ -3,9 +3,9 @@
 //! deadline in the past, for which the CPU would wake again and again.
 
 use super::input::Input;
+use chipset::{Board, DebugPorts};
 use config::layout::{DEBUG_EXIT_PORT, IOAPIC_BASE, PM1A_EVENT_PORT, PVPANIC_PORT, TRACE_PORT};
 use core::cell::Cell;
-use vmm::chipset::{Chipset, DebugPorts};
 use x86defs::time::Nanos;
 use x86defs::{GuestPhysAddr, Width};
 
@@ -47,7 +47,7 @@ pub fn run(data: &[u8]) {
     let mut input = Input(data);
     let [seconds, debug] = input.take();
     let debug = if debug & 1 == 0 { DebugPorts::Present } else { DebugPorts::Absent };
-    let chipset = Chipset::new(1_700_000_000 + (u64::from(seconds) << 24), debug);
+    let board = Board::new(1_700_000_000 + (u64::from(seconds) << 24), debug);
     let mut now = Nanos(0);
     let mut console = [0; 100];
     for _ in 0..ACCESSES {
@@ -64,16 +64,16 @@ pub fn run(data: &[u8]) {
         };
         match operation & 15 {
             0..=3 => {
-                let value = u64::from(chipset.port_read(port, width, now, &mut deliver));
+                let value = u64::from(board.port_read(port, width, now, &mut deliver));
                 assert_eq!(width.truncate(value), value);
             }
             4..=8 => {
                 let value = u32::from_le_bytes(input.take());
-                let _ = chipset.port_write(port, width, value, now, &mut deliver);
+                let _ = board.port_write(port, width, value, now, &mut deliver);
             }
             9 | 10 => {
                 let at = GuestPhysAddr::new(IOAPIC_BASE + u64::from(choice & 0x3f) * 4);
-                let value = chipset.mmio_read(at, width, now);
+                let value = board.mmio_read(at, width, now);
                 assert_eq!(width.truncate(value), value);
             }
             11 => {
@@ -81,7 +81,7 @@ pub fn run(data: &[u8]) {
                 let value = u32::from_le_bytes(input.take());
                 for (offset, value) in [(0, register), (0x10, value)] {
                     let at = GuestPhysAddr::new(IOAPIC_BASE + offset);
-                    chipset.mmio_write(at, Width::B4, value.into(), now, &mut deliver);
+                    board.mmio_write(at, Width::B4, value.into(), now, &mut deliver);
                 }
             }
             12 => {
@@ -90,33 +90,33 @@ pub fn run(data: &[u8]) {
             }
             13 => {
                 let typed = [choice; 20];
-                let taken = chipset.console_input(&typed, now, &mut deliver);
+                let taken = board.console_input(&typed, now, &mut deliver);
                 assert!(taken <= typed.len());
-                let sent = chipset.console_output(&mut console, &mut deliver);
+                let sent = board.console_output(&mut console, &mut deliver);
                 assert!(sent <= console.len());
             }
             14 => match choice & 3 {
-                0 => chipset.press_power_button(&mut deliver),
-                1 => chipset.end_of_interrupt(input.byte(), &mut deliver),
-                _ if chipset.pic_output() => _ = chipset.pic_acknowledge(&mut deliver),
+                0 => board.press_power_button(&mut deliver),
+                1 => board.end_of_interrupt(input.byte(), &mut deliver),
+                _ if board.pic_output() => _ = board.pic_acknowledge(&mut deliver),
                 _ => {}
             },
             // The short ways give what the long one would.
             _ => {
-                if let Some(value) = chipset.quick_read(port) {
-                    let slow = chipset.port_read(port, Width::B1, now, &mut deliver);
+                if let Some(value) = board.quick_read(port) {
+                    let slow = board.port_read(port, Width::B1, now, &mut deliver);
                     assert_eq!(slow, u32::from(value), "port {port:#x}");
                 }
-                if let Some(mut write) = chipset.quick_write(port) {
+                if let Some(mut write) = board.quick_write(port) {
                     write.write(choice);
                 }
             }
         }
         assert!(sent.get() <= MESSAGES, "{} interrupts", sent.get());
-        chipset.advance(now, |_| sent.set(sent.get() + 1));
-        let next = chipset.deadline();
+        board.advance(now, |_| sent.set(sent.get() + 1));
+        let next = board.deadline();
         assert!(next > now, "a deadline at {next:?} that {now:?} does not end");
-        let lines = chipset.lines();
+        let lines = board.lines();
         assert!(lines.pins.len() <= usize::from(devices::ioapic::PINS));
     }
 }

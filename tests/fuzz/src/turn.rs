@@ -7,10 +7,10 @@ extern crate std;
 
 use super::input::Input;
 use super::{exits_svm, exits_vmx};
+use chipset::fabric::Requests;
 use std::boxed::Box;
 use std::vec::Vec;
 use vmm::end::{EndReason, VmError};
-use vmm::irq::Requests;
 use vmm::memory::GuestMemory;
 use vmm::run::{Next, off_cpu, on_cpu};
 use vmm::scripted::Play;

@@ -181,7 +181,7 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
                 .lapic
                 .mmio_read(offset, width, self.ticks)
                 .map_or(width.mask(), u64::from),
-            None => self.vm.chipset.mmio_read(gpa, width, self.now),
+            None => self.vm.board.mmio_read(gpa, width, self.now),
         }
     }
 
@@ -197,7 +197,7 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
             }
             None => self
                 .vm
-                .chipset
+                .board
                 .mmio_write(gpa, width, value, self.now, |message| self.vm.deliver(message)),
         }
     }

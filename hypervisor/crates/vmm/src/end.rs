@@ -2,6 +2,7 @@
 
 use crate::memory::MemoryError;
 use alloc::string::String;
+use chipset::BoardEnd;
 use hvabi::ShutDownKind;
 use x86defs::exit::RawExit;
 
@@ -40,6 +41,17 @@ impl EndReason {
             Self::PowerOff | Self::Reset | Self::Halted | Self::DebugExit(_) => false,
             Self::ShutDown { kind, .. } => matches!(kind, ShutDownKind::Crash),
             Self::Panicked | Self::TripleFault | Self::Failed(_) => true,
+        }
+    }
+}
+
+impl From<BoardEnd> for EndReason {
+    fn from(end: BoardEnd) -> Self {
+        match end {
+            BoardEnd::PowerOff => Self::PowerOff,
+            BoardEnd::Reset => Self::Reset,
+            BoardEnd::Panicked => Self::Panicked,
+            BoardEnd::DebugExit(value) => Self::DebugExit(value),
         }
     }
 }

@@ -231,12 +231,12 @@ fn port(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
     let rax = core.gpr(Gpr::Rax);
     match direction {
         Direction::In => {
-            let value = core.chipset.quick_read(port)?;
+            let value = core.board.quick_read(port)?;
             advance(core, regs, exit)?;
             core.set_gpr(Gpr::Rax, rax & !0xff | u64::from(value));
         }
         Direction::Out => {
-            let mut ready = core.chipset.quick_write(port)?;
+            let mut ready = core.board.quick_write(port)?;
             let instruction = regs.instruction()?;
             if !regs.advance(instruction, core.hold) {
                 return None;

@@ -6,8 +6,6 @@
     reason = "modules that are a library's elsewhere; tests of 64-bit hosts"
 )]
 
-#[path = "../../../../tests/fuzz/src/board.rs"]
-mod board;
 #[path = "../../../../tests/fuzz/src/exits_svm.rs"]
 mod exits_svm;
 #[path = "../../../../tests/fuzz/src/exits_vmx.rs"]
@@ -38,11 +36,6 @@ proptest! {
     #[test]
     fn exits_svm(data in bytes(40)) {
         exits_svm::run(&data);
-    }
-
-    #[test]
-    fn board(data in bytes(600)) {
-        board::run(&data);
     }
 
     #[test]

@@ -16,7 +16,6 @@ extern crate self as vmm;
 
 mod acpi;
 pub mod addresses;
-pub mod chipset;
 pub mod clock;
 pub mod cpuid;
 pub mod e820;
@@ -28,7 +27,6 @@ pub mod fast;
 mod fuzz_short;
 pub mod hw;
 pub mod hypercall;
-pub mod irq;
 pub mod lifecycle;
 pub mod load;
 pub mod memory;

@@ -3,13 +3,13 @@
 use crate::end::{EndReason, VmError};
 use crate::exits;
 use crate::hw::Backend;
-use crate::irq::Requests;
 use crate::memory::GuestRam;
 use crate::pv::Flush;
 use crate::stats::Kind;
 use crate::timer::{NEVER, TimerKind};
 use crate::vcpu::{Activity, Vcpu};
 use crate::vm::{Host, Vm};
+use chipset::fabric::Requests;
 use devices::lapic::Lint;
 use x86defs::exit::ExitWithEvent;
 use x86defs::{Rflags, VmExit};
@@ -70,7 +70,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         Activity::Halted if vcpu.has_wake_up(pic) => vcpu.wake(),
         Activity::Halted | Activity::WaitForStartup => return Next::Idle(apic.min(devices)),
     }
-    vcpu.prepare_injection(pic, || vm.chipset.pic_acknowledge(|message| vm.deliver(message)));
+    vcpu.prepare_injection(pic, || vm.board.pic_acknowledge(|message| vm.deliver(message)));
     let core = &mut vcpu.core;
     core.pv.eoi.to_guest(&core.lapic, &vm.memory, &mut core.pv_counts);
     let nmi_waits = vcpu.nmi_waits();
@@ -85,14 +85,14 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     }
     let view = vcpu.core.view(vcpu.hw.cr4());
     vcpu.core.leaves.follow(&vcpu.core.cpuid, view);
-    let trace = vm.chipset.trace();
+    let trace = vm.board.trace();
     vcpu.core.hold = trace.hold();
     let ExitWithEvent { exit, interrupted } = vcpu.hw.run(&mut vcpu.core);
     let core = &mut vcpu.core;
     vcpu.hw.take_apic(&mut core.lapic);
     let ended = core.pv.eoi.from_guest(&mut core.lapic, &vm.memory, &mut core.pv_counts);
     if let Some(vector) = ended {
-        vm.chipset.end_of_interrupt(vector, |message| vm.deliver(message));
+        vm.board.end_of_interrupt(vector, |message| vm.deliver(message));
     }
     if vcpu.core.timer.kind == TimerKind::Machine {
         host.note_armed(vcpu.core.timer.armed);
@@ -102,7 +102,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         vcpu.deliver_again(event);
     }
     if let Some(vector) = vcpu.core.ended_level.take() {
-        vm.chipset.end_of_interrupt(vector, |message| vm.deliver(message));
+        vm.board.end_of_interrupt(vector, |message| vm.deliver(message));
     }
     let kind = Kind::of(&exit);
     vcpu.core.counts.count(kind);
@@ -112,7 +112,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         // An emulated CPU may be left with reserved bits set, for all programs to come.
         let flags = vcpu.hw.rflags();
         vcpu.hw.set_rflags(flags & Rflags::all());
-        trace.note(vcpu, &vm.memory, &exit);
+        crate::trace::note(trace, vcpu, &vm.memory, &exit);
     }
     if interrupted.is_some()
         && let VmExit::NestedFault(fault) = exit
@@ -123,7 +123,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     }
     let served = exits::serve(vcpu, vm, host, exit);
     vcpu.core.recent.served(host.tsc());
-    if vcpu.index != 0 && matches!(exit, VmExit::PortIo(_)) && vm.chipset.pic_output() {
+    if vcpu.index != 0 && matches!(exit, VmExit::PortIo(_)) && vm.board.pic_output() {
         // The first vCPU takes it.
         vm.look_at_devices();
     }
@@ -141,14 +141,14 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
 /// Whether the 8259s ask for an interrupt and this vCPU takes it.
 pub fn pic_asks<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, vm: &Vm<M>) -> bool {
     let wired = vcpu.index == 0 && vcpu.core.lapic.accepts_pic();
-    (wired || vcpu.extint) && vm.chipset.pic_output()
+    (wired || vcpu.extint) && vm.board.pic_output()
 }
 
 /// Takes what others asked of the vCPU.
 fn take_requests<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) -> Option<EndReason> {
     // LINT0 may be programmed to take the 8259s' output as a vector of its own.
     if vcpu.index == 0 {
-        let asserted = vm.chipset.pic_output();
+        let asserted = vm.board.pic_output();
         if exits::lint_event(vcpu, Lint::Lint0, asserted) {
             vcpu.post_nmi();
         }
@@ -188,7 +188,7 @@ fn take_requests<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) -> Opt
 /// wants to act; [`NEVER`] where none does.
 fn deadlines<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, vm: &Vm<M>, tsc: u64) -> [u64; 2] {
     let apic = vcpu.core.lapic.deadline().map(|ticks| vm.host_tsc_of(ticks, tsc));
-    let devices = vm.chipset.deadline();
+    let devices = vm.board.deadline();
     let devices = (devices.0 != u64::MAX).then(|| vm.clock.read().host_tsc_at(devices)).flatten();
     [apic.unwrap_or(NEVER), devices.unwrap_or(NEVER)]
 }

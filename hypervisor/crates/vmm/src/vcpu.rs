@@ -2,11 +2,9 @@
 //! ([`Backend`]), and what is common to all exits: completing an instruction,
 //! raising exceptions, deciding what to inject.
 
-use crate::chipset::Chipset;
 use crate::clock::VcpuClock;
 use crate::cpuid::{CpuidTable, QuickLeaves, VcpuView};
 use crate::hw::{Backend, HotState, InterruptDelivery};
-use crate::irq::Posted;
 use crate::memory::HotRam;
 use crate::msr::{MsrFile, MsrTable};
 use crate::pv::{PvCounts, PvState};
@@ -15,6 +13,8 @@ use crate::stats::ExitCounts;
 use crate::stopwatch::Stopwatch;
 use crate::timer::HotTimer;
 use alloc::sync::Arc;
+use chipset::Board;
+use chipset::fabric::Posted;
 use devices::lapic::Lapic;
 use paging::walk::{WalkConfig, WalkFeatures};
 use x86defs::control::{CpuMode, DR6_RESET, DR7_RESET};
@@ -31,7 +31,7 @@ pub struct VcpuCore {
     /// The hot handler served the exit that [`Backend::run`] is about to report.
     pub served: bool,
     /// Flags of the guest with which the hot handler declines
-    /// ([`crate::trace::HOT_DECLINES`]).
+    /// ([`chipset::test_port::HOT_DECLINES`]).
     pub hold: Rflags,
     /// A level-triggered interrupt that the hot handler ended: the I/O APIC is
     /// still to be told.
@@ -41,7 +41,7 @@ pub struct VcpuCore {
     /// CPUID's usual answers.
     pub leaves: QuickLeaves,
     /// The devices, for ports that are used often.
-    pub chipset: Arc<Chipset>,
+    pub board: Arc<Board>,
     /// The RAM, for first touches.
     pub memory: Arc<dyn HotRam>,
     /// The local APIC.

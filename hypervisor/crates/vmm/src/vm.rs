@@ -1,14 +1,14 @@
 //! A virtual machine: memory, clock, devices and what its vCPUs share.
 
-use crate::chipset::Chipset;
 use crate::clock::{HostTime, TscAgreement, VmClock};
-use crate::irq::{Posted, Requests, Routes, VcpuSet, send};
 use crate::memory::GuestRam;
 use crate::mtrr::Mtrrs;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use chipset::Board;
+use chipset::fabric::{Posted, Requests, Routes, VcpuSet, send};
 use devices::firmware::FirmwareNews;
 use devices::lapic::{Destination, DestinationMode, InterruptMessage, IpiCommand, Ticks};
 use spin::{Mutex, RwLock};
@@ -79,7 +79,7 @@ pub struct Vm<M> {
     /// Its clock.
     pub clock: RwLock<VmClock>,
     /// Its devices.
-    pub chipset: Arc<Chipset>,
+    pub board: Arc<Board>,
     /// Its memory-type ranges.
     pub mtrrs: Mutex<Mtrrs>,
     /// Its vCPUs, as others may touch them, by index.
@@ -172,14 +172,14 @@ impl<M: GuestRam> Vm<M> {
 
     /// Devices whose time has come act.
     pub fn advance(&self, now: Nanos) {
-        if self.chipset.deadline() <= now {
-            self.chipset.advance(now, |message| self.deliver(message));
+        if self.board.deadline() <= now {
+            self.board.advance(now, |message| self.deliver(message));
         }
     }
 
     /// Bytes typed at the guest's console; returns how many were taken.
     pub fn console_input(&self, bytes: &[u8], now: Nanos) -> usize {
-        let taken = self.chipset.console_input(bytes, now, |message| self.deliver(message));
+        let taken = self.board.console_input(bytes, now, |message| self.deliver(message));
         self.look_at_devices();
         taken
     }
@@ -227,7 +227,7 @@ impl<M: GuestRam> Vm<M> {
         let mut room = room(to).min(CONSOLE_TURN);
         while room != 0 {
             let part = buffer.get_mut(..room.min(CONSOLE_CHUNK)).unwrap_or_default();
-            let count = self.chipset.console_output(part, |message| self.deliver(message));
+            let count = self.board.console_output(part, |message| self.deliver(message));
             if count == 0 {
                 return Flushed::All;
             }
@@ -239,7 +239,7 @@ impl<M: GuestRam> Vm<M> {
 
     /// Presses the power button.
     pub fn press_power_button(&self) {
-        self.chipset.press_power_button(|message| self.deliver(message));
+        self.board.press_power_button(|message| self.deliver(message));
         self.look_at_devices();
     }
 }

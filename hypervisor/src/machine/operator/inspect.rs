@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use chipset::{Lines, Pin};
 use control::status::{
     CodeState, ExitStats, LvtState, PicState, PinState, TimerState, TracedExit, VcpuActivity,
     VcpuTrace, VcpuWait,
@@ -10,7 +11,6 @@ use control::status::{
 use core::fmt::Write;
 use devices::lapic::{Lvt, LvtEntry, VectorSet};
 use paging::walk::{Access, GuestPageTables, walk};
-use vmm::chipset::{Lines, Pin};
 use vmm::hw::Backend;
 use vmm::memory::{GuestRam, MemoryError};
 use vmm::run::pic_asks;

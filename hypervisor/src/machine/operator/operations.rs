@@ -230,7 +230,7 @@ impl<C: VendorCpu> Operator<C> {
             Ok(wait)
         });
         let vcpus = waits.collect::<Result<_, _>>()?;
-        let (pins, pics) = inspect::controllers(&guest.vm.chipset.lines());
+        let (pins, pics) = inspect::controllers(&guest.vm.board.lines());
         Ok(Answer::Why(WaitStatus { name: guest.vm.name.clone(), state, vcpus, pins, pics }))
     }
 

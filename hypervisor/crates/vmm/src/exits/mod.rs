@@ -51,7 +51,7 @@ pub(crate) fn serve<B: Backend, M: GuestRam>(
         }
         VmExit::VirtualEoi(vector) => {
             if let Some(vector) = vcpu.core.lapic.ended(vector) {
-                vm.chipset.end_of_interrupt(vector, |message| vm.deliver(message));
+                vm.board.end_of_interrupt(vector, |message| vm.deliver(message));
             }
             Ok(None)
         }
@@ -240,7 +240,7 @@ fn interrupt_window<B: Backend, M: GuestRam>(
             }
             // The 8259s alone wait for windows then.
             InterruptDelivery::Virtual => {
-                let _ = vm.chipset.pic_acknowledge(|message| vm.deliver(message));
+                let _ = vm.board.pic_acknowledge(|message| vm.deliver(message));
             }
         }
     }
@@ -268,7 +268,7 @@ pub(crate) fn apic_effect<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M
         Effect::None | Effect::Pending | Effect::TimerChanged => {}
         Effect::Eoi { vector, broadcast } => {
             if broadcast {
-                vm.chipset.end_of_interrupt(vector, |message| vm.deliver(message));
+                vm.board.end_of_interrupt(vector, |message| vm.deliver(message));
             }
         }
         Effect::Ipi(command) => vm.deliver_ipi(vcpu.index, &command),

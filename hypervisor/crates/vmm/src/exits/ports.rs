@@ -94,18 +94,18 @@ impl<M: GuestRam> Ports for Bus<'_, M> {
 
     fn port_in(&mut self, port: u16, width: Width) -> Result<u32, VmError> {
         let vm = self.vm;
-        Ok(vm.chipset.port_read(port, width, self.now, &mut |message| vm.deliver(message)))
+        Ok(vm.board.port_read(port, width, self.now, &mut |message| vm.deliver(message)))
     }
 
     fn port_out(&mut self, port: u16, width: Width, value: u32) -> Result<(), VmError> {
         let vm = self.vm;
         let value = width.truncate(value.into()).low32();
         let outcome =
-            vm.chipset.port_write(port, width, value, self.now, &mut |message| vm.deliver(message));
+            vm.board.port_write(port, width, value, self.now, &mut |message| vm.deliver(message));
         self.console |= outcome.console;
         self.firmware = self.firmware.or(outcome.firmware);
         if self.end.is_none() {
-            self.end = outcome.end;
+            self.end = outcome.end.map(EndReason::from);
         }
         Ok(())
     }

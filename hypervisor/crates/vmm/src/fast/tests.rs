@@ -184,7 +184,7 @@ fn a_trap_behind_the_instruction_is_the_general_codes() {
 
 #[test]
 fn what_is_traced_is_the_general_codes() {
-    let trace = crate::trace::Trace::default();
+    let trace = chipset::test_port::TracePort::default();
     trace.port_write(0, Width::B4, 1).unwrap();
     each_kind(|play, cpu, reason| {
         cpu.rflags |= Rflags::RESERVED1;
@@ -431,7 +431,7 @@ proptest! {
             }
             general(&mut cold);
             prop_assert_eq!(hot.vcpu.gpr(Gpr::Rax), cold.vcpu.gpr(Gpr::Rax), "{:?}", io);
-            prop_assert_eq!(hot.vm.chipset.pic_output(), cold.vm.chipset.pic_output());
+            prop_assert_eq!(hot.vm.board.pic_output(), cold.vm.board.pic_output());
         }
         for play in [&mut hot, &mut cold] {
             let console = &mut play.stage.console;

@@ -1,8 +1,8 @@
 //! [`Ipis`]: what KVM's call [`SEND_IPI`](hvabi::kvm::call::SEND_IPI) asks for.
 
-use crate::irq::VcpuSet;
 use crate::memory::GuestRam;
 use crate::vm::Vm;
+use chipset::fabric::VcpuSet;
 use devices::lapic::{
     DeliveryMode, Destination, DestinationMode, FIRST_LEGAL_VECTOR, InterruptMessage, Trigger,
 };

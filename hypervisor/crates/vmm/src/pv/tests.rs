@@ -1,7 +1,6 @@
 use super::*;
 use crate::clock::pvclock::PvClockFlags;
 use crate::clock::{HostTime, TscAgreement};
-use crate::irq::{Posted, Requests};
 use crate::memory::{GuestMemory, MemoryError};
 use crate::run::{Next, off_cpu, on_cpu};
 use crate::scripted::Play;
@@ -9,13 +8,13 @@ use crate::vcpu::Activity;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+use chipset::fabric::{Posted, Requests};
 use core::cell::{Cell, RefCell};
 use devices::lapic::{Lapic, Role, TickRatio, Trigger};
 use hvabi::kvm::{call, steal};
 use proptest::prelude::*;
-use x86defs::Gp;
 use x86defs::bits::{Low, high32, join};
-use x86defs::{Event, Gpr, GuestPhysAddr, Msr, Rflags, VmExit, Width};
+use x86defs::{Event, Gp, Gpr, GuestPhysAddr, Msr, Rflags, VmExit, Width};
 
 const IF: u64 = Rflags::IF.bits() | 2;
 /// Where the structures are.

@@ -88,11 +88,11 @@ fn the_end_of_a_level_triggered_interrupt_reaches_the_io_apic() {
     for (register, value) in [(0x10 + 18, 0x8049), (0x10 + 19, 0)] {
         for (offset, value) in [(0, register), (0x10, value)] {
             let at = GuestPhysAddr::new(IOAPIC_BASE + offset);
-            vm.chipset.mmio_write(at, Width::B4, value, Nanos(0), |m| vm.deliver(m));
+            vm.board.mmio_write(at, Width::B4, value, Nanos(0), |m| vm.deliver(m));
         }
     }
     // The power button's event is enabled, and happens.
-    let _ = vm.chipset.port_write(PM1A_EVENT_PORT + 2, Width::B2, 1 << 8, Nanos(0), &mut |m| {
+    let _ = vm.board.port_write(PM1A_EVENT_PORT + 2, Width::B2, 1 << 8, Nanos(0), &mut |m| {
         vm.deliver(m);
     });
     vm.press_power_button();

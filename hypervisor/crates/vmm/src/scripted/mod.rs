@@ -10,11 +10,9 @@ mod decoding;
 #[cfg(test)]
 mod tests;
 
-use crate::chipset::{Chipset, DebugPorts};
 use crate::clock::{HostTime, Interruption, VcpuClock, VmClock};
 use crate::cpuid::{CpuidConfig, CpuidTable, QuickLeaves, VcpuView};
 use crate::hw::{Backend, HotState, InterruptDelivery};
-use crate::irq::{Posted, Routes};
 use crate::memory::{GuestMemory, GuestRam, HotRam, MemoryError};
 use crate::msr::{MsrConfig, MsrFile, MsrTable};
 use crate::mtrr::Mtrrs;
@@ -26,6 +24,8 @@ use crate::stopwatch::Stopwatch;
 use crate::timer::{HotTimer, NEVER, TimerKind};
 use crate::vcpu::{Vcpu, VcpuCore};
 use crate::vm::{Host, Kick, Vm};
+use chipset::fabric::{Posted, Routes};
+use chipset::{Board, DebugPorts};
 use devices::firmware::FirmwareNews;
 use devices::lapic::{InterruptStatus, Lapic, Role, TickRatio, VirtualApicPage};
 use spin::{Mutex, RwLock};
@@ -470,7 +470,7 @@ impl Play {
         lapic.set_up_virtual_wire();
         let routes = Routes::new();
         routes.publish(0, lapic.identity());
-        let chipset = Arc::new(Chipset::new(1_700_000_000_000_000_000, DebugPorts::Present));
+        let board = Arc::new(Board::new(1_700_000_000_000_000_000, DebugPorts::Present));
         let view = VcpuView {
             cr4: Cr4::empty(),
             xcr0: Xcr0::X87,
@@ -480,11 +480,11 @@ impl Play {
         let core = VcpuCore {
             hot: HotState::default(),
             served: false,
-            hold: crate::trace::HOT_DECLINES,
+            hold: chipset::test_port::HOT_DECLINES,
             ended_level: None,
             timer: HotTimer::new(LEAST),
             leaves: QuickLeaves::new(&cpuid, view),
-            chipset: Arc::clone(&chipset),
+            board: Arc::clone(&board),
             memory: Arc::new(Touched),
             lapic,
             clock: vcpu_clock,
@@ -508,7 +508,7 @@ impl Play {
             name: "play".into(),
             memory,
             clock: RwLock::new(clock),
-            chipset,
+            board,
             mtrrs: Mutex::new(Mtrrs::new(39)),
             vcpus: vec![shared],
             routes,

@@ -2,20 +2,12 @@
 //!
 //! A device is locked for each access. Lines are set under that lock, so that
 //! they never lag behind the device. Lock order: device, then interrupt
-//! controllers, then (by the atomics of [`crate::irq`]) local APICs.
+//! controllers, then (by the atomics of [`crate::fabric`]) local APICs.
 
-mod lines;
-mod ports;
-mod quick;
-mod scratch;
-mod serial;
-
-pub use lines::{Lines, Pin};
-pub use quick::ReadyWrite;
-pub use scratch::{SCRATCH_BASE, SCRATCH_SIZE};
-
-use crate::end::EndReason;
-use crate::trace::Trace;
+use crate::console::Serial;
+use crate::lines::{IrqChip, Lines};
+use crate::scratch::{SCRATCH_BASE, SCRATCH_SIZE, Scratch};
+use crate::test_port::TracePort;
 use config::layout::{COM1_IRQ, IOAPIC_BASE, IOAPIC_ID, IOAPIC_SIZE, RTC_IRQ, SCI_IRQ};
 use core::sync::atomic::{AtomicU64, Ordering};
 use devices::acpi_pm::{AcpiPm, TimerWidth};
@@ -32,9 +24,6 @@ use devices::reset::ResetControl;
 use devices::rtc::Rtc;
 use devices::uart::Uart;
 use devices::{MmioDevice, Timed};
-use lines::IrqChip;
-use scratch::Scratch;
-use serial::Serial;
 use spin::Mutex;
 use x86defs::time::Nanos;
 use x86defs::{GuestPhysAddr, Vector, Width};
@@ -48,11 +37,24 @@ const MOUSE_IRQ: u8 = 12;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortOutcome {
     /// The guest is to end.
-    pub end: Option<EndReason>,
+    pub end: Option<BoardEnd>,
     /// The console has output to be fetched.
     pub console: bool,
     /// The ROM was entered, and that is to be told.
     pub firmware: Option<FirmwareNews>,
+}
+
+/// Ends that a device's register can bring about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BoardEnd {
+    /// The machine is switched off.
+    PowerOff,
+    /// The machine is reset.
+    Reset,
+    /// The guest said through pvpanic that its kernel has panicked.
+    Panicked,
+    /// The guest wrote this to the debug-exit port.
+    DebugExit(u32),
 }
 
 /// A device with a deadline of its own.
@@ -66,25 +68,25 @@ enum TimedDevice {
 
 /// The devices.
 #[derive(Debug)]
-pub struct Chipset {
-    irq: Mutex<IrqChip>,
-    pit: Mutex<Pit>,
-    rtc: Mutex<Rtc>,
-    serial: Mutex<Serial>,
-    pm: Mutex<AcpiPm>,
-    keyboard: Mutex<I8042>,
-    reset: Mutex<ResetControl>,
-    pci: Mutex<PciBus<ConfigSpace>>,
-    pvpanic: Mutex<PvPanic>,
-    firmware: Mutex<FirmwarePort>,
-    debug_exit: Option<Mutex<DebugExit>>,
-    scratch: Option<Mutex<Scratch>>,
-    trace: Trace,
+pub struct Board {
+    pub(crate) irq: Mutex<IrqChip>,
+    pub(crate) pit: Mutex<Pit>,
+    pub(crate) rtc: Mutex<Rtc>,
+    pub(crate) serial: Mutex<Serial>,
+    pub(crate) pm: Mutex<AcpiPm>,
+    pub(crate) keyboard: Mutex<I8042>,
+    pub(crate) reset: Mutex<ResetControl>,
+    pub(crate) pci: Mutex<PciBus<ConfigSpace>>,
+    pub(crate) pvpanic: Mutex<PvPanic>,
+    pub(crate) firmware: Mutex<FirmwarePort>,
+    pub(crate) debug_exit: Option<Mutex<DebugExit>>,
+    pub(crate) scratch: Option<Mutex<Scratch>>,
+    pub(crate) trace: TracePort,
     /// When each timed device next wants to act, in nanoseconds.
-    deadlines: [AtomicU64; 4],
+    pub(crate) deadlines: [AtomicU64; 4],
 }
 
-impl Chipset {
+impl Board {
     /// The devices after power-up. `unix_nanos`, nanoseconds since 1970-01-01 UTC when the
     /// guest's time is 0, sets the real-time clock;
     /// with `debug_exit` the guest has port 0xf4, the scratch memory that tests
@@ -105,7 +107,7 @@ impl Chipset {
             firmware: Mutex::new(FirmwarePort::new()),
             debug_exit: debug.then(|| Mutex::new(DebugExit::new())),
             scratch: debug.then(|| Mutex::new(Scratch::new())),
-            trace: Trace::default(),
+            trace: TracePort::default(),
             deadlines: [const { AtomicU64::new(u64::MAX) }; 4],
         }
     }
@@ -120,7 +122,7 @@ impl Chipset {
 
     /// The trace of the guest's exits.
     #[must_use]
-    pub fn trace(&self) -> &Trace {
+    pub fn trace(&self) -> &TracePort {
         &self.trace
     }
 
@@ -172,30 +174,39 @@ impl Chipset {
         }
     }
 
-    fn after_pit(&self, pit: &mut Pit, now: Nanos, deliver: &mut impl FnMut(InterruptMessage)) {
+    pub(crate) fn after_pit(
+        &self,
+        pit: &mut Pit,
+        now: Nanos,
+        deliver: &mut impl FnMut(InterruptMessage),
+    ) {
         if pit.take_interrupt(now) {
             self.irq.lock().pulse(0, deliver);
         }
         self.note_deadline(TimedDevice::Pit, pit);
     }
 
-    fn after_rtc(&self, rtc: &Rtc, deliver: &mut impl FnMut(InterruptMessage)) {
+    pub(crate) fn after_rtc(&self, rtc: &Rtc, deliver: &mut impl FnMut(InterruptMessage)) {
         self.irq.lock().set(RTC_IRQ, rtc.irq(), deliver);
         self.note_deadline(TimedDevice::Rtc, rtc);
     }
 
-    fn after_uart(&self, uart: &Uart, deliver: &mut impl FnMut(InterruptMessage)) {
+    pub(crate) fn after_uart(&self, uart: &Uart, deliver: &mut impl FnMut(InterruptMessage)) {
         self.irq.lock().set(COM1_IRQ, uart.irq(), deliver);
         self.note_deadline(TimedDevice::Uart, uart);
     }
 
-    fn after_keyboard(&self, keyboard: &I8042, deliver: &mut impl FnMut(InterruptMessage)) {
+    pub(crate) fn after_keyboard(
+        &self,
+        keyboard: &I8042,
+        deliver: &mut impl FnMut(InterruptMessage),
+    ) {
         let mut irq = self.irq.lock();
         irq.set(KEYBOARD_IRQ, keyboard.irq_keyboard(), deliver);
         irq.set(MOUSE_IRQ, keyboard.irq_mouse(), deliver);
     }
 
-    fn after_pm(&self, pm: &AcpiPm, deliver: &mut impl FnMut(InterruptMessage)) {
+    pub(crate) fn after_pm(&self, pm: &AcpiPm, deliver: &mut impl FnMut(InterruptMessage)) {
         self.irq.lock().set(SCI_IRQ, pm.irq(), deliver);
         self.note_deadline(TimedDevice::Pm, pm);
     }

@@ -11,20 +11,20 @@ pub const SCRATCH_BASE: u64 = 0xfed4_0000;
 pub const SCRATCH_SIZE: u64 = 0x1_0000;
 
 #[derive(Debug)]
-pub(super) struct Scratch(Vec<u8>);
+pub(crate) struct Scratch(Vec<u8>);
 
 impl Scratch {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(vec![0; usize::try_from(SCRATCH_SIZE).unwrap_or(0)])
     }
 
-    pub(super) fn read(&self, offset: u64, width: Width) -> Option<u64> {
+    pub(crate) fn read(&self, offset: u64, width: Width) -> Option<u64> {
         let offset = usize::try_from(offset).ok()?;
         let bytes = self.0.get(offset..offset.checked_add(width.bytes())?)?;
         Some(bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
     }
 
-    pub(super) fn write(&mut self, offset: u64, width: Width, value: u64) {
+    pub(crate) fn write(&mut self, offset: u64, width: Width, value: u64) {
         let place = usize::try_from(offset)
             .ok()
             .and_then(|o| Some(o..o.checked_add(width.bytes())?))

@@ -1,9 +1,8 @@
 //! The I/O port bus: a table finds the device of a port, and what nothing
 //! answers reads as all ones.
 
-use super::{Chipset, PortOutcome};
-use crate::end::EndReason;
-use crate::trace::Trace;
+use crate::board::{Board, BoardEnd, PortOutcome};
+use crate::test_port::TracePort;
 use config::layout::{DEBUG_EXIT_PORT, FIRMWARE_PORT, PM1A_EVENT_PORT, PVPANIC_PORT, TRACE_PORT};
 use devices::acpi_pm::AcpiPm;
 use devices::debug_exit::DebugExit;
@@ -14,7 +13,6 @@ use devices::pci::{ConfigSpace, PciBus};
 use devices::pic::PicPair;
 use devices::pit::Pit;
 use devices::ports::PortRange;
-
 use devices::pvpanic::PanicEvents;
 use devices::reset::ResetControl;
 use devices::rtc::Rtc;
@@ -26,7 +24,7 @@ use x86defs::{Low, Width};
 /// Whose port it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Target {
+pub(crate) enum Target {
     Nobody,
     Pic,
     Pit,
@@ -46,7 +44,7 @@ const PM_PORTS: PortRange = PortRange::new(PM1A_EVENT_PORT, AcpiPm::PORT_COUNT, 
 const PVPANIC_PORTS: PortRange = PortRange::new(PVPANIC_PORT, 1, 0);
 const FIRMWARE_PORTS: PortRange = PortRange::new(FIRMWARE_PORT, FirmwarePort::PORT_COUNT, 0);
 const DEBUG_EXIT_PORTS: PortRange = PortRange::new(DEBUG_EXIT_PORT, DebugExit::PORT_COUNT, 0);
-const TRACE_PORTS: PortRange = PortRange::new(TRACE_PORT, Trace::PORT_COUNT, 0);
+const TRACE_PORTS: PortRange = PortRange::new(TRACE_PORT, TracePort::PORT_COUNT, 0);
 
 /// Ports that devices have; all above are nobody's.
 const TABLE_SIZE: usize = 0x1000;
@@ -95,12 +93,12 @@ const fn fill(
 }
 
 #[inline(always)]
-pub(super) fn lookup(port: u16) -> (Target, u16) {
+pub(crate) fn lookup(port: u16) -> (Target, u16) {
     let (target, offset) = TABLE.get(usize::from(port)).copied().unwrap_or((Target::Nobody, 0));
     (target, offset.into())
 }
 
-impl Chipset {
+impl Board {
     /// IN from `port`. Wide accesses to devices that have only bytes are split
     /// into bytes, as the ISA bus does.
     pub fn port_read(
@@ -247,7 +245,7 @@ impl Chipset {
                 let mut pm = self.pm.lock();
                 let result = pm.port_write(offset, width, value, now);
                 if pm.take_sleep() == Some(config::layout::SLEEP_TYPE_S5) {
-                    outcome.end = Some(EndReason::PowerOff);
+                    outcome.end = Some(BoardEnd::PowerOff);
                 }
                 self.after_pm(&pm, deliver);
                 result
@@ -256,7 +254,7 @@ impl Chipset {
                 let mut keyboard = self.keyboard.lock();
                 let result = keyboard.port_write(offset, width, value, now);
                 if keyboard.take_reset() {
-                    outcome.end = Some(EndReason::Reset);
+                    outcome.end = Some(BoardEnd::Reset);
                 }
                 self.after_keyboard(&keyboard, deliver);
                 result
@@ -265,7 +263,7 @@ impl Chipset {
                 let mut reset = self.reset.lock();
                 let result = reset.port_write(offset, width, value, now);
                 if reset.take_reset().is_some() {
-                    outcome.end = Some(EndReason::Reset);
+                    outcome.end = Some(BoardEnd::Reset);
                 }
                 result
             }
@@ -275,7 +273,7 @@ impl Chipset {
                 let result = pvpanic.port_write(offset, width, value, now);
                 // A guest that loads its crash kernel goes on.
                 if pvpanic.take_event().is_some_and(|e| e.contains(PanicEvents::PANICKED)) {
-                    outcome.end = Some(EndReason::Panicked);
+                    outcome.end = Some(BoardEnd::Panicked);
                 }
                 result
             }
@@ -290,7 +288,7 @@ impl Chipset {
                 let mut device = device.lock();
                 let result = device.port_write(offset, width, value, now);
                 if let Some(value) = device.take_exit() {
-                    outcome.end = Some(EndReason::DebugExit(value));
+                    outcome.end = Some(BoardEnd::DebugExit(value));
                 }
                 result
             }

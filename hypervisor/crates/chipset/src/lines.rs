@@ -37,7 +37,7 @@ pub struct Pin {
 
 /// Both interrupt controllers; every line is wired to each.
 #[derive(Debug)]
-pub(super) struct IrqChip {
+pub(crate) struct IrqChip {
     pic: PicPair,
     ioapic: IoApic,
 }
@@ -51,12 +51,12 @@ const fn pin(line: u8) -> u8 {
 }
 
 impl IrqChip {
-    pub(super) const fn new(pic: PicPair, ioapic: IoApic) -> Self {
+    pub(crate) const fn new(pic: PicPair, ioapic: IoApic) -> Self {
         Self { pic, ioapic }
     }
 
     /// Sets ISA interrupt `line` to `level`.
-    pub(super) fn set(
+    pub(crate) fn set(
         &mut self,
         line: u8,
         level: bool,
@@ -70,7 +70,7 @@ impl IrqChip {
     }
 
     /// One edge on ISA interrupt `line`.
-    pub(super) fn pulse(&mut self, line: u8, deliver: &mut impl FnMut(InterruptMessage)) {
+    pub(crate) fn pulse(&mut self, line: u8, deliver: &mut impl FnMut(InterruptMessage)) {
         self.pic.pulse_irq(line);
         self.forward_pic(deliver);
         if let Some(message) = self.ioapic.pulse(pin(line)) {
@@ -80,22 +80,22 @@ impl IrqChip {
 
     /// The pair's output is also input 0 of the I/O APIC, for guests that let
     /// it through there (mode ExtINT).
-    pub(super) fn forward_pic(&mut self, deliver: &mut impl FnMut(InterruptMessage)) {
+    pub(crate) fn forward_pic(&mut self, deliver: &mut impl FnMut(InterruptMessage)) {
         if let Some(message) = self.ioapic.set_line(PIC_PIN, self.pic.output()) {
             deliver(message);
         }
     }
 
-    pub(super) fn pic(&mut self) -> &mut PicPair {
+    pub(crate) fn pic(&mut self) -> &mut PicPair {
         &mut self.pic
     }
 
-    pub(super) fn ioapic(&mut self) -> &mut IoApic {
+    pub(crate) fn ioapic(&mut self) -> &mut IoApic {
         &mut self.ioapic
     }
 
     /// The controllers' registers, to look at.
-    pub(super) fn look(&self) -> Lines {
+    pub(crate) fn look(&self) -> Lines {
         let pin = |number: u8| {
             let entry = self.ioapic.entry(number)?;
             let asserted = self.ioapic.is_asserted(number);
@@ -113,17 +113,17 @@ impl IrqChip {
         Lines { pins, pics: self.pic.registers() }
     }
 
-    pub(super) fn pic_output(&self) -> bool {
+    pub(crate) fn pic_output(&self) -> bool {
         self.pic.output()
     }
 
-    pub(super) fn pic_acknowledge(&mut self, deliver: &mut impl FnMut(InterruptMessage)) -> Vector {
+    pub(crate) fn pic_acknowledge(&mut self, deliver: &mut impl FnMut(InterruptMessage)) -> Vector {
         let vector = self.pic.acknowledge();
         self.forward_pic(deliver);
         vector
     }
 
-    pub(super) fn end_of_interrupt(
+    pub(crate) fn end_of_interrupt(
         &mut self,
         vector: Vector,
         deliver: &mut impl FnMut(InterruptMessage),
@@ -135,7 +135,7 @@ impl IrqChip {
 
     /// Sends what register writes or EOIs released. Each pin sends at most
     /// once: a line stuck high can't hold us here.
-    pub(super) fn flush(&mut self, deliver: &mut impl FnMut(InterruptMessage)) {
+    pub(crate) fn flush(&mut self, deliver: &mut impl FnMut(InterruptMessage)) {
         for _ in 0..devices::ioapic::PINS {
             let Some(message) = self.ioapic.next_message() else { break };
             deliver(message);

@@ -1,12 +1,12 @@
 //! The short way to ports that guests use often: reads that change nothing, and
 //! what a polling console writes. What is not simple is declined.
 
-use super::Chipset;
-use super::ports::{Target, lookup};
-use super::serial::Serial;
+use crate::board::Board;
+use crate::console::Serial;
+use crate::ports::{Target, lookup};
 use spin::MutexGuard;
 
-impl Chipset {
+impl Board {
     /// IN of one byte from `port`, if that changes nothing. The value is what
     /// [`port_read`](Self::port_read) would give.
     #[inline]

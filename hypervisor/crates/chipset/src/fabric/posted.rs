@@ -93,7 +93,7 @@ impl Posted {
     }
 
     /// The vCPU gets or loses its CPU.
-    pub(crate) fn set_on_cpu(&self, on_cpu: bool) {
+    pub fn set_on_cpu(&self, on_cpu: bool) {
         self.on_cpu.store(on_cpu, Ordering::Relaxed);
     }
 
@@ -105,7 +105,7 @@ impl Posted {
     }
 
     /// The vCPU's TSC was changed.
-    pub(crate) fn set_tsc_adjust(&self, ticks: u64) {
+    pub fn set_tsc_adjust(&self, ticks: u64) {
         self.tsc_adjust.store(ticks, Ordering::Relaxed);
     }
 

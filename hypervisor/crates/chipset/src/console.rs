@@ -8,20 +8,20 @@ const ROOM: usize = 1024;
 /// The serial port with its outbox: bytes that the hot handler has let the
 /// guest send. The general code fetches them, before what is in the port.
 #[derive(Debug)]
-pub(super) struct Serial {
-    pub(super) uart: Uart,
-    pub(super) sent: Outbox,
+pub(crate) struct Serial {
+    pub(crate) uart: Uart,
+    pub(crate) sent: Outbox,
 }
 
 impl Serial {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { uart: Uart::new(), sent: Outbox { bytes: [0; ROOM], first: 0, end: 0 } }
     }
 }
 
 /// Bytes in the order in which they were sent.
 #[derive(Debug)]
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     bytes: [u8; ROOM],
     /// Those from here to `end` wait.
     first: usize,
@@ -31,13 +31,13 @@ pub(super) struct Outbox {
 impl Outbox {
     /// Whether one more fits.
     #[inline(always)]
-    pub(super) const fn has_room(&self) -> bool {
+    pub(crate) const fn has_room(&self) -> bool {
         self.end < ROOM
     }
 
     /// Appends a byte, if it fits.
     #[inline(always)]
-    pub(super) fn push(&mut self, byte: u8) {
+    pub(crate) fn push(&mut self, byte: u8) {
         if let Some(slot) = self.bytes.get_mut(self.end) {
             *slot = byte;
             self.end += 1;
@@ -45,7 +45,7 @@ impl Outbox {
     }
 
     /// Moves what waits to `buffer`, as far as it fits; how much that was.
-    pub(super) fn take(&mut self, buffer: &mut [u8]) -> usize {
+    pub(crate) fn take(&mut self, buffer: &mut [u8]) -> usize {
         let waiting = self.bytes.get(self.first..self.end).unwrap_or_default();
         let count = waiting.len().min(buffer.len());
         for (to, from) in buffer.iter_mut().zip(waiting) {
