@@ -163,7 +163,7 @@ static ARRIVED: AtomicUsize = AtomicUsize::new(0);
 /// A CPU is in the image, on its own stack.
 extern "C" fn started(index: usize) -> ! {
     // SAFETY: every 64-bit CPU has PAT; the value is what the tables count on.
-    unsafe { msr::write(Msr::PAT, paging::stage2::HOST_PAT) };
+    unsafe { msr::write(Msr::PAT, memory::stage2::HOST_PAT) };
     let [double_fault, nmi, machine_check] =
         STACKS.each_ref().map(|stack| stack.load(Ordering::Acquire));
     let Some(tables) = TABLES.lock().take() else { asm::stop() };

@@ -15,15 +15,16 @@ use core::cell::Cell;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 use devices::lapic::APIC_BASE_ADDRESS;
-use paging::frames::{FrameAllocator, ORDER_2M, Owner, Owners};
-use paging::holdings::{Holdings, order};
-use paging::populate::{self, Backing, Guarded, Page};
-use paging::stage2::{
+use memory::frames::{FrameAllocator, ORDER_2M, Owner, Owners};
+use memory::holdings::{Holdings, order};
+use memory::populate::{self, Backing, Guarded, Page};
+use memory::stage2::{
     Attributes, Ept, Format, HostTable, Mapper, Mapping, Npt, PageSize, Permissions, TableMemory,
     most_tables,
 };
+use memory::transfer::{self, Populate, Populated};
+use memory::{GuestMemory, GuestRam, HotRam, MemoryError};
 use spin::Mutex;
-use vmm::memory::{self, GuestMemory, GuestRam, HotRam, MemoryError, Populate, Populated};
 use x86defs::addr::{Hfn, PAGE_SIZE};
 use x86defs::{GuestPhysAddr, HostPhysAddr, Width};
 
@@ -370,7 +371,7 @@ impl GuestSpace {
     pub fn populate_from(&self, gpa: GuestPhysAddr) -> Result<Option<GuestPhysAddr>, MemoryError> {
         let at = self.regions.iter().filter(|r| r.end > gpa).map(|r| r.start.max(gpa)).min();
         let Some(at) = at else { return Ok(None) };
-        if memory::Populate::populate(self, at)? == Populated::Soon {
+        if Populate::populate(self, at)? == Populated::Soon {
             return Ok(Some(at));
         }
         let inner = self.inner.lock();
@@ -472,7 +473,7 @@ impl GuestSpace {
         len: usize,
         mut copy: impl FnMut(u64, usize, usize) -> usize,
     ) -> Result<(), MemoryError> {
-        memory::transfer(self, gpa, len, |at, done, part| {
+        transfer::transfer(self, gpa, len, |at, done, part| {
             let window = layout::WINDOW.at(at, part as u64);
             window.map_or(part, |window| host::with_root(self.root, || copy(window, done, part)))
         })
@@ -510,7 +511,7 @@ impl populate::Space for Backer<'_> {
     }
 }
 
-impl memory::Populate for GuestSpace {
+impl Populate for GuestSpace {
     fn room(&self, gpa: GuestPhysAddr) -> Option<u64> {
         self.region(gpa)?.end.checked_offset_from(gpa)
     }
@@ -572,7 +573,7 @@ impl GuestMemory for GuestSpace {
         }
         let bytes = width.bytes() as u64;
         let at = layout::WINDOW.at(gpa, bytes).ok_or(MemoryError::NotRam(gpa))?;
-        memory::exchange(self, gpa, || {
+        transfer::exchange(self, gpa, || {
             host::with_root(self.root, || {
                 // SAFETY: the address lies in the active guest's window and is aligned.
                 unsafe { copy::compare_exchange(at, width, current, new) }.ok()
@@ -591,7 +592,7 @@ impl GuestRam for GuestSpace {
     }
 
     fn populate(&self, gpa: GuestPhysAddr) -> Result<(), MemoryError> {
-        memory::Populate::populate(self, gpa).map(drop)
+        Populate::populate(self, gpa).map(drop)
     }
 
     fn open_apic_page(&self) {

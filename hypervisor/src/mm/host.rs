@@ -8,8 +8,8 @@ use bootloader_api::BootInfo;
 use bootloader_api::info::MemoryRegionKind;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU64, Ordering};
-use paging::frames::{Frame, FrameAllocator};
-use paging::stage2::{
+use memory::frames::{Frame, FrameAllocator};
+use memory::stage2::{
     Attributes, Format, HOST_PAT, HostTable, Mapper, PageSize, Permissions, TableMemory,
 };
 use spin::Mutex;

@@ -14,7 +14,7 @@
 //! | 384… | the bootloader's window on all memory, gone before the first guest |
 //! | 511  | the image, its first stack, the bootloader's leftovers |
 
-use vmm::memory::Window;
+use memory::Window;
 use x86defs::GuestPhysAddr;
 
 /// The RAM of this address space's guest. Its first address is told by nobody but itself, so

@@ -28,7 +28,7 @@ pub use pool::{Tables, allocate as allocate_page, free as free_page, used as poo
 pub use sealed::Unsealed;
 
 use core::sync::atomic::{AtomicU64, Ordering};
-use paging::frames::{FrameAllocator, NotYours, Owner};
+use memory::frames::{FrameAllocator, NotYours, Owner};
 use spin::Mutex;
 use x86defs::HostPhysAddr;
 use x86defs::addr::Hfn;

@@ -9,8 +9,8 @@
 //! takes hundreds of them: a few at a time ([`Growing`]), so that nobody waits for the pool for long.
 
 use super::{FRAMES, direct, layout};
-use paging::frames::{ORDER_2M, Owner, Source};
-use paging::stage2::{Attributes, HostTable, Mapper, PageSize, Permissions, TableMemory};
+use memory::frames::{ORDER_2M, Owner, Source};
+use memory::stage2::{Attributes, HostTable, Mapper, PageSize, Permissions, TableMemory};
 use spin::Mutex;
 use x86defs::HostPhysAddr;
 use x86defs::addr::{Hfn, PAGE_SIZE};

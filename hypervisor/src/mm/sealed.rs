@@ -6,7 +6,7 @@
 
 use super::{FRAMES, free_frames, host};
 use crate::error::HostError;
-use paging::frames::{Owner, Source};
+use memory::frames::{Owner, Source};
 use x86_64::VirtAddr;
 use x86_64::instructions::tlb;
 use x86defs::HostPhysAddr;

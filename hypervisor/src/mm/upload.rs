@@ -8,10 +8,10 @@ use super::pool::Tables;
 use super::{FRAMES, host, layout};
 use crate::cpu::percpu::{self, MAX_CPUS};
 use core::sync::atomic::{AtomicU64, Ordering};
-use paging::frames::{ORDER_2M, Owner, Source};
-use paging::stage2::{Attributes, PageSize, Permissions};
+use memory::addresses::Addresses;
+use memory::frames::{ORDER_2M, Owner, Source};
+use memory::stage2::{Attributes, PageSize, Permissions};
 use spin::Mutex;
-use vmm::addresses::Addresses;
 use x86_64::instructions::tlb;
 
 const BLOCK: u64 = 2 << 20;

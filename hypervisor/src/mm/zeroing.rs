@@ -8,7 +8,7 @@
 use super::pool::Tables;
 use super::{copy, host, layout};
 use crate::cpu::percpu::{self, MAX_CPUS};
-use paging::stage2::{Attributes, PageSize, Permissions};
+use memory::stage2::{Attributes, PageSize, Permissions};
 use x86_64::VirtAddr;
 use x86_64::instructions::tlb;
 use x86defs::HostPhysAddr;

@@ -2,8 +2,8 @@
 //! outside the guest's RAM, and without a write at all where it is refused.
 
 use core::cell::Cell;
+use memory::{GuestMemory, MemoryError};
 use vmm::load::{LoadError, LoadSettings, Module, load};
-use vmm::memory::{GuestMemory, MemoryError};
 use x86defs::{GuestPhysAddr, Width};
 
 /// The guest's memory in bytes.

@@ -2,7 +2,7 @@
 //! registers hold, and must keep the rules that hold for each answer.
 
 use crate::input::Input;
-use paging::walk::{Access, GuestPageTables, WalkConfig, WalkError, WalkFeatures, walk};
+use memory::walk::{Access, GuestPageTables, WalkConfig, WalkError, WalkFeatures, walk};
 use x86defs::pte::{PageFaultCode, Pte};
 use x86defs::{Cr0, Cr4, Efer, GuestPhysAddr, GuestVirtAddr, Low, Rflags, Width};
 

@@ -6,9 +6,9 @@
 extern crate std;
 
 use super::input::Input;
+use memory::GuestMemory;
 use std::vec::Vec;
 use vmm::clock::HostTime;
-use vmm::memory::GuestMemory;
 use vmm::run::{Next, off_cpu, on_cpu};
 use vmm::scripted::Play;
 use x86defs::bits::{Low, high32, join};

@@ -21,15 +21,14 @@ pub mod pvclock;
 #[cfg(test)]
 mod tests;
 
-use crate::memory::{GuestMemory, MemoryError};
 use devices::RestoreError;
 pub use host::HostClock;
 use hvabi::kvm::ClockPairing;
+use memory::{GuestMemory, MemoryError};
 use pvclock::{PvClockFlags, PvClockInfo, WallClock};
 use serde::{Deserialize, Serialize};
-use x86defs::Gp;
 use x86defs::time::{NANOS_PER_SECOND, Nanos, Scale, TscFrequency};
-use x86defs::{GuestPhysAddr, Low};
+use x86defs::{Gp, GuestPhysAddr, Low};
 
 /// The host's clocks, read at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,11 +3,11 @@
 
 use crate::end::VmError;
 use crate::hw::Backend;
-use crate::memory::{GuestRam, MemoryError};
 use crate::vcpu::Vcpu;
 use crate::vm::Vm;
 use devices::lapic::Ticks;
-use paging::walk::{Access, GuestPageTables, Translation, WalkConfig, WalkError, walk};
+use memory::walk::{Access, GuestPageTables, Translation, WalkConfig, WalkError, walk};
+use memory::{GuestRam, MemoryError};
 use x86defs::addr::PAGE_SIZE;
 use x86defs::control::CpuMode;
 use x86defs::time::Nanos;

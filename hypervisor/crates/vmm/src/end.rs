@@ -1,9 +1,9 @@
 //! Why guests end.
 
-use crate::memory::MemoryError;
 use alloc::string::String;
 use chipset::BoardEnd;
 use hvabi::ShutDownKind;
+use memory::MemoryError;
 use x86defs::exit::RawExit;
 
 /// Why a guest ended.

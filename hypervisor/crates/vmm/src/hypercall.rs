@@ -6,11 +6,11 @@ mod ipis;
 
 pub use ipis::Ipis;
 
-use crate::memory::{GuestMemory, MemoryError};
 use crate::pv::PvFeatures;
 use hvabi::{
     Call, CallName, CallSet, INTERFACE_VERSION, Registers, Reply, ShutDownKind, Status, kvm,
 };
+use memory::{GuestMemory, MemoryError};
 use x86defs::control::CpuMode;
 use x86defs::{GuestPhysAddr, Low};
 

@@ -31,11 +31,11 @@ pub use error::{Format, LoadError};
 pub use tables::{TableAddresses, TablesConfig, TablesError, write_tables};
 
 use crate::e820::low_ram_end;
-use crate::memory::{GuestMemory, MemoryError};
 use bytes::Bytes;
 use config::layout::LOW_RAM_LIMIT;
 use error::SegmentFault;
 use linux::checksum::Checksum;
+use memory::{GuestMemory, MemoryError};
 use x86defs::addr::PAGE_SIZE;
 use x86defs::{CpuState, GuestPhysAddr};
 

@@ -3,7 +3,6 @@
 use crate::end::{EndReason, VmError};
 use crate::exits;
 use crate::hw::Backend;
-use crate::memory::GuestRam;
 use crate::pv::Flush;
 use crate::stats::Kind;
 use crate::timer::{NEVER, TimerKind};
@@ -11,6 +10,7 @@ use crate::vcpu::{Activity, Vcpu};
 use crate::vm::{Host, Vm};
 use chipset::fabric::Requests;
 use devices::lapic::Lint;
+use memory::GuestRam;
 use x86defs::exit::ExitWithEvent;
 use x86defs::{Rflags, VmExit};
 

@@ -3,9 +3,9 @@
 //! out, and why, stands at `describe`.
 
 use crate::hw::Backend;
-use crate::memory::GuestRam;
 use crate::vcpu::Vcpu;
 use chipset::test_port::{TracePort, mix};
+use memory::GuestRam;
 use x86defs::bits::{Low, high32};
 use x86defs::exit::{CacheControl, Direction, NestedAccess, NestedFault, PortIo};
 use x86defs::{Gpr, Msr, Rflags, VmExit};

@@ -5,7 +5,6 @@
 use crate::clock::VcpuClock;
 use crate::cpuid::{CpuidTable, QuickLeaves, VcpuView};
 use crate::hw::{Backend, HotState, InterruptDelivery};
-use crate::memory::HotRam;
 use crate::msr::{MsrFile, MsrTable};
 use crate::pv::{PvCounts, PvState};
 use crate::recorder::Recorder;
@@ -16,7 +15,8 @@ use alloc::sync::Arc;
 use chipset::Board;
 use chipset::fabric::Posted;
 use devices::lapic::Lapic;
-use paging::walk::{WalkConfig, WalkFeatures};
+use memory::HotRam;
+use memory::walk::{WalkConfig, WalkFeatures};
 use x86defs::control::{CpuMode, DR6_RESET, DR7_RESET};
 use x86defs::{
     CpuState, Cr0, Event, EventKind, Exception, Gpr, Rflags, Segment, SegmentRegister, Vector,

@@ -1,7 +1,6 @@
 //! A virtual machine: memory, clock, devices and what its vCPUs share.
 
 use crate::clock::{HostTime, TscAgreement, VmClock};
-use crate::memory::GuestRam;
 use crate::mtrr::Mtrrs;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -11,6 +10,7 @@ use chipset::Board;
 use chipset::fabric::{Posted, Requests, Routes, VcpuSet, send};
 use devices::firmware::FirmwareNews;
 use devices::lapic::{Destination, DestinationMode, InterruptMessage, IpiCommand, Ticks};
+use memory::GuestRam;
 use spin::{Mutex, RwLock};
 use x86defs::time::Nanos;
 

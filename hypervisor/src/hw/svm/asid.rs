@@ -1,8 +1,8 @@
 //! Each CPU's address-space identifiers (APM volume 2: "TLB Control").
 
 use crate::cpu::percpu::{self, MAX_CPUS};
+use memory::tags::{Flush, FlushOne, Tag, TagPool};
 use spin::Mutex;
-use vmm::tags::{Flush, FlushOne, Tag, TagPool};
 
 static POOLS: [Mutex<TagPool>; MAX_CPUS] =
     [const { Mutex::new(TagPool::new(2, FlushOne::Missing)) }; MAX_CPUS];

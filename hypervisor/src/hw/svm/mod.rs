@@ -25,9 +25,9 @@ use crate::hw::{GuestApic, VendorCpu};
 use crate::mm;
 use crate::mm::guest::NestedFormat;
 use config::ApicAssist;
+use memory::tags::FlushOne;
 use vmm::cpuid::FeatureBit;
 use vmm::stopwatch::HotCosts;
-use vmm::tags::FlushOne;
 #[cfg(feature = "check-entries")]
 use vmm::vcpu::VcpuCore;
 use x86defs::{Efer, HostPhysAddr, Msr};

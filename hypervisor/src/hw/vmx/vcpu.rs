@@ -13,7 +13,7 @@ use crate::hw::extra::{
 use alloc::string::String;
 use core::arch::asm;
 use core::fmt;
-use vmm::tags::{Flush, Tag};
+use memory::tags::{Flush, Tag};
 use vmm::timer::TimerKind;
 use vmm::vcpu::VcpuCore;
 use x86defs::bits::Low;

@@ -2,8 +2,8 @@
 //! Identifiers (VPIDs)").
 
 use crate::cpu::percpu::{self, MAX_CPUS};
+use memory::tags::{Flush, FlushOne, Tag, TagPool};
 use spin::Mutex;
-use vmm::tags::{Flush, FlushOne, Tag, TagPool};
 
 /// Every number of 16 bits but the host's, 0.
 static POOLS: [Mutex<TagPool>; MAX_CPUS] =

@@ -10,9 +10,9 @@ use control::status::{
 };
 use core::fmt::Write;
 use devices::lapic::{Lvt, LvtEntry, VectorSet};
-use paging::walk::{Access, GuestPageTables, walk};
+use memory::walk::{Access, GuestPageTables, walk};
+use memory::{GuestRam, MemoryError};
 use vmm::hw::Backend;
-use vmm::memory::{GuestRam, MemoryError};
 use vmm::run::pic_asks;
 use vmm::stats::{ExitCounts, Kind};
 use vmm::vcpu::{Activity, Vcpu};

@@ -2,8 +2,8 @@
 //! "KVM-specific MSRs"). A writer makes the version odd, writes, and makes it
 //! even; a reader tries again until it sees the same even version twice.
 
-use crate::memory::{GuestMemory, MemoryError};
 use bitflags::bitflags;
+use memory::{GuestMemory, MemoryError};
 use x86defs::GuestPhysAddr;
 use x86defs::time::Scale;
 

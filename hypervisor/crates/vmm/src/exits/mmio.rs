@@ -4,10 +4,10 @@
 use super::{Served, emulated, raise};
 use crate::end::VmError;
 use crate::hw::Backend;
-use crate::memory::{GuestRam, MemoryError};
 use crate::vcpu::Vcpu;
 use crate::vm::{Host, Vm};
 use devices::lapic::APIC_BASE_ADDRESS;
+use memory::{GuestRam, MemoryError};
 use x86defs::exit::{ApicAccess, ApicAccessKind, NestedAccess, NestedFault};
 use x86defs::{Event, GuestPhysAddr};
 use x86emu::{Step, Stop};

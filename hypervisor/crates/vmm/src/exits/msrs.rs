@@ -4,13 +4,12 @@ use super::{Done, apic_effect};
 use crate::clock::Interruption;
 use crate::end::VmError;
 use crate::hw::Backend;
-use crate::memory::GuestRam;
 use crate::msr::{HardwareMsr, MsrRead, MsrWrite, SpecialMsr, validate};
 use crate::vcpu::Vcpu;
 use crate::vm::{Host, Vm};
-use x86defs::Gp;
+use memory::GuestRam;
 use x86defs::bits::{Low, high32, join};
-use x86defs::{Event, Gpr, Msr};
+use x86defs::{Event, Gp, Gpr, Msr};
 
 pub(super) fn read<B: Backend, M: GuestRam, H: Host>(
     vcpu: &mut Vcpu<B>,

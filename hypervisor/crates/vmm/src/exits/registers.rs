@@ -3,9 +3,9 @@
 use super::{Done, Served, behind, decode, emulated, raise};
 use crate::end::VmError;
 use crate::hw::Backend;
-use crate::memory::GuestRam;
 use crate::vcpu::{DR7_GENERAL_DETECT, Vcpu};
 use crate::vm::{Host, Vm};
+use memory::GuestRam;
 use x86defs::bits::{Low, join};
 use x86defs::control::CR8_MASK;
 use x86defs::exit::{CrAccess, DrAccess};

@@ -1,12 +1,12 @@
 //! [`Ipis`]: what KVM's call [`SEND_IPI`](hvabi::kvm::call::SEND_IPI) asks for.
 
-use crate::memory::GuestRam;
 use crate::vm::Vm;
 use chipset::fabric::VcpuSet;
 use devices::lapic::{
     DeliveryMode, Destination, DestinationMode, FIRST_LEGAL_VECTOR, InterruptMessage, Trigger,
 };
 use hvabi::{Registers, Status};
+use memory::GuestRam;
 use x86defs::bits::Low;
 
 /// An interrupt for a set of vCPUs.

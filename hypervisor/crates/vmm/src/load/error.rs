@@ -1,8 +1,8 @@
 //! Why a guest could not be loaded.
 
-use crate::memory::MemoryError;
 use alloc::string::String;
 use core::fmt;
+use memory::MemoryError;
 
 /// The format in which something is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

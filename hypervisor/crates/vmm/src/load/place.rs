@@ -3,11 +3,11 @@
 
 use super::LoadError;
 use crate::e820::low_ram_end;
-use crate::memory::{GuestMemory, MemoryError};
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
 use config::layout::{LEGACY_HOLE_END, LOW_RAM_END};
 use core::ops::Range;
+use memory::{GuestMemory, MemoryError};
 use x86defs::GuestPhysAddr;
 use x86defs::addr::PAGE_SIZE;
 

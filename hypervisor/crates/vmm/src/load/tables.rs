@@ -1,11 +1,11 @@
 //! Writes what firmware would have left in memory: the interrupt vector table and the ROM
 //! behind it, the BIOS data area, the ACPI tables, SMBIOS, the MP table.
 
-use crate::memory::{GuestMemory, MemoryError};
 use crate::{acpi, mptable, rom, smbios};
 use config::layout::{
     COM1_PORT, LEGACY_HOLE_START, LOW_RAM_END, ROM_CODE_START, ROM_START, TABLES_START,
 };
+use memory::{GuestMemory, MemoryError};
 use x86defs::{GuestPhysAddr, Low};
 
 /// SMBIOS goes here, and the MP table behind it: their anchors are looked for in the last

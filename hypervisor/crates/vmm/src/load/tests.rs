@@ -11,11 +11,11 @@ mod linux;
 
 use super::*;
 use crate::e820::ram_regions;
-use crate::memory::MemoryError;
 use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use memory::MemoryError;
 use x86defs::{Gpr, Low, SegmentRegister, Width};
 
 /// RAM of a guest: pages that were written, where there is RAM.

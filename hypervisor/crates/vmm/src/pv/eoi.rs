@@ -6,12 +6,11 @@
 //! it, nothing was interrupted by it, and no I/O APIC waits for its end.
 
 use super::PvCounts;
-use crate::memory::GuestMemory;
 use devices::lapic::Lapic;
 use hvabi::kvm::{EOI_PENDING, MSR_ENABLED};
+use memory::GuestMemory;
 use serde::{Deserialize, Serialize};
-use x86defs::Gp;
-use x86defs::{GuestPhysAddr, Vector};
+use x86defs::{Gp, GuestPhysAddr, Vector};
 
 /// Bit 1 of the MSR, which is reserved: the word is aligned to 4 bytes.
 const RESERVED: u64 = 2;

@@ -2,12 +2,11 @@
 //! had no CPU, and other vCPUs whether it has one.
 
 use super::{PvCounts, PvFeatures};
-use crate::memory::{GuestMemory, MemoryError};
 use hvabi::kvm::{MSR_ENABLED, steal};
+use memory::{GuestMemory, MemoryError};
 use serde::{Deserialize, Serialize};
-use x86defs::Gp;
 use x86defs::bits::Low;
-use x86defs::{GuestPhysAddr, Width};
+use x86defs::{Gp, GuestPhysAddr, Width};
 
 /// Bits 5:1 of the MSR, which are reserved.
 const RESERVED: u64 = 0x3e;

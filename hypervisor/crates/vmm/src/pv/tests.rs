@@ -1,7 +1,6 @@
 use super::*;
 use crate::clock::pvclock::PvClockFlags;
 use crate::clock::{HostTime, TscAgreement};
-use crate::memory::{GuestMemory, MemoryError};
 use crate::run::{Next, off_cpu, on_cpu};
 use crate::scripted::Play;
 use crate::vcpu::Activity;
@@ -12,6 +11,7 @@ use chipset::fabric::{Posted, Requests};
 use core::cell::{Cell, RefCell};
 use devices::lapic::{Lapic, Role, TickRatio, Trigger};
 use hvabi::kvm::{call, steal};
+use memory::{GuestMemory, MemoryError};
 use proptest::prelude::*;
 use x86defs::bits::{Low, high32, join};
 use x86defs::{Event, Gp, Gpr, GuestPhysAddr, Msr, Rflags, VmExit, Width};

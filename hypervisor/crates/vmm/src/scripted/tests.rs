@@ -2,13 +2,13 @@
 
 use super::{Arc, Play, Vec};
 use crate::end::{EndReason, VmError};
-use crate::memory::{GuestMemory, MemoryError};
 use crate::run::Next;
 use crate::timer::NEVER;
 use crate::vcpu::Activity;
 use crate::vm::Flushed;
 use chipset::fabric::Requests;
 use devices::lapic::{Lapic, Role, TickRatio, Trigger};
+use memory::{GuestMemory, MemoryError};
 use x86defs::exit::{
     Direction, ExceptionExit, NestedAccess, NestedFault, PortIo, RawExit, StringIo,
 };

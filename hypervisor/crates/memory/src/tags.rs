@@ -62,12 +62,12 @@ impl TagPool {
         }
         let mut flush = Flush::Nothing;
         if self.next >= self.end {
-            self.generation += 1;
+            self.generation = self.generation.wrapping_add(1);
             self.next = 1;
             flush = Flush::All;
         }
         *tag = Tag { value: self.next, generation: self.generation };
-        self.next += 1;
+        self.next = self.next.saturating_add(1);
         flush
     }
 }

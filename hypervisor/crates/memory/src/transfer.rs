@@ -4,7 +4,7 @@
 //! may find it backed a moment later, by another one: it tries again. Memory counts as broken
 //! only where a copy stops twice at one place that was backed in between.
 
-use super::MemoryError;
+use crate::MemoryError;
 use x86defs::GuestPhysAddr;
 
 /// The outcome for a page that was to be backed.
@@ -61,11 +61,12 @@ pub fn transfer(
     while done < len {
         let at = gpa.checked_add(done as u64).ok_or(MemoryError::NotRam(gpa))?;
         let room = memory.room(at).ok_or(MemoryError::NotRam(at))?;
-        let part = (len - done).min(usize::try_from(room).unwrap_or(usize::MAX));
+        let part = len.saturating_sub(done).min(usize::try_from(room).unwrap_or(usize::MAX));
         let left = copy(at, done, part).min(part);
-        done += part - left;
+        let copied = part.saturating_sub(left);
+        done = done.saturating_add(copied);
         if left != 0 {
-            stops.at(memory, at.wrapping_add((part - left) as u64))?;
+            stops.at(memory, at.wrapping_add(copied as u64))?;
         }
     }
     Ok(())

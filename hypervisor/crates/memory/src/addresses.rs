@@ -20,11 +20,11 @@ impl Addresses {
 
     /// Takes the first piece of `len` that there is. `None` if there is none, or `len` is 0.
     pub fn take(&mut self, len: u64) -> Option<u64> {
-        let fits = |piece: &Range<u64>| len != 0 && piece.end - piece.start >= len;
+        let fits = |piece: &Range<u64>| len != 0 && piece.end.saturating_sub(piece.start) >= len;
         let at = self.free.iter().position(fits)?;
         let piece = self.free.get_mut(at)?;
         let start = piece.start;
-        piece.start += len;
+        piece.start = piece.start.saturating_add(len);
         if piece.is_empty() {
             self.free.remove(at);
         }
