@@ -18,13 +18,12 @@ use chipset::fabric::{Posted, Routes};
 use chipset::{Board, DebugPorts};
 use config::GuestSettings;
 use devices::lapic::{Lapic, Role, TickRatio};
+use loader::{self, LoadError, LoadSettings, Loading, Module, TablesConfig, e820};
 use sched::GuestId;
 use spin::{Mutex, RwLock};
 use vmm::clock::{Interruption, TscAgreement, VcpuClock, VmClock};
 use vmm::cpuid::{CpuidConfig, CpuidTable, FeatureBit, QuickLeaves, VcpuView};
-use vmm::e820;
 use vmm::hw::{Backend, HotState};
-use vmm::load::{self, LoadError, LoadSettings, Loading, Module, TablesConfig};
 use vmm::msr::{MsrConfig, MsrFile, MsrTable};
 use vmm::mtrr::Mtrrs;
 use vmm::pv::{PvCounts, PvFeatures, PvState};
@@ -90,7 +89,7 @@ pub(super) fn lay_out<'f, C: VendorCpu>(
         vcpus: settings.vcpus,
         uuid: settings.machine_uuid().0,
     };
-    let tables = mm::with_root(space.root(), || load::write_tables(&space, &config))
+    let tables = mm::with_root(space.root(), || loader::write_tables(&space, &config))
         .map_err(|e| fail(e.to_string()))?;
     log::debug!("tables of \"{}\" at {:?}", settings.name, tables);
     let load_settings = LoadSettings {

@@ -17,10 +17,10 @@ use alloc::vec::Vec;
 use config::bundle::Bundle;
 use config::{GuestSettings, Populate};
 use core::sync::atomic::{AtomicBool, Ordering};
+use loader::Loading;
 use sched::{EntityId, GuestId};
 use service::Stop;
 use spin::Mutex;
-use vmm::load::Loading;
 use x86defs::{CpuState, GuestPhysAddr};
 
 /// Bytes of a kernel that are looked at or copied in one piece: some ten microseconds.

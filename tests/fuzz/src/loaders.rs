@@ -2,8 +2,8 @@
 //! outside the guest's RAM, and without a write at all where it is refused.
 
 use core::cell::Cell;
+use loader::{LoadError, LoadSettings, Module, load};
 use memory::{GuestMemory, MemoryError};
-use vmm::load::{LoadError, LoadSettings, Module, load};
 use x86defs::{GuestPhysAddr, Width};
 
 /// The guest's memory in bytes.
@@ -22,12 +22,12 @@ impl GuestMemory for Checked {
 
     fn write(&self, gpa: GuestPhysAddr, data: &[u8]) -> Result<(), MemoryError> {
         let end = gpa.checked_add(data.len() as u64).expect("no address overflows");
-        let usable = |entry: &vmm::e820::E820Entry| {
+        let usable = |entry: &loader::e820::E820Entry| {
             let entry_end = entry.base.wrapping_add(entry.size);
-            entry.kind == vmm::e820::E820Kind::Ram && entry.base <= gpa && end <= entry_end
+            entry.kind == loader::e820::E820Kind::Ram && entry.base <= gpa && end <= entry_end
         };
         assert!(
-            data.is_empty() || vmm::e820::e820(MEMORY).iter().any(usable),
+            data.is_empty() || loader::e820::e820(MEMORY).iter().any(usable),
             "{} bytes at {gpa} are outside usable RAM",
             data.len()
         );

@@ -3,10 +3,12 @@
 
 use crate::board::{Board, BoardEnd, PortOutcome};
 use crate::test_port::TracePort;
-use config::layout::{DEBUG_EXIT_PORT, FIRMWARE_PORT, PM1A_EVENT_PORT, PVPANIC_PORT, TRACE_PORT};
+use config::layout::{
+    DEBUG_EXIT_PORT, FIRMWARE_PORT, FIRMWARE_RESET, PM1A_EVENT_PORT, PVPANIC_PORT, TRACE_PORT,
+};
 use devices::acpi_pm::AcpiPm;
 use devices::debug_exit::DebugExit;
-use devices::firmware::FirmwarePort;
+use devices::firmware::{FirmwareEntry, FirmwarePort};
 use devices::i8042::I8042;
 use devices::lapic::InterruptMessage;
 use devices::pci::{ConfigSpace, PciBus};
@@ -20,6 +22,9 @@ use devices::uart::Uart;
 use devices::{AccessError, PortDevice};
 use x86defs::time::Nanos;
 use x86defs::{Low, Width};
+
+// The ROM and the device behind its port speak of the same thing.
+const _: () = assert!(FIRMWARE_RESET == FirmwareEntry::RESET_VALUE);
 
 /// Whose port it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -65,6 +65,8 @@ pub const SCI_IRQ: u8 = 9;
 pub const PVPANIC_PORT: u16 = 0x505;
 /// By this port the ROM says that it was entered (module `rom` of the loaders).
 pub const FIRMWARE_PORT: u16 = 0x508;
+/// What the ROM writes to [`FIRMWARE_PORT`] when it is entered at its reset vector.
+pub const FIRMWARE_RESET: u32 = 1 << 24;
 /// The debug-exit port, where a guest's settings switch it on.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
 /// Where tests have a guest's exits written down ([`vmm::trace`]); there with

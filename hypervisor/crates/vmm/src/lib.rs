@@ -14,10 +14,8 @@ extern crate alloc;
 #[cfg(test)]
 extern crate self as vmm;
 
-mod acpi;
 pub mod clock;
 pub mod cpuid;
-pub mod e820;
 mod emulate;
 pub mod end;
 mod exits;
@@ -27,18 +25,14 @@ mod fuzz_short;
 pub mod hw;
 pub mod hypercall;
 pub mod lifecycle;
-pub mod load;
-mod mptable;
 pub mod msr;
 pub mod mtrr;
 pub mod predictors;
 pub mod pv;
 pub mod recorder;
-mod rom;
 pub mod run;
 #[cfg(any(test, feature = "scripted"))]
 pub mod scripted;
-mod smbios;
 pub mod stamps;
 pub mod stats;
 pub mod stopwatch;

@@ -98,3 +98,23 @@ impl CpuState {
         self.segments.get(register as usize).copied().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reset_is_as_the_manual_says() {
+        let state = CpuState::reset_vector(0x806ec);
+        let code = state.segment(SegmentRegister::Cs);
+        assert_eq!(code.base + state.rip, 0xffff_fff0);
+        assert_eq!((code.selector, code.limit), (0xf000, 0xffff));
+        assert_eq!(state.cr0.bits(), 0x6000_0010);
+        assert_eq!(state.rflags.bits(), 2);
+        assert_eq!(state.gpr(Gpr::Rdx), 0x806ec);
+        assert_eq!(state.idtr.limit, 0xffff);
+        let started = CpuState::startup_ipi(0x9a, 0);
+        let code = started.segment(SegmentRegister::Cs);
+        assert_eq!((code.selector, code.base, started.rip), (0x9a00, 0x9_a000, 0));
+    }
+}

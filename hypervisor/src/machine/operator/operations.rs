@@ -19,7 +19,7 @@ use control::protocol::EventKind;
 use control::protocol::uploads::Storage;
 use control::status::{Dump, ExitTrace, VcpuDump, WaitStatus};
 use control::{Answer, ErrorCode, GuestRef, Known, Operation, Refusal};
-use vmm::e820;
+use loader::e820;
 use vmm::lifecycle::Command;
 
 /// Where uploads lie.

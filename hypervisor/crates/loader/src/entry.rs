@@ -17,7 +17,7 @@ const DATA: u64 = 0x00cf_9300_0000_ffff;
 
 /// 64-bit mode with flat segments, paging by the tables at `cr3` and the
 /// GDT of [`gdt64`] at `gdt`; interrupts off.
-pub(super) fn long_mode(rip: u64, cr3: GuestPhysAddr, gdt: GuestPhysAddr) -> CpuState {
+pub(crate) fn long_mode(rip: u64, cr3: GuestPhysAddr, gdt: GuestPhysAddr) -> CpuState {
     let mut state = protected(Segment::code64(CODE_SELECTOR), rip, gdt);
     state.cr0 |= Cr0::PG;
     state.cr3 = cr3.as_u64();
@@ -28,7 +28,7 @@ pub(super) fn long_mode(rip: u64, cr3: GuestPhysAddr, gdt: GuestPhysAddr) -> Cpu
 
 /// 32-bit protected mode with flat segments, no paging and the GDT of
 /// [`gdt32`] at `gdt`; interrupts off.
-pub(super) fn protected_mode(rip: u32, gdt: GuestPhysAddr) -> CpuState {
+pub(crate) fn protected_mode(rip: u32, gdt: GuestPhysAddr) -> CpuState {
     protected(Segment::code32(CODE_SELECTOR), u64::from(rip), gdt)
 }
 
@@ -48,15 +48,15 @@ fn protected(code: Segment, rip: u64, gdt: GuestPhysAddr) -> CpuState {
 }
 
 /// Bytes of a [`gdt64`] or [`gdt32`].
-pub(super) const GDT_SIZE: u16 = 4 * 8;
+pub(crate) const GDT_SIZE: u16 = 4 * 8;
 
 /// The descriptor table that matches [`long_mode`].
-pub(super) fn gdt64() -> Vec<u8> {
+pub(crate) fn gdt64() -> Vec<u8> {
     gdt(CODE64)
 }
 
 /// The descriptor table that matches [`protected_mode`].
-pub(super) fn gdt32() -> Vec<u8> {
+pub(crate) fn gdt32() -> Vec<u8> {
     gdt(CODE32)
 }
 

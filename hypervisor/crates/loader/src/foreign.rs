@@ -3,11 +3,11 @@
 //!
 //! Each look reads a bounded number of bytes, whatever the image's size.
 
-use super::LoadError;
-use super::bytes::Bytes;
-use super::elf::Elf;
-use super::multiboot;
-use super::pvh::{NOTE_ENTRY, NOTE_NAME};
+use crate::bytes::Bytes;
+use crate::elf::Elf;
+use crate::error::LoadError;
+use crate::multiboot;
+use crate::pvh::{NOTE_ENTRY, NOTE_NAME};
 use alloc::format;
 use alloc::string::String;
 
@@ -21,7 +21,7 @@ const NOTE_GUEST_OS: u32 = 6;
 ///
 /// # Errors
 /// Those of damaged notes.
-pub(super) fn elf(image: Bytes<'_>, elf: &Elf<'_>) -> Result<Option<LoadError>, LoadError> {
+pub(crate) fn elf(image: Bytes<'_>, elf: &Elf<'_>) -> Result<Option<LoadError>, LoadError> {
     let foreign = |what, cure| Ok(Some(LoadError::Foreign { what, cure }));
     match grub_platform(image, elf) {
         Some(Platform::Coreboot) => {
@@ -79,7 +79,7 @@ fn grub_platform(image: Bytes<'_>, elf: &Elf<'_>) -> Option<Platform> {
 }
 
 /// Refusal of an image that has no header of a kernel; `None` if its kind is not known.
-pub(super) fn flat(image: Bytes<'_>) -> Option<LoadError> {
+pub(crate) fn flat(image: Bytes<'_>) -> Option<LoadError> {
     const INSTEAD: &str = "a guest has no firmware that could run it; boot a kernel";
     let foreign = |what| Some(LoadError::Foreign { what, cure: INSTEAD });
     // UEFI PI: "Firmware Volume Header": the signature stands behind 16 zeros, a GUID and the size.
@@ -110,7 +110,7 @@ pub(super) fn flat(image: Bytes<'_>) -> Option<LoadError> {
 /// Refusal of a program whose setup header is older than any that can be booted here, and whose
 /// version text is this: `None` for a Linux kernel, whose text goes on with the builder's name in
 /// parentheses behind the release.
-pub(super) fn real_mode(version: &[u8]) -> Option<LoadError> {
+pub(crate) fn real_mode(version: &[u8]) -> Option<LoadError> {
     let is_linux = version.first().is_some_and(u8::is_ascii_digit)
         && version.windows(2).any(|pair| pair == b" (");
     if is_linux {

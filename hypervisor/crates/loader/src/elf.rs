@@ -1,9 +1,8 @@
 //! ELF images of both classes (ELF: "ELF Header", "Program Header").
 
-use super::bytes::Bytes;
-use super::error::SegmentFault;
-use super::place::Plan;
-use super::{Format, LoadError};
+use crate::bytes::Bytes;
+use crate::error::{Format, LoadError, SegmentFault};
+use crate::place::Plan;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -26,7 +25,7 @@ const MAX_HEADERS: u16 = 256;
 const MAX_NOTES: u64 = 0x1_0000;
 
 /// Whether the image begins as an ELF image does.
-pub(super) fn is_elf(image: Bytes<'_>) -> bool {
+pub(crate) fn is_elf(image: Bytes<'_>) -> bool {
     image.get(0, 4) == Some(MAGIC)
 }
 
@@ -52,33 +51,33 @@ struct Header {
 }
 
 /// An ELF image with its program headers.
-pub(super) struct Elf<'a> {
+pub(crate) struct Elf<'a> {
     image: Bytes<'a>,
     entry: u64,
     headers: Vec<Header>,
 }
 
 /// What was loaded, or will be.
-pub(super) struct Loaded {
+pub(crate) struct Loaded {
     /// Where the entry point of the ELF header is in physical memory.
-    pub(super) entry: u64,
+    pub(crate) entry: u64,
     /// Physical addresses of the segments.
-    pub(super) segments: Vec<Range<u64>>,
+    pub(crate) segments: Vec<Range<u64>>,
 }
 
 impl Loaded {
     /// The address of the first segment.
-    pub(super) fn start(&self) -> u64 {
+    pub(crate) fn start(&self) -> u64 {
         self.segments.iter().map(|range| range.start).min().unwrap_or_default()
     }
 
     /// The address after the last segment.
-    pub(super) fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.segments.iter().map(|range| range.end).max().unwrap_or_default()
     }
 
     /// Checks that a segment holds the entry point.
-    pub(super) fn check_entry(&self, entry: u64) -> Result<(), LoadError> {
+    pub(crate) fn check_entry(&self, entry: u64) -> Result<(), LoadError> {
         if self.segments.iter().any(|range| range.contains(&entry)) {
             Ok(())
         } else {
@@ -89,7 +88,7 @@ impl Loaded {
 
 impl<'a> Elf<'a> {
     /// Reads the headers.
-    pub(super) fn parse(image: Bytes<'a>) -> Result<Self, LoadError> {
+    pub(crate) fn parse(image: Bytes<'a>) -> Result<Self, LoadError> {
         let field = |field, offset, value, wanted| {
             Err(LoadError::Field { format: Format::Elf, field, offset, value, wanted })
         };
@@ -148,13 +147,13 @@ impl<'a> Elf<'a> {
     }
 
     /// The first four bytes of each loadable segment that has as many.
-    pub(super) fn segments_begin(&self) -> impl Iterator<Item = &'a [u8]> {
+    pub(crate) fn segments_begin(&self) -> impl Iterator<Item = &'a [u8]> {
         let loaded = self.headers.iter().filter(|h| h.kind == PT_LOAD && h.file_size >= 4);
         loaded.filter_map(|header| self.image.get(header.offset, 4))
     }
 
     /// From the lowest to the highest physical address of the loadable segments.
-    pub(super) fn range(&self) -> Range<u64> {
+    pub(crate) fn range(&self) -> Range<u64> {
         let loaded = || self.headers.iter().filter(|h| h.kind == PT_LOAD && h.memory_size != 0);
         let end = |header: &Header| header.start.saturating_add(header.memory_size);
         let start = loaded().map(|header| header.start).min().unwrap_or_default();
@@ -162,7 +161,7 @@ impl<'a> Elf<'a> {
     }
 
     /// Checks the loadable segments, takes their memory and has them written.
-    pub(super) fn place_segments(
+    pub(crate) fn place_segments(
         &self,
         plan: &mut Plan<'a>,
         memory: u64,
@@ -211,7 +210,7 @@ impl<'a> Elf<'a> {
 
     /// The first note with this name and type: where its descriptor stands in
     /// the image, and the descriptor.
-    pub(super) fn note(
+    pub(crate) fn note(
         &self,
         name: &[u8],
         kind: u32,

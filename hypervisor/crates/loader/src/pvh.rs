@@ -1,20 +1,20 @@
 //! The PVH boot protocol (Xen: "x86/HVM direct boot ABI"): an ELF note names a
 //! 32-bit entry point, and EBX points to what a firmware would tell.
 
-use super::elf::Elf;
-use super::entry::{gdt32, protected_mode};
-use super::place::{Plan, c_string};
-use super::{Format, LoadError, LoadSettings};
 use crate::e820::e820;
+use crate::elf::Elf;
+use crate::entry::{gdt32, protected_mode};
+use crate::error::{Format, LoadError};
+use crate::place::{Plan, c_string};
+use crate::settings::LoadSettings;
 use alloc::vec::Vec;
-use x86defs::CpuState;
 use x86defs::addr::PAGE_SIZE;
-use x86defs::{Gpr, GuestPhysAddr, Low};
+use x86defs::{CpuState, Gpr, GuestPhysAddr, Low};
 
 /// The note's name.
-pub(super) const NOTE_NAME: &[u8] = b"Xen\0";
+pub(crate) const NOTE_NAME: &[u8] = b"Xen\0";
 /// The note's type: `XEN_ELFNOTE_PHYS32_ENTRY`.
-pub(super) const NOTE_ENTRY: u32 = 18;
+pub(crate) const NOTE_ENTRY: u32 = 18;
 /// `hvm_start_info.magic`.
 const START_MAGIC: u32 = 0x336e_c578;
 /// `hvm_start_info.version`: with a memory map.
@@ -25,7 +25,7 @@ const START_VERSION: u32 = 1;
 const MAX_CMDLINE: u64 = 2047;
 
 /// The entry point that a PVH note names, if there is one.
-pub(super) fn find_entry(elf: &Elf<'_>) -> Result<Option<u32>, LoadError> {
+pub(crate) fn find_entry(elf: &Elf<'_>) -> Result<Option<u32>, LoadError> {
     let Some((offset, descriptor)) = elf.note(NOTE_NAME, NOTE_ENTRY)? else { return Ok(None) };
     let field = |field, value, wanted| LoadError::Field {
         format: Format::Pvh,
@@ -46,7 +46,7 @@ pub(super) fn find_entry(elf: &Elf<'_>) -> Result<Option<u32>, LoadError> {
 }
 
 /// Checks everything and decides what goes where.
-pub(super) fn plan<'a>(
+pub(crate) fn plan<'a>(
     elf: &Elf<'a>,
     entry: u32,
     settings: &LoadSettings<'_, 'a>,

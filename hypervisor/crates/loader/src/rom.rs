@@ -12,8 +12,7 @@
 //! answers in.
 
 use alloc::vec::Vec;
-use config::layout::{FIRMWARE_PORT, RESET_PORT, RESET_VALUE, ROM_CODE_START};
-use devices::firmware::FirmwareEntry;
+use config::layout::{FIRMWARE_PORT, FIRMWARE_RESET, RESET_PORT, RESET_VALUE, ROM_CODE_START};
 use x86defs::Low;
 
 /// The segment that the ROM's code runs in.
@@ -315,7 +314,7 @@ fn second_irq(code: &mut Code) -> u16 {
 fn reset(code: &mut Code, reset_now: u16) -> u16 {
     let at = code.here();
     code.op(&[0x66, 0xb8]); // mov eax, the reset's entry
-    code.op(&FirmwareEntry::RESET_VALUE.to_le_bytes());
+    code.op(&FIRMWARE_RESET.to_le_bytes());
     code.op16(&[0xba], FIRMWARE_PORT); // mov dx, port
     code.op(&[0x66, 0xef]); // out dx, eax
     code.jump(reset_now);

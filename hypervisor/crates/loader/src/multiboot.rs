@@ -1,13 +1,13 @@
 //! The Multiboot Specification, version 0.6.96: a header in the image's first
 //! 8 KiB says how to load it, and EBX points to what a firmware would tell.
 
-use super::bytes::{Bytes, put};
-use super::elf::{Elf, Loaded};
-use super::entry::{gdt32, protected_mode};
-use super::error::SegmentFault;
-use super::place::{Plan, c_string};
-use super::{Format, LoadError, LoadSettings};
+use crate::bytes::{Bytes, put};
 use crate::e820::{e820, low_ram_end};
+use crate::elf::{Elf, Loaded};
+use crate::entry::{gdt32, protected_mode};
+use crate::error::{Format, LoadError, SegmentFault};
+use crate::place::{Plan, c_string};
+use crate::settings::LoadSettings;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -40,13 +40,13 @@ const INFO_LOADER_NAME: u32 = 1 << 9;
 const MAP_ENTRY_SIZE: u32 = 20;
 
 /// A header that was found.
-pub(super) struct Header {
+pub(crate) struct Header {
     at: u64,
     flags: u32,
 }
 
 /// Looks for the header: aligned, with a checksum that holds.
-pub(super) fn find_header(image: Bytes<'_>) -> Result<Option<Header>, LoadError> {
+pub(crate) fn find_header(image: Bytes<'_>) -> Result<Option<Header>, LoadError> {
     let mut suspect = None;
     for at in (0..SEARCHED - 8).step_by(4) {
         if image.u32(at) != Some(HEADER_MAGIC) {
@@ -73,7 +73,7 @@ pub(super) fn find_header(image: Bytes<'_>) -> Result<Option<Header>, LoadError>
 }
 
 /// Checks everything and decides what goes where.
-pub(super) fn plan<'a>(
+pub(crate) fn plan<'a>(
     image: Bytes<'a>,
     elf: Option<&Elf<'a>>,
     header: &Header,

@@ -5,13 +5,15 @@
 //! initial ramdisk as high as it allows, and the rest (GDT, page tables, boot
 //! parameters, command line) below 640 KiB.
 
-pub(super) mod checksum;
+pub(crate) mod checksum;
 
-use super::bytes::{Bytes, put};
-use super::entry::{gdt32, gdt64, long_mode, protected_mode};
-use super::place::{Order, Plan, c_string};
-use super::{Format, LoadError, LoadSettings, foreign};
+use crate::bytes::{Bytes, put};
 use crate::e820::{e820, low_ram_end};
+use crate::entry::{gdt32, gdt64, long_mode, protected_mode};
+use crate::error::{Format, LoadError};
+use crate::foreign;
+use crate::place::{Order, Plan, c_string};
+use crate::settings::LoadSettings;
 use alloc::vec;
 use alloc::vec::Vec;
 use checksum::Checksum;
@@ -73,7 +75,7 @@ const SECTOR: u64 = 512;
 const MAPPED: u64 = 1 << 32;
 
 /// Whether the image claims to be a Linux kernel (perhaps damaged).
-pub(super) fn is_linux(image: Bytes<'_>) -> bool {
+pub(crate) fn is_linux(image: Bytes<'_>) -> bool {
     image.u32(MAGIC) == Some(HDRS)
 }
 
@@ -218,7 +220,7 @@ fn version_text(image: Bytes<'_>) -> &[u8] {
 
 /// Checks what the headers say and decides what goes where. The checksum, if the image has
 /// one, is the caller's to look at.
-pub(super) fn plan<'a>(
+pub(crate) fn plan<'a>(
     image: Bytes<'a>,
     settings: &LoadSettings<'_, 'a>,
 ) -> Result<(Plan<'a>, CpuState, Option<Checksum<'a>>), LoadError> {

@@ -4,6 +4,7 @@ use super::*;
 use alloc::format;
 use alloc::string::ToString;
 use proptest::prelude::*;
+use x86defs::{CpuState, GuestPhysAddr};
 
 /// A segment of a test image: physical and virtual address, contents, bytes in memory.
 struct Segment {

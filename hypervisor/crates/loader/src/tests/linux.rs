@@ -2,6 +2,7 @@
 
 use super::*;
 use std::string::ToString;
+use x86defs::CpuState;
 
 const CMDLINE_MAX: u32 = 2047;
 const PREF: u64 = 16 * MIB;

@@ -88,13 +88,34 @@ pub fn e820(memory: u64) -> ArrayVec<E820Entry, 5> {
 mod tests {
     use super::*;
     use alloc::vec::Vec;
-    use config::layout::LOW_HOLE;
+    use config::layout::{HIGH_PCI_WINDOW_END, HIGH_PCI_WINDOW_START, LOW_HOLE, RAM_LIMIT};
+    use config::limits::{MAX_MEMORY, MIN_MEMORY};
+    use memory::Window;
     use proptest::prelude::*;
 
     const GIB: u64 = 1 << 30;
 
     fn map(memory: u64) -> Vec<(u64, u64, E820Kind)> {
         e820(memory).iter().map(|e| (e.base.as_u64(), e.base.as_u64() + e.size, e.kind)).collect()
+    }
+
+    const BASE: u64 = 0xffff_8000_0000_0000;
+    const WINDOW: Window = Window::new(BASE);
+
+    #[test]
+    fn the_largest_guest_ends_inside_and_below_the_devices() {
+        let regions = ram_regions(MAX_MEMORY);
+        let end = regions.last().unwrap().end.as_u64();
+        assert_eq!((end, RAM_LIMIT), (384 << 30, HIGH_PCI_WINDOW_START));
+        assert_eq!(HIGH_PCI_WINDOW_END, GuestPhysAddr::END);
+        for region in &regions {
+            let bytes = region.end.as_u64() - region.start.as_u64();
+            assert_eq!(WINDOW.at(region.start, bytes), Some(BASE + region.start.as_u64()));
+        }
+        // A page more would be a device's.
+        let beyond = ram_regions(MAX_MEMORY + 4096);
+        assert!(beyond.last().unwrap().end.as_u64() > HIGH_PCI_WINDOW_START);
+        assert_eq!(ram_regions(MIN_MEMORY).last().unwrap().end.as_u64(), MIN_MEMORY);
     }
 
     #[test]

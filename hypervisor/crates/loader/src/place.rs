@@ -1,8 +1,8 @@
 //! Finds room in a guest's memory, and keeps what is to be written until
 //! everything was checked.
 
-use super::LoadError;
 use crate::e820::low_ram_end;
+use crate::error::LoadError;
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
 use config::layout::{LEGACY_HOLE_END, LOW_RAM_END};
@@ -16,7 +16,7 @@ const LOWEST: u64 = PAGE_SIZE;
 
 /// Where to look first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(crate) enum Order {
     /// From low addresses up.
     Lowest,
     /// From high addresses down.
@@ -24,7 +24,7 @@ pub(super) enum Order {
 }
 
 /// What is to be written, and where there is still room.
-pub(super) struct Plan<'a> {
+pub(crate) struct Plan<'a> {
     ram: [Range<u64>; 2],
     /// Ranges that are taken: in rising order, none touching another, so that a look at them
     /// all is short even with many modules.
@@ -38,7 +38,7 @@ pub(super) struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     /// Nothing yet, in a guest with `memory` bytes.
-    pub(super) fn new(memory: u64) -> Self {
+    pub(crate) fn new(memory: u64) -> Self {
         Self {
             ram: [LOWEST..LOW_RAM_END, LEGACY_HOLE_END..low_ram_end(memory)],
             used: Vec::new(),
@@ -50,18 +50,18 @@ impl<'a> Plan<'a> {
     }
 
     /// Whether all of `range` is RAM that a guest may use.
-    pub(super) fn is_ram(&self, range: &Range<u64>) -> bool {
+    pub(crate) fn is_ram(&self, range: &Range<u64>) -> bool {
         self.ram.iter().any(|ram| ram.start <= range.start && range.end <= ram.end)
     }
 
     /// Whether nothing of `range` is taken.
-    pub(super) fn is_free(&self, range: &Range<u64>) -> bool {
+    pub(crate) fn is_free(&self, range: &Range<u64>) -> bool {
         let behind = self.used.partition_point(|used| used.end <= range.start);
         self.used.get(behind).is_none_or(|used| range.end <= used.start)
     }
 
     /// Takes a range that the caller has checked.
-    pub(super) fn take(&mut self, range: Range<u64>) {
+    pub(crate) fn take(&mut self, range: Range<u64>) {
         if range.is_empty() {
             return;
         }
@@ -86,17 +86,17 @@ impl<'a> Plan<'a> {
     }
 
     /// Has `data` written at `start`, which was taken.
-    pub(super) fn put(&mut self, start: u64, data: impl Into<Cow<'a, [u8]>>) {
+    pub(crate) fn put(&mut self, start: u64, data: impl Into<Cow<'a, [u8]>>) {
         self.writes.push((start, data.into()));
     }
 
     /// Has `range`, which was taken, filled with zeros.
-    pub(super) fn zero(&mut self, range: Range<u64>) {
+    pub(crate) fn zero(&mut self, range: Range<u64>) {
         self.zeros.push(range);
     }
 
     /// Takes `size` bytes within `within`, at a multiple of `align` (a power of two).
-    pub(super) fn place(
+    pub(crate) fn place(
         &mut self,
         what: &'static str,
         size: u64,
@@ -128,7 +128,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Takes the lowest place for `data` and has it written there.
-    pub(super) fn place_data(
+    pub(crate) fn place_data(
         &mut self,
         what: &'static str,
         data: impl Into<Cow<'a, [u8]>>,
@@ -142,7 +142,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Writes at most `bytes` more; whether something is left.
-    pub(super) fn write(
+    pub(crate) fn write(
         &mut self,
         memory: &impl GuestMemory,
         bytes: usize,
@@ -178,7 +178,7 @@ impl<'a> Plan<'a> {
 }
 
 /// `text` with the NUL at its end that C wants.
-pub(super) fn c_string(text: &str) -> Vec<u8> {
+pub(crate) fn c_string(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len() + 1);
     bytes.extend_from_slice(text.as_bytes());
     bytes.push(0);

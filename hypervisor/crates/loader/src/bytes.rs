@@ -2,16 +2,16 @@
 
 /// An image, or a part of one.
 #[derive(Clone, Copy)]
-pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
+pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Bytes<'a> {
     /// Its size in bytes.
-    pub(super) const fn len(self) -> u64 {
+    pub(crate) const fn len(self) -> u64 {
         self.0.len() as u64
     }
 
     /// `size` bytes at `offset`, if they are there.
-    pub(super) fn get(self, offset: u64, size: u64) -> Option<&'a [u8]> {
+    pub(crate) fn get(self, offset: u64, size: u64) -> Option<&'a [u8]> {
         let start = usize::try_from(offset).ok()?;
         let end = usize::try_from(offset.checked_add(size)?).ok()?;
         self.0.get(start..end)
@@ -21,25 +21,25 @@ impl<'a> Bytes<'a> {
         self.get(offset, N as u64)?.try_into().ok()
     }
 
-    pub(super) fn u8(self, offset: u64) -> Option<u8> {
+    pub(crate) fn u8(self, offset: u64) -> Option<u8> {
         self.array(offset).map(u8::from_le_bytes)
     }
 
-    pub(super) fn u16(self, offset: u64) -> Option<u16> {
+    pub(crate) fn u16(self, offset: u64) -> Option<u16> {
         self.array(offset).map(u16::from_le_bytes)
     }
 
-    pub(super) fn u32(self, offset: u64) -> Option<u32> {
+    pub(crate) fn u32(self, offset: u64) -> Option<u32> {
         self.array(offset).map(u32::from_le_bytes)
     }
 
-    pub(super) fn u64(self, offset: u64) -> Option<u64> {
+    pub(crate) fn u64(self, offset: u64) -> Option<u64> {
         self.array(offset).map(u64::from_le_bytes)
     }
 }
 
 /// Overwrites part of `bytes` with `value`, as far as it reaches.
-pub(super) fn put(bytes: &mut [u8], offset: usize, value: &[u8]) {
+pub(crate) fn put(bytes: &mut [u8], offset: usize, value: &[u8]) {
     for (to, from) in bytes.iter_mut().skip(offset).zip(value) {
         *to = *from;
     }

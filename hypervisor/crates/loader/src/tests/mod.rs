@@ -15,8 +15,8 @@ use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
-use memory::MemoryError;
-use x86defs::{Gpr, Low, SegmentRegister, Width};
+use memory::{GuestMemory, MemoryError};
+use x86defs::{Gpr, GuestPhysAddr, Low, SegmentRegister, Width};
 
 /// RAM of a guest: pages that were written, where there is RAM.
 struct Ram {
@@ -176,21 +176,6 @@ fn real_foreign_images_are_named() {
         std::println!("{path}: {error}");
         assert!(matches!(error, LoadError::Foreign { .. } | LoadError::RealMode { .. }), "{error}");
     }
-}
-
-#[test]
-fn reset_is_as_the_manual_says() {
-    let state = CpuState::reset_vector(0x806ec);
-    let code = state.segment(SegmentRegister::Cs);
-    assert_eq!(code.base + state.rip, 0xffff_fff0);
-    assert_eq!((code.selector, code.limit), (0xf000, 0xffff));
-    assert_eq!(state.cr0.bits(), 0x6000_0010);
-    assert_eq!(state.rflags.bits(), 2);
-    assert_eq!(state.gpr(Gpr::Rdx), 0x806ec);
-    assert_eq!(state.idtr.limit, 0xffff);
-    let started = CpuState::startup_ipi(0x9a, 0);
-    let code = started.segment(SegmentRegister::Cs);
-    assert_eq!((code.selector, code.base, started.rip), (0x9a00, 0x9_a000, 0));
 }
 
 #[test]

@@ -210,7 +210,7 @@ pub enum SegmentFault {
 
 impl LoadError {
     /// An image that nothing knows.
-    pub(super) fn unrecognised(image: &[u8]) -> Self {
+    pub(crate) fn unrecognised(image: &[u8]) -> Self {
         if image.is_empty() {
             return Self::Empty;
         }

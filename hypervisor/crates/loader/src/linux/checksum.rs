@@ -2,13 +2,13 @@
 //! included, it leaves 0, or its complement as CRCs are mostly computed. Signing for secure boot
 //! changes two fields of the PE header afterwards; they count as the zeros that they were.
 
-use super::super::LoadError;
-use super::super::bytes::Bytes;
 use super::version_text;
+use crate::bytes::Bytes;
+use crate::error::LoadError;
 use core::ops::Range;
 
 /// A checksum that is being computed.
-pub(in super::super) struct Checksum<'a> {
+pub(crate) struct Checksum<'a> {
     covered: &'a [u8],
     /// Ranges of bytes that count as zeros, in rising order; none has more than eight bytes.
     holes: [Range<usize>; 2],
@@ -18,7 +18,7 @@ pub(in super::super) struct Checksum<'a> {
 
 impl<'a> Checksum<'a> {
     /// That of a kernel whose contents end at `size`; `None` if it carries none.
-    pub(super) fn of(image: Bytes<'a>, size: u64) -> Option<Self> {
+    pub(crate) fn of(image: Bytes<'a>, size: u64) -> Option<Self> {
         if !has_crc(image) {
             return None;
         }
@@ -31,7 +31,7 @@ impl<'a> Checksum<'a> {
     ///
     /// # Errors
     /// [`LoadError::Checksum`] at the end, where it does not hold.
-    pub(in super::super) fn step(&mut self, bytes: usize) -> Result<bool, LoadError> {
+    pub(crate) fn step(&mut self, bytes: usize) -> Result<bool, LoadError> {
         let end = self.covered.len().min(self.at.saturating_add(bytes));
         while self.at < end {
             let hole = self.holes.iter().find(|hole| self.at < hole.end).cloned();
