@@ -92,7 +92,7 @@ static INITIAL: InitialState = {
 };
 
 /// The components that guests may have, as XSAVE's mask.
-const COMPONENTS: u64 = vmm::xstate::KNOWN.bits();
+const COMPONENTS: u64 = vmm::cpuid::xstate::KNOWN.bits();
 /// The standard format puts every one of them into the first page.
 const AREA: usize = 4096;
 

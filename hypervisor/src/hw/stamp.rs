@@ -4,7 +4,7 @@
 #[cfg(feature = "stamp-exits")]
 mod layout {
     use core::mem::offset_of;
-    use vmm::hw::HotState;
+    use vmm::backend::HotState;
     use vmm::stamps::Stamps;
 
     const _: () = assert!(offset_of!(HotState, stamps) == 128);

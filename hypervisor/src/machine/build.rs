@@ -21,16 +21,17 @@ use devices::lapic::{Lapic, Role, TickRatio};
 use loader::{self, LoadError, LoadSettings, Loading, Module, TablesConfig, e820};
 use sched::GuestId;
 use spin::{Mutex, RwLock};
+use vmm::backend::{Backend, HotState};
 use vmm::clock::{Interruption, TscAgreement, VcpuClock, VmClock};
-use vmm::cpuid::{CpuidConfig, CpuidTable, FeatureBit, QuickLeaves, VcpuView};
-use vmm::hw::{Backend, HotState};
+use vmm::cpuid::{CpuidConfig, CpuidTable, FeatureBit, VcpuView};
+use vmm::hot::cpuid::HotLeaves;
+use vmm::hot::timer::HotTimer;
+use vmm::msr::mtrr::Mtrrs;
 use vmm::msr::{MsrConfig, MsrFile, MsrTable};
-use vmm::mtrr::Mtrrs;
 use vmm::pv::{PvCounts, PvFeatures, PvState};
 use vmm::recorder::Recorder;
 use vmm::stats::ExitCounts;
 use vmm::stopwatch::Stopwatch;
-use vmm::timer::HotTimer;
 use vmm::vcpu::{Vcpu, VcpuCore};
 use vmm::vm::{Kick, Vm};
 use x86defs::bits::Low;
@@ -281,7 +282,7 @@ impl Parts {
             hold: chipset::test_port::HOT_DECLINES,
             ended_level: None,
             timer: HotTimer::new(self.khz / 1000 * MIN_SLICE_US),
-            leaves: QuickLeaves::new(&self.cpuid, view),
+            leaves: HotLeaves::new(&self.cpuid, view),
             board: Arc::clone(&self.board),
             memory: Arc::<GuestSpace>::clone(&self.space),
             lapic,

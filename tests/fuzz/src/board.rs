@@ -103,11 +103,11 @@ pub fn run(data: &[u8]) {
             },
             // The short ways give what the long one would.
             _ => {
-                if let Some(value) = board.quick_read(port) {
+                if let Some(value) = board.hot_read(port) {
                     let slow = board.port_read(port, Width::B1, now, &mut deliver);
                     assert_eq!(slow, u32::from(value), "port {port:#x}");
                 }
-                if let Some(mut write) = board.quick_write(port) {
+                if let Some(mut write) = board.hot_write(port) {
                     write.write(choice);
                 }
             }

@@ -11,11 +11,11 @@ impl Board {
     /// [`port_read`](Self::port_read) would give.
     #[inline]
     #[must_use]
-    pub fn quick_read(&self, port: u16) -> Option<u8> {
+    pub fn hot_read(&self, port: u16) -> Option<u8> {
         let (target, offset) = lookup(port);
         match target {
-            Target::Pic => self.irq.try_lock()?.pic().quick_read(offset),
-            Target::Uart => self.serial.try_lock()?.uart.quick_read(offset),
+            Target::Pic => self.irq.try_lock()?.pic().hot_read(offset),
+            Target::Uart => self.serial.try_lock()?.uart.hot_read(offset),
             _ => None,
         }
     }
@@ -24,12 +24,12 @@ impl Board {
     /// of it but a byte to be fetched from the console.
     #[inline]
     #[must_use]
-    pub fn quick_write(&self, port: u16) -> Option<ReadyWrite<'_>> {
+    pub fn hot_write(&self, port: u16) -> Option<HotWrite<'_>> {
         match lookup(port) {
             (Target::Uart, 0) => {
                 let serial = self.serial.try_lock()?;
                 (serial.sent.has_room() && serial.uart.sends_at_once())
-                    .then_some(ReadyWrite { serial })
+                    .then_some(HotWrite { serial })
             }
             _ => None,
         }
@@ -38,11 +38,11 @@ impl Board {
 
 /// A write to a port that only has to be made.
 #[derive(Debug)]
-pub struct ReadyWrite<'a> {
+pub struct HotWrite<'a> {
     serial: MutexGuard<'a, Serial>,
 }
 
-impl ReadyWrite<'_> {
+impl HotWrite<'_> {
     /// Makes it.
     #[inline(always)]
     pub fn write(&mut self, value: u8) {

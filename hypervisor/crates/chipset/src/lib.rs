@@ -25,6 +25,6 @@ mod scratch;
 pub mod test_port;
 
 pub use board::{Board, BoardEnd, DebugPorts, PortOutcome};
-pub use hot::ReadyWrite;
+pub use hot::HotWrite;
 pub use lines::{Lines, Pin};
 pub use scratch::{SCRATCH_BASE, SCRATCH_SIZE};

@@ -119,7 +119,7 @@ impl PicPair {
     /// command has made an acknowledgement.
     #[inline]
     #[must_use]
-    pub fn quick_read(&self, offset: u16) -> Option<u8> {
+    pub fn hot_read(&self, offset: u16) -> Option<u8> {
         match offset {
             0 | 1 => self.master.peek(offset == 1),
             2 | 3 => self.slave.peek(offset == 3),

@@ -252,7 +252,7 @@ impl Uart {
     /// transmitter waits for those who empty it: they have to have their turn.)
     #[inline]
     #[must_use]
-    pub fn quick_read(&self, offset: u16) -> Option<u8> {
+    pub fn hot_read(&self, offset: u16) -> Option<u8> {
         let quiet = self.errors.is_empty() && self.rx.is_empty() && self.tx.is_empty();
         (offset == LINE_STATUS && quiet).then_some(TRANSMITTER_EMPTY)
     }

@@ -1,8 +1,8 @@
 //! A vCPU as the instruction emulator sees it: registers of the backend,
 //! linear memory through the guest's own page tables, RAM or devices behind.
 
+use crate::backend::Backend;
 use crate::end::VmError;
-use crate::hw::Backend;
 use crate::vcpu::Vcpu;
 use crate::vm::Vm;
 use devices::lapic::Ticks;
@@ -192,7 +192,7 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
                     self.vcpu.core.lapic.mmio_write(offset, width, value.low32(), self.ticks);
                 // A width or register that is not there: the write is lost.
                 if let Ok(effect) = effect {
-                    crate::exits::apic_effect(self.vcpu, self.vm, effect);
+                    crate::apic::apply(self.vcpu, self.vm, effect);
                 }
             }
             None => self

@@ -14,19 +14,19 @@ extern crate alloc;
 #[cfg(test)]
 extern crate self as vmm;
 
+mod apic;
+pub mod backend;
 pub mod clock;
 pub mod cpuid;
 mod emulate;
 pub mod end;
 mod exits;
-pub mod fast;
 #[cfg(test)]
 mod fuzz_short;
-pub mod hw;
+pub mod hot;
 pub mod hypercall;
 pub mod lifecycle;
 pub mod msr;
-pub mod mtrr;
 pub mod predictors;
 pub mod pv;
 pub mod recorder;
@@ -36,8 +36,6 @@ pub mod scripted;
 pub mod stamps;
 pub mod stats;
 pub mod stopwatch;
-pub mod timer;
 pub mod trace;
 pub mod vcpu;
 pub mod vm;
-pub mod xstate;

@@ -1,13 +1,13 @@
 //! The loop of one vCPU: what is due, what to inject, in, and what came of it.
 
+use crate::backend::Backend;
 use crate::end::{EndReason, VmError};
-use crate::exits;
-use crate::hw::Backend;
+use crate::hot::timer::{NEVER, TimerKind};
 use crate::pv::Flush;
 use crate::stats::Kind;
-use crate::timer::{NEVER, TimerKind};
 use crate::vcpu::{Activity, Vcpu};
 use crate::vm::{Host, Vm};
+use crate::{apic, exits};
 use chipset::fabric::Requests;
 use devices::lapic::Lint;
 use memory::GuestRam;
@@ -149,7 +149,7 @@ fn take_requests<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) -> Opt
     // LINT0 may be programmed to take the 8259s' output as a vector of its own.
     if vcpu.index == 0 {
         let asserted = vm.board.pic_output();
-        if exits::lint_event(vcpu, Lint::Lint0, asserted) {
+        if apic::set_lint(vcpu, Lint::Lint0, asserted) {
             vcpu.post_nmi();
         }
     }

@@ -71,7 +71,7 @@ impl Stopwatch {
         self.spent.guest = self.spent.guest.wrapping_add(ticks);
     }
 
-    /// The host's TSC at the last of these: behind [`Backend::run`](crate::hw::Backend::run),
+    /// The host's TSC at the last of these: behind [`Backend::run`](crate::backend::Backend::run),
     /// of the exit.
     #[inline]
     #[must_use]

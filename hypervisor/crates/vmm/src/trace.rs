@@ -2,7 +2,7 @@
 //! different machines. They go to the board's trace port ([`chipset::test_port`]). What is left
 //! out, and why, stands at `describe`.
 
-use crate::hw::Backend;
+use crate::backend::Backend;
 use crate::vcpu::Vcpu;
 use chipset::test_port::{TracePort, mix};
 use memory::GuestRam;

@@ -2,15 +2,16 @@
 //! ([`Backend`]), and what is common to all exits: completing an instruction,
 //! raising exceptions, deciding what to inject.
 
+use crate::backend::{Backend, HotState, InterruptDelivery};
 use crate::clock::VcpuClock;
-use crate::cpuid::{CpuidTable, QuickLeaves, VcpuView};
-use crate::hw::{Backend, HotState, InterruptDelivery};
+use crate::cpuid::{CpuidTable, VcpuView};
+use crate::hot::cpuid::HotLeaves;
+use crate::hot::timer::HotTimer;
 use crate::msr::{MsrFile, MsrTable};
 use crate::pv::{PvCounts, PvState};
 use crate::recorder::Recorder;
 use crate::stats::ExitCounts;
 use crate::stopwatch::Stopwatch;
-use crate::timer::HotTimer;
 use alloc::sync::Arc;
 use chipset::Board;
 use chipset::fabric::Posted;
@@ -39,7 +40,7 @@ pub struct VcpuCore {
     /// When the guest's turn ends.
     pub timer: HotTimer,
     /// CPUID's usual answers.
-    pub leaves: QuickLeaves,
+    pub leaves: HotLeaves,
     /// The devices, for ports that are used often.
     pub board: Arc<Board>,
     /// The RAM, for first touches.

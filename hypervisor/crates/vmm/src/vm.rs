@@ -1,7 +1,7 @@
 //! A virtual machine: memory, clock, devices and what its vCPUs share.
 
 use crate::clock::{HostTime, TscAgreement, VmClock};
-use crate::mtrr::Mtrrs;
+use crate::msr::mtrr::Mtrrs;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;

@@ -8,9 +8,9 @@
 use crate::cpu::{apic, asm};
 use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
-use vmm::fast::fast_exit;
-use vmm::hw::{ExitRegs, Handled, HotReason, HotState, Instruction};
-use vmm::timer::HotTimer;
+use vmm::backend::{ExitRegs, Handled, HotReason, HotState, Instruction};
+use vmm::hot::exit;
+use vmm::hot::timer::HotTimer;
 use vmm::vcpu::VcpuCore;
 use x86defs::exit::BytePort;
 use x86defs::vmcb::{
@@ -230,7 +230,7 @@ macro_rules! hot {
     ($($name:ident: $reason:ident;)*) => {$(
         #[inline(never)]
         extern "C" fn $name(core: &mut VcpuCore, vmcb: &mut Vmcb) -> Handled {
-            let handled = fast_exit(core, &mut Regs { vmcb }, HotReason::$reason);
+            let handled = exit::serve(core, &mut Regs { vmcb }, HotReason::$reason);
             // The guest is open for the interrupt that waits for a window: it
             // may have it now, without an exit more (and one emulator would not
             // open the window again).

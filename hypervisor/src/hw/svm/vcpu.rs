@@ -13,8 +13,8 @@ use core::fmt;
 use core::ptr::NonNull;
 use devices::lapic::Lapic;
 use memory::tags::{Flush, Tag};
-use vmm::hw::{Backend, InterruptDelivery};
-use vmm::timer::TimerKind;
+use vmm::backend::{Backend, InterruptDelivery};
+use vmm::hot::timer::TimerKind;
 use vmm::vcpu::VcpuCore;
 use x86defs::exit::{ExceptionExit, ExitWithEvent};
 use x86defs::vmcb::{

@@ -19,7 +19,7 @@ use crate::hw::GuestApic;
 use crate::mm;
 use config::ApicAssist;
 use devices::lapic::{ApicMode, InterruptStatus, Lapic, VectorSet, VirtualApicPage};
-use vmm::hw::InterruptDelivery;
+use vmm::backend::InterruptDelivery;
 use x86defs::vmcs::{ApicSpace, ControlWords, Field16, Field32, Field64, SecondaryControls};
 use x86defs::{HostPhysAddr, Vector};
 
@@ -132,7 +132,7 @@ impl ApicHardware {
         v.write(Field64::MSR_BITMAP, bitmap.as_u64());
     }
 
-    /// See [`vmm::hw::Backend::give_apic`].
+    /// See [`vmm::backend::Backend::give_apic`].
     pub(super) fn give(&mut self, v: Current<'_>, lapic: &mut Lapic) {
         let space = match lapic.mode() {
             ApicMode::XApic if lapic.is_in_place() => ApicSpace::Memory,
@@ -165,7 +165,7 @@ impl ApicHardware {
         }
     }
 
-    /// See [`vmm::hw::Backend::take_apic`].
+    /// See [`vmm::backend::Backend::take_apic`].
     pub(super) fn take(&mut self, v: Current<'_>, lapic: &mut Lapic) {
         if self.delivery() == InterruptDelivery::Virtual {
             self.status = InterruptStatus::from_bits(v.read(Field16::GUEST_INTERRUPT_STATUS));

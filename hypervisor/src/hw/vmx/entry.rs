@@ -7,9 +7,9 @@ use super::vmcs::Current;
 use crate::cpu::{apic, asm};
 use core::arch::naked_asm;
 use core::mem::offset_of;
-use vmm::fast::fast_exit;
-use vmm::hw::{ExitRegs, Handled, HotReason, HotState, Instruction};
-use vmm::timer::{HotTimer, TimerKind};
+use vmm::backend::{ExitRegs, Handled, HotReason, HotState, Instruction};
+use vmm::hot::exit;
+use vmm::hot::timer::{HotTimer, TimerKind};
 use vmm::vcpu::VcpuCore;
 use x86defs::bits::Low;
 use x86defs::exit::BytePort;
@@ -288,7 +288,7 @@ macro_rules! hot {
         extern "C" fn $name(core: &mut VcpuCore) -> Handled {
             // SAFETY: called by `hot_exit` only.
             let vmcs = unsafe { Current::assume() };
-            fast_exit(core, &mut Regs { vmcs }, HotReason::$reason)
+            exit::serve(core, &mut Regs { vmcs }, HotReason::$reason)
         }
     )*};
 }

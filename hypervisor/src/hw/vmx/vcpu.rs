@@ -14,7 +14,7 @@ use alloc::string::String;
 use core::arch::asm;
 use core::fmt;
 use memory::tags::{Flush, Tag};
-use vmm::timer::TimerKind;
+use vmm::hot::timer::TimerKind;
 use vmm::vcpu::VcpuCore;
 use x86defs::bits::Low;
 use x86defs::control::DR6_RESET;

@@ -12,7 +12,7 @@ use core::fmt::Write;
 use devices::lapic::{Lvt, LvtEntry, VectorSet};
 use memory::walk::{Access, GuestPageTables, walk};
 use memory::{GuestRam, MemoryError};
-use vmm::hw::Backend;
+use vmm::backend::Backend;
 use vmm::run::pic_asks;
 use vmm::stats::{ExitCounts, Kind};
 use vmm::vcpu::{Activity, Vcpu};

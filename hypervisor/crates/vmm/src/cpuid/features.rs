@@ -80,7 +80,7 @@ const fn avx(bit: u32, name: &'static str) -> Feature {
     rule(bit, name, Rule::State(Xcr0::AVX))
 }
 const fn avx512(bit: u32, name: &'static str) -> Feature {
-    rule(bit, name, Rule::State(crate::xstate::AVX512))
+    rule(bit, name, Rule::State(crate::cpuid::xstate::AVX512))
 }
 
 /// Every feature word. A leaf's register that is not here is either a number

@@ -5,7 +5,7 @@ use super::{
     ApicBit, CpuidConfig, CpuidTable, FeatureBit, Indexing, NO_SLOT, RANGE_LEAVES, RANGES, Slot,
     read_register,
 };
-use crate::xstate::Xstate;
+use crate::cpuid::xstate::Xstate;
 use alloc::vec::Vec;
 use config::Signature;
 use hvabi::kvm;

@@ -1,9 +1,10 @@
 //! RDMSR and WRMSR.
 
-use super::{Done, apic_effect};
+use super::instruction::Done;
+use crate::apic;
+use crate::backend::Backend;
 use crate::clock::Interruption;
 use crate::end::VmError;
-use crate::hw::Backend;
 use crate::msr::{HardwareMsr, MsrRead, MsrWrite, SpecialMsr, validate};
 use crate::vcpu::Vcpu;
 use crate::vm::{Host, Vm};
@@ -114,7 +115,7 @@ fn set<B: Backend, M: GuestRam, H: Host>(
                     validate::apic_base(value, bits.into(), |page| vm.memory.is_ram(page))?;
                 }
                 let effect = core.lapic.msr_write(msr, value, ticks).map_err(|_| Gp)?;
-                apic_effect(vcpu, vm, effect);
+                apic::apply(vcpu, vm, effect);
                 Ok(())
             }
             SpecialMsr::Mtrr(register) => vm.mtrrs.lock().write(register, value),

@@ -1,9 +1,9 @@
 //! IN, OUT, INS and OUTS.
 
-use super::{Served, behind, decode, emulated, raise};
+use super::instruction::{Served, behind, decode, emulated, raise};
+use crate::backend::Backend;
 use crate::emulate::Emulated;
 use crate::end::{EndReason, VmError};
-use crate::hw::Backend;
 use crate::vcpu::Vcpu;
 use crate::vm::{Host, Vm};
 use devices::firmware::FirmwareNews;

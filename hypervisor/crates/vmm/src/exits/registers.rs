@@ -1,8 +1,8 @@
 //! Control and debug registers, XSETBV.
 
-use super::{Done, Served, behind, decode, emulated, raise};
+use super::instruction::{Done, Served, behind, decode, emulated, raise};
+use crate::backend::Backend;
 use crate::end::VmError;
-use crate::hw::Backend;
 use crate::vcpu::{DR7_GENERAL_DETECT, Vcpu};
 use crate::vm::{Host, Vm};
 use memory::GuestRam;

@@ -3,7 +3,7 @@
 
 use super::{HardwareMsr, MsrLine, ReadAction, Rule, Slot, SpecialMsr, WriteAction};
 use crate::cpuid::{CpuidTable, FeatureBit};
-use crate::mtrr::MtrrRegister;
+use crate::msr::mtrr::MtrrRegister;
 use crate::pv::PvFeatures;
 use alloc::vec::Vec;
 use x86defs::cpuid::Vendor;

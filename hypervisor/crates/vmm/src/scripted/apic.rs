@@ -1,7 +1,7 @@
 //! A CPU that delivers the local APIC's interrupts by itself.
 
 use super::Play;
-use crate::hw::Backend;
+use crate::backend::Backend;
 use alloc::boxed::Box;
 use config::layout::{IOAPIC_BASE, PM1A_EVENT_PORT};
 use devices::lapic::{InterruptStatus, Reg, Trigger, VirtualApicPage};

@@ -10,17 +10,18 @@ mod decoding;
 #[cfg(test)]
 mod tests;
 
+use crate::backend::{Backend, HotState, InterruptDelivery};
 use crate::clock::{HostTime, Interruption, VcpuClock, VmClock};
-use crate::cpuid::{CpuidConfig, CpuidTable, QuickLeaves, VcpuView};
-use crate::hw::{Backend, HotState, InterruptDelivery};
+use crate::cpuid::{CpuidConfig, CpuidTable, VcpuView};
+use crate::hot::cpuid::HotLeaves;
+use crate::hot::timer::{HotTimer, NEVER, TimerKind};
+use crate::msr::mtrr::Mtrrs;
 use crate::msr::{MsrConfig, MsrFile, MsrTable};
-use crate::mtrr::Mtrrs;
 use crate::pv::{PvCounts, PvFeatures, PvState};
 use crate::recorder::Recorder;
 use crate::run::{Next, turn};
 use crate::stats::ExitCounts;
 use crate::stopwatch::Stopwatch;
-use crate::timer::{HotTimer, NEVER, TimerKind};
 use crate::vcpu::{Vcpu, VcpuCore};
 use crate::vm::{Host, Kick, Vm};
 use chipset::fabric::{Posted, Routes};
@@ -483,7 +484,7 @@ impl Play {
             hold: chipset::test_port::HOT_DECLINES,
             ended_level: None,
             timer: HotTimer::new(LEAST),
-            leaves: QuickLeaves::new(&cpuid, view),
+            leaves: HotLeaves::new(&cpuid, view),
             board: Arc::clone(&board),
             memory: Arc::new(Touched),
             lapic,

@@ -2,8 +2,8 @@
 
 use super::{Arc, Play, Vec};
 use crate::end::{EndReason, VmError};
+use crate::hot::timer::NEVER;
 use crate::run::Next;
-use crate::timer::NEVER;
 use crate::vcpu::Activity;
 use crate::vm::Flushed;
 use chipset::fabric::Requests;

@@ -16,17 +16,16 @@
 
 pub mod features;
 mod leaves;
-mod quick;
 #[cfg(test)]
 mod tests;
+pub mod xstate;
 
+use crate::cpuid::xstate::Xstate;
 use crate::pv::PvFeatures;
-use crate::xstate::Xstate;
 use alloc::vec::Vec;
 use config::Signature;
 pub use features::{FeatureBit, Register};
 use hvabi::CallSet;
-pub use quick::QuickLeaves;
 use x86defs::cpuid::{CpuidResult, CpuidSource, Vendor};
 use x86defs::time::TscFrequency;
 use x86defs::{Cr4, Efer, Low, Xcr0, msr};
@@ -246,7 +245,7 @@ impl CpuidTable {
 
     /// Whether a leaf answers the same whatever ECX holds, and until a register
     /// of the [`VcpuView`] changes.
-    fn is_flat(&self, leaf: u32) -> bool {
+    pub(crate) fn is_flat(&self, leaf: u32) -> bool {
         let leaf = self.in_range(leaf);
         let slot = place(leaf).and_then(|(range, index)| self.slots.get(range)?.get(index));
         let indexed = slot.is_some_and(|slot| slot.indexing == Indexing::Subleaves);

@@ -4,7 +4,7 @@
 //! asks most often, leaves that do not look at ECX, is copied from it with the
 //! vCPU's own bits in place, and copied again when one of those changes.
 
-use super::{CpuidTable, VcpuView};
+use crate::cpuid::{CpuidTable, VcpuView};
 use alloc::boxed::Box;
 use x86defs::Cr4;
 use x86defs::cpuid::CpuidResult;
@@ -16,7 +16,7 @@ const RANGES: usize = 3;
 
 /// The usual answers for one vCPU.
 #[derive(Clone, Debug)]
-pub struct QuickLeaves {
+pub struct HotLeaves {
     view: VcpuView,
     /// For each range, a bit for each leaf whose answer is kept.
     known: [u32; RANGES],
@@ -27,7 +27,7 @@ pub struct QuickLeaves {
 /// The bits of CR4 that CPUID shows.
 const SHOWN: Cr4 = Cr4::OSXSAVE.union(Cr4::PKE);
 
-impl QuickLeaves {
+impl HotLeaves {
     /// The answers of `table` for a vCPU with these registers.
     #[must_use]
     pub fn new(table: &CpuidTable, view: VcpuView) -> Self {

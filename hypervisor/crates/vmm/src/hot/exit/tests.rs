@@ -3,11 +3,11 @@
 
 extern crate std;
 
-use super::fast_exit;
-use crate::hw::{ExitRegs, Handled, HotReason, Instruction};
+use crate::backend::{ExitRegs, Handled, HotReason, Instruction};
+use crate::hot::exit::serve;
+use crate::hot::timer::{HotTimer, TimerKind};
 use crate::run::Next;
 use crate::scripted::{Play, RAM, UNTOUCHED};
-use crate::timer::{HotTimer, TimerKind};
 use devices::Device;
 use devices::lapic::ApicMode;
 use hvabi::kvm;
@@ -123,7 +123,7 @@ fn declines(play: &mut Play, cpu: &Cpu, reason: HotReason) {
     let core = &mut play.vcpu.core;
     let before = (core.hot.gpr, core.lapic.save(), core.timer, core.counts, core.recent.total());
     let mut after = cpu.clone();
-    assert_eq!(fast_exit(core, &mut after, reason), Handled::Cold, "{reason:?} {cpu:?}");
+    assert_eq!(serve(core, &mut after, reason), Handled::Cold, "{reason:?} {cpu:?}");
     assert_eq!(&after, cpu, "{reason:?}");
     let now = (core.hot.gpr, core.lapic.save(), core.timer, core.counts, core.recent.total());
     assert_eq!(now, before, "{reason:?}");
@@ -160,7 +160,7 @@ fn each_kind(mut check: impl FnMut(&mut Play, &mut Cpu, HotReason)) {
 fn each_kind_is_served_counted_and_recorded() {
     each_kind(|play, cpu, reason| {
         let total = play.vcpu.core.recent.total();
-        let handled = fast_exit(&mut play.vcpu.core, cpu, reason);
+        let handled = serve(&mut play.vcpu.core, cpu, reason);
         assert_eq!(handled, Handled::Reenter, "{reason:?}");
         assert_eq!(cpu.rip, 0x1002);
         assert!(!cpu.shadow, "{reason:?}: the interrupt shadow ends");
@@ -253,7 +253,7 @@ fn cpuid_answers_as_the_table_does_and_follows_the_registers() {
                     core.set_gpr(Gpr::Rax, 0xdead << 32 | u64::from(leaf));
                     core.set_gpr(Gpr::Rcx, subleaf.into());
                     let wanted = core.cpuid.lookup(leaf, subleaf, &core.view(cr4));
-                    if fast_exit(core, &mut cpu, HotReason::Cpuid) == Handled::Cold {
+                    if serve(core, &mut cpu, HotReason::Cpuid) == Handled::Cold {
                         assert_eq!(leaf, 0xd, "only this depends on XCR0");
                         continue;
                     }
@@ -275,13 +275,13 @@ fn a_timer_of_the_backends_own_is_set_again_now_and_then() {
     let mut cpu = Cpu::at(2_000);
     for _ in 0..64 {
         play.vcpu.core.set_gpr(Gpr::Rax, 0);
-        assert_eq!(fast_exit(&mut play.vcpu.core, &mut cpu, HotReason::Cpuid), Handled::Reenter);
+        assert_eq!(serve(&mut play.vcpu.core, &mut cpu, HotReason::Cpuid), Handled::Reenter);
     }
     assert_eq!(cpu.armed.len(), 4);
     play.vcpu.core.timer.kind = TimerKind::Machine;
     for _ in 0..64 {
         play.vcpu.core.set_gpr(Gpr::Rax, 0);
-        assert_eq!(fast_exit(&mut play.vcpu.core, &mut cpu, HotReason::Cpuid), Handled::Reenter);
+        assert_eq!(serve(&mut play.vcpu.core, &mut cpu, HotReason::Cpuid), Handled::Reenter);
     }
     assert_eq!(cpu.armed.len(), 4, "the machine's runs on");
 }
@@ -295,7 +295,7 @@ fn a_first_touch_is_served_where_memory_is_at_hand() {
     declines(&mut play, &cpu, HotReason::Touch);
     cpu.touched = Some(GuestPhysAddr::new(RAM as u64 - 1));
     let before = cpu.clone();
-    assert_eq!(fast_exit(&mut play.vcpu.core, &mut cpu, HotReason::Touch), Handled::Reenter);
+    assert_eq!(serve(&mut play.vcpu.core, &mut cpu, HotReason::Touch), Handled::Reenter);
     assert_eq!(cpu, before, "the instruction runs again");
     assert_eq!(play.vcpu.core.counts.hot.touch, 1);
 }
@@ -362,7 +362,7 @@ proptest! {
                 Step::Deadline(_) => HotReason::WriteTscDeadline,
                 _ => HotReason::WriteMsr,
             };
-            let handled = fast_exit(&mut hot.vcpu.core, &mut cpu, reason);
+            let handled = serve(&mut hot.vcpu.core, &mut cpu, reason);
             let moved = hot.vcpu.core.timer.armed;
             if handled == Handled::Cold {
                 wrmsr(&mut hot, msr, value);
@@ -425,7 +425,7 @@ proptest! {
                 play.vcpu.hw.next_rip = Some(0x1000);
                 assert_eq!(play.turn(VmExit::PortIo(io)), Next::Continue);
             };
-            match fast_exit(&mut hot.vcpu.core, &mut cpu, HotReason::Port) {
+            match serve(&mut hot.vcpu.core, &mut cpu, HotReason::Port) {
                 Handled::Cold => general(&mut hot),
                 handled => prop_assert_eq!(handled, Handled::Reenter),
             }
@@ -451,7 +451,7 @@ fn a_polling_console_takes_the_short_way() {
             play.vcpu.set_gpr(Gpr::Rax, u64::from(*byte));
             let mut cpu =
                 Cpu { port: Some(BytePort { port, direction }), ..Cpu::at(play.stage.tsc) };
-            if fast_exit(&mut play.vcpu.core, &mut cpu, HotReason::Port) == Handled::Cold {
+            if serve(&mut play.vcpu.core, &mut cpu, HotReason::Port) == Handled::Cold {
                 cold += 1;
                 play.vcpu.hw.next_rip = Some(0x1000);
                 let io = PortIo { port, width: Width::B1, direction, string: None };

@@ -2,9 +2,8 @@
 //! XSETBV accepts, and how large its XSAVE area is (SDM: "Managing State Using
 //! the XSAVE Feature Set").
 
-use x86defs::Gp;
-use x86defs::Xcr0;
 use x86defs::cpuid::CpuidSource;
+use x86defs::{Gp, Xcr0};
 
 /// Bytes of the legacy region and the header, which every XSAVE area has.
 pub const XSAVE_HEADER_END: u32 = 576;

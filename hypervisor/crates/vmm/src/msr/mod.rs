@@ -6,12 +6,13 @@
 //! - [`MsrFile`]: the values of the registers that are no more than storage.
 //! - [`validate`]: the rules of registers that others hold.
 
+pub mod mtrr;
 pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod validate;
 
-use crate::mtrr::MtrrRegister;
+use crate::msr::mtrr::MtrrRegister;
 use devices::RestoreError;
 use serde::{Deserialize, Serialize};
 pub use table::{MsrConfig, MsrTable};
@@ -63,7 +64,7 @@ pub enum SpecialMsr {
     /// The x2APIC register at this offset, MSR number less 0x800; #GP unless
     /// the local APIC is in x2APIC mode.
     X2Apic(u8),
-    /// A memory-type range register: [`crate::mtrr::Mtrrs`].
+    /// A memory-type range register: [`crate::msr::mtrr::Mtrrs`].
     Mtrr(MtrrRegister),
     /// KVM's system time: [`crate::clock::VmClock::write_system_time`].
     KvmSystemTime,
@@ -270,7 +271,7 @@ impl Rule {
             Self::Any => true,
             Self::Canonical => x86defs::GuestVirtAddr::new(value).is_canonical(),
             Self::Low32 => value >> 32 == 0,
-            Self::Pat => crate::mtrr::is_valid_pat(value),
+            Self::Pat => crate::msr::mtrr::is_valid_pat(value),
             Self::Change(mask) => (value ^ reset) & !mask == 0,
             Self::ChangeOrLose(mask, lost) => (value ^ reset) & !(mask | lost) == 0,
         }

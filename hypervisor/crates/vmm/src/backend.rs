@@ -2,11 +2,11 @@
 //! inject, and a way in. Nothing here says VMX or SVM.
 //!
 //! A backend's assembly saves the general registers into [`HotState`] and
-//! calls [`crate::fast::fast_exit`], statically dispatched, which serves the
+//! calls [`crate::hot::exit::serve`], statically dispatched, which serves the
 //! hot exits and goes straight back in; only what that declines becomes an
 //! [`ExitWithEvent`] for the general code (module `exits`).
 
-use crate::timer::{HotTimer, TimerKind};
+use crate::hot::timer::{HotTimer, TimerKind};
 use crate::vcpu::VcpuCore;
 use core::fmt;
 use devices::lapic::Lapic;
@@ -66,8 +66,8 @@ pub trait ExitRegs {
 
     /// Arms what [`HotTimer::kind`] names for [`HotTimer::armed`]; `now` is the TSC.
     ///
-    /// [`HotTimer::kind`]: crate::timer::HotTimer::kind
-    /// [`HotTimer::armed`]: crate::timer::HotTimer::armed
+    /// [`HotTimer::kind`]: crate::hot::timer::HotTimer::kind
+    /// [`HotTimer::armed`]: crate::hot::timer::HotTimer::armed
     fn arm(&mut self, timer: &HotTimer, now: u64);
 }
 

@@ -1,22 +1,22 @@
 //! Guest-physical accesses that the nested tables stopped: RAM that is not
 //! backed yet, or device memory.
 
-use super::{Served, emulated, raise};
+use super::instruction::{Served, emulated, raise};
+use crate::backend::Backend;
 use crate::end::VmError;
-use crate::hw::Backend;
 use crate::vcpu::Vcpu;
 use crate::vm::{Host, Vm};
-use devices::lapic::APIC_BASE_ADDRESS;
+
 use memory::{GuestRam, MemoryError};
-use x86defs::exit::{ApicAccess, ApicAccessKind, NestedAccess, NestedFault};
-use x86defs::{Event, GuestPhysAddr};
+use x86defs::Event;
+use x86defs::exit::{NestedAccess, NestedFault};
 use x86emu::{Step, Stop};
 
 /// Why a guest can't go on whose stack or descriptors lie in device memory.
 pub(crate) const DELIVERY: &str = "to deliver an event through memory that is not RAM";
 
 /// Why a guest can't go on whose RIP is there.
-const EXECUTION: &str = "to execute instructions from device memory";
+pub(super) const EXECUTION: &str = "to execute instructions from device memory";
 
 pub(super) fn serve<B: Backend, M: GuestRam>(
     vcpu: &mut Vcpu<B>,
@@ -36,12 +36,12 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
     if fault.access.contains(NestedAccess::FETCH) {
         return not_offered(vcpu, VmError::NotOffered(EXECUTION));
     }
-    instruction(vcpu, vm, host)
+    access(vcpu, vm, host)
 }
 
 /// The guest can't go on with what it does; but a program of it, to which its
 /// kernel gave device memory, must not end it: that program gets #UD.
-fn not_offered<B: Backend>(vcpu: &mut Vcpu<B>, error: VmError) -> Served {
+pub(super) fn not_offered<B: Backend>(vcpu: &mut Vcpu<B>, error: VmError) -> Served {
     if vcpu.hw.cpl() != 3 {
         return Err(error);
     }
@@ -49,26 +49,8 @@ fn not_offered<B: Backend>(vcpu: &mut Vcpu<B>, error: VmError) -> Served {
     Ok(None)
 }
 
-/// An access to the APIC's page that the CPU does not virtualize by itself.
-pub(super) fn apic<B: Backend, M: GuestRam>(
-    vcpu: &mut Vcpu<B>,
-    vm: &Vm<M>,
-    host: &mut impl Host,
-    access: ApicAccess,
-) -> Served {
-    match access.kind {
-        ApicAccessKind::Read | ApicAccessKind::Write => instruction(vcpu, vm, host),
-        ApicAccessKind::Fetch => not_offered(vcpu, VmError::NotOffered(EXECUTION)),
-        ApicAccessKind::Delivery => Err(VmError::NotOffered(DELIVERY)),
-        ApicAccessKind::Physical => {
-            let gpa = GuestPhysAddr::new(APIC_BASE_ADDRESS + u64::from(access.offset.unwrap_or(0)));
-            Err(MemoryError::NotRam(gpa).into())
-        }
-    }
-}
-
 /// The instruction at RIP accesses device memory.
-fn instruction<B: Backend, M: GuestRam>(
+pub(super) fn access<B: Backend, M: GuestRam>(
     vcpu: &mut Vcpu<B>,
     vm: &Vm<M>,
     host: &mut impl Host,

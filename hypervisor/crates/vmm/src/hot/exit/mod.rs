@@ -8,8 +8,8 @@
 #[cfg(test)]
 mod tests;
 
-use crate::hw::{ExitRegs, Handled, HotReason, Instruction};
-use crate::timer::TimerKind;
+use crate::backend::{ExitRegs, Handled, HotReason, Instruction};
+use crate::hot::timer::TimerKind;
 use crate::vcpu::VcpuCore;
 use devices::lapic::{ApicMode, Ticks, Trigger};
 use hvabi::kvm;
@@ -24,7 +24,7 @@ const RESET_TIMER_EVERY: usize = 16;
 
 /// Serves one exit, or declines.
 #[inline(always)]
-pub fn fast_exit(core: &mut VcpuCore, regs: &mut impl ExitRegs, reason: HotReason) -> Handled {
+pub fn serve(core: &mut VcpuCore, regs: &mut impl ExitRegs, reason: HotReason) -> Handled {
     let handled = match reason {
         HotReason::Cpuid => cpuid(core, regs),
         HotReason::ReadMsr => read_msr(core, regs),
@@ -231,12 +231,12 @@ fn port(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
     let rax = core.gpr(Gpr::Rax);
     match direction {
         Direction::In => {
-            let value = core.board.quick_read(port)?;
+            let value = core.board.hot_read(port)?;
             advance(core, regs, exit)?;
             core.set_gpr(Gpr::Rax, rax & !0xff | u64::from(value));
         }
         Direction::Out => {
-            let mut ready = core.board.quick_write(port)?;
+            let mut ready = core.board.hot_write(port)?;
             let instruction = regs.instruction()?;
             if !regs.advance(instruction, core.hold) {
                 return None;

@@ -1,0 +1,109 @@
+//! Exits that an instruction causes: where it ends, and what it comes to.
+
+use crate::backend::Backend;
+use crate::emulate::Emulated;
+use crate::end::{EndReason, VmError};
+use crate::vcpu::Vcpu;
+use crate::vm::{Host, Vm};
+use memory::GuestRam;
+use x86defs::{Event, Exception, VmExit};
+use x86emu::{Fault, GuestException, SkipError, SystemInstruction};
+
+/// What serving an exit comes to: nothing, the end of the guest, or its failure.
+pub(crate) type Served = Result<Option<EndReason>, VmError>;
+
+/// What an instruction's handler came to.
+pub(crate) enum Done {
+    /// The instruction is done.
+    Complete,
+    /// It is done, and the guest with it.
+    End(EndReason),
+    /// It faults instead.
+    Fault(Event),
+}
+
+/// An emulation context at this moment.
+pub(crate) fn emulated<'a, B: Backend, M: GuestRam>(
+    vcpu: &'a mut Vcpu<B>,
+    vm: &'a Vm<M>,
+    host: &impl Host,
+) -> Emulated<'a, B, M> {
+    let tsc = host.tsc();
+    Emulated::new(vcpu, vm, vm.now(tsc), vm.ticks(tsc))
+}
+
+/// Serves an exit caused by an instruction: finds where it ends, calls `serve`
+/// and goes on behind it.
+pub(crate) fn instruction<B: Backend, M: GuestRam, H: Host>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &mut H,
+    exit: VmExit,
+    serve: impl FnOnce(&mut Vcpu<B>, &Vm<M>, &mut H) -> Result<Done, VmError>,
+) -> Served {
+    let next_rip = match vcpu.hw.next_rip() {
+        Some(next_rip) => next_rip,
+        None => match decode(vcpu, vm, host, exit)? {
+            Some(found) => behind(vcpu, &found),
+            None => return Ok(None),
+        },
+    };
+    match serve(vcpu, vm, host)? {
+        Done::Complete => {
+            vcpu.complete(next_rip);
+            Ok(None)
+        }
+        Done::End(reason) => Ok(Some(reason)),
+        Done::Fault(event) => {
+            vcpu.raise(event);
+            Ok(None)
+        }
+    }
+}
+
+/// RIP behind `found`.
+pub(crate) fn behind<B: Backend>(vcpu: &Vcpu<B>, found: &SystemInstruction) -> u64 {
+    let next = vcpu.hw.rip().wrapping_add(found.length.into());
+    match vcpu.mode().bits() {
+        64 => next,
+        32 => next & 0xffff_ffff,
+        _ => next & 0xffff,
+    }
+}
+
+/// The instruction that caused `exit`; `None` where the guest has to run it
+/// again, or got an exception.
+pub(crate) fn decode<B: Backend, M: GuestRam>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &impl Host,
+    exit: VmExit,
+) -> Result<Option<SystemInstruction>, VmError> {
+    match x86emu::skip(&mut emulated(vcpu, vm, host), &exit) {
+        Ok(found) => Ok(Some(found)),
+        Err(SkipError::Mismatch) => {
+            // Another vCPU may have rewritten the code: the guest runs it
+            // again. If that ends here once more, the encoding is one that the
+            // CPU should have refused (LOCK CPUID on one emulator).
+            let rip = vcpu.hw.rip();
+            if vcpu.mismatch_rip.replace(rip) == Some(rip) {
+                vcpu.mismatch_rip = None;
+                vcpu.raise(Event::ud());
+            }
+            Ok(None)
+        }
+        Err(SkipError::Fault(Fault::Exception(exception))) => {
+            raise(vcpu, exception);
+            Ok(None)
+        }
+        Err(SkipError::Fault(Fault::Host(error))) => Err(error),
+    }
+}
+
+/// Raises an exception of an emulated instruction.
+pub(crate) fn raise<B: Backend>(vcpu: &mut Vcpu<B>, exception: GuestException) {
+    if let (Exception::PF, Some(address)) = (exception.exception, exception.address) {
+        vcpu.hw.set_cr2(address);
+    }
+    vcpu.raise(exception.event());
+}
