@@ -1,7 +1,7 @@
 //! From bytes to an [`Instruction`], by two decoders.
 
-pub(crate) mod fast;
 pub(crate) mod general;
+pub(crate) mod hand_made;
 pub(crate) mod stream;
 
 use crate::cpu::Mnemonic;
@@ -35,7 +35,7 @@ pub enum Decoder {
     General,
     /// The hand-made one alone; what it does not know it calls
     /// [`DecodeError::Incomplete`].
-    Fast,
+    HandMade,
 }
 
 /// Decodes the instruction that starts `bytes` (at most the first 15 count) and
@@ -49,13 +49,13 @@ pub fn decode(
     rip: u64,
     decoder: Decoder,
 ) -> Result<Instruction, DecodeError> {
-    let fast = match decoder {
+    let hand_made = match decoder {
         Decoder::General => None,
-        Decoder::Both | Decoder::Fast => fast::decode(bytes, mode, rip),
+        Decoder::Both | Decoder::HandMade => hand_made::decode(bytes, mode, rip),
     };
-    match (fast, decoder) {
+    match (hand_made, decoder) {
         (Some(instruction), _) => Ok(instruction),
-        (None, Decoder::Fast) => Err(DecodeError::Incomplete),
+        (None, Decoder::HandMade) => Err(DecodeError::Incomplete),
         (None, _) => general::decode(bytes, mode, rip),
     }
 }
