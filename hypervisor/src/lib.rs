@@ -3,7 +3,7 @@
 //! This package is the only one of the product with `unsafe` code and
 //! assembly. [`boot`] brings the machine up stage by stage, [`cpu`] and
 //! [`mm`] own processors and memory, [`hw`] turns virtualization on and runs
-//! guests on it, [`drivers`] talk to the machine's devices and [`monitor`] to
+//! guests on it, [`drivers`] talk to the machine's devices and [`journal`] to
 //! its operator. What to do with an exit is decided in the pure crate `vmm`.
 #![no_std]
 
@@ -14,6 +14,7 @@ pub mod cpu;
 pub mod drivers;
 pub mod error;
 pub mod hw;
+pub mod journal;
 pub mod machine;
 pub mod mm;
-pub mod monitor;
+mod operator;

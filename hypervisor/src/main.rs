@@ -13,5 +13,5 @@ fn main(info: &'static mut BootInfo) -> ! {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    hypervisor::monitor::panicked(info)
+    hypervisor::journal::panicked(info)
 }

@@ -10,7 +10,7 @@ use crate::drivers::{clocks, framebuffer, rtc, serial};
 use crate::error::HostError;
 use crate::hw::{self, Extension, VendorCpu, svm, vmx};
 use crate::mm::{self, Handover, Unsealed, layout};
-use crate::{machine, monitor};
+use crate::{journal, machine, operator};
 use acpi::Firmware;
 use bootloader_api::BootInfo;
 use bootloader_api::config::{BootloaderConfig, Mapping};
@@ -36,7 +36,7 @@ pub static CONFIG: BootloaderConfig = {
 pub fn start(info: &'static mut BootInfo) -> ! {
     clocks::begin();
     rtc::look();
-    monitor::init();
+    journal::init();
     let serial = serial::CONSOLE.init();
     if let Some(screen) = info.framebuffer.take() {
         framebuffer::init(screen);
@@ -55,13 +55,13 @@ pub fn start(info: &'static mut BootInfo) -> ! {
         Err(error) => Err(error),
     };
     let Err(error) = error;
-    monitor::refuse(&error)
+    journal::refuse(&error)
 }
 
 /// Says that a stage is done. Between stages the real-time clock is looked at: the more often,
 /// the better is it known when a second begins.
 fn stage(name: &str, words: core::fmt::Arguments<'_>) {
-    monitor::stage(name, words);
+    journal::stage(name, words);
     rtc::look();
 }
 
@@ -97,7 +97,7 @@ fn guests<C: VendorCpu>(ready: Ready) -> Result<core::convert::Infallible, HostE
     let count = smp::start(&handover, &firmware.cpus, machine::join::<C>)?;
     stage("processors", format_args!("{count} running"));
     clocks()?;
-    machine::run(cpu, count, bundle)
+    machine::run(cpu, count, |machine| operator::begin(machine, &bundle))
 }
 
 fn memory(info: &'static mut BootInfo) -> Result<Handover, HostError> {
@@ -112,12 +112,12 @@ fn bundle(handover: &Handover) -> Result<Bundle<'static>, HostError> {
         rtc::look();
     })?;
     let manifest = bundle.manifest();
-    monitor::set_exit(manifest.host.exit);
+    journal::set_exit(manifest.host.exit);
     if let Some(key) = manifest.host.end_key {
-        monitor::set_key(key);
+        journal::set_key(key);
     }
     if let Ok(level) = manifest.host.log.as_str().parse() {
-        monitor::set_level(level);
+        journal::set_level(level);
     }
     stage(
         "bundle",

@@ -6,7 +6,7 @@
 //! vCPU goes through the table instead. The words behind it name cases to leave
 //! out, because they would end the emulator.
 
-use crate::monitor;
+use crate::journal;
 use alloc::string::String;
 use core::fmt::{self, Write};
 
@@ -65,7 +65,7 @@ impl Tally {
         let agreed = rule.is_some() && cpu.as_expected;
         self.tried += 1;
         self.agreed += usize::from(agreed);
-        monitor::stage(
+        journal::stage(
             "broken",
             format_args!(
                 "{name}: checker says {verdict}; CPU says {}; {}",
@@ -77,7 +77,7 @@ impl Tally {
 
     /// Prints the sum.
     pub(super) fn finish(&self) {
-        monitor::stage(
+        journal::stage(
             "broken entries",
             format_args!("{} tried, {} agreed", self.tried, self.agreed),
         );

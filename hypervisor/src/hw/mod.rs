@@ -43,7 +43,7 @@ pub struct GuestApic {
 /// at boot; all that runs guests is compiled for each vendor.
 pub trait VendorCpu: Debug + Sized + 'static {
     /// A vCPU of this vendor.
-    type Vcpu: Backend + Debug + Send;
+    type Vcpu: Backend + Debug + Send + 'static;
 
     /// Bytes of memory that each vCPU takes for the hardware's sake.
     const VCPU_BYTES: u64;

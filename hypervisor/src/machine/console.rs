@@ -12,7 +12,7 @@ use spin::Mutex;
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct Console {
+pub(crate) struct Console {
     /// The operator looks at it.
     attached: AtomicBool,
     output: Mutex<Output>,
@@ -89,14 +89,14 @@ impl Passage {
 impl Console {
     /// A console that nobody looks at; `kept` takes what it is sent, `screen` filters what
     /// is shown of it.
-    pub(super) const fn new(kept: Ring, screen: Option<Screen>) -> Self {
+    pub(crate) const fn new(kept: Ring, screen: Option<Screen>) -> Self {
         let passage = Passage { screen, ready: ArrayVec::new_const() };
         Self { attached: AtomicBool::new(false), output: Mutex::new(Output { kept, passage }) }
     }
 
     /// Takes what the guest sent; how many bytes, from the start. While the
     /// operator looks, it is no more than the serial port takes.
-    pub(super) fn write(&self, bytes: &[u8]) -> usize {
+    pub(crate) fn write(&self, bytes: &[u8]) -> usize {
         let Output { kept, passage } = &mut *self.output.lock();
         if self.is_attached() {
             return if kept.is_empty() { passage.send(bytes) } else { 0 };
@@ -107,14 +107,14 @@ impl Console {
 
     /// Takes all of what the guest sent: what the serial port has no room for is
     /// kept, and shown later.
-    pub(super) fn put(&self, bytes: &[u8]) {
+    pub(crate) fn put(&self, bytes: &[u8]) {
         let Output { kept, passage } = &mut *self.output.lock();
         let sent = if self.is_attached() && kept.is_empty() { passage.send(bytes) } else { 0 };
         kept.push(bytes.get(sent..).unwrap_or_default());
     }
 
     /// How many bytes [`write`](Self::write) would take.
-    pub(super) fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         if !self.is_attached() {
             return usize::MAX;
         }
@@ -123,12 +123,12 @@ impl Console {
     }
 
     /// Whether the operator looks at it.
-    pub(super) fn is_attached(&self) -> bool {
+    pub(crate) fn is_attached(&self) -> bool {
         self.attached.load(Ordering::Relaxed)
     }
 
     /// The operator looks at it from now on; returns how many bytes were lost.
-    pub(super) fn attach(&self) -> u64 {
+    pub(crate) fn attach(&self) -> u64 {
         let mut output = self.output.lock();
         self.attached.store(true, Ordering::Relaxed);
         output.kept.begin()
@@ -136,13 +136,13 @@ impl Console {
 
     /// Bytes that bring the terminal back to where the guest's programs had it, now that the
     /// operator looks.
-    pub(super) fn again(&self) -> Vec<u8> {
+    pub(crate) fn again(&self) -> Vec<u8> {
         self.output.lock().passage.screen.as_mut().map(Screen::again).unwrap_or_default()
     }
 
     /// The operator looks elsewhere: returns what the terminal gets first.
     #[must_use]
-    pub(super) fn detach(&self) -> Vec<u8> {
+    pub(crate) fn detach(&self) -> Vec<u8> {
         let Output { passage, .. } = &mut *self.output.lock();
         match self.attached.swap(false, Ordering::Relaxed) {
             true => passage.last(),
@@ -153,7 +153,7 @@ impl Console {
     /// The guest is no more, and whatever its programs counted on: returns what the terminal
     /// gets, if the operator looks.
     #[must_use]
-    pub(super) fn end(&self) -> Vec<u8> {
+    pub(crate) fn end(&self) -> Vec<u8> {
         let Output { passage, .. } = &mut *self.output.lock();
         if let Some(screen) = &mut passage.screen {
             screen.forget();
@@ -165,7 +165,7 @@ impl Console {
     }
 
     /// Shows what was kept, as far as the serial port takes it.
-    pub(super) fn show(&self) {
+    pub(crate) fn show(&self) {
         let Output { kept, passage } = &mut *self.output.lock();
         while self.is_attached() && passage.is_clear() && !kept.is_empty() {
             let sent = passage.send(kept.front());
@@ -177,14 +177,14 @@ impl Console {
     }
 
     /// Bytes that wait to be looked at, and bytes that were lost.
-    pub(super) fn unread(&self) -> (u64, u64) {
+    pub(crate) fn unread(&self) -> (u64, u64) {
         let Output { kept, passage } = &*self.output.lock();
         let waiting = kept.len() as u64 + passage.ready.len() as u64;
         (waiting, kept.dropped())
     }
 
     /// Bytes of memory that it takes.
-    pub(super) fn memory(&self) -> u64 {
+    pub(crate) fn memory(&self) -> u64 {
         (size_of::<Self>() + self.output.lock().kept.memory()) as u64
     }
 }

@@ -1,17 +1,17 @@
 //! The loop of a CPU: what the scheduler chose, until it is time to ask again.
 
-use super::World;
 use super::console::Console;
-use super::guest::{Guest, Private, Published};
-use super::start::Starter;
+use super::guest::{Guest, Private, Published, Slots};
+use super::runners::{Machine, Runner};
+use super::sleepers::Sleepers;
+use super::world::World;
 use crate::cpu::{apic, asm, cpuid_checked, msr, percpu, traps};
 use crate::drivers::framebuffer;
 use crate::hw::VendorCpu;
 use crate::mm;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use devices::firmware::FirmwareNews;
-use sched::{Choice, Decision, EntityId, Stay};
+use sched::{Choice, Decision, Stay};
 use service::Stop;
 use vmm::clock::HostTime;
 use vmm::end::EndReason;
@@ -25,35 +25,10 @@ use x86defs::cpuid::has_branch_barrier;
 /// IA32_PRED_CMD: forget indirect branches.
 const PRED_CMD_IBPB: u64 = 1;
 
-/// What the scheduler's names stand for.
-pub(super) enum Runner<C: VendorCpu> {
-    /// A vCPU.
-    Vcpu(Arc<Guest<C>>, usize),
-    /// The start of a guest.
-    Starter(Arc<Starter<C>>),
-    /// The operator's service context.
-    Operator,
-}
-
-impl<C: VendorCpu> Clone for Runner<C> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Vcpu(guest, index) => Self::Vcpu(Arc::clone(guest), *index),
-            Self::Starter(starter) => Self::Starter(Arc::clone(starter)),
-            Self::Operator => Self::Operator,
-        }
-    }
-}
-
-/// A vCPU that sleeps until its timer rings.
-struct Sleeper {
-    until: u64,
-    entity: EntityId,
-}
-
 /// A CPU of the machine at work.
 pub(super) struct ThisCpu<C: VendorCpu> {
-    world: &'static World<C>,
+    machine: &'static Machine<C>,
+    world: &'static World,
     vendor: C,
     index: usize,
     /// The end of the running entity's time.
@@ -70,9 +45,7 @@ pub(super) struct ThisCpu<C: VendorCpu> {
     console: Option<Arc<Console>>,
     /// State of its branch predictors: the guest that taught them last.
     predictors: Predictors,
-    /// vCPUs that went to sleep here. One that was woken otherwise is still
-    /// here, and wakes once for nothing.
-    sleepers: Vec<Sleeper>,
+    sleepers: Sleepers,
 }
 
 impl<C: VendorCpu> Host for ThisCpu<C> {
@@ -128,10 +101,11 @@ impl<C: VendorCpu> Host for ThisCpu<C> {
 }
 
 impl<C: VendorCpu> ThisCpu<C> {
-    pub(super) fn new(world: &'static World<C>, vendor: C) -> Self {
+    pub(super) fn new(machine: &'static Machine<C>, vendor: C) -> Self {
         let index = percpu::this().index();
         Self {
-            world,
+            machine,
+            world: machine.world,
             vendor,
             index,
             until: 0,
@@ -141,7 +115,7 @@ impl<C: VendorCpu> ThisCpu<C> {
             armed: NEVER,
             console: None,
             predictors: Predictors::new(has_branch_barrier(&cpuid_checked)),
-            sleepers: Vec::new(),
+            sleepers: Sleepers::default(),
         }
     }
 
@@ -149,7 +123,7 @@ impl<C: VendorCpu> ThisCpu<C> {
     pub(super) fn run(mut self) -> ! {
         loop {
             let _ = self.look();
-            self.wake_sleepers(asm::rdtsc());
+            self.sleepers.wake(self.world, asm::rdtsc());
             // Whom this CPU has just woken it finds now.
             percpu::this().forget_own_requests();
             percpu::this().set_timers(self.sleepers.len());
@@ -158,7 +132,7 @@ impl<C: VendorCpu> ThisCpu<C> {
                     let (stop, stay) = self.serve(choice);
                     self.since = asm::rdtsc();
                     // A sleeper that has waited for this one's least is to be owed that by it, too.
-                    self.wake_sleepers(self.since);
+                    self.sleepers.wake(self.world, self.since);
                     self.world.stopped(self.index, stop, stay);
                 }
                 Decision::Idle { until } => {
@@ -190,32 +164,14 @@ impl<C: VendorCpu> ThisCpu<C> {
         requests & percpu::RESCHEDULE != 0
     }
 
-    fn first_sleeper(&self) -> u64 {
-        self.sleepers.iter().map(|sleeper| sleeper.until).min().unwrap_or(NEVER)
-    }
-
-    fn wake_sleepers(&mut self, now: u64) {
-        if self.sleepers.is_empty() {
-            return;
-        }
-        let world = self.world;
-        self.sleepers.retain(|sleeper| {
-            let due = sleeper.until <= now;
-            if due {
-                world.wake_late(sleeper.entity, sleeper.until);
-            }
-            !due
-        });
-    }
-
     /// Wakes whose time has come, as what runs has had its least. Whether somebody who
     /// woke meanwhile has waited for that.
     #[inline(never)]
     fn look_after_sleepers(&mut self, now: u64) -> bool {
         let first = !core::mem::replace(&mut self.asked, true);
         let hurried = first && self.world.is_hurried(self.index);
-        self.wake_sleepers(now);
-        self.attend = self.first_sleeper();
+        self.sleepers.wake(self.world, now);
+        self.attend = self.sleepers.first();
         hurried
     }
 
@@ -230,25 +186,25 @@ impl<C: VendorCpu> ThisCpu<C> {
         if percpu::this().asks_itself() {
             return;
         }
-        let until = until.min(self.first_sleeper());
+        let until = until.min(self.sleepers.first());
         self.arm_timer(until);
         percpu::wait(until.saturating_sub(asm::rdtsc()) > self.world.long_wait());
     }
 
     fn serve(&mut self, choice: Choice) -> (Stop, Stay) {
         (self.until, self.attend, self.asked) = (choice.until, choice.least, false);
-        let stop = match self.world.runner(choice.id) {
+        let stop = match self.machine.runner(choice.id) {
             Some(Runner::Vcpu(guest, index)) => return self.run_vcpu(&guest, index, &choice),
-            Some(Runner::Starter(starter)) => starter.step(self.world, &self.vendor, choice.until),
-            Some(Runner::Operator) => {
+            Some(Runner::Starter(starter)) => starter.step(&self.vendor, choice.until),
+            Some(Runner::Service(service)) => {
                 // It is awake: its own timer is none that it tells of.
-                self.sleepers.retain(|sleeper| sleeper.entity != choice.id);
+                self.sleepers.forget(choice.id);
                 percpu::this().set_timers(self.sleepers.len());
-                let stop = self.world.operate(&self.vendor);
-                if stop == Stop::Blocked {
-                    // Without interrupts of the serial port, look all the same.
-                    let until = asm::rdtsc() + self.world.poll_interval();
-                    self.sleepers.push(Sleeper { until, entity: choice.id });
+                let stop = service.step(choice.until);
+                if stop == Stop::Blocked
+                    && let Some(rest) = service.rest()
+                {
+                    self.sleepers.add(choice.id, asm::rdtsc() + rest);
                 }
                 stop
             }
@@ -258,9 +214,9 @@ impl<C: VendorCpu> ThisCpu<C> {
         (stop, Stay::default())
     }
 
-    fn run_vcpu(&mut self, guest: &Guest<C>, index: usize, choice: &Choice) -> (Stop, Stay) {
+    fn run_vcpu(&mut self, guest: &Guest<Slots<C>>, index: usize, choice: &Choice) -> (Stop, Stay) {
         let nothing = |stop| (stop, Stay::default());
-        let Some(slot) = guest.slots.get(index) else { return nothing(Stop::Blocked) };
+        let Some(slot) = guest.vcpus.0.get(index) else { return nothing(Stop::Blocked) };
         if guest.is_stopping() {
             return nothing(Stop::Blocked);
         }
@@ -279,7 +235,7 @@ impl<C: VendorCpu> ThisCpu<C> {
             unsafe { msr::write(Msr::PRED_CMD, PRED_CMD_IBPB) };
         });
         self.console = Some(Arc::clone(&guest.console));
-        self.sleepers.retain(|sleeper| sleeper.entity != choice.id);
+        self.sleepers.forget(choice.id);
         let mut stay = Stay::default();
         let (stop, end) = mm::with_root(guest.vm.memory.root(), || {
             if private.last_cpu != Some(self.index) {
@@ -324,7 +280,7 @@ impl<C: VendorCpu> ThisCpu<C> {
     /// when to when.
     fn turns(
         &mut self,
-        guest: &Guest<C>,
+        guest: &Guest<Slots<C>>,
         index: usize,
         choice: &Choice,
         private: &mut Private<C::Vcpu>,
@@ -362,8 +318,8 @@ impl<C: VendorCpu> ThisCpu<C> {
                     if deadline != NEVER {
                         // One that ends before that is not remembered for long.
                         let until = deadline.min(asm::rdtsc() + self.world.frequency.hz());
-                        self.sleepers.retain(|sleeper| sleeper.entity != choice.id);
-                        self.sleepers.push(Sleeper { until, entity: choice.id });
+                        self.sleepers.forget(choice.id);
+                        self.sleepers.add(choice.id, until);
                     }
                     return (Stop::Blocked, None);
                 }

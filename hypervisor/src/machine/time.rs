@@ -1,14 +1,13 @@
 //! The machine's time: the wall clock, which is told better after a while, and the rate of
 //! the TSC for guests that are yet to start.
 
-use super::guest::Guest;
-use super::{NANOS_PER_SECOND, World};
+use super::guest::{Guest, Vcpus};
+use super::world::World;
 use crate::cpu::{asm, tsc};
 use crate::drivers::{clocks, rtc};
-use crate::hw::VendorCpu;
 use core::sync::atomic::Ordering;
 use timebase::{Finding, Lookout};
-use x86defs::time::{Scale, TscFrequency};
+use x86defs::time::{NANOS_PER_SECOND, Scale, TscFrequency};
 
 /// The TSC is measured once more after so many seconds, and so many.
 const MEASURED_AGAIN: [u64; 2] = [1, 10];
@@ -17,7 +16,7 @@ const TOLERATED_PPM: u64 = 10;
 
 /// State of the operator's looks at the machine's time.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     /// How often the TSC was measured again.
     measured: usize,
     /// When to look at the real-time clock.
@@ -26,10 +25,10 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Nothing was looked at.
-    pub(super) const NEW: Self = Self { measured: 0, lookout: Lookout::NEW };
+    pub(crate) const NEW: Self = Self { measured: 0, lookout: Lookout::NEW };
 
     /// Looks at what is not known well enough.
-    pub(super) fn step<C: VendorCpu>(&mut self, world: &World<C>) {
+    pub(crate) fn step(&mut self, world: &World) {
         let now = asm::rdtsc();
         let passed = world.nanos(now);
         let is_due = self.lookout.is_due(passed, world.clock.at(now).wall, rtc::forget);
@@ -69,9 +68,9 @@ impl Watch {
     }
 }
 
-impl<C: VendorCpu> World<C> {
+impl World {
     /// The rate that a guest is told which starts now.
-    pub(super) fn rate(&self) -> TscFrequency {
+    pub(crate) fn rate(&self) -> TscFrequency {
         TscFrequency::from_khz(tsc::khz()).unwrap_or(self.frequency)
     }
 
@@ -108,7 +107,7 @@ impl<C: VendorCpu> World<C> {
     }
 
     /// Tells a guest what time it is by now.
-    pub(super) fn correct_time_of(&self, guest: &Guest<C>) {
+    pub(crate) fn correct_time_of<V: Vcpus + ?Sized>(&self, guest: &Guest<V>) {
         let now = self.time();
         let mut clock = guest.vm.clock.write();
         clock.correct_wall(now);

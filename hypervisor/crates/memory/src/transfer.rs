@@ -50,6 +50,10 @@ impl Stops {
 ///
 /// # Errors
 /// [`MemoryError`] names the first address that failed.
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "`done` is less than `len`, and `left` is at most `part`"
+)]
 pub fn transfer(
     memory: &impl Populate,
     gpa: GuestPhysAddr,
@@ -61,12 +65,11 @@ pub fn transfer(
     while done < len {
         let at = gpa.checked_add(done as u64).ok_or(MemoryError::NotRam(gpa))?;
         let room = memory.room(at).ok_or(MemoryError::NotRam(at))?;
-        let part = len.saturating_sub(done).min(usize::try_from(room).unwrap_or(usize::MAX));
+        let part = (len - done).min(usize::try_from(room).unwrap_or(usize::MAX));
         let left = copy(at, done, part).min(part);
-        let copied = part.saturating_sub(left);
-        done = done.saturating_add(copied);
+        done += part - left;
         if left != 0 {
-            stops.at(memory, at.wrapping_add(copied as u64))?;
+            stops.at(memory, at.wrapping_add((part - left) as u64))?;
         }
     }
     Ok(())

@@ -2,6 +2,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod service;
 mod stop;
 
+pub use service::Service;
 pub use stop::Stop;

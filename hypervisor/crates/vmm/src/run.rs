@@ -139,7 +139,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
 }
 
 /// Whether the 8259s ask for an interrupt and this vCPU takes it.
-pub fn pic_asks<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, vm: &Vm<M>) -> bool {
+pub fn pic_asks<B: Backend + ?Sized, M: GuestRam>(vcpu: &Vcpu<B>, vm: &Vm<M>) -> bool {
     let wired = vcpu.index == 0 && vcpu.core.lapic.accepts_pic();
     (wired || vcpu.extint) && vm.board.pic_output()
 }

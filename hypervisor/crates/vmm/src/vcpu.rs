@@ -116,11 +116,9 @@ pub enum Activity {
 /// A vCPU.
 #[derive(Debug)]
 #[repr(C)]
-pub struct Vcpu<B> {
+pub struct Vcpu<B: ?Sized> {
     /// Policy's part.
     pub core: VcpuCore,
-    /// The hardware's part.
-    pub hw: B,
     /// Its place among the guest's vCPUs.
     pub index: usize,
     /// What it is doing.
@@ -139,24 +137,11 @@ pub struct Vcpu<B> {
     shadow_rip: Option<u64>,
     /// It gives its CPU up.
     pub(crate) gives_way: bool,
+    /// The hardware's part.
+    pub hw: B,
 }
 
 impl<B: Backend> Vcpu<B> {
-    /// How its accesses are translated now.
-    pub fn walk_config(&self) -> WalkConfig {
-        WalkConfig {
-            cr0: self.hw.cr0(),
-            cr3: self.hw.cr3(),
-            cr4: self.hw.cr4(),
-            efer: self.hw.efer(),
-            rflags: self.hw.rflags(),
-            cpl: self.hw.cpl(),
-            pkru: self.hw.pkru(),
-            physical_bits: self.core.cpuid.physical_address_bits(),
-            features: WalkFeatures::PAGES_1G,
-        }
-    }
-
     /// A vCPU around its parts, in the state after reset.
     #[must_use]
     pub fn new(index: usize, core: VcpuCore, hw: B) -> Self {
@@ -172,6 +157,23 @@ impl<B: Backend> Vcpu<B> {
             shutdown: false,
             shadow_rip: None,
             gives_way: false,
+        }
+    }
+}
+
+impl<B: Backend + ?Sized> Vcpu<B> {
+    /// How its accesses are translated now.
+    pub fn walk_config(&self) -> WalkConfig {
+        WalkConfig {
+            cr0: self.hw.cr0(),
+            cr3: self.hw.cr3(),
+            cr4: self.hw.cr4(),
+            efer: self.hw.efer(),
+            rflags: self.hw.rflags(),
+            cpl: self.hw.cpl(),
+            pkru: self.hw.pkru(),
+            physical_bits: self.core.cpuid.physical_address_bits(),
+            features: WalkFeatures::PAGES_1G,
         }
     }
 

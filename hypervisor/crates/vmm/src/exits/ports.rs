@@ -6,6 +6,7 @@ use crate::emulate::Emulated;
 use crate::end::{EndReason, VmError};
 use crate::vcpu::Vcpu;
 use crate::vm::{Host, Vm};
+use chipset::BoardEnd;
 use devices::firmware::FirmwareNews;
 use memory::GuestRam;
 use x86defs::bits::Low;
@@ -71,7 +72,7 @@ fn string<B: Backend, M: GuestRam>(
 struct Bus<'a, M> {
     vm: &'a Vm<M>,
     now: Nanos,
-    end: Option<EndReason>,
+    end: Option<BoardEnd>,
     console: bool,
     firmware: Option<FirmwareNews>,
 }
@@ -85,7 +86,7 @@ impl<M: GuestRam> Bus<'_, M> {
         if let Some(news) = self.firmware {
             host.firmware_entered(&self.vm.name, news);
         }
-        self.end
+        self.end.map(EndReason::from)
     }
 }
 
@@ -105,7 +106,7 @@ impl<M: GuestRam> Ports for Bus<'_, M> {
         self.console |= outcome.console;
         self.firmware = self.firmware.or(outcome.firmware);
         if self.end.is_none() {
-            self.end = outcome.end.map(EndReason::from);
+            self.end = outcome.end;
         }
         Ok(())
     }

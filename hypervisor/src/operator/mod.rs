@@ -1,4 +1,4 @@
-//! The operator's service context: the guests' lives, their consoles, the
+//! The operator, one of the machine's services: the guests' lives, their consoles, the
 //! monitor on the machine's serial port and the control line for programs.
 //!
 //! Key types: [`Operator`]; `Record`, a guest that is known, whether it runs or
@@ -6,34 +6,34 @@
 
 mod inspect;
 mod line;
-mod operations;
-mod record;
-mod snapshots;
+mod lives;
+mod perform;
+mod status;
 mod terminal;
+mod uploads;
+mod watch;
 
-use super::World;
-use super::cpu::Runner;
-use super::guest::Guest;
-use super::start::Files;
-use super::time::Watch;
 use crate::cpu::asm;
 use crate::drivers::{framebuffer, serial};
 use crate::error::HostError;
-use crate::hw::VendorCpu;
-use crate::monitor::{self, Status};
+use crate::journal::{self, Status};
+use crate::machine::guest::Files;
+use crate::machine::time::Watch;
+use crate::machine::{AnyMachine, World};
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use config::bundle::Bundle;
-use config::{ConsoleBytes, GuestSettings, WhenEmpty};
+use config::{ConsoleBytes, CpuSet, GuestSettings, WhenEmpty};
 use control::protocol::event::EventGuest;
 use control::protocol::{EventKind, EventLog};
 use hvabi::ShutDownKind;
 use line::Control;
-use record::Record;
-use sched::Kind;
-use service::Stop;
+use lives::Record;
+use sched::{EntityId, Kind, SchedError, Share};
+use service::{Service, Stop};
+use spin::Mutex;
 use terminal::Terminal;
 use vmm::end::EndReason;
 use vmm::lifecycle::{Command, State};
@@ -45,9 +45,66 @@ enum Leave {
     PowerOff,
 }
 
+/// The operator's service.
+struct Desk {
+    operator: Mutex<Operator>,
+    world: &'static World,
+}
+
+impl Service for Desk {
+    fn name(&self) -> &str {
+        "operator"
+    }
+
+    fn step(&self, until: u64) -> Stop {
+        self.operator.lock().step(until)
+    }
+
+    /// Without interrupts of the serial port, it looks all the same.
+    fn rest(&self) -> Option<u64> {
+        Some(self.world.poll_interval())
+    }
+}
+
+/// Percent of a CPU that the operator gets before all guests.
+const RESERVE: u32 = 5;
+
+/// Makes the operator a service of `machine`; it knows the guests of `bundle` and starts them.
+///
+/// # Errors
+/// There is no room for it.
+pub(crate) fn begin(
+    machine: &'static dyn AnyMachine,
+    bundle: &Bundle<'static>,
+) -> Result<(), HostError> {
+    let world = machine.world();
+    let entity = schedule(world)?;
+    let mut operator = Operator::new(bundle, machine);
+    journal::guests_run();
+    operator.start_all();
+    machine.serve(entity, Arc::new(Desk { operator: Mutex::new(operator), world }));
+    world.set_operator(entity);
+    Ok(())
+}
+
+/// Its name in the scheduler.
+fn schedule(world: &World) -> Result<EntityId, HostError> {
+    let fail = |error: SchedError| {
+        log::error!("scheduler: {error}");
+        HostError::OutOfMemory("the scheduler")
+    };
+    let settings = Share { reserve: RESERVE, ..Share::default() };
+    let mut scheduler = world.scheduler.lock();
+    let now = asm::rdtsc();
+    let id = scheduler.add_guest(settings, now).map_err(fail)?;
+    // The machine's interrupts come to the first CPU.
+    scheduler.add(id, Kind::Service, CpuSet::one(0), now).map_err(fail)
+}
+
 /// See the [module](self).
-pub(super) struct Operator<C: VendorCpu> {
-    records: Vec<Record<C>>,
+struct Operator {
+    machine: &'static dyn AnyMachine,
+    records: Vec<Record>,
     /// The number of the next guest.
     next: u32,
     when_empty: WhenEmpty,
@@ -64,11 +121,13 @@ pub(super) struct Operator<C: VendorCpu> {
     watch: Watch,
 }
 
-impl<C: VendorCpu> Operator<C> {
+impl Operator {
     /// Knows the guests of the bundle. None runs yet.
-    pub(super) fn new(bundle: &Bundle<'static>, world: &World<C>) -> Self {
+    fn new(bundle: &Bundle<'static>, machine: &'static dyn AnyMachine) -> Self {
+        let world = machine.world();
         let host = &bundle.manifest().host;
         let mut operator = Self {
+            machine,
             records: Vec::new(),
             next: 1,
             when_empty: host.when_empty,
@@ -91,7 +150,8 @@ impl<C: VendorCpu> Operator<C> {
     }
 
     /// Starts all guests, and shows the console of the first.
-    pub(super) fn start_all(&mut self, world: &'static World<C>) {
+    fn start_all(&mut self) {
+        let world = self.machine.world();
         for at in 0..self.records.len() {
             // A guest that was just defined can be started.
             let _ = self.command(world, at, Command::Start);
@@ -103,14 +163,15 @@ impl<C: VendorCpu> Operator<C> {
     }
 
     /// Works for a while.
-    pub(super) fn step(&mut self, world: &'static World<C>, vendor: &C) -> Stop {
+    fn step(&mut self, until: u64) -> Stop {
+        let world = self.machine.world();
         serial::CONSOLE.drain();
         serial::CONTROL.drain();
-        self.listen(world, vendor);
-        self.serve_control(world, vendor);
+        self.listen(world);
+        self.serve_control(world);
         let mut busy = self.terminal.waits() || self.control.waits();
         for at in 0..self.records.len() {
-            busy |= self.look_after(world, vendor, at);
+            busy |= self.look_after(world, at);
         }
         self.records.retain(|record| record.life.state() != State::Deleted);
         self.watch.step(world);
@@ -119,7 +180,7 @@ impl<C: VendorCpu> Operator<C> {
         if now >= self.draws {
             // Nobody waits for the screen; guests wait for the CPU.
             self.draws = now + world.poll_interval() / 2;
-            framebuffer::draw(now + world.step());
+            framebuffer::draw(until.max(now + world.step() / 2));
         }
         if let Some(leave) = self.leave
             && self.control.is_quiet()
@@ -130,7 +191,7 @@ impl<C: VendorCpu> Operator<C> {
         if self.when_empty == WhenEmpty::Exit && self.leave.is_none() && self.nothing_left() {
             self.detach();
             let (status, reason) = self.status.take().unwrap_or((Status::OK, String::new()));
-            monitor::end(status, format_args!("{reason}"));
+            journal::end(status, format_args!("{reason}"));
         }
         if busy { Stop::Ready } else { Stop::Blocked }
     }
@@ -142,8 +203,8 @@ impl<C: VendorCpu> Operator<C> {
 
     fn go(&self, leave: Leave) -> ! {
         match leave {
-            Leave::Reboot => monitor::reboot(),
-            Leave::PowerOff => monitor::power_off(),
+            Leave::Reboot => journal::reboot(),
+            Leave::PowerOff => journal::power_off(),
         }
     }
 
@@ -156,97 +217,16 @@ impl<C: VendorCpu> Operator<C> {
 
     /// A guest could not be defined.
     fn refused(&mut self, why: &str) {
-        monitor::refused(format_args!("{why}"));
+        journal::refused(format_args!("{why}"));
         self.note_end(Status::REFUSED, &format!("refused: {why}"));
     }
 
-    fn tell(&mut self, world: &World<C>, at: usize, what: EventKind) {
+    fn tell(&mut self, world: &World, at: usize, what: EventKind) {
         let guest = self
             .records
             .get(at)
             .map(|record| EventGuest { number: record.number, name: record.settings.name.clone() });
         self.events.push(world.nanos(asm::rdtsc()), guest, what);
-    }
-}
-
-impl<C: VendorCpu> World<C> {
-    /// The operator's turn.
-    pub(super) fn operate(&'static self, vendor: &C) -> Stop {
-        match self.operator.get() {
-            Some(operator) => operator.lock().step(self, vendor),
-            None => Stop::Blocked,
-        }
-    }
-
-    /// Enters the guest with one broken rule after the other, and ends the run.
-    #[cfg(feature = "check-entries")]
-    fn try_broken(&self, vendor: &C, guest: &Guest<C>) {
-        let cmdline = &guest.settings.cmdline;
-        let plan = crate::hw::broken::Plan { cmdline, slice: self.poll_interval() };
-        if let Some(slot) = guest.slots.first() {
-            let vcpu = &mut slot.private.lock().vcpu;
-            crate::mm::with_root(guest.vm.memory.root(), || {
-                vendor.load(&mut vcpu.hw);
-                C::try_broken(&mut vcpu.hw, &mut vcpu.core, plan);
-            });
-        }
-        monitor::end(Status::OK, format_args!("guest {} powered off", guest.vm.name));
-    }
-
-    /// A guest's vCPUs may run.
-    fn admit(&'static self, guest: &Arc<Guest<C>>) {
-        // The wall clock may have become known better since the guest was made.
-        self.correct_time_of(guest);
-        if let Some(offset) = guest.vm.clock.read().offset() {
-            let begun = offset.wrapping_neg();
-            log::debug!("guest \"{}\": its time began at the tick {begun}", guest.vm.name);
-        }
-        {
-            let mut runners = self.runners.write();
-            for (index, entity) in guest.places.entities().enumerate() {
-                runners.insert(entity, Runner::Vcpu(Arc::clone(guest), index));
-            }
-        }
-        self.guests.write().push(Arc::clone(guest));
-        if let Some(first) = guest.places.entity(0) {
-            self.wake(first, sched::Reason::Other);
-        }
-    }
-
-    /// Whether a CPU runs one of the guest's vCPUs, or is about to.
-    fn runs(&self, guest: &Guest<C>) -> bool {
-        let scheduler = self.scheduler.lock();
-        let mut running = scheduler.cpus().iter().filter_map(|cpu| scheduler.running(cpu));
-        running.any(|entity| guest.places.entities().any(|other| other == entity))
-    }
-
-    /// Gives a guest's vCPUs their places in the scheduler.
-    fn schedule(&self, guest: &Guest<C>) -> Result<(), HostError> {
-        let mut scheduler = self.scheduler.lock();
-        let cpus = guest.settings.cpus();
-        for index in 0..guest.slots.len() {
-            let added = scheduler.add(guest.id, Kind::Vcpu, cpus, asm::rdtsc());
-            let entity = added.map_err(|error| HostError::Guest {
-                guest: guest.settings.name.clone(),
-                why: error.to_string(),
-            })?;
-            guest.places.set_entity(index, entity);
-        }
-        Ok(())
-    }
-
-    /// A guest's vCPUs are not scheduled any more.
-    fn remove(&self, guest: &Arc<Guest<C>>) {
-        let kicks = self.scheduler.lock().remove_guest(guest.id, asm::rdtsc());
-        if let Ok(kicks) = kicks {
-            super::send(kicks);
-        }
-        let mut runners = self.runners.write();
-        for entity in guest.places.entities() {
-            runners.remove(&entity);
-        }
-        drop(runners);
-        self.guests.write().retain(|other| !Arc::ptr_eq(other, guest));
     }
 }
 

@@ -1,13 +1,17 @@
 //! The start of a guest: done by a service context of its own, step by step, so
 //! that nobody else waits for it, and charged to the guest.
 
-use super::World;
 use super::build::{Assembly, lay_out, refused, reserve};
-use super::console::Console;
-use super::guest::Guest;
+#[cfg(feature = "check-entries")]
+use super::violations;
+use super::{AnyGuest, Guest, Slots};
 use crate::cpu::asm;
 use crate::error::HostError;
 use crate::hw::VendorCpu;
+#[cfg(feature = "check-entries")]
+use crate::journal::{self, Status};
+use crate::machine::console::Console;
+use crate::machine::runners::Machine;
 use crate::mm::guest::{GuestSpace, Reservation};
 use crate::mm::upload::{self, FileMemory};
 use alloc::boxed::Box;
@@ -18,7 +22,7 @@ use config::bundle::Bundle;
 use config::{GuestSettings, Populate};
 use core::sync::atomic::{AtomicBool, Ordering};
 use loader::Loading;
-use sched::{EntityId, GuestId};
+use sched::GuestId;
 use service::Stop;
 use spin::Mutex;
 use x86defs::{CpuState, GuestPhysAddr};
@@ -28,7 +32,7 @@ const PIECE: usize = 16 << 10;
 
 /// Where a guest's files are.
 #[derive(Clone, Debug)]
-pub(super) enum Files {
+pub(crate) enum Files {
     /// In the bundle.
     Bundle(Bundle<'static>),
     /// Uploads, by name.
@@ -60,7 +64,7 @@ enum Work<C: VendorCpu> {
     Assemble(Box<Assembly<C>>),
     /// It failed: RAM from this address on is still to be given back.
     GiveBack(Arc<GuestSpace>, GuestPhysAddr, HostError),
-    Done(Result<Arc<Guest<C>>, HostError>),
+    Done(Result<Arc<Guest<Slots<C>>>, HostError>),
     /// The result was taken.
     Over,
 }
@@ -78,67 +82,89 @@ impl<C: VendorCpu> Work<C> {
     }
 }
 
+/// The start of a guest, whatever the vendor of its vCPUs.
+pub(crate) trait Start: Send + Sync {
+    /// Starts no further. The result comes all the same.
+    fn cancel(&self);
+
+    /// What came of it, once.
+    fn result(&self) -> Option<Result<Arc<AnyGuest>, HostError>>;
+
+    /// The vCPUs of the guest that was made may run: the scheduler knows them.
+    fn admit(&self);
+}
+
 /// See the [module](self).
-pub(super) struct Starter<C: VendorCpu> {
+pub(crate) struct Starter<C: VendorCpu> {
     // First, as it borrows from what stands below.
     work: Mutex<Work<C>>,
+    machine: &'static Machine<C>,
     settings: Arc<GuestSettings>,
     files: Files,
     console: Arc<Console>,
     /// The guest's name in the scheduler.
-    pub(super) id: GuestId,
-    /// Its own.
-    pub(super) entity: EntityId,
+    id: GuestId,
     cancelled: AtomicBool,
+    /// The guest, from its result to its admission.
+    made: Mutex<Option<Arc<Guest<Slots<C>>>>>,
+}
+
+impl<C: VendorCpu> Start for Starter<C> {
+    fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    fn result(&self) -> Option<Result<Arc<AnyGuest>, HostError>> {
+        let mut work = self.work.try_lock()?;
+        if !matches!(*work, Work::Done(_)) {
+            return None;
+        }
+        let Work::Done(result) = core::mem::replace(&mut *work, Work::Over) else { return None };
+        Some(result.map(|guest| {
+            *self.made.lock() = Some(Arc::clone(&guest));
+            let guest: Arc<AnyGuest> = guest;
+            guest
+        }))
+    }
+
+    fn admit(&self) {
+        if let Some(guest) = self.made.lock().take() {
+            self.machine.admit(&guest);
+        }
+    }
 }
 
 impl<C: VendorCpu> Starter<C> {
-    pub(super) fn new(
+    pub(crate) fn new(
+        machine: &'static Machine<C>,
         settings: Arc<GuestSettings>,
         files: Files,
         console: Arc<Console>,
         id: GuestId,
-        entity: EntityId,
     ) -> Self {
-        let work = Mutex::new(Work::Reserve);
-        Self { work, settings, files, console, id, entity, cancelled: AtomicBool::new(false) }
+        let (work, made) = (Mutex::new(Work::Reserve), Mutex::new(None));
+        let cancelled = AtomicBool::new(false);
+        Self { work, machine, settings, files, console, id, cancelled, made }
     }
 
     /// The guest's name.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.settings.name
     }
 
-    /// Starts no further. The result comes all the same.
-    pub(super) fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Relaxed);
-    }
-
-    /// What came of it, once.
-    pub(super) fn result(&self) -> Option<Result<Arc<Guest<C>>, HostError>> {
-        let mut work = self.work.try_lock()?;
-        match &*work {
-            Work::Done(_) => match core::mem::replace(&mut *work, Work::Over) {
-                Work::Done(result) => Some(result),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-
     /// Works until the tick `until`.
-    pub(super) fn step(&self, world: &'static World<C>, vendor: &C, until: u64) -> Stop {
+    pub(crate) fn step(&self, vendor: &C, until: u64) -> Stop {
         let mut work = self.work.lock();
         upload::settle();
         loop {
             if matches!(*work, Work::Done(_) | Work::Over) {
                 drop(work);
-                world.wake_operator();
+                self.machine.world.wake_operator();
                 return Stop::Blocked;
             }
             let now = core::mem::replace(&mut *work, Work::Over);
             let space = now.space().map(Arc::clone);
-            *work = self.piece(now, world, vendor).unwrap_or_else(|error| match space {
+            *work = self.piece(now, vendor).unwrap_or_else(|error| match space {
                 Some(space) => Work::GiveBack(space, GuestPhysAddr::new(0), error),
                 None => Work::Done(Err(error)),
             });
@@ -148,12 +174,8 @@ impl<C: VendorCpu> Starter<C> {
         }
     }
 
-    fn piece(
-        &self,
-        work: Work<C>,
-        world: &'static World<C>,
-        vendor: &C,
-    ) -> Result<Work<C>, HostError> {
+    fn piece(&self, work: Work<C>, vendor: &C) -> Result<Work<C>, HostError> {
+        let world = self.machine.world;
         let fail = |why: String| HostError::Guest { guest: self.settings.name.clone(), why };
         if let Work::GiveBack(space, at, error) = work {
             return Ok(match space.release_from(at) {
@@ -215,9 +237,35 @@ impl<C: VendorCpu> Starter<C> {
                 if assembly.add_vcpu(vendor)? {
                     return Ok(Work::Assemble(assembly));
                 }
-                Work::Done(Ok(assembly.finish(world, self.id)))
+                let guest = assembly.finish(world, self.id);
+                #[cfg(feature = "check-entries")]
+                self.break_rules(vendor, &guest);
+                Work::Done(Ok(guest))
             }
             over @ (Work::GiveBack(..) | Work::Done(_) | Work::Over) => over,
         })
+    }
+
+    /// Does what the guest's command line asks of it in place of a start, for tests: enters it
+    /// with one broken rule after the other, or violates the hypervisor's own rights.
+    #[cfg(feature = "check-entries")]
+    fn break_rules(&self, vendor: &C, guest: &Guest<Slots<C>>) {
+        let cmdline = &self.settings.cmdline;
+        if crate::hw::broken::requested(cmdline).is_some() {
+            let slice = self.machine.world.poll_interval();
+            let plan = crate::hw::broken::Plan { cmdline, slice };
+            if let Some(slot) = guest.vcpus.0.first() {
+                let vcpu = &mut slot.private.lock().vcpu;
+                crate::mm::with_root(guest.vm.memory.root(), || {
+                    vendor.load(&mut vcpu.hw);
+                    C::try_broken(&mut vcpu.hw, &mut vcpu.core, plan);
+                });
+            }
+            let name = &guest.vm.name;
+            journal::end(Status::OK, format_args!("guest {name} powered off"));
+        }
+        if let Some(name) = violations::requested(cmdline) {
+            crate::mm::with_root(guest.vm.memory.root(), || violations::commit(name))
+        }
     }
 }

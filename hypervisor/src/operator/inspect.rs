@@ -27,8 +27,8 @@ const DETAIL: usize = 120;
 
 /// What keeps `vcpu` from going on, when the host's TSC is `tsc`. `ready`: it has
 /// something to do, but no CPU. It does not run; since `for_ns` it has not.
-pub(super) fn wait<B: Backend, M: GuestRam>(
-    vcpu: &Vcpu<B>,
+pub(super) fn wait<M: GuestRam>(
+    vcpu: &Vcpu<dyn Backend>,
     vm: &Vm<M>,
     tsc: u64,
     scale: Scale,
@@ -87,7 +87,7 @@ fn lvt_state(name: &str, entry: LvtEntry) -> LvtState {
 }
 
 /// The last exits of `vcpu`. The machine started at the tick `boot`.
-pub(super) fn trace<B: Backend>(vcpu: &Vcpu<B>, boot: u64, scale: Scale) -> VcpuTrace {
+pub(super) fn trace(vcpu: &Vcpu<dyn Backend>, boot: u64, scale: Scale) -> VcpuTrace {
     let exits = vcpu.core.recent.iter().map(|entry| {
         let mut detail = format!("{:x?}", entry.exit);
         if let Some((end, _)) = detail.char_indices().nth(DETAIL) {
@@ -161,7 +161,7 @@ const FEW_BYTES: usize = 8;
 const INSTRUCTION: usize = 15;
 
 /// Code of `vcpu` at RIP.
-fn code_at<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, memory: &M) -> CodeState {
+fn code_at<M: GuestRam>(vcpu: &Vcpu<dyn Backend>, memory: &M) -> CodeState {
     let mode = match vcpu.mode() {
         CpuMode::Real => "real mode",
         CpuMode::Virtual8086 => "virtual-8086 mode",
@@ -203,7 +203,7 @@ fn bytes_in_page(gpa: GuestPhysAddr) -> usize {
 type Walked = (Vec<(GuestPhysAddr, u64)>, Result<GuestPhysAddr, String>);
 
 /// How RIP translates.
-fn translate<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, memory: &M) -> Walked {
+fn translate<M: GuestRam>(vcpu: &Vcpu<dyn Backend>, memory: &M) -> Walked {
     let linear = vcpu.linear(SegmentRegister::Cs, vcpu.hw.rip());
     let mut looking = Looking { memory, entries: Vec::new() };
     let translated = if vcpu.hw.cr0().contains(Cr0::PG) {
@@ -221,8 +221,8 @@ fn translate<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, memory: &M) -> Walked {
 ///
 /// # Errors
 /// Those of `out`.
-pub(super) fn code<B: Backend, M: GuestRam>(
-    vcpu: &Vcpu<B>,
+pub(super) fn code<M: GuestRam>(
+    vcpu: &Vcpu<dyn Backend>,
     memory: &M,
     out: &mut dyn Write,
 ) -> core::fmt::Result {

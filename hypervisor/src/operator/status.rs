@@ -1,15 +1,12 @@
 //! What the machine tells of itself: filled in one go, from what is counted anyway.
 
-use super::super::World;
-use super::super::cpu::Runner;
-use super::super::guest::Published;
 use super::Operator;
-use super::record::Record;
+use super::lives::Record;
 use crate::cpu::{asm, percpu};
-use crate::hw::VendorCpu;
-use crate::machine::guest::account_of;
+use crate::machine::World;
+use crate::machine::guest::Published;
+
 use crate::mm;
-use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use control::status::{
@@ -26,7 +23,7 @@ const PAGE: u64 = 4096;
 pub(super) const GONE: GuestState = GuestState::Ended;
 
 /// Where a guest is in its life.
-pub(super) fn state<C: VendorCpu>(record: &Record<C>) -> GuestState {
+pub(super) fn state(record: &Record) -> GuestState {
     let crashed = || match record.life.last() {
         Some(Cause::Guest(reason)) => reason.is_crash(),
         Some(Cause::Start(_)) => true,
@@ -45,12 +42,12 @@ pub(super) fn state<C: VendorCpu>(record: &Record<C>) -> GuestState {
     }
 }
 
-impl<C: VendorCpu> Operator<C> {
-    pub(super) fn list(&self, world: &World<C>) -> Vec<GuestInfo> {
+impl Operator {
+    pub(super) fn list(&self, world: &World) -> Vec<GuestInfo> {
         self.records.iter().map(|record| self.info(world, record)).collect()
     }
 
-    pub(super) fn info(&self, world: &World<C>, record: &Record<C>) -> GuestInfo {
+    pub(super) fn info(&self, world: &World, record: &Record) -> GuestInfo {
         let settings = &record.settings;
         let (console_kept, console_dropped) = record.console.unread();
         let up = |started: u64| world.scale.nanos(asm::rdtsc().saturating_sub(started));
@@ -73,19 +70,19 @@ impl<C: VendorCpu> Operator<C> {
     }
 
     /// Statistics of the machine and of all guests, or of one.
-    pub(super) fn stats(&self, world: &World<C>, only: Option<usize>) -> Statistics {
+    pub(super) fn stats(&self, world: &World, only: Option<usize>) -> Statistics {
         let records = self.records.iter().enumerate();
         let chosen = records.filter(|(at, _)| only.is_none_or(|only| only == *at));
         Statistics {
             time_ns: world.nanos(asm::rdtsc()),
-            cpus: cpu_infos(world),
+            cpus: self.cpu_infos(world),
             memory: self.host_memory(),
             guests: chosen.map(|(_, record)| guest_stats(world, record)).collect(),
         }
     }
 
     pub(super) fn memory(&self) -> MemoryStatus {
-        let owner = |record: &Record<C>| MemoryOwner {
+        let owner = |record: &Record| MemoryOwner {
             number: record.number,
             name: record.settings.name.clone(),
             memory: guest_memory(record),
@@ -112,17 +109,38 @@ impl<C: VendorCpu> Operator<C> {
         }
     }
 
-    pub(super) fn cpus(&self, world: &World<C>, vendor: &C) -> CpusStatus {
+    pub(super) fn cpus(&self, world: &World) -> CpusStatus {
         CpusStatus {
             model: crate::cpu::brand(),
-            virtualization: vendor.describe().to_string(),
+            virtualization: world.vendor.virtualization.clone(),
             tsc_hz: world.frequency.hz(),
-            cpus: cpu_infos(world),
+            cpus: self.cpu_infos(world),
         }
+    }
+
+    fn cpu_infos(&self, world: &World) -> Vec<CpuInfo> {
+        let scheduler = world.scheduler.lock();
+        let now = asm::rdtsc();
+        let each = percpu::online().map(|cpu| {
+            let times = scheduler.cpu_times(cpu.index(), now).unwrap_or_default();
+            (cpu, times, scheduler.running(cpu.index()))
+        });
+        let each: Vec<_> = each.collect();
+        drop(scheduler);
+        let info = |(cpu, times, running): (&percpu::PerCpu, sched::CpuTimes, Option<_>)| CpuInfo {
+            index: u32::try_from(cpu.index()).unwrap_or(u32::MAX),
+            apic_id: cpu.apic_id(),
+            online: cpu.is_online(),
+            timers: cpu.timers(),
+            busy_ns: world.scale.nanos(times.busy),
+            idle_ns: world.scale.nanos(times.idle),
+            running: running.and_then(|entity| self.machine.name_of(entity)),
+        };
+        each.into_iter().map(info).collect()
     }
 }
 
-fn guest_memory<C: VendorCpu>(record: &Record<C>) -> GuestMemory {
+fn guest_memory(record: &Record) -> GuestMemory {
     let Some(guest) = record.guest() else {
         return GuestMemory { overhead: record.console.memory(), ..GuestMemory::default() };
     };
@@ -135,7 +153,7 @@ fn guest_memory<C: VendorCpu>(record: &Record<C>) -> GuestMemory {
     }
 }
 
-fn guest_stats<C: VendorCpu>(world: &World<C>, record: &Record<C>) -> GuestStats {
+fn guest_stats(world: &World, record: &Record) -> GuestStats {
     let mut stats = GuestStats {
         number: record.number,
         name: record.settings.name.clone(),
@@ -177,10 +195,9 @@ fn guest_stats<C: VendorCpu>(world: &World<C>, record: &Record<C>) -> GuestStats
         stats.throttled_ns = world.scale.nanos(all.throttled);
     }
     drop(scheduler);
-    for (vcpu, slot) in stats.vcpus.iter_mut().zip(&guest.slots) {
-        let published = *slot.published.lock();
-        vcpu.exits = exit_stats(&published, C::HOT_COSTS, world.scale);
-        let account = account_of(&published.spent, &published.counts, C::HOT_COSTS);
+    for (vcpu, published) in stats.vcpus.iter_mut().zip(guest.published()) {
+        vcpu.exits = exit_stats(&published, world.vendor.hot_costs, world.scale);
+        let account = published.account(world.vendor.hot_costs);
         vcpu.spent = SpentTimes {
             guest_ns: world.scale.nanos(account.guest),
             hot_ns: world.scale.nanos(account.hot),
@@ -211,29 +228,4 @@ fn exit_stats(published: &Published, costs: HotCosts, scale: Scale) -> Vec<ExitS
     let cold = Kind::ALL.into_iter();
     let cold = cold.map(|kind| stats(kind.name(), counts.of(kind), spent.exits(kind), false));
     hot.chain(cold).filter(|exit| exit.count != 0).collect()
-}
-
-fn cpu_infos<C: VendorCpu>(world: &World<C>) -> Vec<CpuInfo> {
-    let scheduler = world.scheduler.lock();
-    let now = asm::rdtsc();
-    let each = percpu::online().map(|cpu| {
-        let times = scheduler.cpu_times(cpu.index(), now).unwrap_or_default();
-        (cpu, times, scheduler.running(cpu.index()))
-    });
-    let each: Vec<_> = each.collect();
-    drop(scheduler);
-    let info = |(cpu, times, running): (&percpu::PerCpu, sched::CpuTimes, Option<_>)| CpuInfo {
-        index: u32::try_from(cpu.index()).unwrap_or(u32::MAX),
-        apic_id: cpu.apic_id(),
-        online: cpu.is_online(),
-        timers: cpu.timers(),
-        busy_ns: world.scale.nanos(times.busy),
-        idle_ns: world.scale.nanos(times.idle),
-        running: running.and_then(|entity| world.runner(entity)).map(|runner| match runner {
-            Runner::Vcpu(guest, index) => format!("{}/{index}", guest.vm.name),
-            Runner::Starter(starter) => format!("{}/start", starter.name()),
-            Runner::Operator => "operator".into(),
-        }),
-    };
-    each.into_iter().map(info).collect()
 }

@@ -1,4 +1,5 @@
-//! The operator's side: what the machine says of itself, and how it ends.
+//! The journal: lines of the log, stages of the boot, refusals, panics, and the line that says
+//! how the run has ended.
 
 mod end;
 mod log;

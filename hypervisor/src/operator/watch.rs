@@ -1,9 +1,8 @@
 //! Guests that do nothing any more: what the watchdog gives up, and what is halted for good.
 
-use super::super::super::World;
-use super::super::super::guest::Guest;
-use super::{Place, Record};
-use crate::hw::VendorCpu;
+use super::lives::{Place, Record};
+use crate::machine::World;
+use crate::machine::guest::AnyGuest;
 use config::OnHalt;
 use vmm::end::{EndReason, VmError};
 use vmm::vcpu::Vcpu;
@@ -32,17 +31,17 @@ pub(super) struct Halt {
     looked: bool,
 }
 
-impl<C: VendorCpu> Record<C> {
+impl Record {
     /// Looks for a guest that nothing can wake any more: for [`HALTED_MS`] none of its vCPUs
     /// has executed anything, and all of them are halted with interrupts disabled, or wait for
     /// one of the others to start them. (What a device may still send as an NMI has come
     /// by then.)
-    pub(super) fn notice_halt(&mut self, world: &World<C>, guest: &Guest<C>, now: u64) {
+    pub(super) fn notice_halt(&mut self, world: &World, guest: &AnyGuest, now: u64) {
         if !guest.has_halted_deaf() {
             return;
         }
-        let runs = (0..guest.slots.len()).any(|index| guest.places.cpu(index).is_some());
-        let ran = guest.slots.iter().map(|slot| slot.published.lock().spent.guest);
+        let runs = (0..guest.vcpus.count()).any(|index| guest.places.cpu(index).is_some());
+        let ran = guest.published().map(|vcpu| vcpu.spent.guest);
         let ran = ran.fold(0, u64::wrapping_add);
         if runs || ran != self.halt.ran {
             self.halt = Halt { ran, since: now, looked: false };
@@ -73,9 +72,9 @@ impl<C: VendorCpu> Record<C> {
 
     /// Ends a guest that its watchdog gives up: one that was on a CPU, or can
     /// never be again, and did nothing that a living guest does.
-    pub(super) fn watch(&mut self, world: &World<C>, guest: &Guest<C>, now: u64) {
+    pub(super) fn watch(&mut self, world: &World, guest: &AnyGuest, now: u64) {
         let Some(ms) = self.settings.watchdog_ms else { return };
-        let signs = guest.slots.iter().map(|slot| slot.published.lock().counts.signs_of_life());
+        let signs = guest.published().map(|vcpu| vcpu.counts.signs_of_life());
         let signs: u64 = signs.sum();
         if self.watch.since == 0 || signs != self.watch.signs {
             self.watch = Watch { signs, since: now };

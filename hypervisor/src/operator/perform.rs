@@ -1,13 +1,10 @@
 //! What the operator, or a program over the control line, asks for.
 
-use super::super::World;
-use super::super::guest::Guest;
-use super::super::start::Files;
 use super::{Leave, Operator, inspect};
 use crate::cpu::asm;
-use crate::hw::VendorCpu;
-use crate::mm::upload::FileMemory;
-use crate::{mm, monitor};
+use crate::machine::World;
+use crate::machine::guest::{AnyGuest, Files};
+use crate::{journal, mm};
 use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::ToString;
@@ -16,48 +13,18 @@ use alloc::vec::Vec;
 use config::GuestSettings;
 use control::answer::Verdict;
 use control::protocol::EventKind;
-use control::protocol::uploads::Storage;
 use control::status::{Dump, ExitTrace, VcpuDump, WaitStatus};
 use control::{Answer, ErrorCode, GuestRef, Known, Operation, Refusal};
 use loader::e820;
+use vmm::backend::Backend;
 use vmm::lifecycle::Command;
 
-/// Where uploads lie.
-#[derive(Debug)]
-pub(super) struct UploadMemory;
-
-impl Storage for UploadMemory {
-    type File = Arc<FileMemory>;
-
-    fn allocate(&mut self, size: u64) -> Result<Self::File, Refusal> {
-        FileMemory::new(size).map(Arc::new).ok_or_else(|| {
-            let left = mm::frame_counts().spare() * 4096;
-            let message =
-                format!("no memory for a file of {size} bytes: {left} are free in all, in pieces");
-            Refusal::new(ErrorCode::NoMemory, message)
-        })
-    }
-
-    fn write(&mut self, file: &mut Self::File, offset: u64, bytes: &[u8]) -> Result<(), Refusal> {
-        // A guest can be made of it only once it is whole.
-        let written = Arc::get_mut(file).is_some_and(|file| file.write(offset, bytes));
-        written
-            .then_some(())
-            .ok_or_else(|| Refusal::new(ErrorCode::Internal, "the file can't be written to"))
-    }
-
-    fn release(&mut self, file: Self::File) {
-        drop(file);
-    }
-}
-
-impl<C: VendorCpu> Operator<C> {
+impl Operator {
     /// Does what is asked for, or begins to. Where a vCPU is [busy](ErrorCode::Busy), it is to
     /// be asked again in the next step.
     pub(super) fn perform(
         &mut self,
-        world: &'static World<C>,
-        vendor: &C,
+        world: &'static World,
         operation: Operation,
     ) -> Result<Answer, Refusal> {
         match operation {
@@ -86,10 +53,10 @@ impl<C: VendorCpu> Operator<C> {
             Operation::Trace { guest, vcpu } => self.trace(world, &guest, vcpu),
             Operation::Why(guest) => self.why(world, &guest),
             Operation::Memory => Ok(Answer::Memory(self.memory())),
-            Operation::Cpus => Ok(Answer::Cpus(self.cpus(world, vendor))),
+            Operation::Cpus => Ok(Answer::Cpus(self.cpus(world))),
             Operation::Log(level) => {
                 if let Ok(level) = level.as_str().parse() {
-                    monitor::set_level(level);
+                    journal::set_level(level);
                 }
                 Ok(Answer::Done)
             }
@@ -139,14 +106,14 @@ impl<C: VendorCpu> Operator<C> {
 
     /// The guests' names and numbers.
     pub(super) fn known(&self) -> Vec<Known<'_>> {
-        let known = |r: &'_ super::Record<C>| r.number;
+        let known = |r: &'_ super::Record| r.number;
         self.records
             .iter()
             .map(|record| Known { number: known(record), name: &record.settings.name })
             .collect()
     }
 
-    fn one(&self, world: &World<C>, at: usize) -> Result<Answer, Refusal> {
+    fn one(&self, world: &World, at: usize) -> Result<Answer, Refusal> {
         let record = self.records.get(at);
         let record =
             record.ok_or_else(|| Refusal::new(ErrorCode::Internal, "the guest is gone"))?;
@@ -155,7 +122,7 @@ impl<C: VendorCpu> Operator<C> {
 
     fn order(
         &mut self,
-        world: &'static World<C>,
+        world: &'static World,
         guest: &GuestRef,
         command: Command,
     ) -> Result<Answer, Refusal> {
@@ -165,7 +132,7 @@ impl<C: VendorCpu> Operator<C> {
     }
 
     /// The guest that is meant, which must be there.
-    fn there(&self, guest: &GuestRef) -> Result<(usize, Arc<Guest<C>>), Refusal> {
+    fn there(&self, guest: &GuestRef) -> Result<(usize, Arc<AnyGuest>), Refusal> {
         let at = self.find(guest)?;
         let record = self.records.get(at);
         let there = record.and_then(|record| record.guest()).map(Arc::clone);
@@ -176,12 +143,7 @@ impl<C: VendorCpu> Operator<C> {
         Ok((at, there))
     }
 
-    fn dump(
-        &self,
-        world: &World<C>,
-        guest: &GuestRef,
-        vcpu: Option<u32>,
-    ) -> Result<Answer, Refusal> {
+    fn dump(&self, world: &World, guest: &GuestRef, vcpu: Option<u32>) -> Result<Answer, Refusal> {
         let (_, guest) = self.there(guest)?;
         let dumps = chosen(&guest, vcpu)?.map(|index| {
             with_vcpu(world, &guest, index, |vcpu| {
@@ -196,12 +158,7 @@ impl<C: VendorCpu> Operator<C> {
         Ok(Answer::Dump(Dump { name: guest.vm.name.clone(), vcpus }))
     }
 
-    fn trace(
-        &self,
-        world: &World<C>,
-        guest: &GuestRef,
-        vcpu: Option<u32>,
-    ) -> Result<Answer, Refusal> {
+    fn trace(&self, world: &World, guest: &GuestRef, vcpu: Option<u32>) -> Result<Answer, Refusal> {
         let (_, guest) = self.there(guest)?;
         let traces = chosen(&guest, vcpu)?.map(|index| {
             with_vcpu(world, &guest, index, |vcpu| {
@@ -212,14 +169,13 @@ impl<C: VendorCpu> Operator<C> {
         Ok(Answer::Trace(ExitTrace { name: guest.vm.name.clone(), vcpus }))
     }
 
-    fn why(&self, world: &World<C>, guest: &GuestRef) -> Result<Answer, Refusal> {
+    fn why(&self, world: &World, guest: &GuestRef) -> Result<Answer, Refusal> {
         let (at, guest) = self.there(guest)?;
-        let state =
-            self.records.get(at).map_or_else(|| super::snapshots::GONE, super::snapshots::state);
+        let state = self.records.get(at).map_or_else(|| super::status::GONE, super::status::state);
         let waits = chosen(&guest, None)?.map(|index| {
             let running = guest.places.cpu(index).is_some();
             let now = asm::rdtsc();
-            let left = guest.slots.get(index).map_or(now, |slot| slot.published.lock().left);
+            let left = guest.vcpus.published(index).map_or(now, |vcpu| vcpu.left);
             let for_ns = world.scale.nanos(now.saturating_sub(left));
             let mut wait = with_vcpu(world, &guest, index, |vcpu| {
                 inspect::wait(vcpu, &guest.vm, now, world.scale, for_ns)
@@ -237,7 +193,7 @@ impl<C: VendorCpu> Operator<C> {
     /// Knows a guest that is made of uploads.
     fn define_uploaded(
         &mut self,
-        world: &World<C>,
+        world: &World,
         settings: GuestSettings,
     ) -> Result<Answer, Refusal> {
         self.check(&settings)?;
@@ -273,7 +229,7 @@ impl<C: VendorCpu> Operator<C> {
     }
 
     /// Could this guest be defined and started now?
-    fn dry_run(&self, world: &World<C>, settings: &GuestSettings) -> Verdict {
+    fn dry_run(&self, world: &World, settings: &GuestSettings) -> Verdict {
         let no = |reason| Verdict { possible: false, reason };
         if let Err(refusal) = self.check(settings) {
             return no(refusal.message);
@@ -308,7 +264,7 @@ fn file_names(settings: &GuestSettings) -> impl Iterator<Item = &str> {
     core::iter::once(settings.kernel.as_str()).chain(settings.initrd.as_deref()).chain(modules)
 }
 
-fn in_seconds<C: VendorCpu>(world: &World<C>, seconds: u32) -> u64 {
+fn in_seconds(world: &World, seconds: u32) -> u64 {
     asm::rdtsc().saturating_add(u64::from(seconds).saturating_mul(world.frequency.hz()))
 }
 
@@ -317,11 +273,8 @@ fn number(index: usize) -> u32 {
 }
 
 /// One vCPU, or all.
-fn chosen<C: VendorCpu>(
-    guest: &Guest<C>,
-    vcpu: Option<u32>,
-) -> Result<core::ops::Range<usize>, Refusal> {
-    let count = guest.slots.len();
+fn chosen(guest: &AnyGuest, vcpu: Option<u32>) -> Result<core::ops::Range<usize>, Refusal> {
+    let count = guest.vcpus.count();
     let Some(vcpu) = vcpu else { return Ok(0..count) };
     let index = usize::try_from(vcpu).ok().filter(|index| *index < count).ok_or_else(|| {
         let message = format!("there is no vCPU {vcpu}: it has 0 to {}", count - 1);
@@ -330,11 +283,11 @@ fn chosen<C: VendorCpu>(
     Ok(index..index + 1)
 }
 
-fn with_vcpu<C: VendorCpu, R>(
-    world: &World<C>,
-    guest: &Guest<C>,
+fn with_vcpu<R>(
+    world: &World,
+    guest: &AnyGuest,
     index: usize,
-    look: impl FnOnce(&mut vmm::vcpu::Vcpu<C::Vcpu>) -> R,
+    look: impl FnOnce(&mut vmm::vcpu::Vcpu<dyn Backend>) -> R,
 ) -> Result<R, Refusal> {
     guest.with_vcpu(index, world.reach(), look).ok_or_else(|| {
         let message = format!("vCPU {index} is busy: it does not leave its CPU; ask again");

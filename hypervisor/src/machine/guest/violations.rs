@@ -4,8 +4,8 @@
 //! A guest whose command line is [`COMMAND`] and the name of one is never started.
 
 use crate::hw;
+use crate::journal::{self, Status};
 use crate::mm::layout;
-use crate::monitor::{self, Status};
 use alloc::boxed::Box;
 use config::layout::TABLES_START;
 use core::hint::black_box;
@@ -38,9 +38,9 @@ pub(super) fn commit(name: &str) -> ! {
         "gdt" => write(sgdt().base.as_u64() + 8),
         "idt" => write(sidt().base.as_u64()),
         "maps" => write(hw::permission_maps().unwrap_or(0)),
-        _ => monitor::end(Status::REFUSED, format_args!("there is no violation {name}")),
+        _ => journal::end(Status::REFUSED, format_args!("there is no violation {name}")),
     }
-    monitor::end(Status::OK, format_args!("the violation {name} was not caught"))
+    journal::end(Status::OK, format_args!("the violation {name} was not caught"))
 }
 
 fn write(at: u64) {

@@ -1,34 +1,26 @@
 //! The life of each guest that is known: what its [`Lifecycle`] asks for is done
 //! here, and what happens is told to it.
 
-mod watch;
-
-use super::super::World;
-use super::super::console::Console;
-use super::super::cpu::Runner;
-use super::super::guest::Guest;
-use super::super::start::{Files, Starter};
-#[cfg(feature = "check-entries")]
-use super::super::violations;
+use super::watch::{Halt, Watch};
 use super::{Operator, verdict};
 use crate::cpu::asm;
 use crate::drivers::serial;
 use crate::error::HostError;
-use crate::hw::VendorCpu;
+use crate::journal::{self, Status};
+use crate::machine::console::Console;
+use crate::machine::guest::{AnyGuest, Files, Reclaim, Start};
+use crate::machine::{Vendor, World, send};
 use crate::mm;
-use crate::monitor::{self, Status};
 use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use config::{ConsoleBytes, GuestSettings};
 use control::protocol::EventKind;
 use control::{ErrorCode, Limit, Refusal, Ring, Screen};
 use core::fmt::Write;
-use sched::{Kind, Reason, SchedError, Share};
+use sched::{EntityId, GuestId, Kind, SchedError, Share};
 use vmm::lifecycle::{Action, Cause, Command, Event, Lifecycle, State};
 use vmm::vm::Flushed;
-use watch::{Halt, Watch};
-use x86defs::GuestPhysAddr;
 
 /// Guests that can be known.
 const MAX_GUESTS: usize = 1024;
@@ -36,29 +28,29 @@ const MAX_GUESTS: usize = 1024;
 const DEFINITION: usize = 64 << 10;
 
 /// A guest that is known.
-pub(super) struct Record<C: VendorCpu> {
+pub(super) struct Record {
     pub(super) number: u32,
     pub(super) settings: Arc<GuestSettings>,
     pub(super) files: Files,
     pub(super) life: Lifecycle,
     pub(super) console: Arc<Console>,
-    pub(super) stage: Stage<C>,
+    pub(super) stage: Stage,
     /// Its clock stands.
     clock_stands: bool,
     /// Ticks of service contexts that are gone.
     pub(super) service: u64,
-    watch: Watch,
+    pub(super) watch: Watch,
     /// What is still to be said of its end.
     report: String,
     /// Why it could not be started last.
     refusal: String,
-    halt: Halt,
+    pub(super) halt: Halt,
     limit: Limit<PLACES>,
 }
 
 /// Messages about the starts and ends of a guest, which can come often.
 #[derive(Clone, Copy)]
-enum Place {
+pub(super) enum Place {
     Starts,
     StartsAgain,
     Refused,
@@ -69,23 +61,20 @@ enum Place {
 const PLACES: usize = Place::Halted as usize + 1;
 
 /// What there is of a guest.
-pub(super) enum Stage<C: VendorCpu> {
+pub(super) enum Stage {
     /// Nothing.
     Nothing,
-    /// It is being made.
-    Starting(Arc<Starter<C>>),
+    /// It is being made; its name in the scheduler, and its start's.
+    Starting(Arc<dyn Start>, GuestId, EntityId),
     /// All of it.
-    There(Arc<Guest<C>>),
-    /// No CPU runs it any more; its RAM from this address on is still to be given
-    /// back.
-    Emptying(Arc<Guest<C>>, GuestPhysAddr),
-    /// No CPU runs it any more; what it had goes with the last that knows it.
-    Leaving(Weak<Guest<C>>),
+    There(Arc<AnyGuest>),
+    /// No CPU runs it any more; what it had is given back.
+    Leaving(Reclaim),
 }
 
-impl<C: VendorCpu> Record<C> {
+impl Record {
     /// The guest, while it is there.
-    pub(super) fn guest(&self) -> Option<&Arc<Guest<C>>> {
+    pub(super) fn guest(&self) -> Option<&Arc<AnyGuest>> {
         match &self.stage {
             Stage::There(guest) => Some(guest),
             _ => None,
@@ -93,14 +82,14 @@ impl<C: VendorCpu> Record<C> {
     }
 }
 
-impl<C: VendorCpu> Operator<C> {
+impl Operator {
     /// Knows one more guest; returns its place.
     ///
     /// # Errors
     /// There is one of that name; there is no memory.
     pub(super) fn define(
         &mut self,
-        world: &World<C>,
+        world: &World,
         settings: GuestSettings,
         files: Files,
     ) -> Result<usize, Refusal> {
@@ -153,7 +142,7 @@ impl<C: VendorCpu> Operator<C> {
     /// The guest's state does not allow it.
     pub(super) fn command(
         &mut self,
-        world: &'static World<C>,
+        world: &'static World,
         at: usize,
         command: Command,
     ) -> Result<(), Refusal> {
@@ -174,14 +163,14 @@ impl<C: VendorCpu> Operator<C> {
         Ok(())
     }
 
-    fn event(&mut self, world: &'static World<C>, at: usize, event: Event) {
+    fn event(&mut self, world: &'static World, at: usize, event: Event) {
         let Some(record) = self.records.get_mut(at) else { return };
         for action in record.life.event(event, asm::rdtsc()) {
             self.act(world, at, action);
         }
     }
 
-    fn act(&mut self, world: &'static World<C>, at: usize, action: Action) {
+    fn act(&mut self, world: &'static World, at: usize, action: Action) {
         let Some(record) = self.records.get_mut(at) else { return };
         match action {
             Action::Start => {
@@ -191,7 +180,7 @@ impl<C: VendorCpu> Operator<C> {
                 }
             }
             Action::CancelStart => {
-                if let Stage::Starting(starter) = &record.stage {
+                if let Stage::Starting(starter, ..) = &record.stage {
                     starter.cancel();
                 }
             }
@@ -199,7 +188,7 @@ impl<C: VendorCpu> Operator<C> {
                 if let Some(guest) = record.guest()
                     && let Ok(kicks) = world.scheduler.lock().pause(guest.id, asm::rdtsc())
                 {
-                    super::super::send(kicks);
+                    send(kicks);
                 }
                 self.tell(world, at, EventKind::Paused);
             }
@@ -238,7 +227,7 @@ impl<C: VendorCpu> Operator<C> {
     }
 
     /// Has a guest made.
-    fn begin(&mut self, world: &'static World<C>, at: usize) -> Result<(), HostError> {
+    fn begin(&mut self, world: &'static World, at: usize) -> Result<(), HostError> {
         let Some(record) = self.records.get_mut(at) else { return Ok(()) };
         let settings = &record.settings;
         let fail = |error: SchedError| HostError::Guest {
@@ -258,14 +247,12 @@ impl<C: VendorCpu> Operator<C> {
         };
         drop(scheduler);
         let (files, console) = (record.files.clone(), Arc::clone(&record.console));
-        let starter = Arc::new(Starter::new(Arc::clone(settings), files, console, id, entity));
-        world.runners.write().insert(entity, Runner::Starter(Arc::clone(&starter)));
-        record.stage = Stage::Starting(starter);
-        world.wake(entity, Reason::Other);
+        let starter = self.machine.start(entity, id, Arc::clone(settings), files, console);
+        record.stage = Stage::Starting(starter, id, entity);
         Ok(())
     }
 
-    fn start_failed(&mut self, world: &'static World<C>, at: usize, error: &HostError) {
+    fn start_failed(&mut self, world: &'static World, at: usize, error: &HostError) {
         let Some(record) = self.records.get_mut(at) else { return };
         let reason = error.to_string();
         record.refusal.clone_from(&reason);
@@ -274,14 +261,14 @@ impl<C: VendorCpu> Operator<C> {
         } else if record.life.is_cancelled() {
             log::info!("{reason}");
         } else {
-            monitor::refused(format_args!("{reason}"));
+            journal::refused(format_args!("{reason}"));
         }
         self.tell(world, at, EventKind::StartFailed { reason });
         self.event(world, at, Event::StartFailed("make the guest"));
     }
 
     /// What there is to do for a guest. Whether there is more.
-    pub(super) fn look_after(&mut self, world: &'static World<C>, vendor: &C, at: usize) -> bool {
+    pub(super) fn look_after(&mut self, world: &'static World, at: usize) -> bool {
         let now = asm::rdtsc();
         let Some(record) = self.records.get_mut(at) else { return false };
         if let Some(count) = record.limit.overdue(now) {
@@ -289,11 +276,15 @@ impl<C: VendorCpu> Operator<C> {
             log::info!("guest \"{name}\": {count} messages were left out");
         }
         let state = record.life.state();
-        match &record.stage {
-            Stage::Starting(starter) => {
-                let starter = Arc::clone(starter);
+        match &mut record.stage {
+            Stage::Starting(starter, id, entity) => {
+                let (starter, id, entity) = (Arc::clone(starter), *id, *entity);
                 if let Some(result) = starter.result() {
-                    self.started(world, vendor, at, &starter, result);
+                    self.start_over(world, at, entity);
+                    match result.and_then(|guest| world.schedule(&guest).map(|()| guest)) {
+                        Ok(guest) => self.started(world, at, &*starter, guest),
+                        Err(error) => self.not_started(world, at, id, &error),
+                    }
                 }
             }
             Stage::There(guest) => {
@@ -338,25 +329,15 @@ impl<C: VendorCpu> Operator<C> {
                     _ => {}
                 }
             }
-            Stage::Emptying(guest, at) => {
-                let guest = Arc::clone(guest);
-                let (mut at, until) = (*at, now + world.step());
+            Stage::Leaving(reclaim) => {
+                let until = now + world.step();
                 if !record.report.is_empty() {
                     record.show_report(until);
                     return true;
                 }
-                while let Some(next) = guest.vm.memory.release_from(at) {
-                    at = next;
-                    if asm::rdtsc() >= until {
-                        record.stage = Stage::Emptying(guest, at);
-                        return true;
-                    }
+                if !reclaim.step(until) {
+                    return true;
                 }
-                record.stage = Stage::Leaving(Arc::downgrade(&guest));
-                return true;
-            }
-            Stage::Leaving(guest) if guest.strong_count() != 0 => return true,
-            Stage::Leaving(_) => {
                 record.stage = Stage::Nothing;
                 self.cleared(world, at);
             }
@@ -373,93 +354,79 @@ impl<C: VendorCpu> Operator<C> {
                 self.act(world, at, action);
             }
         }
-        let busy = |record: &Record<C>| {
-            matches!(record.stage, Stage::Emptying(..) | Stage::Leaving(_))
+        let busy = |record: &Record| {
+            matches!(record.stage, Stage::Leaving(_))
                 || matches!(record.life.state(), State::Clearing { .. })
         };
         self.records.get(at).is_some_and(busy)
     }
 
-    /// The start of a guest is over.
-    fn started(
-        &mut self,
-        world: &'static World<C>,
-        vendor: &C,
-        at: usize,
-        starter: &Starter<C>,
-        result: Result<Arc<Guest<C>>, HostError>,
-    ) {
-        world.runners.write().remove(&starter.entity);
+    /// The start of a guest is over, whatever came of it: nothing is run for it any more.
+    fn start_over(&mut self, world: &World, at: usize, entity: EntityId) {
+        self.machine.forget(entity);
         let mut scheduler = world.scheduler.lock();
         let now = asm::rdtsc();
-        let service = scheduler.entity_times(starter.entity, now).unwrap_or_default().run;
-        let kicks = scheduler.remove(starter.entity, now);
+        let service = scheduler.entity_times(entity, now).unwrap_or_default().run;
+        let kicks = scheduler.remove(entity, now);
         drop(scheduler);
         if let Ok(kicks) = kicks {
-            super::super::send(kicks);
+            send(kicks);
         }
-        let result = result.and_then(|guest| world.schedule(&guest).map(|()| guest));
+        if let Some(record) = self.records.get_mut(at) {
+            record.service = service;
+        }
+    }
+
+    /// A guest is there, and may run, unless the operator has changed its mind.
+    fn started(
+        &mut self,
+        world: &'static World,
+        at: usize,
+        starter: &dyn Start,
+        guest: Arc<AnyGuest>,
+    ) {
         let Some(record) = self.records.get_mut(at) else { return };
-        match result {
-            Ok(guest) if record.life.is_cancelled() => {
-                record.stage = Stage::There(guest);
-                record.clock_stands = false;
-                record.service = service;
-                self.event(world, at, Event::Started);
+        record.stage = Stage::There(guest);
+        record.clock_stands = false;
+        if !record.life.is_cancelled() {
+            if record.may_say(Place::Starts) {
+                let GuestSettings { name, memory, .. } = &*record.settings;
+                journal::stage("guest", format_args!("\"{name}\" starts: {} MiB", memory >> 20));
             }
-            Ok(guest) => {
-                let says = record.may_say(Place::Starts);
-                let settings = &record.settings;
-                if says {
-                    monitor::stage(
-                        "guest",
-                        format_args!("\"{}\" starts: {} MiB", settings.name, settings.memory >> 20),
-                    );
-                }
-                #[cfg(feature = "check-entries")]
-                if crate::hw::broken::requested(&settings.cmdline).is_some() {
-                    world.try_broken(vendor, &guest);
-                }
-                #[cfg(feature = "check-entries")]
-                if let Some(name) = violations::requested(&settings.cmdline) {
-                    mm::with_root(guest.vm.memory.root(), || violations::commit(name))
-                }
-                record.stage = Stage::There(Arc::clone(&guest));
-                record.clock_stands = false;
-                record.service = service;
-                record.watch = Watch::default();
-                record.halt = Halt::default();
-                world.admit(&guest);
-                self.tell(world, at, EventKind::Started);
-                self.event(world, at, Event::Started);
-            }
-            Err(error) => {
-                record.stage = Stage::Nothing;
-                if let Ok(kicks) = world.scheduler.lock().remove_guest(starter.id, asm::rdtsc()) {
-                    super::super::send(kicks);
-                }
-                self.start_failed(world, at, &error);
-            }
+            record.watch = Watch::default();
+            record.halt = Halt::default();
+            starter.admit();
+            self.tell(world, at, EventKind::Started);
         }
-        // Only its feature uses it here.
-        let _ = vendor;
+        self.event(world, at, Event::Started);
+    }
+
+    /// A guest could not be made.
+    fn not_started(&mut self, world: &'static World, at: usize, id: GuestId, error: &HostError) {
+        if let Some(record) = self.records.get_mut(at) {
+            record.stage = Stage::Nothing;
+        }
+        if let Ok(kicks) = world.scheduler.lock().remove_guest(id, asm::rdtsc()) {
+            send(kicks);
+        }
+        self.start_failed(world, at, error);
     }
 
     /// A guest has ended and no CPU runs it any more.
-    fn reap(&mut self, world: &World<C>, at: usize) {
+    fn reap(&mut self, world: &World, at: usize) {
         let Some(record) = self.records.get_mut(at) else { return };
         let Some(guest) = record.guest().map(Arc::clone) else { return };
-        world.remove(&guest);
+        self.machine.remove(&guest);
         // The guest's report must be seen.
         self.terminal.pass(&record.console.end());
         if record.may_say(Place::Report) {
-            record.report = report(&guest);
+            record.report = report(&guest, &world.vendor);
         }
-        record.stage = Stage::Emptying(guest, GuestPhysAddr::new(0));
+        record.stage = Stage::Leaving(Reclaim::new(guest));
     }
 
     /// Nothing of a guest is left.
-    fn cleared(&mut self, world: &'static World<C>, at: usize) {
+    fn cleared(&mut self, world: &'static World, at: usize) {
         self.tell(world, at, EventKind::Cleared);
         self.event(world, at, Event::Reclaimed);
         let Some(record) = self.records.get_mut(at) else { return };
@@ -502,9 +469,9 @@ impl<C: VendorCpu> Operator<C> {
     }
 }
 
-impl<C: VendorCpu> Record<C> {
+impl Record {
     /// Whether something may be said of it now, which is not often.
-    fn may_say(&mut self, place: Place) -> bool {
+    pub(super) fn may_say(&mut self, place: Place) -> bool {
         self.limit.admits(place as usize, asm::rdtsc())
     }
 
@@ -513,7 +480,7 @@ impl<C: VendorCpu> Record<C> {
         let mut shown = 0;
         for line in self.report.split_inclusive('\n') {
             shown += line.len();
-            monitor::line(format_args!("{}", line.trim_end()));
+            journal::line(format_args!("{}", line.trim_end()));
             if asm::rdtsc() >= until {
                 break;
             }
@@ -522,23 +489,23 @@ impl<C: VendorCpu> Record<C> {
     }
 
     /// Lets a paused guest go on: its clock first.
-    fn resume(&mut self, world: &World<C>) {
+    fn resume(&mut self, world: &World) {
         let Some(guest) = self.guest().map(Arc::clone) else { return };
         self.watch = Watch::default();
         if core::mem::take(&mut self.clock_stands) {
             guest.vm.resume(world.time());
         }
         if let Ok(kicks) = world.scheduler.lock().resume(guest.id, asm::rdtsc()) {
-            super::super::send(kicks);
+            send(kicks);
         }
     }
 }
 
 /// Line about the stamps of the guest's exits, for the report.
 #[cfg(feature = "stamp-exits")]
-fn report_stamps<C: VendorCpu>(guest: &Guest<C>, text: &mut String) {
+fn report_stamps(guest: &AnyGuest, unstamped: u64, text: &mut String) {
     let stamps = guest.stamps();
-    let sum = stamps.sum(C::UNSTAMPED, guest.zeroing());
+    let sum = stamps.sum(unstamped, guest.zeroing());
     let [bytes, quadwords] = crate::mm::copied();
     // Writing to a string does not fail.
     let _ = writeln!(
@@ -546,24 +513,18 @@ fn report_stamps<C: VendorCpu>(guest: &Guest<C>, text: &mut String) {
         "steward: INFO: guest \"{}\": stamped: {sum}: hot exits {}, other exits and switches {}, \
          {} exits of {} instructions more, zeroing ahead {}, in the guest {}; copied on this \
          machine: 1 byte {bytes} times, 8 bytes {quadwords} times",
-        guest.vm.name,
-        stamps.hot,
-        stamps.cold,
-        stamps.exits,
-        C::UNSTAMPED,
-        sum.services,
-        sum.guest,
+        guest.vm.name, stamps.hot, stamps.cold, stamps.exits, unstamped, sum.services, sum.guest,
     );
 }
 
 /// What the operator should know of a guest's end.
-fn report<C: VendorCpu>(guest: &Guest<C>) -> String {
+fn report(guest: &AnyGuest, vendor: &Vendor) -> String {
     let mut all = String::new();
     let name = &guest.vm.name;
     let end = guest.end();
     let crash = end.filter(|end| end.reason.is_crash());
     let mut text = String::new();
-    for (index, slot) in guest.slots.iter().enumerate() {
+    for (index, published) in guest.published().enumerate() {
         if let Some(end) = crash.filter(|end| end.vcpu.is_none_or(|vcpu| vcpu == index)) {
             let mut dump = String::new();
             // Writing to a string does not fail, and nobody runs the vCPU.
@@ -574,11 +535,10 @@ fn report<C: VendorCpu>(guest: &Guest<C>) -> String {
                 let _ = writeln!(all, "steward: ERROR: guest \"{name}\" {how}\n{dump}");
             }
         }
-        if guest.slots.len() > 1 {
+        if guest.vcpus.count() > 1 {
             // Writing to a string does not fail.
             let _ = write!(text, " vCPU {index}:");
         }
-        let published = *slot.published.lock();
         let counts = published.counts.iter().chain(published.counters());
         for (name, count) in counts.filter(|(_, count)| *count != 0) {
             // Writing to a string does not fail.
@@ -592,7 +552,7 @@ fn report<C: VendorCpu>(guest: &Guest<C>) -> String {
             all,
             "steward: INFO: guest \"{name}\": {touched} MiB of RAM touched, exits:{text}"
         );
-        let (up, account) = (guest.up(), guest.account());
+        let (up, account) = (guest.up(), guest.account(vendor.hot_costs));
         // Nor does this.
         let _ = writeln!(
             all,
@@ -600,7 +560,7 @@ fn report<C: VendorCpu>(guest: &Guest<C>) -> String {
             account.total()
         );
         #[cfg(feature = "stamp-exits")]
-        report_stamps(guest, &mut all);
+        report_stamps(guest, vendor.unstamped, &mut all);
     }
     all
 }

@@ -1,11 +1,10 @@
 //! The operator's terminal: one guest's console, or the monitor.
 
-use super::super::World;
 use super::Operator;
 use crate::cpu::asm;
 use crate::drivers::serial;
-use crate::hw::VendorCpu;
-use crate::monitor;
+use crate::journal;
+use crate::machine::World;
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::vec::Vec;
@@ -153,17 +152,17 @@ impl Terminal {
     }
 }
 
-impl<C: VendorCpu> Operator<C> {
+impl Operator {
     /// Takes what was typed.
-    pub(super) fn listen(&mut self, world: &'static World<C>, vendor: &C) {
+    pub(super) fn listen(&mut self, world: &'static World) {
         if let Some(attempt) = self.terminal.waiting.take() {
-            self.carry_out(world, vendor, attempt);
+            self.carry_out(world, attempt);
         }
         // Whatever the guest does, the operator is heard.
         while !self.terminal.waits() && self.terminal.out.len() <= FULL {
             self.terminal.read();
             let Some(byte) = self.terminal.ahead.pop_front() else { break };
-            self.typed(world, vendor, byte);
+            self.typed(world, byte);
         }
         if self.terminal.waits() {
             self.terminal.read();
@@ -185,13 +184,13 @@ impl<C: VendorCpu> Operator<C> {
         });
     }
 
-    fn typed(&mut self, world: &'static World<C>, vendor: &C, byte: u8) {
+    fn typed(&mut self, world: &'static World, byte: u8) {
         match self.terminal.keys.feed(byte) {
             Typed::Input(bytes) => match self.terminal.view {
                 View::Guest(number) => self.terminal.note(number, &bytes),
                 View::Monitor => {
                     for byte in bytes {
-                        self.edit(world, vendor, byte);
+                        self.edit(world, byte);
                     }
                 }
                 View::Top { .. } if bytes.is_empty() => {}
@@ -200,7 +199,7 @@ impl<C: VendorCpu> Operator<C> {
             Typed::Attach(number) => {
                 match self.records.iter().position(|record| record.number == number) {
                     Some(at) => self.attach(at),
-                    None => monitor::note(format_args!("there is no guest {number}")),
+                    None => journal::note(format_args!("there is no guest {number}")),
                 }
             }
             Typed::Monitor => {
@@ -218,7 +217,7 @@ impl<C: VendorCpu> Operator<C> {
         }
     }
 
-    fn edit(&mut self, world: &'static World<C>, vendor: &C, byte: u8) {
+    fn edit(&mut self, world: &'static World, byte: u8) {
         let mut out = core::mem::take(&mut self.terminal.out);
         let mut editor = core::mem::replace(&mut self.terminal.editor, Editor::new(""));
         let entered = editor.feed(byte, &Completer { guests: &self.known() }, &mut out);
@@ -236,7 +235,7 @@ impl<C: VendorCpu> Operator<C> {
                 }
                 Ok(Some(Command::Do(operation))) => {
                     let until = asm::rdtsc() + world.patience();
-                    return self.carry_out(world, vendor, Attempt::new(operation, until));
+                    return self.carry_out(world, Attempt::new(operation, until));
                 }
                 Err(error) => self.terminal.print(&format!("{error}")),
             },
@@ -246,9 +245,9 @@ impl<C: VendorCpu> Operator<C> {
     }
 
     /// Does what was typed, and shows the answer and the prompt.
-    fn carry_out(&mut self, world: &'static World<C>, vendor: &C, attempt: Attempt<Operation>) {
+    fn carry_out(&mut self, world: &'static World, attempt: Attempt<Operation>) {
         let attaches = matches!(attempt.what, Operation::Attach(_));
-        let outcome = self.perform(world, vendor, attempt.what.clone());
+        let outcome = self.perform(world, attempt.what.clone());
         if attempt.goes_on(&outcome, asm::rdtsc()) {
             self.terminal.waiting = Some(attempt);
             return;
@@ -279,14 +278,14 @@ impl<C: VendorCpu> Operator<C> {
         let Some(record) = self.records.get(at) else { return };
         let dropped = record.console.attach();
         let name = &record.settings.name;
-        monitor::note(format_args!("console of \"{name}\", {dropped} bytes dropped"));
+        journal::note(format_args!("console of \"{name}\", {dropped} bytes dropped"));
         self.terminal.pass(&record.console.again());
         record.console.show();
         self.terminal.show_guest(record.number);
     }
 
     /// Shows what there is to show.
-    pub(super) fn show(&mut self, world: &World<C>) {
+    pub(super) fn show(&mut self, world: &World) {
         let now = asm::rdtsc();
         if let View::Top { before, due } = &mut self.terminal.view
             && *due <= now
@@ -301,7 +300,7 @@ impl<C: VendorCpu> Operator<C> {
             let due = now + TOP_SECONDS * world.frequency.hz();
             self.terminal.view = View::Top { before: Some(picture), due };
         }
-        let logged = monitor::lines();
+        let logged = journal::lines();
         // A command that waits shows it behind its answer.
         let prompts = matches!(self.terminal.view, View::Monitor) && !self.terminal.waits();
         if prompts && logged != self.terminal.logged {

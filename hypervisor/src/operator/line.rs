@@ -1,11 +1,10 @@
 //! The control line: requests of programs over the machine's second serial port.
 
-use super::super::World;
 use super::Operator;
-use super::operations::UploadMemory;
+use super::uploads::UploadMemory;
 use crate::cpu::asm;
 use crate::drivers::serial;
-use crate::hw::VendorCpu;
+use crate::machine::World;
 use crate::mm;
 use alloc::format;
 use alloc::string::String;
@@ -34,7 +33,7 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub(super) fn new<C: VendorCpu>(world: &World<C>) -> Self {
+    pub(super) fn new(world: &World) -> Self {
         let free = mm::frame_counts().free;
         Self {
             session: Session::new(),
@@ -73,14 +72,14 @@ impl Control {
     }
 }
 
-impl<C: VendorCpu> Operator<C> {
+impl Operator {
     /// Answers what came. One answer after the other: more is read when the last
     /// one is out.
-    pub(super) fn serve_control(&mut self, world: &'static World<C>, vendor: &C) {
+    pub(super) fn serve_control(&mut self, world: &'static World) {
         self.control.flush();
         let mut buffer = [0; PIECE];
         if let Some(attempt) = self.control.waiting.take() {
-            self.answer(world, vendor, attempt);
+            self.answer(world, attempt);
         }
         while self.control.out.is_empty() && !self.control.waits() {
             if self.control.input.is_empty() {
@@ -97,15 +96,15 @@ impl<C: VendorCpu> Operator<C> {
                 Some(Input::Answer(line)) => self.control.out = line,
                 Some(Input::Request(request)) => {
                     let until = asm::rdtsc() + world.patience();
-                    self.answer(world, vendor, Attempt::new(request, until));
+                    self.answer(world, Attempt::new(request, until));
                 }
             }
             self.control.flush();
         }
     }
 
-    fn answer(&mut self, world: &'static World<C>, vendor: &C, attempt: Attempt<Request>) {
-        let outcome = self.perform(world, vendor, attempt.what.operation.clone());
+    fn answer(&mut self, world: &'static World, attempt: Attempt<Request>) {
+        let outcome = self.perform(world, attempt.what.operation.clone());
         if attempt.goes_on(&outcome, asm::rdtsc()) {
             self.control.waiting = Some(attempt);
         } else {

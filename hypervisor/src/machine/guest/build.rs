@@ -2,12 +2,13 @@
 //! memory, tables and kernel ([`lay_out`]), then the vCPUs one by one
 //! ([`Assembly`]).
 
-use super::World;
-use super::console::Console;
-use super::guest::{Guest, Places, Private, Published, Slot};
+use super::slots::{Private, Published, Slot, Slots};
+use super::{Guest, Places};
 use crate::cpu::{self, tsc};
 use crate::error::HostError;
 use crate::hw::{ExtendedState, GuestApic, VendorCpu};
+use crate::machine::console::Console;
+use crate::machine::world::World;
 use crate::mm;
 use crate::mm::guest::{GuestSpace, Reservation};
 use alloc::boxed::Box;
@@ -129,7 +130,7 @@ impl<C: VendorCpu> Assembly<C> {
     /// # Errors
     /// [`HostError`] says what is short.
     pub(super) fn new(
-        world: &World<C>,
+        world: &World,
         vendor: &C,
         settings: &Arc<GuestSettings>,
         console: &Arc<Console>,
@@ -223,7 +224,7 @@ impl<C: VendorCpu> Assembly<C> {
     }
 
     /// The guest. Its time begins now.
-    pub(super) fn finish(mut self, world: &'static World<C>, id: GuestId) -> Arc<Guest<C>> {
+    pub(super) fn finish(mut self, world: &'static World, id: GuestId) -> Arc<Guest<Slots<C>>> {
         let time = world.time();
         self.clock.pause(time.tsc);
         // As in `new`.
@@ -249,7 +250,8 @@ impl<C: VendorCpu> Assembly<C> {
             kick,
             console: Mutex::new(()),
         };
-        Arc::new(Guest::new(self.settings, vm, self.slots, places, self.console, id, time.tsc))
+        let vcpus = Slots(self.slots);
+        Arc::new(Guest::new(self.settings, vm, vcpus, places, self.console, id, time.tsc))
     }
 }
 

@@ -1,0 +1,249 @@
+//! A guest while it exists: its VM, its vCPUs as the scheduler sees them, and
+//! how it ended.
+
+mod build;
+mod places;
+mod reclaim;
+mod slots;
+mod start;
+#[cfg(feature = "check-entries")]
+mod violations;
+
+pub(crate) use places::Places;
+pub(crate) use reclaim::Reclaim;
+pub(crate) use slots::{Private, Published, Slots, Vcpus};
+pub(crate) use start::{Files, Start, Starter};
+
+use super::console::Console;
+use super::world::World;
+use crate::cpu::asm;
+use crate::mm::guest::GuestSpace;
+use alloc::sync::Arc;
+use chipset::Board;
+use chipset::fabric::Requests;
+use config::{GuestSettings, OnTripleFault};
+use control::{Account, attempt};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use sched::GuestId;
+use spin::Once;
+use vmm::backend::Backend;
+use vmm::end::EndReason;
+#[cfg(feature = "stamp-exits")]
+use vmm::stamps::Stamps;
+use vmm::stopwatch::HotCosts;
+use vmm::vcpu::Vcpu;
+use vmm::vm::Vm;
+
+/// No vCPU.
+const NONE: usize = usize::MAX;
+
+/// A guest. Its vCPUs are of the vendor of the machine's CPUs, which only those who run them
+/// have to know: to all others it is an [`AnyGuest`].
+pub(crate) struct Guest<V: ?Sized> {
+    /// Its settings.
+    pub(crate) settings: Arc<GuestSettings>,
+    /// What its vCPUs share.
+    pub(crate) vm: Vm<Arc<GuestSpace>>,
+    /// Where they are.
+    pub(crate) places: Arc<Places>,
+    /// Where its output goes.
+    pub(crate) console: Arc<Console>,
+    /// Its name in the scheduler.
+    pub(crate) id: GuestId,
+    /// The TSC when it was started.
+    pub(crate) started: u64,
+    /// Ticks for which memory was zeroed ahead for it since then, while a CPU was idle.
+    zeroing: AtomicU64,
+    /// The vCPUs are not to run any more.
+    stopping: AtomicBool,
+    /// The vCPU that is not to run for a moment, as somebody wants to look at it, or [`NONE`].
+    /// The others go on.
+    wanted: AtomicUsize,
+    /// A vCPU has halted with interrupts disabled, once.
+    halted_deaf: AtomicBool,
+    end: Once<End>,
+    /// Its vCPUs.
+    pub(crate) vcpus: V,
+}
+
+/// A guest, whatever the vendor of its vCPUs.
+pub(crate) type AnyGuest = Guest<dyn Vcpus>;
+
+/// How a guest ended.
+#[derive(Debug)]
+pub(crate) struct End {
+    /// Why.
+    pub(crate) reason: EndReason,
+    /// The vCPU that ended it; `None` for the operator.
+    pub(crate) vcpu: Option<usize>,
+}
+
+impl<V: ?Sized> core::fmt::Debug for Guest<V> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Guest").field("name", &self.vm.name).finish_non_exhaustive()
+    }
+}
+
+impl<V> Guest<V> {
+    /// A guest around its parts.
+    pub(crate) fn new(
+        settings: Arc<GuestSettings>,
+        vm: Vm<Arc<GuestSpace>>,
+        vcpus: V,
+        places: Arc<Places>,
+        console: Arc<Console>,
+        id: GuestId,
+        started: u64,
+    ) -> Self {
+        Self {
+            settings,
+            vm,
+            places,
+            console,
+            id,
+            started,
+            zeroing: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            wanted: AtomicUsize::new(NONE),
+            halted_deaf: AtomicBool::new(false),
+            end: Once::new(),
+            vcpus,
+        }
+    }
+}
+
+impl<V: Vcpus + ?Sized> Guest<V> {
+    /// Zeroes some memory ahead, if there is any to zero: for a CPU that is idle.
+    pub(crate) fn zero_ahead(&self) -> bool {
+        let from = asm::rdtsc();
+        let zeroed = self.vm.memory.prepare();
+        if zeroed {
+            self.zeroing.fetch_add(asm::rdtsc().saturating_sub(from), Ordering::Relaxed);
+        }
+        zeroed
+    }
+
+    /// Ticks for which that was done.
+    pub(crate) fn zeroing(&self) -> u64 {
+        self.zeroing.load(Ordering::Relaxed)
+    }
+
+    /// Account of its time, in ticks, up to when each vCPU last left a CPU.
+    pub(crate) fn account(&self, costs: HotCosts) -> Account {
+        let ahead = Account { services: self.zeroing(), ..Account::default() };
+        self.published().fold(ahead, |sum, vcpu| sum.plus(vcpu.account(costs)))
+    }
+
+    /// What its vCPUs were when they last left a CPU, in their order.
+    pub(crate) fn published(&self) -> impl Iterator<Item = Published> {
+        (0..self.vcpus.count()).filter_map(|index| self.vcpus.published(index))
+    }
+
+    /// The stamps of all its vCPUs.
+    #[cfg(feature = "stamp-exits")]
+    pub(crate) fn stamps(&self) -> Stamps {
+        self.published().map(|vcpu| vcpu.stamps).fold(Stamps::default(), Stamps::plus)
+    }
+
+    /// Ticks from its first instruction to when its vCPUs last left their CPUs.
+    pub(crate) fn up(&self) -> u64 {
+        let left = self.published().map(|vcpu| vcpu.left).max();
+        left.unwrap_or(0).saturating_sub(self.started)
+    }
+
+    /// What it costs beside its RAM and page tables, in bytes: vCPUs, device
+    /// models, rings.
+    pub(crate) fn overhead(&self) -> u64 {
+        let shared = size_of_val(self) + size_of::<Board>();
+        self.vcpus.bytes() + shared as u64 + self.console.memory()
+    }
+
+    /// Lets `look` see vCPU `index`, taken off its CPU for as long. `None` if
+    /// there is no such vCPU, or it could not be had within `ticks`: nobody else runs on
+    /// this CPU meanwhile, and a guest can make a vCPU's exit long.
+    pub(crate) fn with_vcpu<R>(
+        &self,
+        index: usize,
+        ticks: u64,
+        look: impl FnOnce(&mut Vcpu<dyn Backend>) -> R,
+    ) -> Option<R> {
+        if index >= self.vcpus.count() {
+            return None;
+        }
+        self.wanted.store(index, Ordering::SeqCst);
+        self.places.interrupt(index);
+        let (mut look, mut result) = (Some(look), None);
+        self.vcpus.look(index, &self.vm.memory, ticks, &mut |vcpu| {
+            result = look.take().map(|look| look(vcpu));
+        });
+        self.wanted.store(NONE, Ordering::SeqCst);
+        result
+    }
+
+    /// Whether `ask` is so for all its vCPUs, each of which may take `ticks` to be had.
+    /// `None`: one could not be had.
+    pub(crate) fn all_vcpus(
+        &self,
+        ticks: u64,
+        ask: impl Fn(&Vcpu<dyn Backend>) -> bool,
+    ) -> Option<bool> {
+        attempt::all(
+            (0..self.vcpus.count()).map(|index| self.with_vcpu(index, ticks, |vcpu| ask(vcpu))),
+        )
+    }
+
+    /// Lets its vCPUs leave it, for good.
+    pub(crate) fn halt(&self, world: &World) {
+        self.stopping.store(true, Ordering::SeqCst);
+        for (index, posted) in self.vm.vcpus.iter().enumerate() {
+            posted.request(Requests::STOP);
+            self.places.kick(index, world);
+        }
+    }
+
+    /// Whether its vCPUs are to leave it.
+    #[inline]
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Whether vCPU `index` is to stay away from the CPUs for a moment.
+    pub(crate) fn is_wanted(&self, index: usize) -> bool {
+        self.wanted.load(Ordering::Relaxed) == index
+    }
+
+    /// A vCPU has halted with interrupts disabled.
+    pub(crate) fn note_halted_deaf(&self) {
+        if !self.halted_deaf.load(Ordering::Relaxed) {
+            self.halted_deaf.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a vCPU has ever done that.
+    pub(crate) fn has_halted_deaf(&self) -> bool {
+        self.halted_deaf.load(Ordering::Relaxed)
+    }
+
+    /// Ends it: the first reason counts. Its vCPUs leave it at their next look;
+    /// the operator's context takes it apart then.
+    pub(crate) fn stop(&self, reason: EndReason, vcpu: Option<usize>, world: &World) {
+        let reason = match (reason, self.settings.on_triple_fault) {
+            (EndReason::TripleFault, OnTripleFault::Reset) => EndReason::Reset,
+            (reason, _) => reason,
+        };
+        self.end.call_once(|| End { reason, vcpu });
+        self.halt(world);
+        world.wake_operator();
+    }
+
+    /// Whether no CPU runs any of its vCPUs. None will any more once it is
+    /// [halted](Self::halt).
+    pub(crate) fn is_left(&self) -> bool {
+        self.vcpus.are_left()
+    }
+
+    /// How it ended, once it has.
+    pub(crate) fn end(&self) -> Option<&End> {
+        self.end.get()
+    }
+}

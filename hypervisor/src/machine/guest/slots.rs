@@ -1,0 +1,140 @@
+//! A guest's vCPUs as CPUs run them, and as others may touch them.
+
+use crate::cpu::asm;
+use crate::hw::{ExtendedState, VendorCpu};
+use crate::mm;
+use crate::mm::guest::GuestSpace;
+use alloc::vec::Vec;
+use chipset::fabric::Posted;
+use control::Account;
+use core::fmt::Debug;
+use spin::Mutex;
+use vmm::backend::Backend;
+use vmm::pv::PvCounts;
+#[cfg(feature = "stamp-exits")]
+use vmm::stamps::Stamps;
+use vmm::stats::ExitCounts;
+use vmm::stopwatch::{HotCosts, Spent};
+use vmm::vcpu::Vcpu;
+
+/// What a CPU has to itself while it runs a vCPU.
+#[derive(Debug)]
+pub(crate) struct Private<B> {
+    /// The vCPU.
+    pub(crate) vcpu: Vcpu<B>,
+    /// Its extended state, while it does not run.
+    pub(crate) extended: ExtendedState,
+    /// The CPU that ran it last.
+    pub(crate) last_cpu: Option<usize>,
+}
+
+/// A vCPU as other CPUs may touch it.
+#[derive(Debug)]
+pub(crate) struct Slot<B> {
+    /// Taken by the CPU that runs it, for as long as it does.
+    pub(crate) private: Mutex<Private<B>>,
+    /// What it was when it last left a CPU.
+    pub(crate) published: Mutex<Published>,
+}
+
+/// What anybody may know of a vCPU while it runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Published {
+    /// Its exits by kind.
+    pub(crate) counts: ExitCounts,
+    /// Time on CPUs by what it was spent on, in ticks.
+    pub(crate) spent: Spent,
+    /// The same, to the exit.
+    #[cfg(feature = "stamp-exits")]
+    pub(crate) stamps: Stamps,
+    /// What it used of KVM's paravirtual interface.
+    pub(crate) pv: PvCounts,
+    /// The TSC then.
+    pub(crate) left: u64,
+}
+
+impl Published {
+    /// What else was counted of it.
+    pub(crate) fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        self.pv.iter()
+    }
+
+    /// Account of its time, in ticks; exits that the hot handler served have these `costs`.
+    pub(crate) fn account(&self, costs: HotCosts) -> Account {
+        let (guest, hot) = costs.split(self.spent.guest, &self.counts.hot);
+        let (exits, switches) = (self.spent.all_exits(), self.spent.switches);
+        Account { guest, hot, exits, switches, services: 0 }
+    }
+}
+
+/// The vCPUs of a guest, in their order.
+#[derive(Debug)]
+pub(crate) struct Slots<C: VendorCpu>(pub(crate) Vec<Slot<C::Vcpu>>);
+
+/// The vCPUs of a guest, whatever their vendor.
+pub(crate) trait Vcpus: Debug + Send + Sync {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// What vCPU `index` was when it last left a CPU.
+    fn published(&self, index: usize) -> Option<Published>;
+
+    /// Whether no CPU runs any of them.
+    fn are_left(&self) -> bool;
+
+    /// Bytes of memory that they take.
+    fn bytes(&self) -> u64;
+
+    /// Lets `look` see vCPU `index`, in the address space of its guest's `memory`, unless it does
+    /// not leave its CPU within `ticks`.
+    fn look(
+        &self,
+        index: usize,
+        memory: &GuestSpace,
+        ticks: u64,
+        look: &mut dyn FnMut(&mut Vcpu<dyn Backend>),
+    );
+}
+
+impl<C: VendorCpu> Vcpus for Slots<C> {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn published(&self, index: usize) -> Option<Published> {
+        self.0.get(index).map(|slot| *slot.published.lock())
+    }
+
+    fn are_left(&self) -> bool {
+        self.0.iter().all(|slot| !slot.private.is_locked())
+    }
+
+    fn bytes(&self) -> u64 {
+        let each = size_of::<Slot<C::Vcpu>>() + size_of::<Posted>() + ExtendedState::BYTES;
+        self.0.len() as u64 * (each as u64 + C::VCPU_BYTES)
+    }
+
+    fn look(
+        &self,
+        index: usize,
+        memory: &GuestSpace,
+        ticks: u64,
+        look: &mut dyn FnMut(&mut Vcpu<dyn Backend>),
+    ) {
+        let Some(slot) = self.0.get(index) else { return };
+        let from = asm::rdtsc();
+        let private = loop {
+            if let Some(private) = slot.private.try_lock() {
+                break Some(private);
+            }
+            if asm::rdtsc().saturating_sub(from) >= ticks {
+                break None;
+            }
+            core::hint::spin_loop();
+        };
+        if let Some(mut private) = private {
+            mm::with_root(memory.root(), || look(&mut private.vcpu));
+            C::unload(&mut private.vcpu.hw);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What the scheduler's names stand for.
+
+use super::console::Console;
+use super::guest::{AnyGuest, Files, Guest, Slots, Start, Starter};
+use super::world::{World, send};
+use crate::cpu::asm;
+use crate::hw::VendorCpu;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use config::GuestSettings;
+use sched::{EntityId, GuestId, Reason};
+use service::Service;
+use spin::RwLock;
+
+/// What the scheduler has a CPU run.
+pub(super) enum Runner<C: VendorCpu> {
+    /// A vCPU.
+    Vcpu(Arc<Guest<Slots<C>>>, usize),
+    /// The start of a guest.
+    Starter(Arc<Starter<C>>),
+    /// Another service.
+    Service(Arc<dyn Service>),
+}
+
+impl<C: VendorCpu> Clone for Runner<C> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Vcpu(guest, index) => Self::Vcpu(Arc::clone(guest), *index),
+            Self::Starter(starter) => Self::Starter(Arc::clone(starter)),
+            Self::Service(service) => Self::Service(Arc::clone(service)),
+        }
+    }
+}
+
+/// The machine, with CPUs of one vendor.
+pub(crate) struct Machine<C: VendorCpu> {
+    pub(crate) world: &'static World,
+    runners: RwLock<BTreeMap<EntityId, Runner<C>>>,
+}
+
+/// The machine, whatever the vendor of its CPUs.
+pub(crate) trait AnyMachine: Sync {
+    /// What all CPUs share.
+    fn world(&self) -> &'static World;
+
+    /// `entity` is to be this service.
+    fn serve(&self, entity: EntityId, service: Arc<dyn Service>);
+
+    /// `entity` is to be the start of a guest, whose name in the scheduler is `id`.
+    fn start(
+        &'static self,
+        entity: EntityId,
+        id: GuestId,
+        settings: Arc<GuestSettings>,
+        files: Files,
+        console: Arc<Console>,
+    ) -> Arc<dyn Start>;
+
+    /// `entity` is nothing any more.
+    fn forget(&self, entity: EntityId);
+
+    /// A guest's vCPUs are not scheduled any more.
+    fn remove(&self, guest: &AnyGuest);
+
+    /// The name of what `entity` is.
+    fn name_of(&self, entity: EntityId) -> Option<String>;
+}
+
+impl<C: VendorCpu> AnyMachine for Machine<C> {
+    fn world(&self) -> &'static World {
+        self.world
+    }
+
+    fn serve(&self, entity: EntityId, service: Arc<dyn Service>) {
+        self.runners.write().insert(entity, Runner::Service(service));
+    }
+
+    fn start(
+        &'static self,
+        entity: EntityId,
+        id: GuestId,
+        settings: Arc<GuestSettings>,
+        files: Files,
+        console: Arc<Console>,
+    ) -> Arc<dyn Start> {
+        let starter = Arc::new(Starter::new(self, settings, files, console, id));
+        self.runners.write().insert(entity, Runner::Starter(Arc::clone(&starter)));
+        self.world.wake(entity, Reason::Other);
+        starter
+    }
+
+    fn forget(&self, entity: EntityId) {
+        self.runners.write().remove(&entity);
+    }
+
+    fn remove(&self, guest: &AnyGuest) {
+        let kicks = self.world.scheduler.lock().remove_guest(guest.id, asm::rdtsc());
+        if let Ok(kicks) = kicks {
+            send(kicks);
+        }
+        let mut runners = self.runners.write();
+        for entity in guest.places.entities() {
+            runners.remove(&entity);
+        }
+        drop(runners);
+        self.world.guests.write().retain(|other| other.id != guest.id);
+    }
+
+    fn name_of(&self, entity: EntityId) -> Option<String> {
+        Some(match self.runner(entity)? {
+            Runner::Vcpu(guest, index) => format!("{}/{index}", guest.vm.name),
+            Runner::Starter(starter) => format!("{}/start", starter.name()),
+            Runner::Service(service) => service.name().into(),
+        })
+    }
+}
+
+impl<C: VendorCpu> Machine<C> {
+    pub(super) fn new(world: &'static World) -> Self {
+        Self { world, runners: RwLock::new(BTreeMap::new()) }
+    }
+
+    pub(super) fn runner(&self, entity: EntityId) -> Option<Runner<C>> {
+        self.runners.read().get(&entity).cloned()
+    }
+
+    /// A guest's vCPUs may run.
+    pub(super) fn admit(&self, guest: &Arc<Guest<Slots<C>>>) {
+        // The wall clock may have become known better since the guest was made.
+        self.world.correct_time_of(&**guest);
+        if let Some(offset) = guest.vm.clock.read().offset() {
+            let begun = offset.wrapping_neg();
+            log::debug!("guest \"{}\": its time began at the tick {begun}", guest.vm.name);
+        }
+        {
+            let mut runners = self.runners.write();
+            for (index, entity) in guest.places.entities().enumerate() {
+                runners.insert(entity, Runner::Vcpu(Arc::clone(guest), index));
+            }
+        }
+        let any: Arc<AnyGuest> = Arc::<Guest<Slots<C>>>::clone(guest);
+        self.world.guests.write().push(any);
+        if let Some(first) = guest.places.entity(0) {
+            self.world.wake(first, Reason::Other);
+        }
+    }
+}
