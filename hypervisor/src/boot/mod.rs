@@ -81,7 +81,7 @@ fn bring_up(info: &'static mut BootInfo) -> Result<(Ready, Extension), HostError
     let extension = processor()?;
     clocks::rough()?;
     rtc::look();
-    apic::init()?;
+    apic::init(mm::map_device)?;
     serial_lines();
     Ok((Ready { handover, firmware, bundle }, extension))
 }
@@ -137,7 +137,7 @@ fn processor() -> Result<Extension, HostError> {
         nmi: mm::map_stack(4)?,
         machine_check: mm::map_stack(4)?,
     };
-    processor_tables(0, stacks, tables::memory()?);
+    processor_tables(0, stacks, table_memory()?);
     let extension = hw::detect()?;
     stage("processor", format_args!("{}", cpu::brand()));
     if let Some(missing) = Guards::of(&cpu::cpuid_checked).warning() {
@@ -146,10 +146,17 @@ fn processor() -> Result<Extension, HostError> {
     Ok(extension)
 }
 
+/// Memory for a CPU's descriptor tables.
+fn table_memory() -> Result<Unsealed, HostError> {
+    Unsealed::new(tables::BYTES, "a CPU's descriptor tables")
+}
+
 /// Gives the calling CPU, number `index`, its descriptor tables, in `memory`, and the
 /// control bits that the hypervisor runs with.
 fn processor_tables(index: usize, stacks: TrapStacks, memory: Unsealed) {
+    let (memory, seal) = memory.split();
     tables::install(stacks, memory);
+    seal.seal();
     percpu::claim(index);
     mm::protect();
     // SAFETY: every 64-bit CPU has machine checks, and they have a handler now.

@@ -6,7 +6,7 @@
 //! counter is compared with the first one's.
 
 use crate::cpu::percpu::{self, MAX_CPUS};
-use crate::cpu::tables::{self, TrapStacks};
+use crate::cpu::tables::TrapStacks;
 use crate::cpu::{apic, asm, msr, tsc, tsc_sync};
 use crate::drivers::rtc;
 use crate::error::HostError;
@@ -262,7 +262,7 @@ impl StartUpPage {
         for slot in &STACKS {
             slot.store(mm::map_stack(4)?, Ordering::Release);
         }
-        *TABLES.lock() = Some(tables::memory()?);
+        *TABLES.lock() = Some(super::table_memory()?);
         // SAFETY: EFER exists on every 64-bit CPU.
         let efer = unsafe { msr::read(Msr::EFER) };
         let long = (&raw const steward_start_up_long) as u64 - (&raw const steward_start_up) as u64;

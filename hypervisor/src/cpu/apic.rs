@@ -5,10 +5,9 @@
 //! counted on to come back.
 
 use super::asm::rdtsc;
-use super::traps::{KICK_VECTOR, SPURIOUS_VECTOR, TIMER_VECTOR};
+use super::vectors::{KICK_VECTOR, SPURIOUS_VECTOR, TIMER_VECTOR};
 use super::{legacy, msr, tsc};
 use crate::error::HostError;
-use crate::mm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use x86defs::bits::Low;
 use x86defs::msr::APIC_BASE_X2APIC;
@@ -73,16 +72,18 @@ pub fn end_of_interrupt() {
 }
 
 /// Switches the first CPU's APIC on, routes the 8259 pair through it, and lets its timer
-/// count, for [`calibrate`].
+/// count, for [`calibrate`]. Its registers are mapped by `map`, which gets their address and size.
 ///
 /// # Errors
 /// [`HostError`] if there is no memory to map it.
-pub fn init() -> Result<(), HostError> {
+pub fn init(
+    map: impl FnOnce(HostPhysAddr, u64) -> Result<u64, HostError>,
+) -> Result<(), HostError> {
     // SAFETY: every 64-bit CPU has APIC_BASE.
     let base = unsafe { msr::read(Msr::APIC_BASE) };
     if base & APIC_BASE_X2APIC == 0 {
         let registers = HostPhysAddr::new(base & 0x000f_ffff_ffff_f000);
-        XAPIC.store(mm::map_device(registers, 4096)?, Ordering::Relaxed);
+        XAPIC.store(map(registers, 4096)?, Ordering::Relaxed);
     }
     legacy::init();
     enable();

@@ -2,7 +2,7 @@
 //! way and masked, but for the lines that a driver asked for.
 
 use super::asm::{inb, outb};
-use super::traps::LEGACY_VECTOR_BASE;
+use super::vectors::LEGACY_VECTOR_BASE;
 
 const PRIMARY: u16 = 0x20;
 const SECONDARY: u16 = 0xa0;

@@ -12,6 +12,7 @@ pub mod tables;
 pub mod traps;
 pub mod tsc;
 pub mod tsc_sync;
+pub mod vectors;
 
 use x86defs::cpuid::CpuidResult;
 

@@ -2,8 +2,6 @@
 //! (APM volume 2: "System Data Structures").
 
 use super::traps;
-use crate::error::HostError;
-use crate::mm::Unsealed;
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
 use x86_64::instructions::tables::load_tss;
@@ -32,42 +30,38 @@ pub struct TrapStacks {
     pub machine_check: u64,
 }
 
-/// Offsets of a CPU's tables in their memory, and its size, in bytes.
-const IDT: u64 = 0;
-const GDT: u64 = 0x1000;
-const TSS: u64 = 0x1800;
-const BYTES: usize = 0x2000;
+/// Offsets of a CPU's tables in their memory, in bytes; the IDT stands first.
+const GDT: usize = 0x1000;
+const TSS: usize = 0x1800;
+/// Size of the memory for a CPU's tables, in bytes.
+pub const BYTES: usize = 0x2000;
 
 const _: () = {
-    assert!(size_of::<InterruptDescriptorTable>() as u64 <= GDT);
-    assert!(size_of::<GlobalDescriptorTable>() as u64 <= TSS - GDT);
-    assert!(TSS + size_of::<TaskStateSegment>() as u64 <= BYTES as u64);
+    assert!(size_of::<InterruptDescriptorTable>() <= GDT);
+    assert!(size_of::<GlobalDescriptorTable>() <= TSS - GDT);
+    assert!(TSS + size_of::<TaskStateSegment>() <= BYTES);
 };
 
-/// Memory for a CPU's tables.
-///
-/// # Errors
-/// [`HostError::OutOfMemory`].
-pub fn memory() -> Result<Unsealed, HostError> {
-    Unsealed::new(BYTES, "a CPU's descriptor tables")
-}
-
-/// Puts `value` into `memory`, where it stays for good.
-fn place<T>(memory: &Unsealed, offset: u64, value: T) -> &'static mut T {
-    let place = (memory.address() + offset) as *mut T;
-    // SAFETY: the offsets above keep the tables apart, aligned and inside the memory, which
-    // this CPU alone uses and which stays mapped.
+/// Puts `value` at the beginning of `memory`, where it stays for good.
+fn place<T>(memory: &'static mut [u8], value: T) -> &'static mut T {
+    assert!(size_of::<T>() <= memory.len());
+    let place = memory.as_mut_ptr().cast::<T>();
+    assert!(place.is_aligned());
+    // SAFETY: it fits, is aligned, and nothing else refers to the memory.
     unsafe { place.write(value) };
     // SAFETY: it was just written, and nothing else refers to it.
     unsafe { &mut *place }
 }
 
-/// Gives this CPU its own descriptor tables, for good, in `memory` of [`memory`]: from then
-/// on they are read-only. The CPU writes to them in two cases, which are over by then: it
-/// marks the task's segment as busy when that is loaded, and a code or data segment as
-/// accessed, which these are from the start (SDM: "Segment Descriptors", "TSS Descriptor").
-pub fn install(stacks: TrapStacks, memory: Unsealed) {
-    let tss = place(&memory, TSS, TaskStateSegment::new());
+/// Gives this CPU its own descriptor tables, for good, in `memory`: [`BYTES`] from the beginning of
+/// a page, to be made read-only when this is done. The CPU writes to them in two cases, which
+/// are over by then: it marks the task's segment as busy when that is loaded, and a code or data
+/// segment as accessed, which these are from the start (SDM: "Segment Descriptors", "TSS
+/// Descriptor").
+pub fn install(stacks: TrapStacks, memory: &'static mut [u8]) {
+    let (memory, tss) = memory.split_at_mut(TSS);
+    let (idt, gdt) = memory.split_at_mut(GDT);
+    let tss = place(tss, TaskStateSegment::new());
     for (slot, top) in [
         (IST_DOUBLE_FAULT, stacks.double_fault),
         (IST_NMI, stacks.nmi),
@@ -75,16 +69,15 @@ pub fn install(stacks: TrapStacks, memory: Unsealed) {
     ] {
         tss.interrupt_stack_table[usize::from(slot)] = VirtAddr::new(top);
     }
-    let gdt = place(&memory, GDT, GlobalDescriptorTable::new());
+    let gdt = place(gdt, GlobalDescriptorTable::new());
     let code = gdt.append(Descriptor::kernel_code_segment());
     let data = gdt.append(Descriptor::kernel_data_segment());
     let task = gdt.append(Descriptor::tss_segment(tss));
     gdt.load();
     load_segments(code, data, task);
-    let idt = place(&memory, IDT, InterruptDescriptorTable::new());
+    let idt = place(idt, InterruptDescriptorTable::new());
     fill(idt);
     idt.load();
-    memory.seal();
 }
 
 fn load_segments(code: SegmentSelector, data: SegmentSelector, task: SegmentSelector) {

@@ -5,18 +5,10 @@
 //! the registers. Interrupts are recorded and acknowledged, nothing else: the
 //! work that they announce is done where it can be charged to somebody.
 
+use super::vectors::{LEGACY_VECTOR_BASE, SPURIOUS_VECTOR};
 use super::{apic, extable, percpu};
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
-
-/// Vector of this CPU's timer.
-pub const TIMER_VECTOR: u8 = 0xf0;
-/// Vector of a kick from another CPU.
-pub const KICK_VECTOR: u8 = 0xf1;
-/// Vector for spurious interrupts of the local APIC.
-pub const SPURIOUS_VECTOR: u8 = 0xff;
-/// First vector of the machine's interrupt controllers of old.
-pub const LEGACY_VECTOR_BASE: u8 = 0x20;
 
 /// Vector of non-maskable interrupts.
 const NMI: u64 = 2;

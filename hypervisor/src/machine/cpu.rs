@@ -5,7 +5,7 @@ use super::guest::{Guest, Private, Published, Slots};
 use super::runners::{Machine, Runner};
 use super::sleepers::Sleepers;
 use super::world::World;
-use crate::cpu::{apic, asm, cpuid_checked, msr, percpu, traps};
+use crate::cpu::{apic, asm, cpuid_checked, msr, percpu, traps, vectors};
 use crate::drivers::framebuffer;
 use crate::hw::VendorCpu;
 use crate::mm;
@@ -151,11 +151,11 @@ impl<C: VendorCpu> ThisCpu<C> {
         let mut requests = this.take_requests();
         percpu::stop_if_asked(requests);
         let seen = traps::take_seen();
-        let timer = traps::TIMER_VECTOR;
+        let timer = vectors::TIMER_VECTOR;
         if seen[usize::from(timer / 64)] & 1 << (timer % 64) != 0 {
             self.armed = NEVER;
         }
-        if seen[0] >> traps::LEGACY_VECTOR_BASE & 0xffff != 0 {
+        if seen[0] >> vectors::LEGACY_VECTOR_BASE & 0xffff != 0 {
             self.world.wake_operator();
             // It may be this CPU that runs the operator now.
             requests |= this.take_requests();
@@ -177,7 +177,7 @@ impl<C: VendorCpu> ThisCpu<C> {
 
     fn idle(&mut self, until: u64) {
         // What takes long is done while nobody waits.
-        if self.world.prepare_memory() {
+        if self.machine.prepare_memory() {
             return;
         }
         if framebuffer::draw(asm::rdtsc() + self.world.step() / 4) {

@@ -5,10 +5,12 @@ use super::guest::{AnyGuest, Files, Guest, Slots, Start, Starter};
 use super::world::{World, send};
 use crate::cpu::asm;
 use crate::hw::VendorCpu;
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use config::GuestSettings;
 use sched::{EntityId, GuestId, Reason};
 use service::Service;
@@ -38,6 +40,8 @@ impl<C: VendorCpu> Clone for Runner<C> {
 pub(crate) struct Machine<C: VendorCpu> {
     pub(crate) world: &'static World,
     runners: RwLock<BTreeMap<EntityId, Runner<C>>>,
+    /// The guests that exist.
+    guests: RwLock<Vec<Arc<AnyGuest>>>,
 }
 
 /// The machine, whatever the vendor of its CPUs.
@@ -64,6 +68,9 @@ pub(crate) trait AnyMachine: Sync {
     /// A guest's vCPUs are not scheduled any more.
     fn remove(&self, guest: &AnyGuest);
 
+    /// The guest at this place of those that exist.
+    fn guest(&self, at: usize) -> Option<Arc<AnyGuest>>;
+
     /// The name of what `entity` is.
     fn name_of(&self, entity: EntityId) -> Option<String>;
 }
@@ -85,7 +92,8 @@ impl<C: VendorCpu> AnyMachine for Machine<C> {
         files: Files,
         console: Arc<Console>,
     ) -> Arc<dyn Start> {
-        let starter = Arc::new(Starter::new(self, settings, files, console, id));
+        let admit = Box::new(|guest: &Arc<Guest<Slots<C>>>| self.admit(guest));
+        let starter = Arc::new(Starter::new(self.world, admit, settings, files, console, id));
         self.runners.write().insert(entity, Runner::Starter(Arc::clone(&starter)));
         self.world.wake(entity, Reason::Other);
         starter
@@ -105,7 +113,11 @@ impl<C: VendorCpu> AnyMachine for Machine<C> {
             runners.remove(&entity);
         }
         drop(runners);
-        self.world.guests.write().retain(|other| other.id != guest.id);
+        self.guests.write().retain(|other| other.id != guest.id);
+    }
+
+    fn guest(&self, at: usize) -> Option<Arc<AnyGuest>> {
+        self.guests.read().get(at).map(Arc::clone)
     }
 
     fn name_of(&self, entity: EntityId) -> Option<String> {
@@ -119,7 +131,7 @@ impl<C: VendorCpu> AnyMachine for Machine<C> {
 
 impl<C: VendorCpu> Machine<C> {
     pub(super) fn new(world: &'static World) -> Self {
-        Self { world, runners: RwLock::new(BTreeMap::new()) }
+        Self { world, runners: RwLock::new(BTreeMap::new()), guests: RwLock::new(Vec::new()) }
     }
 
     pub(super) fn runner(&self, entity: EntityId) -> Option<Runner<C>> {
@@ -129,7 +141,7 @@ impl<C: VendorCpu> Machine<C> {
     /// A guest's vCPUs may run.
     pub(super) fn admit(&self, guest: &Arc<Guest<Slots<C>>>) {
         // The wall clock may have become known better since the guest was made.
-        self.world.correct_time_of(&**guest);
+        guest.correct_time(self.world);
         if let Some(offset) = guest.vm.clock.read().offset() {
             let begun = offset.wrapping_neg();
             log::debug!("guest \"{}\": its time began at the tick {begun}", guest.vm.name);
@@ -141,9 +153,16 @@ impl<C: VendorCpu> Machine<C> {
             }
         }
         let any: Arc<AnyGuest> = Arc::<Guest<Slots<C>>>::clone(guest);
-        self.world.guests.write().push(any);
+        self.guests.write().push(any);
         if let Some(first) = guest.places.entity(0) {
             self.world.wake(first, Reason::Other);
         }
+    }
+
+    /// Zeroes a little memory ahead. `false` if there is none to be zeroed.
+    pub(super) fn prepare_memory(&self) -> bool {
+        // Nobody waits for the list meanwhile.
+        let guest = |at: usize| self.guests.try_read()?.get(at).map(Arc::clone);
+        (0..).map_while(guest).any(|guest| guest.zero_ahead())
     }
 }

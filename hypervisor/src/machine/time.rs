@@ -1,7 +1,7 @@
 //! The machine's time: the wall clock, which is told better after a while, and the rate of
 //! the TSC for guests that are yet to start.
 
-use super::guest::{Guest, Vcpus};
+use super::runners::AnyMachine;
 use super::world::World;
 use crate::cpu::{asm, tsc};
 use crate::drivers::{clocks, rtc};
@@ -28,7 +28,8 @@ impl Watch {
     pub(crate) const NEW: Self = Self { measured: 0, lookout: Lookout::NEW };
 
     /// Looks at what is not known well enough.
-    pub(crate) fn step(&mut self, world: &World) {
+    pub(crate) fn step(&mut self, machine: &dyn AnyMachine) {
+        let world = machine.world();
         let now = asm::rdtsc();
         let passed = world.nanos(now);
         let is_due = self.lookout.is_due(passed, world.clock.at(now).wall, rtc::forget);
@@ -38,7 +39,7 @@ impl Watch {
                 Finding::None => {}
                 Finding::First => {
                     world.set_clock();
-                    world.correct_guests();
+                    correct_guests(machine);
                 }
                 // A guest that runs has a time of its own by now, which nobody puts back.
                 Finding::Anew => world.set_clock(),
@@ -51,7 +52,7 @@ impl Watch {
                 ),
                 Finding::NoEdge => {
                     world.set_clock();
-                    world.correct_guests();
+                    correct_guests(machine);
                     let unsure_ms = rtc::wall().map_or(0, |wall| wall.unsure / 1_000_000);
                     log::warn!(
                         "no second of this machine's real-time clock was seen to begin: the wall \
@@ -97,20 +98,11 @@ impl World {
             self.clock.set(wall.tsc, wall.nanos);
         }
     }
+}
 
-    /// Sets the wall clock of the guests that run.
-    fn correct_guests(&self) {
-        let guest = |at: usize| self.guests.read().get(at).cloned();
-        for guest in (0..).map_while(guest) {
-            self.correct_time_of(&guest);
-        }
-    }
-
-    /// Tells a guest what time it is by now.
-    pub(crate) fn correct_time_of<V: Vcpus + ?Sized>(&self, guest: &Guest<V>) {
-        let now = self.time();
-        let mut clock = guest.vm.clock.write();
-        clock.correct_wall(now);
-        guest.vm.board.correct_rtc(now.wall, clock.now(now.tsc));
+/// Sets the wall clock of the guests that run.
+fn correct_guests(machine: &dyn AnyMachine) {
+    for guest in (0..).map_while(|at| machine.guest(at)) {
+        guest.correct_time(machine.world());
     }
 }

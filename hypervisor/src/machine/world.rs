@@ -1,19 +1,16 @@
-//! What all CPUs share, whatever their vendor: clocks, the scheduler, the guests.
+//! What all CPUs share, whatever their vendor: clocks and the scheduler.
 
-use super::guest::AnyGuest;
 use crate::cpu::{asm, is_virtual_machine, percpu, tsc};
 use crate::drivers::rtc;
 use crate::error::HostError;
 use crate::hw::VendorCpu;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
-use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 use sched::turn_mutex::TurnMutex;
-use sched::{Decision, EntityId, Kicks, Kind, Reason, Scheduler, Stay, Timing};
+use sched::{Decision, EntityId, Kicks, Reason, Scheduler, Stay, Timing};
 use service::Stop;
-use spin::{Once, RwLock};
+use spin::Once;
 use vmm::clock::{HostClock, HostTime};
 use vmm::stopwatch::HotCosts;
 use x86defs::time::{Scale, TscFrequency};
@@ -42,8 +39,6 @@ pub(crate) struct World {
     pub(crate) awaits_second: AtomicBool,
     /// In the order of asking: guests that wake each other all the time can't keep a CPU from it.
     pub(crate) scheduler: TurnMutex<Scheduler>,
-    /// The guests that exist.
-    pub(crate) guests: RwLock<Vec<Arc<AnyGuest>>>,
     pub(crate) vendor: Vendor,
     /// The service that looks after the guests' ends and the machine's interrupts.
     operator: Once<EntityId>,
@@ -71,7 +66,6 @@ impl World {
                 Scheduler::new(cpus, Timing::new(frequency)),
                 is_virtual_machine(),
             ),
-            guests: RwLock::new(Vec::new()),
             vendor: Vendor {
                 virtualization: vendor.describe().to_string(),
                 hot_costs: C::HOT_COSTS,
@@ -160,35 +154,6 @@ impl World {
         if let Some(entity) = self.operator.get() {
             self.wake(*entity, Reason::Interrupt);
         }
-    }
-
-    /// Zeroes a little memory ahead. `false` if there is none to be zeroed.
-    pub(crate) fn prepare_memory(&self) -> bool {
-        // Nobody waits for the list meanwhile.
-        let guest = |at: usize| self.guests.try_read()?.get(at).map(Arc::clone);
-        (0..).map_while(guest).any(|guest| guest.zero_ahead())
-    }
-
-    /// Whether a CPU runs one of the guest's vCPUs, or is about to.
-    pub(crate) fn runs(&self, guest: &AnyGuest) -> bool {
-        let scheduler = self.scheduler.lock();
-        let mut running = scheduler.cpus().iter().filter_map(|cpu| scheduler.running(cpu));
-        running.any(|entity| guest.places.entities().any(|other| other == entity))
-    }
-
-    /// Gives a guest's vCPUs their places in the scheduler.
-    pub(crate) fn schedule(&self, guest: &AnyGuest) -> Result<(), HostError> {
-        let mut scheduler = self.scheduler.lock();
-        let cpus = guest.settings.cpus();
-        for index in 0..guest.vcpus.count() {
-            let added = scheduler.add(guest.id, Kind::Vcpu, cpus, asm::rdtsc());
-            let entity = added.map_err(|error| HostError::Guest {
-                guest: guest.settings.name.clone(),
-                why: error.to_string(),
-            })?;
-            guest.places.set_entity(index, entity);
-        }
-        Ok(())
     }
 }
 

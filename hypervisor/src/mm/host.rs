@@ -1,7 +1,7 @@
 //! The hypervisor's own page tables, and the hand-over from the bootloader.
 
 use super::pool::{self, Tables};
-use super::{DIRECT_BASE, FRAMES, copy, heap, layout, zeroing};
+use super::{DIRECT_BASE, FRAMES, copy, heap, layout};
 use crate::cpu::{self, msr};
 use crate::error::HostError;
 use bootloader_api::BootInfo;
@@ -55,7 +55,7 @@ pub struct Handover {
 /// # Errors
 /// [`HostError`] when the bootloader passed too little, or the machine has too
 /// little memory for the hypervisor.
-pub fn init(info: &'static mut BootInfo) -> Result<Handover, HostError> {
+pub(super) fn init(info: &'static mut BootInfo) -> Result<Handover, HostError> {
     let window = info
         .physical_memory_offset
         .into_option()
@@ -104,7 +104,6 @@ pub fn init(info: &'static mut BootInfo) -> Result<Handover, HostError> {
     }
     *FRAMES.lock() = Some(frames);
     pool::let_grow(root);
-    zeroing::start().ok_or(HostError::OutOfMemory("page tables"))?;
     if !heap::start(root) {
         return Err(HostError::OutOfMemory("the heap"));
     }

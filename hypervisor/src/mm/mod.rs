@@ -20,13 +20,15 @@ mod zeroing;
 
 pub use heap::{has_room_for, usage as heap_usage};
 pub use host::{
-    Handover, START_UP_BYTES, init, kernel_root, kernel_root_entry, map_device, map_firmware,
-    map_low, map_stack, protect, with_root,
+    Handover, START_UP_BYTES, kernel_root, kernel_root_entry, map_device, map_firmware, map_low,
+    map_stack, protect, with_root,
 };
 pub use pool::{Tables, allocate as allocate_page, free as free_page, used as pool_used};
 
 pub use sealed::Unsealed;
 
+use crate::error::HostError;
+use bootloader_api::BootInfo;
 use core::sync::atomic::{AtomicU64, Ordering};
 use memory::frames::{FrameAllocator, NotYours, Owner};
 use spin::Mutex;
@@ -38,6 +40,16 @@ use x86defs::addr::Hfn;
 #[must_use]
 pub fn copied() -> [u64; 2] {
     copy::stamped::all()
+}
+
+/// Takes the machine's memory over.
+///
+/// # Errors
+/// [`HostError`] says what is short.
+pub fn init(info: &'static mut BootInfo) -> Result<Handover, HostError> {
+    let handover = host::init(info)?;
+    zeroing::start().ok_or(HostError::OutOfMemory("page tables"))?;
+    Ok(handover)
 }
 
 /// Every frame of the machine.

@@ -63,6 +63,29 @@ impl Unsealed {
         unsafe { core::slice::from_raw_parts_mut(self.at as *mut u8, self.len) }
     }
 
+    /// The memory, for good, and what makes it read-only.
+    pub fn split(self) -> (&'static mut [u8], Seal) {
+        let Self { at, len, .. } = self;
+        // SAFETY: as in `bytes`; `self` is gone, so that nothing else refers to it.
+        let memory = unsafe { core::slice::from_raw_parts_mut(at as *mut u8, len) };
+        (memory, Seal { at, len })
+    }
+
+    /// From now on nobody writes there.
+    pub fn seal(self) {
+        Seal { at: self.at, len: self.len }.seal();
+    }
+}
+
+/// Memory that is to be made read-only.
+#[derive(Debug)]
+#[must_use]
+pub struct Seal {
+    at: u64,
+    len: usize,
+}
+
+impl Seal {
     /// From now on nobody writes there.
     pub fn seal(self) {
         if !host::make_read_only(self.at, self.len as u64) {

@@ -14,11 +14,12 @@ use crate::mm;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
-use config::{ConsoleBytes, GuestSettings};
+use config::{ConsoleBytes, GuestSettings, OnHalt};
 use control::protocol::EventKind;
 use control::{ErrorCode, Limit, Refusal, Ring, Screen};
 use core::fmt::Write;
 use sched::{EntityId, GuestId, Kind, SchedError, Share};
+use vmm::end::EndReason;
 use vmm::lifecycle::{Action, Cause, Command, Event, Lifecycle, State};
 use vmm::vm::Flushed;
 
@@ -39,18 +40,18 @@ pub(super) struct Record {
     clock_stands: bool,
     /// Ticks of service contexts that are gone.
     pub(super) service: u64,
-    pub(super) watch: Watch,
+    watch: Watch,
     /// What is still to be said of its end.
     report: String,
     /// Why it could not be started last.
     refusal: String,
-    pub(super) halt: Halt,
+    halt: Halt,
     limit: Limit<PLACES>,
 }
 
 /// Messages about the starts and ends of a guest, which can come often.
 #[derive(Clone, Copy)]
-pub(super) enum Place {
+enum Place {
     Starts,
     StartsAgain,
     Refused,
@@ -281,7 +282,7 @@ impl Operator {
                 let (starter, id, entity) = (Arc::clone(starter), *id, *entity);
                 if let Some(result) = starter.result() {
                     self.start_over(world, at, entity);
-                    match result.and_then(|guest| world.schedule(&guest).map(|()| guest)) {
+                    match result.and_then(|guest| guest.schedule(world).map(|()| guest)) {
                         Ok(guest) => self.started(world, at, &*starter, guest),
                         Err(error) => self.not_started(world, at, id, &error),
                     }
@@ -316,15 +317,17 @@ impl Operator {
                     }
                     State::Clearing { .. } => return true,
                     State::Paused if !record.clock_stands => {
-                        record.clock_stands = !world.runs(&guest);
+                        record.clock_stands = !guest.is_running(world);
                         if !record.clock_stands {
                             return true;
                         }
                         guest.vm.pause(asm::rdtsc());
                     }
                     State::Running => {
-                        record.watch(world, &guest, now);
-                        record.notice_halt(world, &guest, now);
+                        record.watch.look(&record.settings, world, &guest, now);
+                        if record.halt.look(world, &guest, now) {
+                            record.halted(world, &guest);
+                        }
                     }
                     _ => {}
                 }
@@ -471,8 +474,22 @@ impl Operator {
 
 impl Record {
     /// Whether something may be said of it now, which is not often.
-    pub(super) fn may_say(&mut self, place: Place) -> bool {
+    fn may_say(&mut self, place: Place) -> bool {
         self.limit.admits(place as usize, asm::rdtsc())
+    }
+
+    /// It is halted for good.
+    fn halted(&mut self, world: &World, guest: &AnyGuest) {
+        match guest.settings.on_halt {
+            OnHalt::End => guest.stop(EndReason::Halted, None, world),
+            OnHalt::Stay if self.may_say(Place::Halted) => {
+                let name = &guest.settings.name;
+                log::warn!(
+                    "guest \"{name}\" is halted for good: all its vCPUs, with interrupts disabled"
+                );
+            }
+            OnHalt::Stay => {}
+        }
     }
 
     /// Shows lines of the report, until the tick `until`.

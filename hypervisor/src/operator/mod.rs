@@ -174,7 +174,7 @@ impl Operator {
             busy |= self.look_after(world, at);
         }
         self.records.retain(|record| record.life.state() != State::Deleted);
-        self.watch.step(world);
+        self.watch.step(self.machine);
         self.show(world);
         let now = asm::rdtsc();
         if now >= self.draws {

@@ -1,9 +1,8 @@
 //! Guests that do nothing any more: what the watchdog gives up, and what is halted for good.
 
-use super::lives::{Place, Record};
 use crate::machine::World;
 use crate::machine::guest::AnyGuest;
-use config::OnHalt;
+use config::GuestSettings;
 use vmm::end::{EndReason, VmError};
 use vmm::vcpu::Vcpu;
 
@@ -31,64 +30,60 @@ pub(super) struct Halt {
     looked: bool,
 }
 
-impl Record {
-    /// Looks for a guest that nothing can wake any more: for [`HALTED_MS`] none of its vCPUs
-    /// has executed anything, and all of them are halted with interrupts disabled, or wait for
-    /// one of the others to start them. (What a device may still send as an NMI has come
-    /// by then.)
-    pub(super) fn notice_halt(&mut self, world: &World, guest: &AnyGuest, now: u64) {
+impl Halt {
+    /// Whether it has just turned out that nothing can wake the guest any more: for
+    /// [`HALTED_MS`] none of its vCPUs has executed anything, and all of them are halted with
+    /// interrupts disabled, or wait for one of the others to start them. (What a device may
+    /// still send as an NMI has come by then.)
+    pub(super) fn look(&mut self, world: &World, guest: &AnyGuest, now: u64) -> bool {
         if !guest.has_halted_deaf() {
-            return;
+            return false;
         }
         let runs = (0..guest.vcpus.count()).any(|index| guest.places.cpu(index).is_some());
         let ran = guest.published().map(|vcpu| vcpu.spent.guest);
         let ran = ran.fold(0, u64::wrapping_add);
-        if runs || ran != self.halt.ran {
-            self.halt = Halt { ran, since: now, looked: false };
-            return;
+        if runs || ran != self.ran {
+            *self = Self { ran, since: now, looked: false };
+            return false;
         }
         let patience = HALTED_MS * world.frequency.khz();
-        if self.halt.looked || now.saturating_sub(self.halt.since) < patience {
-            return;
+        if self.looked || now.saturating_sub(self.since) < patience {
+            return false;
         }
         // Otherwise it is looked again in the next step.
-        let Some(deaf) = guest.all_vcpus(world.reach(), Vcpu::is_deaf) else { return };
-        self.halt.looked = true;
+        let Some(deaf) = guest.all_vcpus(world.reach(), Vcpu::is_deaf) else { return false };
+        self.looked = true;
         let quiet = guest.vm.vcpus.iter().all(|posted| posted.is_quiet());
-        if !deaf || !quiet {
-            return;
-        }
-        match guest.settings.on_halt {
-            OnHalt::End => guest.stop(EndReason::Halted, None, world),
-            OnHalt::Stay if self.may_say(Place::Halted) => {
-                let name = &guest.settings.name;
-                log::warn!(
-                    "guest \"{name}\" is halted for good: all its vCPUs, with interrupts disabled"
-                );
-            }
-            OnHalt::Stay => {}
-        }
+        deaf && quiet
     }
+}
 
+impl Watch {
     /// Ends a guest that its watchdog gives up: one that was on a CPU, or can
     /// never be again, and did nothing that a living guest does.
-    pub(super) fn watch(&mut self, world: &World, guest: &AnyGuest, now: u64) {
-        let Some(ms) = self.settings.watchdog_ms else { return };
+    pub(super) fn look(
+        &mut self,
+        settings: &GuestSettings,
+        world: &World,
+        guest: &AnyGuest,
+        now: u64,
+    ) {
+        let Some(ms) = settings.watchdog_ms else { return };
         let signs = guest.published().map(|vcpu| vcpu.counts.signs_of_life());
         let signs: u64 = signs.sum();
-        if self.watch.since == 0 || signs != self.watch.signs {
-            self.watch = Watch { signs, since: now };
+        if self.since == 0 || signs != self.signs {
+            *self = Self { signs, since: now };
             return;
         }
         let patience = u64::from(ms).saturating_mul(world.frequency.khz());
-        let since = now.saturating_sub(self.watch.since);
+        let since = now.saturating_sub(self.since);
         if since < patience {
             return;
         }
         match guest.all_vcpus(world.reach(), Vcpu::sleeps_soundly) {
             // One that sleeps, and could be woken, is well.
             Some(true) => {
-                self.watch.since = now;
+                self.since = now;
                 return;
             }
             // It is looked again in the next step.

@@ -17,14 +17,16 @@ pub(crate) use start::{Files, Start, Starter};
 use super::console::Console;
 use super::world::World;
 use crate::cpu::asm;
+use crate::error::HostError;
 use crate::mm::guest::GuestSpace;
+use alloc::string::ToString;
 use alloc::sync::Arc;
 use chipset::Board;
 use chipset::fabric::Requests;
 use config::{GuestSettings, OnTripleFault};
 use control::{Account, attempt};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use sched::GuestId;
+use sched::{GuestId, Kind};
 use spin::Once;
 use vmm::backend::Backend;
 use vmm::end::EndReason;
@@ -190,6 +192,36 @@ impl<V: Vcpus + ?Sized> Guest<V> {
         attempt::all(
             (0..self.vcpus.count()).map(|index| self.with_vcpu(index, ticks, |vcpu| ask(vcpu))),
         )
+    }
+
+    /// Whether a CPU runs one of its vCPUs, or is about to.
+    pub(crate) fn is_running(&self, world: &World) -> bool {
+        let scheduler = world.scheduler.lock();
+        let mut running = scheduler.cpus().iter().filter_map(|cpu| scheduler.running(cpu));
+        running.any(|entity| self.places.entities().any(|other| other == entity))
+    }
+
+    /// Gives its vCPUs their places in the scheduler.
+    pub(crate) fn schedule(&self, world: &World) -> Result<(), HostError> {
+        let mut scheduler = world.scheduler.lock();
+        let cpus = self.settings.cpus();
+        for index in 0..self.vcpus.count() {
+            let added = scheduler.add(self.id, Kind::Vcpu, cpus, asm::rdtsc());
+            let entity = added.map_err(|error| HostError::Guest {
+                guest: self.settings.name.clone(),
+                why: error.to_string(),
+            })?;
+            self.places.set_entity(index, entity);
+        }
+        Ok(())
+    }
+
+    /// Tells it what time it is by now.
+    pub(crate) fn correct_time(&self, world: &World) {
+        let now = world.time();
+        let mut clock = self.vm.clock.write();
+        clock.correct_wall(now);
+        self.vm.board.correct_rtc(now.wall, clock.now(now.tsc));
     }
 
     /// Lets its vCPUs leave it, for good.

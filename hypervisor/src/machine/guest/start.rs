@@ -11,7 +11,7 @@ use crate::hw::VendorCpu;
 #[cfg(feature = "check-entries")]
 use crate::journal::{self, Status};
 use crate::machine::console::Console;
-use crate::machine::runners::Machine;
+use crate::machine::world::World;
 use crate::mm::guest::{GuestSpace, Reservation};
 use crate::mm::upload::{self, FileMemory};
 use alloc::boxed::Box;
@@ -94,11 +94,16 @@ pub(crate) trait Start: Send + Sync {
     fn admit(&self);
 }
 
+/// What lets the vCPUs of a guest run.
+type Admit<C> = Box<dyn Fn(&Arc<Guest<Slots<C>>>) + Send + Sync>;
+
 /// See the [module](self).
 pub(crate) struct Starter<C: VendorCpu> {
     // First, as it borrows from what stands below.
     work: Mutex<Work<C>>,
-    machine: &'static Machine<C>,
+    world: &'static World,
+    /// Lets the vCPUs of the guest run.
+    admit: Admit<C>,
     settings: Arc<GuestSettings>,
     files: Files,
     console: Arc<Console>,
@@ -129,14 +134,15 @@ impl<C: VendorCpu> Start for Starter<C> {
 
     fn admit(&self) {
         if let Some(guest) = self.made.lock().take() {
-            self.machine.admit(&guest);
+            (self.admit)(&guest);
         }
     }
 }
 
 impl<C: VendorCpu> Starter<C> {
     pub(crate) fn new(
-        machine: &'static Machine<C>,
+        world: &'static World,
+        admit: Admit<C>,
         settings: Arc<GuestSettings>,
         files: Files,
         console: Arc<Console>,
@@ -144,7 +150,7 @@ impl<C: VendorCpu> Starter<C> {
     ) -> Self {
         let (work, made) = (Mutex::new(Work::Reserve), Mutex::new(None));
         let cancelled = AtomicBool::new(false);
-        Self { work, machine, settings, files, console, id, cancelled, made }
+        Self { work, world, admit, settings, files, console, id, cancelled, made }
     }
 
     /// The guest's name.
@@ -159,7 +165,7 @@ impl<C: VendorCpu> Starter<C> {
         loop {
             if matches!(*work, Work::Done(_) | Work::Over) {
                 drop(work);
-                self.machine.world.wake_operator();
+                self.world.wake_operator();
                 return Stop::Blocked;
             }
             let now = core::mem::replace(&mut *work, Work::Over);
@@ -175,7 +181,7 @@ impl<C: VendorCpu> Starter<C> {
     }
 
     fn piece(&self, work: Work<C>, vendor: &C) -> Result<Work<C>, HostError> {
-        let world = self.machine.world;
+        let world = self.world;
         let fail = |why: String| HostError::Guest { guest: self.settings.name.clone(), why };
         if let Work::GiveBack(space, at, error) = work {
             return Ok(match space.release_from(at) {
@@ -252,7 +258,7 @@ impl<C: VendorCpu> Starter<C> {
     fn break_rules(&self, vendor: &C, guest: &Guest<Slots<C>>) {
         let cmdline = &self.settings.cmdline;
         if crate::hw::broken::requested(cmdline).is_some() {
-            let slice = self.machine.world.poll_interval();
+            let slice = self.world.poll_interval();
             let plan = crate::hw::broken::Plan { cmdline, slice };
             if let Some(slot) = guest.vcpus.0.first() {
                 let vcpu = &mut slot.private.lock().vcpu;

@@ -1,0 +1,10 @@
+//! Vectors of the machine's interrupts.
+
+/// Vector of this CPU's timer.
+pub const TIMER_VECTOR: u8 = 0xf0;
+/// Vector of a kick from another CPU.
+pub const KICK_VECTOR: u8 = 0xf1;
+/// Vector for spurious interrupts of the local APIC.
+pub const SPURIOUS_VECTOR: u8 = 0xff;
+/// First vector of the machine's interrupt controllers of old.
+pub const LEGACY_VECTOR_BASE: u8 = 0x20;
