@@ -9,13 +9,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use config::toml::Host;
 use config::{HostSettings, LogLevel};
 use xtask::bundle::{self, Guest};
-use xtask::config::{Config, Host};
 use xtask::emulator::{Boot, Clock, Launch};
 use xtask::guest::{self, Debian};
 use xtask::kernel::{self, Profile};
 use xtask::machine::Machine;
+use xtask::plan::Plans;
 use xtask::session::Session;
 use xtask::setup::{self, Need};
 use xtask::stages::Stages;
@@ -399,11 +400,11 @@ fn guests(case: &Case, parts: &Parts, dir: &Path) -> Result<Crowd> {
             path
         }
     };
-    let config = Config::load(&path, None, Some(case.cpus.0))?;
-    let Host { when_empty, escape, cpus, memory, log, .. } = config.host;
+    let plans = Plans::load(&path, None, Some(case.cpus.0))?;
+    let Host { when_empty, escape, cpus, memory, log, .. } = plans.host();
     let host = HostSettings { when_empty, escape, log: log.unwrap_or(host.log), ..host };
     let cpus = cpus.unwrap_or(case.cpus.0);
-    Ok(Crowd { guests: config.guests()?, host, cpus, memory: megabytes.or(memory) })
+    Ok(Crowd { guests: plans.guests()?, host, cpus, memory: megabytes.or(memory) })
 }
 
 fn run_script(case: &Case, parts: &Parts, elf: &Path, log: &Path, dir: &Path) -> Result<()> {

@@ -6,15 +6,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use config::limits::{MAX_MEMORY, MAX_VCPUS, MIN_MEMORY};
+use config::limits::{MAX_MACHINE_MEMORY, MAX_MEMORY, MAX_VCPUS, MIN_MACHINE_MEMORY, MIN_MEMORY};
+use config::size::{parse_size, short_size};
 use config::{GuestSettings, HostExit, HostSettings, LogLevel, ModuleSettings, Uuid, bundle};
 
 use crate::machine::Machine;
-
-/// The least memory of a machine.
-pub(crate) const MIN_MACHINE_MEMORY: u64 = 128 << 20;
-/// The most memory of a machine that `run` starts, in bytes: 1 TiB.
-pub(crate) const MAX_MACHINE_MEMORY: u64 = 1 << 40;
 
 /// A guest, with its files where they are on this computer.
 #[derive(Debug, Clone)]
@@ -110,21 +106,6 @@ pub fn machine_memory(guests: &[Guest], bundle: u64) -> u64 {
     (theirs + own).next_multiple_of(64 * MIB)
 }
 
-/// Reads a size such as `512M`, `6G` or `1T`; a bare number counts MiB.
-pub fn parse_size(text: &str) -> Result<u64, String> {
-    let text = text.trim();
-    let (digits, shift) = match text.chars().last() {
-        Some('k' | 'K') => (&text[..text.len() - 1], 10),
-        Some('m' | 'M') => (&text[..text.len() - 1], 20),
-        Some('g' | 'G') => (&text[..text.len() - 1], 30),
-        Some('t' | 'T') => (&text[..text.len() - 1], 40),
-        _ => (text, 20),
-    };
-    let number: u64 =
-        digits.parse().map_err(|_| format!("`{text}` is no size; write for example 512M or 6G"))?;
-    number.checked_mul(1 << shift).ok_or_else(|| format!("`{text}` is too much"))
-}
-
 /// Reads the memory of a guest, as an option names it.
 pub fn parse_guest_memory(text: &str) -> Result<u64, String> {
     let size = parse_size(text)?;
@@ -154,31 +135,9 @@ pub fn parse_vcpus(text: &str) -> Result<u32, String> {
     count.ok_or_else(|| format!("a guest has 1 to {MAX_VCPUS} vCPUs"))
 }
 
-/// A size as one writes it: in the largest unit that it is a multiple of.
-pub(crate) fn short_size(size: u64) -> String {
-    let (shift, unit) = [(40, "T"), (30, "G"), (20, "M"), (10, "K")]
-        .into_iter()
-        .find(|(shift, _)| size.trailing_zeros() >= *shift)
-        .unwrap_or((0, ""));
-    format!("{}{unit}", size >> shift)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes() {
-        assert_eq!(parse_size("512M"), Ok(512 << 20));
-        assert_eq!(parse_size("6g"), Ok(6 << 30));
-        assert_eq!(parse_size("1T"), Ok(1 << 40));
-        assert_eq!(parse_size("128"), Ok(128 << 20));
-        assert!(parse_size("").is_err());
-        assert!(parse_size("M").is_err());
-        assert!(parse_size("-1M").is_err());
-        assert!(parse_size("99999999999999G").is_err());
-        assert!(parse_size("99999999999999T").is_err());
-    }
 
     #[test]
     fn options_have_limits_of_their_own() {
@@ -191,14 +150,6 @@ mod tests {
         assert_eq!(parse_vcpus("64"), Ok(64));
         for bad in ["0", "65", "-1", "many"] {
             assert_eq!(parse_vcpus(bad), Err("a guest has 1 to 64 vCPUs".to_owned()), "{bad}");
-        }
-    }
-
-    #[test]
-    fn sizes_are_written_short() {
-        let sizes = [(1 << 40, "1T"), (512 << 20, "512M"), (6 << 10, "6K"), (1000, "1000")];
-        for (size, text) in sizes {
-            assert_eq!(short_size(size), text);
         }
     }
 

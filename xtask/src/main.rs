@@ -84,7 +84,7 @@ enum Task {
     /// and ends. The exit status is 100 where the control line does not work.
     Top(TopOptions),
     /// Count lines of Rust and unsafe blocks; fails on `unsafe` where none may be
-    Lint,
+    Lint(lint::LintOptions),
 }
 
 fn main() -> ExitCode {
@@ -130,7 +130,7 @@ fn perform(task: Task) -> Result<u8> {
         Task::Bench(options) => bench::bench(&options),
         Task::Ctl(options) => ctl::ctl(&options),
         Task::Top(options) => top::top(&options),
-        Task::Lint => lint::lint(),
+        Task::Lint(options) => lint::lint(&options),
     }
 }
 

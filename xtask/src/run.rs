@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use config::toml::Host;
 use config::{
     ApicAssist, ConsoleBytes, DebugStatus, EscapeKey, HostExit, HostSettings, LogLevel, OnHalt,
     OnReset,
 };
 
 use crate::bundle::{self, Guest};
-use crate::config::{Config, Host};
+use crate::plan::Plans;
+
 use crate::emulator::{Boot, Clock, DiskKind, Launch};
 use crate::kernel::{self, Profile};
 use crate::lock::Claim;
@@ -166,7 +168,7 @@ impl RunOptions {
     }
 
     /// The configuration's guests, or the one that the options describe, as they run here.
-    fn scene(&self, machine: Machine, config: Option<Config>) -> Result<Scene> {
+    fn scene(&self, machine: Machine, config: Option<Plans>) -> Result<Scene> {
         let mut scene = self.guests.scene(machine, config)?;
         if self.exec.is_some() {
             // The output of a command is to come byte for byte and not mixed with much else;
@@ -207,14 +209,14 @@ impl GuestOptions {
 
     /// The configuration, if there is one, for a machine that has `usual` CPUs where
     /// neither it nor the options say how many.
-    fn config(&self, usual: Option<u32>) -> Result<Option<Config>> {
-        self.config.as_deref().map(|path| Config::load(path, self.cpus, usual)).transpose()
+    fn config(&self, usual: Option<u32>) -> Result<Option<Plans>> {
+        self.config.as_deref().map(|path| Plans::load(path, self.cpus, usual)).transpose()
     }
 
     /// The configuration's guests, or the one that the options describe.
-    fn scene(&self, machine: Machine, config: Option<Config>) -> Result<Scene> {
+    fn scene(&self, machine: Machine, config: Option<Plans>) -> Result<Scene> {
         let Host { log, when_empty, escape, cpus, memory } =
-            config.as_ref().map(|config| config.host).unwrap_or_default();
+            config.as_ref().map(Plans::host).unwrap_or_default();
         let log = self.verbosity.or(log).unwrap_or(LogLevel::Info);
         let guests = match config {
             Some(config) => config.guests()?,

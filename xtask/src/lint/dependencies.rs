@@ -1,7 +1,10 @@
-//! Other people's code: under which licences, from where, and whether twice.
+//! Other people's code: under which licences, from where, whether twice, and whether it is used.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 
+use anyhow::Result;
 use serde_json::Value;
 
 /// Licences that allow what the project's own allow; a package needs one of them, or all that
@@ -69,6 +72,52 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
+/// Dependencies of our crates (`members`) that no file of theirs names.
+pub(super) fn unused(metadata: &Value, members: &BTreeSet<&str>) -> Result<Vec<String>> {
+    let mut faults = Vec::new();
+    for package in metadata["packages"].as_array().into_iter().flatten() {
+        let name = text(&package["name"]);
+        if package["source"].is_string() || !members.contains(name) {
+            continue;
+        }
+        let folder = Path::new(text(&package["manifest_path"])).parent().unwrap_or(Path::new(""));
+        let mut sources = String::new();
+        for part in ["src", "tests", "build.rs"] {
+            read(&folder.join(part), &mut sources)?;
+        }
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            let used = text(&dependency["name"]);
+            if !names(&sources, &used.replace('-', "_")) {
+                faults.push(format!("`{name}` does not use its dependency `{used}`"));
+            }
+        }
+    }
+    Ok(faults)
+}
+
+/// Whether a text of Rust names a crate.
+fn names(sources: &str, name: &str) -> bool {
+    sources.match_indices(name).any(|(at, _)| {
+        let before = sources[..at].chars().next_back();
+        let behind = &sources[at + name.len()..];
+        let is_whole = !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':');
+        is_whole
+            && (behind.starts_with("::") || behind.starts_with(';') || behind.starts_with(" as "))
+    })
+}
+
+/// Appends what stands in the files of Rust in `path`.
+fn read(path: &Path, sources: &mut String) -> Result<()> {
+    if path.is_dir() {
+        for entry in fs::read_dir(path)? {
+            read(&entry?.path(), sources)?;
+        }
+    } else if path.extension().is_some_and(|extension| extension == "rs") && path.exists() {
+        sources.push_str(&fs::read_to_string(path)?);
+    }
+    Ok(())
+}
+
 /// Whether a licence expression (SPDX) can be satisfied.
 fn is_allowed(expression: &str) -> bool {
     let is_one = |licence: &str| LICENCES.contains(&licence.trim());
@@ -92,6 +141,21 @@ mod tests {
         }
         for bad in ["", "GPL-2.0", "MIT AND GPL-2.0", "MITX", "(MIT OR ISC) AND LGPL-2.1"] {
             assert!(!is_allowed(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_crate_is_named_by_a_path_of_its_own() {
+        for (text, is_named) in [
+            ("use serde::Serialize;", true),
+            ("pub use serde;", true),
+            ("extern crate serde as s;", true),
+            ("#[derive(serde::Serialize)]", true),
+            ("use serde_json::Value;", false),
+            ("my::serde::x", false),
+            ("// about serde", false),
+        ] {
+            assert_eq!(names(text, "serde"), is_named, "{text}");
         }
     }
 

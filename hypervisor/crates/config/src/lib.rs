@@ -27,6 +27,9 @@ mod host;
 pub mod layout;
 mod life;
 pub mod limits;
+pub mod size;
+#[cfg(feature = "toml")]
+pub mod toml;
 mod values;
 
 pub use cpuset::{CpuSet, MAX_CPUS};

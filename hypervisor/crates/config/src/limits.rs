@@ -41,3 +41,10 @@ pub const MAX_WEIGHT: u32 = 10_000;
 
 /// The highest cap, in percent of one CPU.
 pub const MAX_CAP: u32 = 6400;
+
+/// The memory of a guest whose configuration names none, in bytes.
+pub const DEFAULT_MEMORY: u64 = 512 << 20;
+/// The least memory of a machine, in bytes.
+pub const MIN_MACHINE_MEMORY: u64 = 128 << 20;
+/// The most memory of a machine that `run` starts, in bytes: 1 TiB.
+pub const MAX_MACHINE_MEMORY: u64 = 1 << 40;

@@ -1,12 +1,14 @@
 //! The keys of a configuration, as serde reads them: types, and which keys there
 //! are. Ranges and everything else are [`check`](super::check)'s.
 
-use std::fmt;
-
-use config::{
+use crate::{
     ApicAssist, DebugStatus, Hypercalls, LogLevel, OnHalt, OnReset, OnTripleFault, Populate,
     RestartPolicy, Signature, WhenEmpty,
 };
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};

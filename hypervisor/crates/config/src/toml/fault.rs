@@ -1,14 +1,16 @@
 //! What is wrong with a configuration, and where: [`Fault`], [`ConfigError`].
 
-use std::fmt;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
-
+use super::schema::quoted;
+use super::words::similar;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
-
-use super::schema::quoted;
-use crate::words::similar;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,19 +95,19 @@ fn usual_slip(span: &Range<usize>, text: &str) -> Option<Fault> {
 /// A configuration that can't be used: everything that is wrong with it.
 #[derive(Debug)]
 pub struct ConfigError {
-    path: PathBuf,
+    name: String,
     text: String,
     faults: Vec<Fault>,
 }
 
 impl ConfigError {
-    pub(super) fn new(path: &Path, text: &str, mut faults: Vec<Fault>) -> ConfigError {
+    pub(super) fn new(name: &str, text: &str, mut faults: Vec<Fault>) -> ConfigError {
         faults.sort_by_key(|fault| fault.span.start);
-        ConfigError { path: path.to_owned(), text: text.to_owned(), faults }
+        ConfigError { name: name.to_owned(), text: text.to_owned(), faults }
     }
 }
 
-impl std::error::Error for ConfigError {}
+impl core::error::Error for ConfigError {}
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,7 +117,7 @@ impl fmt::Display for ConfigError {
                 writeln!(f)?;
             }
             let (line, column) = position(&self.text, fault.span.start);
-            write!(f, "{}:{line}:{column}: ", self.path.display())?;
+            write!(f, "{}:{line}:{column}: ", self.name)?;
             let place = table.as_ref().and_then(|table| place(table.get_ref(), fault));
             if let Some(place) = place {
                 write!(f, "{place}: ")?;

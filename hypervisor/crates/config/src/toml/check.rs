@@ -1,38 +1,35 @@
 //! Checks what types can't say, and collects everything that is wrong.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::ops::{Range, RangeInclusive};
-use std::path::{Path, PathBuf};
-
-use config::limits::{
-    DEFAULT_CONSOLE_RING, DEFAULT_WEIGHT, MAX_BACK_OFF_MS, MAX_CAP, MAX_CONSOLE_RING, MAX_CPU,
-    MAX_MEMORY, MAX_NAME, MAX_VCPUS, MAX_WATCHDOG_MS, MAX_WEIGHT, MIN_BACK_OFF_MS,
-    MIN_CONSOLE_RING, MIN_MEMORY, MIN_WATCHDOG_MS, MIN_WEIGHT,
-};
-use config::{BackOffSettings, EscapeKey, GuestSettings, Populate, Uuid, is_guest_name};
-use toml::Spanned;
-
 use super::fault::Fault;
 use super::schema::{self, Memory, Number, Time};
-use super::{Host, Kernel, Plan};
-use crate::bundle::{MAX_MACHINE_MEMORY, MIN_MACHINE_MEMORY, parse_size, short_size};
-use crate::paths;
-
-/// Memory of a guest whose configuration names none.
-const DEFAULT_MEMORY: u64 = 512 << 20;
+use super::{Host, Kernel, Plan, Surroundings};
+use crate::limits::{
+    DEFAULT_CONSOLE_RING, DEFAULT_MEMORY, DEFAULT_WEIGHT, MAX_BACK_OFF_MS, MAX_CAP,
+    MAX_CONSOLE_RING, MAX_CPU, MAX_MACHINE_MEMORY, MAX_MEMORY, MAX_NAME, MAX_VCPUS,
+    MAX_WATCHDOG_MS, MAX_WEIGHT, MIN_BACK_OFF_MS, MIN_CONSOLE_RING, MIN_MACHINE_MEMORY, MIN_MEMORY,
+    MIN_WATCHDOG_MS, MIN_WEIGHT,
+};
+use crate::size::{parse_size, short_size};
+use crate::{BackOffSettings, EscapeKey, GuestSettings, Populate, Uuid, is_guest_name};
+use alloc::borrow::ToOwned;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::ops::{Range, RangeInclusive};
+use toml::Spanned;
 
 /// Checks; all results are collected in `faults`.
-pub(super) struct Checker<'a> {
-    /// The folder of the configuration, to which paths are relative.
-    pub(super) folder: &'a Path,
+pub(super) struct Checker<'a, S> {
+    /// Place that the configuration comes from.
+    pub(super) surroundings: &'a S,
     /// CPUs of the machine, if known.
     pub(super) cpus: Option<u32>,
     /// What is wrong.
     pub(super) faults: Vec<Fault>,
 }
 
-impl Checker<'_> {
+impl<S: Surroundings> Checker<'_, S> {
     /// Checks `[host]`.
     pub(super) fn host(&mut self, host: &schema::Host) -> Host {
         let escape = host.escape.as_ref().and_then(|text| {
@@ -112,7 +109,7 @@ impl Checker<'_> {
         settings.hypercalls = guest.hypercalls;
         settings.signature = guest.signature;
         let cmdline = self.cmdline(guest.cmdline.as_ref());
-        settings.cmdline = cmdline.unwrap_or_else(|| kernel.cmdline().to_owned());
+        settings.cmdline = cmdline.unwrap_or_else(|| self.surroundings.cmdline(&kernel).to_owned());
         settings.debug_exit = guest.debug_exit.unwrap_or_else(|| kernel.has_debug_exit());
         let modules = guest
             .modules
@@ -136,7 +133,7 @@ impl Checker<'_> {
         let Some(name) = text.get_ref().strip_prefix("test:") else {
             return Kernel::File(self.file(text, ALLOWED));
         };
-        let known = test_guests();
+        let known = self.surroundings.test_guests();
         if !known.iter().any(|other| other == name) {
             let allowed = format!("test: and one of {}", known.join(", "));
             let fault = Fault::new(text.span(), quote(text), allowed);
@@ -145,17 +142,15 @@ impl Checker<'_> {
         Kernel::Test(name.to_owned())
     }
 
-    /// A path to a file that is there.
-    fn file(&mut self, text: &Spanned<String>, allowed: &str) -> PathBuf {
-        let path = self.folder.join(text.get_ref());
-        if !path.is_file() {
-            let why = if path.exists() { "is no file" } else { "does not exist" };
-            let found = format!("{}: {} {why}", quote(text), path.display());
+    /// The path of a file that is there.
+    fn file(&mut self, text: &Spanned<String>, allowed: &str) -> String {
+        if let Err(why) = self.surroundings.file(text.get_ref()) {
+            let found = format!("{}: {why}", quote(text));
             let allowed = format!("{allowed}; a path is relative to the configuration's folder");
             let fault = Fault::new(text.span(), found, allowed);
             self.faults.push(fault.meaning(text.get_ref(), ["debian", "builtin"].into_iter()));
         }
-        path
+        text.get_ref().clone()
     }
 
     fn cmdline(&mut self, text: Option<&Spanned<String>>) -> Option<String> {
@@ -313,19 +308,6 @@ fn milliseconds(text: &str) -> Option<i64> {
     digits.trim_end().parse::<i64>().ok()?.checked_mul(unit)
 }
 
-/// The names of the tiny test guests, which are programs of the package `guests`.
-fn test_guests() -> Vec<String> {
-    let folder = paths::root().join("tests/guests/src/bin");
-    let mut names: Vec<String> = fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.path().file_stem()?.to_str().map(str::to_owned))
-        .collect();
-    names.sort();
-    names
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -338,18 +320,6 @@ mod tests {
         assert_eq!(milliseconds("1h"), Some(3_600_000));
         for bad in ["", "5", "s", "5 x", "1.5s", "9999999999999999h"] {
             assert_eq!(milliseconds(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn test_guests_are_the_programs_of_their_package() {
-        let known = test_guests();
-        let manifest = fs::read_to_string(paths::root().join("tests/guests/Cargo.toml")).unwrap();
-        for name in ["hello", "exits"] {
-            assert!(known.iter().any(|other| other == name), "{known:?}");
-        }
-        for name in &known {
-            assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
         }
     }
 }
