@@ -40,15 +40,15 @@ pub enum HostError {
     MissingControls {
         /// The control word.
         word: &'static str,
-        /// What is missing in it.
+        /// The controls that are missing in it.
         names: String,
     },
     /// A needed feature is missing.
     #[error("this CPU lacks {feature}, which Steward needs. Cure: {cure}")]
     MissingFeature {
-        /// What is missing.
+        /// The missing feature.
         feature: &'static str,
-        /// What helps.
+        /// The remedy.
         cure: &'static str,
     },
     /// The bootloader left something out.
@@ -69,17 +69,17 @@ pub enum HostError {
          Cure: give it less, or the machine more"
     )]
     GuestMemory {
-        /// Its name.
+        /// The guest's name.
         guest: String,
-        /// What it asks for, in MiB.
+        /// Memory that it asks for, in MiB.
         wanted: u64,
-        /// What there is, in MiB.
+        /// Memory that is free, in MiB.
         available: u64,
     },
     /// A guest could not be set up.
     #[error("guest \"{guest}\" can't be started: {why}")]
     Guest {
-        /// Its name.
+        /// The guest's name.
         guest: String,
         /// The reason and the cure.
         why: String,

@@ -4,7 +4,7 @@
 //! assembly. [`boot`] brings the machine up stage by stage, [`cpu`] and
 //! [`mm`] own processors and memory, [`hw`] turns virtualization on and runs
 //! guests on it, [`drivers`] talk to the machine's devices and [`journal`] to
-//! its operator. What to do with an exit is decided in the pure crate `vmm`.
+//! its operator. The pure crate `vmm` decides what to do with an exit.
 #![no_std]
 
 extern crate alloc;
@@ -15,6 +15,6 @@ pub mod drivers;
 pub mod error;
 pub mod hw;
 pub mod journal;
-pub mod machine;
+mod machine;
 pub mod mm;
 mod operator;

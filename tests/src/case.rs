@@ -1,4 +1,4 @@
-//! What a case is.
+//! The description of a case.
 
 use anyhow::Result;
 use config::{ApicAssist, HostExit, OnReset};
@@ -17,7 +17,7 @@ pub enum Tier {
     Full,
 }
 
-/// What runs as the guest.
+/// The kernel that runs as the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kernel {
     /// Debian's cloud kernel with xtask's initial ramdisk.
@@ -57,7 +57,7 @@ pub enum Scene {
     Text(String),
 }
 
-/// What is damaged in the bundle before it goes into the image.
+/// Damage that is done to the bundle before it goes into the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Damage {
     /// Nothing.
@@ -75,7 +75,7 @@ pub enum Damage {
 pub struct Exec {
     /// The command.
     pub command: &'static str,
-    /// What the last line of its output is, without the line feed.
+    /// The last line of its output, without the line feed.
     pub ends_with: &'static str,
     /// Its status.
     pub status: u8,
@@ -102,13 +102,13 @@ pub struct Case {
     pub name: String,
     /// When it runs.
     pub tier: Tier,
-    /// On what.
+    /// The machine that it runs on.
     pub machine: Machine,
-    /// With which build of the hypervisor.
+    /// Build of the hypervisor.
     pub build: Build,
-    /// Booted by what.
+    /// The firmware that boots the machine.
     pub firmware: Firmware,
-    /// From a disk that is connected like this.
+    /// Connection of the disk that the machine boots from.
     pub disk: DiskKind,
     /// The kind of that disk.
     pub medium: Medium,
@@ -133,13 +133,13 @@ pub struct Case {
     pub cmdline: Option<&'static str>,
     /// More words for the command line.
     pub words: String,
-    /// What is damaged.
+    /// Damage to the bundle.
     pub damage: Damage,
     /// How the hypervisor leaves the machine, if not as it leaves that emulator.
     pub host_exit: Option<HostExit>,
     /// Whether the guest may write to port 0xf4.
     pub debug_exit: bool,
-    /// What happens when the guest resets its machine.
+    /// The hypervisor's reaction when the guest resets its machine.
     pub on_reset: OnReset,
     /// How far the CPU may run the guest's local APIC.
     pub apic: ApicAssist,
@@ -147,7 +147,7 @@ pub struct Case {
     pub clock: Clock,
     /// How long it may take, in seconds.
     pub seconds: u64,
-    /// What happens.
+    /// The script that talks to the machine.
     pub script: Script,
     /// A command that runs in the Debian guest, as `run --exec` has it.
     pub exec: Option<Exec>,

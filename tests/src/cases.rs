@@ -13,7 +13,7 @@ use crate::steal::check_steal;
 
 /// The prompt of the default guest's shell.
 pub(crate) const PROMPT: &str = "root@steward:";
-/// What a debug exit with the value 0, a tiny guest's "all passed", comes out as.
+/// Status that a debug exit with the value 0, a tiny guest's "all passed", comes out as.
 const TINY_PASSED: u8 = 1;
 /// The hypervisor refused.
 const REFUSED: u8 = 2;
@@ -81,7 +81,7 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
                         script,
                         ..named(&format!("tiny-crash-{name}"))
                     };
-                    // What the hypervisor's vendor has a part in, each time.
+                    // Ends that depend on the CPUs' vendor are tested each time.
                     let usual = matches!(name, "triple-fault" | "reset");
                     everywhere(&case, if usual { Tier::Usual } else { Tier::Full })
                 })
@@ -123,7 +123,7 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
         }
         // In scenes of several guests; in cases about the clock and the loaders.
         "attack" | "bios" | "fresh" | "rate" | "steady" => Vec::new(),
-        // Where one tick is one instruction, what exits cost is exact, and tested.
+        // On a machine whose tick is one instruction, the costs of exits are exact, and tested.
         "bench" => [
             ("bench-vmx", Machine::BochsVmx, bench_targets_vmx as Script),
             ("bench-svm", Machine::BochsSvm, bench_targets_svm),
@@ -147,7 +147,7 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
         "pv" => {
             let case = Case { cpus: (1, 2), ..case };
             let mut cases = everywhere(&case, Tier::Usual);
-            // Where the CPU ends interrupts by itself there is nothing to be spared.
+            // A CPU that ends interrupts by itself leaves nothing to be spared.
             cases.push(Case {
                 name: format!("{}-vmx-injected", case.name),
                 machine: Machine::BochsVmx,
@@ -203,7 +203,7 @@ fn apic_cases(case: &Case) -> Vec<Case> {
         on("injected", ApicAssist::Priority, usual),
         on("emulated", ApicAssist::None, Tier::Full),
         Case { cpu: Some("corei7_skylake_x"), ..on("skylake", ApicAssist::Full, Tier::Full) },
-        // It does not deliver interrupts, and has no INVPCID.
+        // Sandy Bridge does not deliver interrupts, and has no INVPCID.
         Case {
             cpu: Some("corei7_sandy_bridge_2600k"),
             ..on("sandy-bridge", ApicAssist::Full, Tier::Full)
@@ -339,7 +339,7 @@ fn broken_entries() -> Vec<Case> {
         ("broken-vmcbs", Machine::QemuSvm, usual, |drive| {
             entries_broken(drive, &["event-into-64-bit", "nested-cr3", "guest-pat"])
         }),
-        // These two end the emulator.
+        // The two cases that are left out end the emulator.
         (
             "broken-vmcbs-bochs",
             Machine::BochsSvm,
@@ -562,7 +562,7 @@ fn debian_smp_small(drive: &mut Drive) -> Result<()> {
     drive.ends(0).map(|_| ())
 }
 
-/// What Linux says of the paravirtual interface with several CPUs.
+/// Linux' messages about the paravirtual interface with several CPUs.
 const PARAVIRTUAL: [&str; 4] =
     ["PV spinlocks enabled", "setup PV IPIs", "setup pv remote TLB flush", "setup PV sched yield"];
 
@@ -590,7 +590,7 @@ fn debian_small<const MIB: u64>(drive: &mut Drive) -> Result<()> {
     ensure!(answer.trim() == "42", "the shell answered {answer:?}");
     check_memory(drive, MIB)?;
     check_dmesg(drive)?;
-    // What started the shell may switch the guest off, with a status.
+    // The script that started the shell may switch the guest off, with a status.
     drive.send("[ -f /steward/command ] && exit || poweroff\n");
     drive.ends(0).map(|_| ())
 }

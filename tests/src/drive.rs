@@ -13,7 +13,7 @@ pub struct Drive {
     session: Session,
     /// Everything it has printed, with what is not UTF-8 replaced.
     text: String,
-    /// Where in `text` the last expected text ended.
+    /// Offset in `text` at which the last expected text ended.
     seen: usize,
     ending: Option<Ending>,
     /// Bytes that may be the beginning of a character.
@@ -100,7 +100,7 @@ impl Drive {
         let from = self.seen;
         self.expect("DONE-MARK", seconds)?;
         let to = self.seen.saturating_sub("DONE-MARK".len());
-        // What is typed before the shell is ready comes back twice.
+        // Text that is typed before the shell is ready comes back twice.
         let answer = self.text.get(from..to).unwrap_or_default();
         let answer = answer.rsplit("DONE'-'MARK\r\n").next().unwrap_or_default();
         Ok(answer.replace('\r', ""))

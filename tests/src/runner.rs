@@ -31,7 +31,7 @@ use crate::{lockstep, small_init, starts, stick};
 /// The control line's socket, in a case's folder.
 const CONTROL: &str = "control";
 
-/// What to run.
+/// Options: the cases to run.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// The cases of [`Tier::Full`] too.
@@ -51,7 +51,7 @@ pub struct Counts {
     pub failed: usize,
 }
 
-/// What every case needs.
+/// Parts that every case needs.
 struct Parts {
     stages: Stages,
     debian: Option<Debian>,
@@ -62,7 +62,7 @@ struct Parts {
 /// Runs what the options ask for.
 ///
 /// # Errors
-/// Where the cases cannot even be started.
+/// If the cases cannot even be started.
 pub fn run(options: &Options) -> Result<Counts> {
     let tiny = kernel::guests()?;
     let names: Vec<String> = tiny.iter().map(|(name, _)| name.clone()).collect();
@@ -103,7 +103,7 @@ pub fn run(options: &Options) -> Result<Counts> {
     } else {
         run_cases(&chosen, &parts)
     };
-    // What stays behind is only space.
+    // Files that stay behind only take space.
     let _ = fs::remove_dir_all(paths::run_dir());
     counts
 }
@@ -152,7 +152,7 @@ fn checked() -> Profile {
 
 fn run_cases(chosen: &[&Case], parts: &Parts) -> Result<Counts> {
     let build = |build| -> Result<Option<PathBuf>> {
-        // What is released is measured: it checks nothing before it enters.
+        // The released build is measured: it checks nothing before it enters.
         let profile = match build {
             Build::Debug => checked(),
             Build::Release => Profile { release: true, ..Profile::default() },
@@ -313,12 +313,13 @@ fn catch(planted: &Planted, case: &Case, usual: Duration, parts: &Parts) -> Resu
     }
 }
 
-/// Runs one test of `vmm` on this computer, without the fault and with it, and
+/// Runs one test (`PACKAGE/TEST`) on this computer, without the fault and with it, and
 /// returns how it failed.
 fn catch_on_host(fault: &str, test: &str) -> Result<anyhow::Error> {
+    let (package, test) = test.split_once('/').context("no package is named")?;
     let run = |flags: &str, dir: &str| {
         std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args(["test", "--quiet", "--package", "vmm", "--lib", test])
+            .args(["test", "--quiet", "--package", package, "--lib", test])
             .env("RUSTFLAGS", flags)
             .env("CARGO_TARGET_DIR", paths::target().join(dir))
             .current_dir(paths::root())
@@ -372,7 +373,7 @@ fn run_case(case: &Case, parts: &Parts, elf: &Path, log: &Path) -> Result<String
     result
 }
 
-/// What runs on which machine.
+/// Guests, and the machine that they run on.
 struct Crowd {
     guests: Vec<Guest>,
     host: HostSettings,

@@ -100,7 +100,7 @@ fn judge(mut rates: Vec<(u64, usize)>) -> Result<String> {
     let worst = rates.iter().map(|(khz, _)| ppm(*khz)).max().unwrap_or(0);
     let mut said = format!("{} rates, median {median} kHz, worst {worst} ppm", rates.len());
     for (khz, at) in beyond(RIGHT_PPM) {
-        // It does not fail.
+        // Writing to a string does not fail.
         let _ = write!(said, "; start {at}: {khz} kHz");
     }
     let seldom = beyond(RIGHT_PPM).count() <= rates.len() / SELDOM;
@@ -133,7 +133,7 @@ mod tests {
         assert!(with(&[1_000_101, 1_000_200, 999_800]).is_err());
         let error = with(&[1_000_501]).unwrap_err().to_string();
         assert!(error.contains("worst 501 ppm") && error.contains("start 199: 1000501 kHz"));
-        // Of ten, none.
+        // Of ten starts, none may be off.
         let ten = (0..10).map(|at| (if at == 3 { 1_000_150 } else { 1_000_000 }, at)).collect();
         assert!(judge(ten).is_err());
     }

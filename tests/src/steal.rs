@@ -30,7 +30,7 @@ impl CpuTimes {
         let at = lines.iter().position(|line| line.starts_with("cpu "));
         let at = at.filter(|at| *at > 0).with_context(|| format!("no times in {text:?}"))?;
         let [uptime, _] = numbers(lines[at - 1])[..] else { bail!("no uptime in {text:?}") };
-        // What a guest of the guest used is in the user's time already.
+        // Time that a guest of the guest used is in the user's time already.
         let [user, nice, system, idle, iowait, irq, softirq, stolen, ..] = numbers(lines[at])[..]
         else {
             bail!("not the times of a CPU: {:?}", lines[at]);
@@ -49,8 +49,8 @@ impl CpuTimes {
 }
 
 /// A loop on each of `vcpus` vCPUs, of which half can run: half of the time is
-/// stolen. What the emulator itself has to wait for its CPU nobody tells the guest:
-/// it misses ticks of its own, and counts less than it had.
+/// stolen. Nobody tells the guest for how long the emulator itself waits for its CPU:
+/// the guest misses ticks of its own, and counts less time than it had.
 pub(crate) fn check_steal(drive: &mut Drive, vcpus: usize) -> Result<()> {
     let loops = format!("for i in $(seq {vcpus}); do while :; do :; done & done; sleep 2");
     drive.shell(&loops, 120)?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::ui::Step;
 
-/// Where `program` is in `PATH`.
+/// Path of `program`, found through `PATH`.
 pub fn find(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)
         .map(|dir| dir.join(program))
@@ -18,7 +18,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
 /// The cargo that runs us, else the one in `PATH`.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // What cargo told *us* is not meant for the cargo that we start.
+    // Variables that cargo set for *us* are not meant for the cargo that we start.
     for name in ["CARGO_PKG_NAME", "CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH"] {
         command.env_remove(name);
     }

@@ -22,7 +22,7 @@ pub fn help(escape: EscapeKey) -> String {
     format!("{escape} then q ends the run, {escape} then p presses the guest's power button")
 }
 
-/// What the keyboard asks for.
+/// Request from the keyboard.
 #[derive(Debug, PartialEq, Eq)]
 enum Typed {
     Bytes(Vec<u8>),
@@ -270,7 +270,7 @@ pub(crate) fn signals() -> Result<Receiver<i32>> {
     Ok(rx)
 }
 
-/// What is typed, as it comes. The end of the input ends nothing.
+/// Bytes that are typed, as they come. The end of the input ends nothing.
 fn read_stdin() -> Receiver<Vec<u8>> {
     let (tx, rx) = mpsc::channel();
     std::thread::spawn(move || {

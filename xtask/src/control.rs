@@ -47,7 +47,7 @@ pub(crate) struct Relay(PathBuf);
 impl Relay {
     /// Makes the socket at `path`; the machine connects to `machine`.
     pub(crate) fn start(machine: TcpListener, path: &Path) -> Result<Self> {
-        // What a run left behind that was killed.
+        // A run that was killed leaves its socket behind.
         match fs::symlink_metadata(path) {
             Ok(there) if there.file_type().is_socket() => fs::remove_file(path)?,
             Ok(_) => bail!("{} is there and is no socket", path.display()),
@@ -100,7 +100,7 @@ fn from(mut machine: TcpStream, holder: &Holder) {
     while let Ok(count @ 1..) = machine.read(&mut buffer) {
         let client = lock(holder).as_ref().and_then(|client| client.try_clone().ok());
         if let (Some(mut client), Some(bytes)) = (client, buffer.get(..count)) {
-            // It is going; the next one begins anew.
+            // A client that can't be written to is going; the next one begins anew.
             let _ = client.write_all(bytes);
         }
     }

@@ -15,7 +15,7 @@ use crate::cmd;
 use crate::image::CYLINDER;
 use crate::machine::{Firmware, Machine, Ovmf};
 
-/// What to start.
+/// Description of a machine to start.
 #[derive(Debug, Clone)]
 pub struct Launch {
     /// The machine.
@@ -28,11 +28,11 @@ pub struct Launch {
     pub memory: u64,
     /// The emulated CPU model, where it is not the machine's usual one.
     pub cpu_model: Option<String>,
-    /// What its clocks go by.
+    /// Time base of its clocks.
     pub clock: Clock,
     /// Whether to show the machine's screen.
     pub display: bool,
-    /// What the machine boots.
+    /// Source that the machine boots.
     pub boot: Boot,
     /// How the disk with the image is connected; Bochs has an IDE disk only.
     pub disk: DiskKind,
@@ -47,7 +47,7 @@ pub struct Launch {
     pub extra: Vec<String>,
 }
 
-/// What the clocks of a machine go by.
+/// Time base of a machine's clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clock {
     /// The emulator's usual: on QEMU real time, on Bochs instructions.
@@ -82,14 +82,14 @@ impl DiskKind {
             Self::Virtio => &["virtio-blk-pci,drive=boot,bootindex=0"],
             Self::Xhci => &["qemu-xhci,id=usb", STICK],
             Self::Ehci => &["usb-ehci,id=usb", STICK],
-            // Both machines have a controller called `ide`.
+            // The machine with a SATA disk and the old one both call their controller `ide`.
             Self::Ahci | Self::Ide => &["ide-hd,bus=ide.0,drive=boot,bootindex=0"],
             Self::Nvme => &["nvme,serial=steward,drive=boot,bootindex=0"],
         }
     }
 }
 
-/// What a machine boots.
+/// Source that a machine boots.
 #[derive(Debug, Clone)]
 pub enum Boot {
     /// Our disk image.
@@ -113,7 +113,7 @@ pub(crate) enum Serial {
     Socket(TcpListener),
 }
 
-/// What an emulator needs of us while it runs, beside its command.
+/// Lines that an emulator needs from us while it runs, beside its command.
 pub(crate) struct Lines {
     /// The first serial port.
     pub(crate) serial: Serial,
@@ -154,7 +154,7 @@ impl Launch {
         Ok((command, lines))
     }
 
-    /// What the emulator itself says goes here.
+    /// File that takes the emulator's own messages.
     pub fn errors(&self) -> PathBuf {
         self.dir.join("emulator.log")
     }
@@ -214,7 +214,8 @@ impl Launch {
                     let ovmf = Ovmf::find()
                         .context("OVMF is not installed; `--firmware bios` works without it")?;
                     let vars = self.dir.join("uefi-variables.fd");
-                    // Variables that an earlier start in the same folder left are this machine's memory.
+                    // Variables that an earlier start in the same folder left are this
+                    // machine's memory.
                     if !vars.exists() {
                         fs::copy(&ovmf.vars, &vars).context("cannot copy OVMF's variables")?;
                     }

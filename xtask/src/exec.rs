@@ -2,7 +2,7 @@
 //!
 //! The command travels in a second archive of the initial ramdisk. The guest's
 //! `steward-exec` prints a mark, runs the command, prints a second mark with the
-//! status, and powers off. What stands between the marks is the command's output,
+//! status, and powers off. The text between the marks is the command's output,
 //! byte for byte; the marks carry a number that no command can know beforehand.
 
 use std::fs;
@@ -65,7 +65,7 @@ impl Command {
         Ok(())
     }
 
-    /// What the command printed and its status, from all that the guest printed;
+    /// The command's output and its status, from all that the guest printed;
     /// nothing if it did not end.
     pub fn outcome(&self, text: &[u8]) -> Option<(Vec<u8>, u8)> {
         let mut filter = Filter::new(&self.mark);

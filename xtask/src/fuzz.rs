@@ -24,7 +24,7 @@ use crate::{cmd, kernel, paths};
 const SECONDS: u64 = 60;
 /// Seconds beyond its corpus that a target has among the tests.
 const TEST_SECONDS: u64 = 5;
-/// The same in the tests' full tier.
+/// Seconds beyond its corpus that a target has in the tests' full tier.
 const FULL_SECONDS: u64 = 60;
 /// Seconds that one input may take: a hang is a finding, a busy computer is none.
 const INPUT_SECONDS: u32 = 20;

@@ -1,4 +1,4 @@
-//! What the developer's machine does for Steward: sets up, builds, runs and tests.
+//! Tasks of the developer's machine for Steward: to set it up, build, run and test it.
 //!
 //! A library besides the program, so that the package `tests` starts machines in
 //! the same way: [`run::write_image`], [`emulator::Launch`], [`session::Session`].

@@ -39,7 +39,7 @@ const MOST: u32 = 1000;
 
 impl Claim {
     /// The first of `NAME.EXTENSION`, `NAME-2.EXTENSION` and so on in `dir` that no run
-    /// going on has. What an earlier run left in it stays until it is written.
+    /// going on has. Content that an earlier run left in it stays until it is written.
     pub fn take(dir: &Path, name: &str, extension: &str) -> Result<Claim> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         for number in 1..=MOST {

@@ -48,7 +48,7 @@ pub enum Firmware {
     Uefi,
 }
 
-/// What the choice of a machine depends on, read from this computer.
+/// Facts that the choice of a machine depends on, read from this computer.
 #[derive(Debug, Clone, Default)]
 pub struct HostFacts {
     /// `svm` is among the CPU's flags.

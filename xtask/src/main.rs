@@ -58,7 +58,7 @@ enum Task {
     /// Run the fuzz targets, each on random inputs made of what reached something new before
     ///
     /// They are what guests, kernels, bundles, firmware and the operator's client can reach
-    /// (docs/running.md). A finding prints the input's path and how to run it again, and the
+    /// (docs/testing.md). A finding prints the input's path and how to run it again, and the
     /// exit status is 1. Inputs that reach something new stay in target/fuzz/work. The tests
     /// run each target's committed inputs and 5 s more, 60 s with --full.
     Fuzz(FuzzOptions),

@@ -1,4 +1,4 @@
-//! Where things are: the checkout, the build output, the caches.
+//! Paths: of the checkout, the build output, the caches.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ fn checkout(start: &Path) -> Option<PathBuf> {
     start.ancestors().find(is_top).map(Path::to_path_buf)
 }
 
-/// Where cargo builds and where runs leave their files: `CARGO_TARGET_DIR`, or
+/// Folder in which cargo builds and runs leave their files: `CARGO_TARGET_DIR`, or
 /// `target` in the checkout.
 pub fn target() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
@@ -34,7 +34,7 @@ pub fn target() -> PathBuf {
     }
 }
 
-/// What is slow to make and depends on nothing of ours: boot stages, packages.
+/// Folder of things that are slow to make and depend on nothing of ours: boot stages, packages.
 /// Always in the checkout's own `target`, whatever `CARGO_TARGET_DIR` says.
 pub fn cache() -> PathBuf {
     root().join("target").join("cache")

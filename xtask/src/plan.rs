@@ -49,7 +49,7 @@ impl Plans {
     /// `None` so many as the file says; if it does not say, `usual`.
     ///
     /// # Errors
-    /// Where the file can't be read, and [`ConfigError`](config::toml::ConfigError).
+    /// If the file can't be read, and [`ConfigError`](config::toml::ConfigError).
     pub fn load(path: &Path, cpus: Option<u32>, usual: Option<u32>) -> Result<Plans> {
         let text =
             fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -67,7 +67,7 @@ impl Plans {
     /// The guests with their files: fetches and builds what is not there.
     ///
     /// # Errors
-    /// Where that can't be had.
+    /// If a file can't be fetched or built.
     pub fn guests(&self) -> Result<Vec<Guest>> {
         let any =
             |wanted: fn(&Kernel) -> bool| self.config.plans.iter().any(|plan| wanted(&plan.kernel));

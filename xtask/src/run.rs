@@ -284,7 +284,7 @@ struct RunDir(PathBuf);
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        // What stays behind is only space; `cargo clean` takes it.
+        // Files that stay behind only take space; `cargo clean` removes them.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -463,7 +463,7 @@ fn release(options: &GuestOptions) -> Result<u8> {
     let path = paths::target().join("release-image").join(&name);
     fs::create_dir_all(path.parent().unwrap_or(&path))?;
     let sum = path.with_extension("img.sha256");
-    // One of another image is worse than none.
+    // A checksum of another image is worse than none.
     let _ = fs::remove_file(&sum);
     image::write(&content, &path)?;
     let hash = image::sha256(&path)?;

@@ -10,7 +10,7 @@
 
 use config::Uuid;
 
-/// What the hypervisor said last.
+/// The hypervisor's last message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
     /// The status with which the run ends.

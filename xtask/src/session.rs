@@ -31,7 +31,7 @@ pub enum Ending {
     Died {
         /// How the emulator ended.
         how: String,
-        /// What it said last.
+        /// Its last message.
         said: String,
     },
     /// It took longer than it may.
@@ -82,7 +82,7 @@ impl Ending {
     }
 }
 
-/// What happened next.
+/// An event of the run.
 #[derive(Debug)]
 pub enum Event {
     /// The machine wrote this to its serial port.

@@ -72,7 +72,7 @@ fn has_bochs_sdl() -> bool {
     })
 }
 
-/// What running on `machine` with `firmware` needs.
+/// Needs of a run on `machine` with `firmware`.
 pub fn needs(machine: Machine, firmware: Firmware) -> Vec<Need> {
     match (machine, firmware) {
         (Machine::BochsVmx | Machine::BochsSvm, _) => vec![Need::Bochs],

@@ -74,7 +74,7 @@ fn host() -> Result<Counts> {
     let step = Step::new("running the tests on this computer");
     let mut command = cmd::cargo();
     command.current_dir(paths::root()).args(["test", "--no-fail-fast"]);
-    // Both streams in one file: a failed compilation explains itself there.
+    // Standard output and errors in one file: a failed compilation explains itself there.
     let file = fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
     let status = loop {

@@ -1,4 +1,4 @@
-//! What the person at the terminal sees besides the guest: everything goes to
+//! Output for the person at the terminal besides the guest's: everything goes to
 //! standard error, so that standard output is the guest's console alone, or what a
 //! command was asked for ([`Out`]).
 
@@ -21,7 +21,7 @@ pub const READER_GONE: u8 = 141;
 /// Nobody reads standard output any more.
 static GONE: AtomicBool = AtomicBool::new(false);
 
-/// Standard output. Where its reader has closed the pipe (`| head`), that is an error like
+/// Standard output. If its reader has closed the pipe (`| head`), that is an error like
 /// any other, and [`reader_is_gone`] says so from then on: it is no failure to be told.
 #[derive(Debug, Default)]
 pub struct Out;

@@ -27,7 +27,7 @@ impl Memory for Window {
     }
 }
 
-/// What the hypervisor wants to know.
+/// Facts in the tables that the hypervisor needs.
 #[derive(Debug, Default)]
 pub(super) struct Firmware {
     /// The local-APIC identifiers of all CPUs that are ready for use, in firmware's

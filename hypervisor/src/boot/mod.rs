@@ -19,7 +19,7 @@ use timebase::Look;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 use x86defs::cpuid::Guards;
 
-/// What is asked of the bootloader: where to put things.
+/// Requests to the bootloader: the addresses to put things at.
 pub static CONFIG: BootloaderConfig = {
     let mut config = BootloaderConfig::new_default();
     config.kernel_stack_size = 128 << 10;
@@ -189,7 +189,7 @@ fn serial_lines() {
 fn clocks() -> Result<(), HostError> {
     apic::calibrate()?;
     let (khz, how) = clocks::settle()?;
-    // It can't be read while it changes, for two milliseconds.
+    // The real-time clock can't be read while it changes, for two milliseconds.
     for _ in 0..3 {
         if rtc::look() != Look::NoDate {
             break;

@@ -26,11 +26,11 @@ const STACK_PAGES: u64 = 32;
 /// How long a CPU may take to say that it is there.
 const PATIENCE_MS: u64 = 2000;
 
-/// What the page's code reads. It lies at [`PARAMETERS`] in the page.
+/// Parameters of the page's code. They lie at [`PARAMETERS`] in the page.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 struct Parameters {
-    /// Where 64-bit mode begins: offset and selector of a far pointer.
+    /// Beginning of the 64-bit code: offset and selector of a far pointer.
     long_mode: u32,
     long_mode_selector: u16,
     _pad: u16,
@@ -48,17 +48,17 @@ struct Parameters {
     cr4: u64,
     /// CR0.
     cr0: u64,
-    /// Where the image goes on.
+    /// Address in the image at which the CPU goes on.
     entry: u64,
     /// Top of the CPU's stack.
     stack: u64,
-    /// Its number.
+    /// The CPU's number.
     index: u64,
     /// Root of the hypervisor's tables.
     root: u64,
 }
 
-/// Where the parameters lie in the page; before them is a jump.
+/// Offset of the parameters in the page; before them is a jump.
 const PARAMETERS: u64 = 8;
 
 const fn at(offset: usize) -> u64 {
@@ -150,8 +150,8 @@ extern "C" fn enter_image() {
     )
 }
 
-/// What [`started`] goes on with: a function of the [`crate::machine`], set
-/// before the first CPU starts.
+/// The function of [`crate::machine`] that [`started`] goes on with, set before the first CPU
+/// starts.
 static GO_ON: AtomicU64 = AtomicU64::new(0);
 /// The CPU's stacks for traps; the one that starts is the only reader.
 static STACKS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
@@ -212,7 +212,7 @@ pub(super) fn start(
             count += 1;
         } else {
             log::warn!("the CPU with APIC {id} does not start");
-            // It may still come: its stack and number are never used again.
+            // The CPU may still come: its stack and number are never used again.
             break;
         }
     }

@@ -105,7 +105,7 @@ pub fn init_other() {
     write(LVT_TIMER, u32::from(TIMER_VECTOR));
 }
 
-/// What all CPUs' APICs have in common.
+/// Sets the registers that are alike in all CPUs' APICs.
 fn enable() {
     write(SPURIOUS, 1 << 8 | u32::from(SPURIOUS_VECTOR));
     write(LVT_ERROR, MASKED);
@@ -183,7 +183,7 @@ pub fn calibrate() -> Result<(), HostError> {
     if rdtsc().wrapping_sub(COUNTS_SINCE.load(Ordering::Relaxed)) > enough * 1000
         || read(TIMER_CURRENT) == 0
     {
-        // It may have come to its end: anew.
+        // The timer may have come to its end: it counts anew.
         begin_to_count();
     }
     let start = COUNTS_SINCE.load(Ordering::Relaxed);

@@ -17,7 +17,7 @@ unsafe extern "C" {
     static __stop_extable: Entry;
 }
 
-/// Where to go on after a fault at `rip`, if that was foreseen.
+/// The address to go on at after a fault at `rip`, if that was foreseen.
 #[must_use]
 pub fn fixup(rip: u64) -> Option<u64> {
     let start = &raw const __start_extable;

@@ -1,5 +1,5 @@
 //! The processor the code runs on: descriptor tables, traps, model-specific
-//! registers, local APIC, time-stamp counter and extended state.
+//! registers, local APIC, time-stamp counter. It knows nothing that stands above it.
 
 pub mod apic;
 pub mod asm;

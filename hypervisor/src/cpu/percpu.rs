@@ -1,4 +1,4 @@
-//! What each CPU of the machine has of its own, reached through GS, and how
+//! Data that each CPU of the machine has of its own, reached through GS, and how
 //! CPUs call each other: one word of requests and a kick.
 
 use super::{apic, asm, msr};
@@ -30,11 +30,11 @@ pub struct PerCpu {
     online: AtomicBool,
     /// Interrupts seen, by vector.
     pub(super) seen: [AtomicU64; 4],
-    /// What TSC_AUX holds; the hypervisor itself does not use it.
+    /// Value in TSC_AUX; the hypervisor itself does not use the register.
     pub tsc_aux: AtomicU64,
-    /// What other CPUs asked of it. While it is not 0, an interrupt is on its way.
+    /// Requests of other CPUs. While there are some, an interrupt is on its way.
     requests: AtomicU32,
-    /// What it asked of itself: nobody interrupts it for that.
+    /// Requests to itself: nobody interrupts it for these.
     own: AtomicU32,
     /// How many sleep on it until a moment.
     timers: AtomicU32,

@@ -14,7 +14,7 @@ const SLP_EN: u16 = 1 << 13;
 /// Looks at a register until firmware has given it up: a second or more.
 const LOOKS: u32 = 1_000_000;
 
-/// What to write, and where.
+/// The registers to write, and their values.
 #[derive(Clone, Copy, Debug)]
 pub struct SoftOff {
     /// The ports of PM1a's control register and of PM1b's, if there is one.
@@ -27,7 +27,7 @@ pub struct SoftOff {
 
 static SOFT_OFF: Once<SoftOff> = Once::new();
 
-/// Remembers how.
+/// Remembers how the machine is switched off.
 pub fn set_soft_off(how: SoftOff) {
     SOFT_OFF.call_once(|| how);
 }
@@ -45,14 +45,14 @@ pub fn off() {
     }
     let ports = [Some(first), second].into_iter().zip(how.types);
     let known = ports.filter_map(|(port, kind)| Some((port?, u16::from(kind) << SLP_TYP_SHIFT)));
-    // The types first, in both; then both go.
+    // First the type, in each register; then SLP_EN, in each.
     for (port, kind) in known.clone() {
         write(port, read(port) & !(SLP_TYP | SLP_EN) | kind);
     }
     for (port, kind) in known {
         write(port, read(port) & !SLP_TYP | kind | SLP_EN);
     }
-    // It takes its time.
+    // The machine takes its time to go off.
     for _ in 0..LOOKS {
         let _ = read(first);
     }
@@ -65,6 +65,7 @@ fn read(port: u16) -> u16 {
 }
 
 fn write(port: u16, value: u16) {
-    // SAFETY: as above; nothing of the machine is needed any more.
+    // SAFETY: the port is the power management's control register, as for `read`; nothing of
+    // the machine is needed any more.
     unsafe { outw(port, value) };
 }

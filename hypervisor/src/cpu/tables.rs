@@ -11,9 +11,9 @@ use x86_64::structures::tss::TaskStateSegment;
 
 /// Interrupt-stack-table slot of double faults.
 const IST_DOUBLE_FAULT: u16 = 0;
-/// Of NMIs.
+/// Interrupt-stack-table slot of NMIs.
 const IST_NMI: u16 = 1;
-/// Of machine checks.
+/// Interrupt-stack-table slot of machine checks.
 const IST_MACHINE_CHECK: u16 = 2;
 
 /// The selector of the task-state segment, once [`install`] has run.
@@ -88,11 +88,12 @@ fn load_segments(code: SegmentSelector, data: SegmentSelector, task: SegmentSele
     unsafe { SS::set_reg(data) };
     // SAFETY: null selectors are valid for data segments in 64-bit mode.
     unsafe { DS::set_reg(null) };
-    // SAFETY: as above.
+    // SAFETY: a null selector is valid for ES, as for DS.
     unsafe { ES::set_reg(null) };
-    // SAFETY: as above; nothing is addressed through FS.
+    // SAFETY: a null selector is valid for FS, as for DS; nothing is addressed through FS.
     unsafe { FS::set_reg(null) };
-    // SAFETY: as above; `percpu::claim` gives GS its base afterwards.
+    // SAFETY: a null selector is valid for GS, as for DS; `percpu::claim` gives GS its base
+    // afterwards.
     unsafe { GS::set_reg(null) };
     // SAFETY: `task` selects a TSS that lives for ever.
     unsafe { load_tss(task) };

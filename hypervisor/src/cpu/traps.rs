@@ -19,7 +19,7 @@ fn take(counter: &AtomicU64) -> u64 {
     if counter.load(Ordering::Relaxed) == 0 { 0 } else { counter.swap(0, Ordering::Relaxed) }
 }
 
-// Both may come while a guest's GS is loaded, so they are not of one CPU.
+// Debug exceptions and NMIs may come while a guest's GS is loaded: they can't be counted by CPU.
 
 /// Debug exceptions that came in the hypervisor.
 static STRAY_DEBUG_TRAPS: AtomicU64 = AtomicU64::new(0);
@@ -45,7 +45,7 @@ pub fn take_seen() -> [u64; 4] {
     percpu::this().seen.each_ref().map(take)
 }
 
-/// What the stubs push, lowest address first.
+/// Words that the stubs push, lowest address first.
 #[repr(C)]
 #[derive(Debug)]
 pub struct TrapFrame {
@@ -148,7 +148,7 @@ extern "C" fn trap(frame: &mut TrapFrame) {
     if vector >= 32 {
         interrupt(vector);
     } else if vector == NMI {
-        // It may have come while any lock was held: only count.
+        // An NMI may come while any lock is held: it is only counted.
         NMIS.fetch_add(1, Ordering::Relaxed);
     } else if vector == DEBUG {
         // Nothing here single-steps or sets a breakpoint: it is a guest's trap

@@ -3,8 +3,8 @@
 //! Firmware has been seen to leave IA32_TSC_ADJUST (SDM: "Time-Stamp Counter Adjustment")
 //! different on CPUs: each takes over the first one's. Then the first CPU and the new one
 //! send messages to and fro ([`timebase::Offset`]) until they know the difference within
-//! [`timebase::GOOD_US`]; what they find is mended through the same register. Where no message
-//! is quick enough, the log says how much may be hidden.
+//! `timebase::GOOD_US`; the difference is mended through the same register. If no message is
+//! fast enough, the log says how large a difference may be hidden.
 
 use super::asm::rdtsc_ordered;
 use super::{cpuid_checked, msr, tsc};
@@ -38,12 +38,12 @@ static ANSWER: AtomicU64 = AtomicU64::new(0);
 static BY: AtomicU64 = AtomicU64::new(0);
 /// IA32_TSC_ADJUST of the new CPU, as firmware left it.
 static FOUND: AtomicU64 = AtomicU64::new(0);
-/// The same after it took over the first one's.
+/// IA32_TSC_ADJUST of the new CPU, after it took over the first one's.
 static SET: AtomicU64 = AtomicU64::new(0);
 /// IA32_TSC_ADJUST of the first CPU, the model for the others.
 static ADJUST: Once<Option<u64>> = Once::new();
 
-/// This CPU's register, where it has one.
+/// This CPU's IA32_TSC_ADJUST, if it has one.
 fn adjust() -> Option<u64> {
     if cfg!(planted = "tsc-adjust-stuck") {
         return None;

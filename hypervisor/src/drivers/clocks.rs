@@ -160,8 +160,8 @@ pub fn found(pm: Option<PmTimer>, hpet: Option<u64>) -> Result<(), HostError> {
         if let Some(counter) = Counter::hpet(hpet_read(base, HPET_PERIOD)) {
             if hpet_read(base, HPET_CONFIGURATION) & HPET_ENABLE == 0 {
                 let register = (base + HPET_CONFIGURATION) as *mut u32;
-                // SAFETY: mapped as above; to let the counter run without its legacy
-                // interrupts disturbs nobody.
+                // SAFETY: `map_device` has mapped the register; to let the counter run without
+                // its legacy interrupts disturbs nobody.
                 unsafe { register.write_volatile(HPET_ENABLE) };
             }
             add(Reader::Memory(base), counter);
@@ -207,7 +207,7 @@ impl Clocks {
     fn complaint(&self) -> String {
         let mut text = String::new();
         for clock in &self.all {
-            // It does not fail.
+            // Writing to a string does not fail.
             let _ = write!(text, "{} does not count; ", clock.track.counter().source);
         }
         let sources = || self.all.iter().map(|clock| clock.track.counter().source);

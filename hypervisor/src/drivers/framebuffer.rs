@@ -1,6 +1,6 @@
 //! The screen: text for the operator where there is no serial port. Drawing takes
 //! long; once guests run, what is to be drawn waits for CPUs that have nothing to
-//! do, and for a step of the operator's context now and then.
+//! do, and for a step of the operator's service now and then.
 
 use crate::cpu::asm;
 use bootloader_api::info::{FrameBuffer, FrameBufferInfo, PixelFormat};
@@ -21,7 +21,7 @@ struct Screen {
     y: usize,
     /// Rows of pixels that are still to be cleared before more is drawn.
     dirty: Range<usize>,
-    /// What waits to be drawn.
+    /// Text that waits to be drawn.
     backlog: Backlog,
 }
 
@@ -121,7 +121,7 @@ pub fn prepare() {
     }
 }
 
-/// Has text drawn later, if there is a screen. What is too much is left out: the
+/// Has text drawn later, if there is a screen. Text that is too much is left out: the
 /// serial port has it.
 pub fn queue(text: &str) {
     if let Some(screen) = SCREEN.lock().as_mut() {

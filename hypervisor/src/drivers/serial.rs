@@ -14,12 +14,12 @@ const RING: usize = 1 << 16;
 const RESERVE: usize = RING / 4;
 /// How long the transmitter may stand still before output is given up.
 const PATIENCE_MS: u64 = 1000;
-/// What a machine is taken for whose TSC was not measured yet: 5 GHz.
+/// Assumed rate of the TSC until it is measured: 5 GHz.
 const FAST_KHZ: u64 = 5_000_000;
 
 /// The operator's terminal: COM1.
 pub static CONSOLE: Line = Line::new(0x3f8, 4);
-/// Where programs speak the control protocol: COM2.
+/// The line on which programs speak the control protocol: COM2.
 pub static CONTROL: Line = Line::new(0x2f8, 3);
 
 /// [`PATIENCE_MS`] in ticks.

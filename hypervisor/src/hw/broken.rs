@@ -1,6 +1,6 @@
 //! Entries that are broken on purpose, one rule each: the checker has to name
-//! the rule, and the CPU to refuse the entry. What the CPU lets in although
-//! the manual forbids it is an emulator's gap, which the tests list.
+//! the rule, and the CPU to refuse the entry. An entry that the CPU lets in
+//! although the manual forbids it is an emulator's gap, which the tests list.
 //!
 //! A guest whose command line begins with [`COMMAND`] is never started: its
 //! vCPU goes through the table instead. The words behind it name cases to leave
@@ -10,7 +10,7 @@ use crate::journal;
 use alloc::string::String;
 use core::fmt::{self, Write};
 
-/// The first word of a command line that asks for it.
+/// The first word of a command line that asks for the broken entries.
 const COMMAND: &str = "steward.broken-entries";
 
 /// The names of cases to leave out, if `cmdline` asks for the others.
@@ -19,12 +19,12 @@ pub(crate) fn requested(cmdline: &str) -> Option<impl Iterator<Item = &str> + Cl
     words.next().is_some_and(|first| first == COMMAND).then_some(words)
 }
 
-/// What the CPU made of an entry.
+/// The CPU's answer to an entry.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    /// Whether it refused it as the broken rule wants it refused.
+    /// Whether the CPU refused the entry in the way that the broken rule wants.
     pub(super) as_expected: bool,
-    /// In words.
+    /// The answer in words.
     pub(super) words: String,
 }
 
@@ -33,8 +33,8 @@ pub(super) struct Outcome {
 pub struct Plan<'a> {
     /// The command line, which names the cases to leave out.
     pub cmdline: &'a str,
-    /// Where the CPU lets one in, it takes the guest at most about so many
-    /// ticks of the TSC.
+    /// Ticks of the TSC after which, at about the latest, a guest exits that the CPU
+    /// lets in.
     pub slice: u64,
 }
 

@@ -28,8 +28,8 @@ pub(super) fn load_tsc_aux(value: u64) {
     let held = &percpu::this().tsc_aux;
     if held.load(Ordering::Relaxed) != value {
         held.store(value, Ordering::Relaxed);
-        // SAFETY: the register is the guests' own. Where it does not exist,
-        // guests are not offered what reads it.
+        // SAFETY: the register is the guests' own. If it does not exist, guests
+        // are not offered the instructions that read it.
         let _ = unsafe { msr::try_write(Msr::TSC_AUX, value) };
     }
 }
@@ -103,7 +103,7 @@ pub(crate) struct ExtendedState {
 }
 
 impl ExtendedState {
-    /// What one takes.
+    /// Bytes of memory that the state of one vCPU takes.
     pub(crate) const BYTES: usize = 4096;
 
     /// The state after reset: a new vCPU finds nothing of firmware's or of
@@ -134,7 +134,7 @@ impl ExtendedState {
                 asm!("xrstor64 [{}]", in(reg) self.pointer(), in("eax") COMPONENTS.low32(),
                      in("edx") high32(COMPONENTS), options(nostack));
             },
-            // SAFETY: as above; the first 512 bytes are an FXSAVE image.
+            // SAFETY: as for XRSTOR; the first 512 bytes of the area are an FXSAVE image.
             Save::Fxsave => unsafe {
                 asm!("fxrstor64 [{}]", in(reg) self.pointer(), options(nostack));
             },
@@ -150,7 +150,7 @@ impl ExtendedState {
                 asm!("xsave64 [{}]", in(reg) self.pointer(), in("eax") COMPONENTS.low32(),
                      in("edx") high32(COMPONENTS), options(nostack));
             },
-            // SAFETY: as above.
+            // SAFETY: the area is a page of its own, longer than an FXSAVE image.
             Save::Fxsave => unsafe {
                 asm!("fxsave64 [{}]", in(reg) self.pointer(), options(nostack));
             },

@@ -29,7 +29,7 @@ pub enum Extension {
     Vmx,
 }
 
-/// What a guest wants of the CPU for its local APICs.
+/// Help that a guest wants from the CPU for its local APICs.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestApic {
     /// How far the CPU may go.
@@ -65,7 +65,7 @@ pub trait VendorCpu: Debug + Sized + 'static {
     /// locked it off, or memory is short.
     fn enable() -> Result<Self, HostError>;
 
-    /// What it offers, for the operator.
+    /// Abilities of the extension, for the operator.
     fn describe(&self) -> impl core::fmt::Display;
 
     /// Whether vCPUs with this much help recognize accesses to their local APIC
@@ -95,7 +95,7 @@ pub trait VendorCpu: Debug + Sized + 'static {
     /// Takes `vcpu` off this CPU, so that any may [`load`](Self::load) it.
     fn unload(vcpu: &mut Self::Vcpu);
 
-    /// What the CPU has but can't give to guests.
+    /// Features that the CPU has but can't give to guests.
     fn withheld(&self) -> &'static [FeatureBit];
 }
 

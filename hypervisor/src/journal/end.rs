@@ -96,7 +96,7 @@ pub(super) fn leave(out: &mut dyn Write, status: Status, reason: fmt::Arguments<
 /// The line that says how the run ended; only this CPU goes on.
 fn say(out: &mut dyn Write, status: Status, reason: fmt::Arguments<'_>) {
     percpu::stop_others();
-    // What waits in the ring must not keep the last line out.
+    // Bytes that wait in the ring must not keep the last line out.
     serial::CONSOLE.flush();
     // Neither output fails. A guest may have left its line unfinished.
     let _ = write!(out, "\nsteward: end: status={}", status.0);

@@ -17,12 +17,12 @@ static LINES: AtomicU64 = AtomicU64::new(0);
 static PANICKED: AtomicBool = AtomicBool::new(false);
 /// Guests run: nobody waits for an output any more.
 static LIVE: AtomicBool = AtomicBool::new(false);
-/// Bytes that had no room on the serial port since.
+/// Bytes that had no room on the serial port since losses were last told.
 static LOST: AtomicUsize = AtomicUsize::new(0);
-/// Room on the serial port with which losses are told.
+/// Room on the serial port from which on losses are told.
 const ENOUGH: usize = 4096;
 
-/// Both outputs.
+/// The serial port and the screen together.
 pub(super) struct Out;
 
 impl Write for Out {
@@ -46,7 +46,7 @@ impl Write for Out {
     }
 }
 
-/// Queues bytes. Where the ring is full they wait for room; once guests run they
+/// Queues bytes. If the ring is full they wait for room; once guests run they
 /// are lost, and counted.
 fn send(bytes: &[u8]) {
     let sent = serial::CONSOLE.write(bytes);
@@ -72,7 +72,7 @@ pub(super) fn guests_are_over() {
     }
 }
 
-/// One line.
+/// Shows one line.
 pub fn line(what: fmt::Arguments<'_>) {
     LINES.fetch_add(1, Ordering::Relaxed);
     if LOST.load(Ordering::Relaxed) != 0 && serial::CONSOLE.room() > ENOUGH {
@@ -80,7 +80,7 @@ pub fn line(what: fmt::Arguments<'_>) {
         // Neither output fails.
         let _ = writeln!(Out, "steward: {lost} bytes of messages had no room");
     }
-    // As above.
+    // Neither output fails.
     let _ = writeln!(Out, "{what}");
 }
 

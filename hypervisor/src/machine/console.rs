@@ -21,7 +21,7 @@ pub(crate) struct Console {
 /// Output of the guest that is not shown yet.
 #[derive(Debug)]
 struct Output {
-    /// As it came, the newest.
+    /// The newest output, as it came.
     kept: Ring,
     passage: Passage,
 }

@@ -124,7 +124,7 @@ impl<C: VendorCpu> ThisCpu<C> {
         loop {
             let _ = self.look();
             self.sleepers.wake(self.world, asm::rdtsc());
-            // Whom this CPU has just woken it finds now.
+            // The scheduler is asked next anyway: it knows those that this CPU has just woken.
             percpu::this().forget_own_requests();
             percpu::this().set_timers(self.sleepers.len());
             match self.world.next(self.index) {
@@ -157,15 +157,15 @@ impl<C: VendorCpu> ThisCpu<C> {
         }
         if seen[0] >> vectors::LEGACY_VECTOR_BASE & 0xffff != 0 {
             self.world.wake_operator();
-            // It may be this CPU that runs the operator now.
+            // This CPU may be the one that runs the operator now.
             requests |= this.take_requests();
             percpu::stop_if_asked(requests);
         }
         requests & percpu::RESCHEDULE != 0
     }
 
-    /// Wakes whose time has come, as what runs has had its least. Whether somebody who
-    /// woke meanwhile has waited for that.
+    /// Wakes the sleepers whose time has come, as the one that runs has had its least time.
+    /// Whether somebody who woke meanwhile has waited for that.
     #[inline(never)]
     fn look_after_sleepers(&mut self, now: u64) -> bool {
         let first = !core::mem::replace(&mut self.asked, true);
@@ -176,7 +176,7 @@ impl<C: VendorCpu> ThisCpu<C> {
     }
 
     fn idle(&mut self, until: u64) {
-        // What takes long is done while nobody waits.
+        // Long work is done while nobody waits.
         if self.machine.prepare_memory() {
             return;
         }
@@ -197,7 +197,8 @@ impl<C: VendorCpu> ThisCpu<C> {
             Some(Runner::Vcpu(guest, index)) => return self.run_vcpu(&guest, index, &choice),
             Some(Runner::Starter(starter)) => starter.step(&self.vendor, choice.until),
             Some(Runner::Service(service)) => {
-                // It is awake: its own timer is none that it tells of.
+                // The service is awake. If it is the operator, the timers that it tells of are the
+                // others'.
                 self.sleepers.forget(choice.id);
                 percpu::this().set_timers(self.sleepers.len());
                 let stop = service.step(choice.until);
@@ -208,7 +209,7 @@ impl<C: VendorCpu> ThisCpu<C> {
                 }
                 stop
             }
-            // It is on its way out.
+            // The entity is on its way out.
             None => Stop::Blocked,
         };
         (stop, Stay::default())
@@ -224,7 +225,7 @@ impl<C: VendorCpu> ThisCpu<C> {
             return nothing(Stop::Ready);
         }
         let mut private = slot.private.lock();
-        // Who has it stopped looks at the lock next: it may be taken apart already.
+        // A guest that was stopped before the lock was taken may be taken apart already.
         if guest.is_stopping() {
             return nothing(Stop::Blocked);
         }
@@ -310,13 +311,14 @@ impl<C: VendorCpu> ThisCpu<C> {
                         guest.note_halted_deaf();
                     }
                     guest.places.leave(index);
-                    // Who posts from now on wakes it through the scheduler.
+                    // A sender that posts from now on wakes the vCPU through the scheduler.
                     if guest.vm.vcpus.get(index).is_some_and(|posted| !posted.is_quiet()) {
                         guest.places.enter(index, self.index);
                         continue;
                     }
                     if deadline != NEVER {
-                        // One that ends before that is not remembered for long.
+                        // A vCPU that ends before its deadline is not remembered for longer
+                        // than a second.
                         let until = deadline.min(asm::rdtsc() + self.world.frequency.hz());
                         self.sleepers.forget(choice.id);
                         self.sleepers.add(choice.id, until);

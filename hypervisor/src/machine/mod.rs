@@ -52,7 +52,7 @@ pub(crate) fn run<C: VendorCpu>(
 
 /// Runs what the scheduler has for a CPU that was started later: switches its extension on, and
 /// joins the others.
-pub fn join<C: VendorCpu>() -> ! {
+pub(crate) fn join<C: VendorCpu>() -> ! {
     let vendor = match C::enable() {
         Ok(vendor) => vendor,
         Err(error) => {

@@ -1,4 +1,4 @@
-//! What the scheduler's names stand for.
+//! The vCPUs and services that the scheduler's names stand for.
 
 use super::console::Console;
 use super::guest::{AnyGuest, Files, Guest, Slots, Start, Starter};
@@ -16,7 +16,7 @@ use sched::{EntityId, GuestId, Reason};
 use service::Service;
 use spin::RwLock;
 
-/// What the scheduler has a CPU run.
+/// Work that the scheduler gives to a CPU.
 pub(super) enum Runner<C: VendorCpu> {
     /// A vCPU.
     Vcpu(Arc<Guest<Slots<C>>>, usize),
@@ -46,7 +46,7 @@ pub(crate) struct Machine<C: VendorCpu> {
 
 /// The machine, whatever the vendor of its CPUs.
 pub(crate) trait AnyMachine: Sync {
-    /// What all CPUs share.
+    /// The part that all CPUs share.
     fn world(&self) -> &'static World;
 
     /// `entity` is to be this service.

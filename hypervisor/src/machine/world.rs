@@ -1,4 +1,4 @@
-//! What all CPUs share, whatever their vendor: clocks and the scheduler.
+//! The part that all CPUs share, whatever their vendor: clocks and the scheduler.
 
 use crate::cpu::{asm, is_virtual_machine, percpu, tsc};
 use crate::drivers::rtc;
@@ -15,10 +15,10 @@ use vmm::clock::{HostClock, HostTime};
 use vmm::stopwatch::HotCosts;
 use x86defs::time::{Scale, TscFrequency};
 
-/// What is known of the vendor of the machine's CPUs.
+/// Facts about the vendor of the machine's CPUs.
 #[derive(Debug)]
 pub(crate) struct Vendor {
-    /// What virtualizes the CPUs, with what is used of it.
+    /// The extension that virtualizes the CPUs, with its abilities that are used.
     pub(crate) virtualization: String,
     /// Costs of the exits that the hot handler serves, in instructions.
     pub(crate) hot_costs: HotCosts,
@@ -103,7 +103,7 @@ impl World {
         self.frequency.khz() * 2
     }
 
-    /// Ticks that a step of a service context may take: 50 µs.
+    /// Ticks that a step of a service may take: 50 µs.
     pub(crate) fn step(&self) -> u64 {
         self.frequency.khz() / 20
     }
@@ -113,13 +113,13 @@ impl World {
         self.frequency.khz() / 10
     }
 
-    /// Ticks for which it is tried again, in one step after the other: 500 ms. Where the
-    /// machine is emulated, its CPUs may stand still for some ten of them.
+    /// Ticks for which such a wait is tried again, in one step after the other: 500 ms. The
+    /// CPUs of an emulated machine may stand still for some ten of these milliseconds.
     pub(crate) fn patience(&self) -> u64 {
         self.frequency.khz() * 500
     }
 
-    /// What CPU `cpu` does next.
+    /// Work that CPU `cpu` does next.
     pub(crate) fn next(&self, cpu: usize) -> Decision {
         let (decision, kicks) = self.scheduler.lock().next(cpu, asm::rdtsc());
         send(kicks);

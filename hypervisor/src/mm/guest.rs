@@ -150,7 +150,7 @@ impl Guarded for Inner {
     }
 }
 
-/// What a guest's address space takes of the machine's memory, in frames.
+/// Memory of the machine that a guest's address space takes, in frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SpaceUsage {
     /// Promised as RAM.
@@ -347,7 +347,7 @@ impl GuestSpace {
         self.inner.lock().account.0.populated()
     }
 
-    /// What it takes of the machine's memory.
+    /// Memory of the machine that it takes.
     #[must_use]
     pub fn usage(&self) -> SpaceUsage {
         let inner = self.inner.lock();

@@ -11,9 +11,9 @@ use spin::Mutex;
 use x86defs::HostPhysAddr;
 use x86defs::addr::{Hfn, PAGE_SIZE};
 
-/// What the heap grows by: one large page.
+/// Bytes by which the heap grows: one large page.
 const STEP: usize = 2 << 20;
-/// What it may grow to.
+/// Bytes to which the heap may grow.
 const LIMIT: usize = 1 << 30;
 
 /// Blocks that are set aside for what can't be refused: 4 MiB.
@@ -34,8 +34,7 @@ static HEAP: Global = Global(Mutex::new(None));
 
 /// A block that no guest was promised; any block where that is the source.
 fn take(from: Source) -> Option<Hfn> {
-    let (first, _) = FRAMES.lock().as_mut()?.allocate(ORDER_2M, Owner::HYPERVISOR, from)?;
-    Some(first)
+    FRAMES.lock().as_mut()?.allocate(ORDER_2M, Owner::HYPERVISOR, from)
 }
 
 impl State {
@@ -66,7 +65,8 @@ impl State {
             // SAFETY: the range was just mapped, writable, for the heap alone, for good.
             unsafe { self.heap.init(layout::HEAP as *mut u8, STEP) };
         } else {
-            // SAFETY: as above, right behind the heap's end.
+            // SAFETY: the range was just mapped, writable, for the heap alone, for good; it begins
+            // right behind the heap's end.
             unsafe { self.heap.extend(STEP) };
         }
         self.size += STEP;
@@ -76,7 +76,7 @@ impl State {
     /// Whether an object of this layout finds room.
     fn has(&mut self, layout: Layout) -> bool {
         let Ok(block) = self.heap.allocate_first_fit(layout) else { return false };
-        // SAFETY: it was just handed out for this layout, and nobody has it.
+        // SAFETY: the block was just handed out for this layout, and nobody has it.
         unsafe { self.heap.deallocate(block, layout) };
         true
     }
@@ -124,7 +124,8 @@ pub fn has_room_for(bytes: usize) -> bool {
     if state.has(layout) {
         return true;
     }
-    // What the heap has once it keeps: it does not grow for what does not fit then.
+    // The heap never gives memory back: it does not grow for an object that would not fit then
+    // either.
     let missing = bytes.next_multiple_of(STEP);
     let left = super::frame_counts().spare();
     if missing as u64 / PAGE_SIZE > left || state.size + missing > LIMIT {

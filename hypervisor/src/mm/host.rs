@@ -39,7 +39,7 @@ static NEXT_DEVICE: Mutex<u64> = Mutex::new(layout::DEVICES);
 /// The next free address among the stacks.
 static NEXT_STACK: Mutex<u64> = Mutex::new(layout::STACKS);
 
-/// What the bootloader left, checked.
+/// Data that the bootloader left, checked.
 #[derive(Debug)]
 pub struct Handover {
     /// The bundle.

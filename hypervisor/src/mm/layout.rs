@@ -44,7 +44,7 @@ pub const BOOT_WINDOW: u64 = 0xffff_c000_0000_0000;
 pub const IMAGE: u64 = 0xffff_ff80_0000_0000;
 /// The stack that the image starts on.
 pub const BOOT_STACK: u64 = 0xffff_ffa0_0000_0000;
-/// What the bootloader tells.
+/// The bootloader's information.
 pub const BOOT_INFO: u64 = 0xffff_ffb0_0000_0000;
 /// The framebuffer.
 pub const FRAMEBUFFER: u64 = 0xffff_ffc0_0000_0000;

@@ -97,7 +97,7 @@ pub fn frame_counts() -> FrameCounts {
     })
 }
 
-/// Where host-physical address 0 stands: the bootloader's window until our own
+/// Virtual address of host-physical address 0: the bootloader's window until our own
 /// tables are in force, then [`layout::DIRECT`].
 static DIRECT_BASE: AtomicU64 = AtomicU64::new(0);
 

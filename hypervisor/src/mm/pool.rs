@@ -6,7 +6,8 @@
 //!
 //! A guest's page tables are set aside when it is made, for the worst case: the pool takes
 //! whole blocks while there are some, and never of what guests were promised as RAM. A big guest
-//! takes hundreds of them: a few at a time ([`Growing`]), so that nobody waits for the pool for long.
+//! takes hundreds of them: a few at a time ([`Growing`]), so that nobody waits for the pool
+//! for long.
 
 use super::{FRAMES, direct, layout};
 use memory::frames::{ORDER_2M, Owner, Source};
@@ -99,7 +100,7 @@ impl Pool {
             self.mapper.as_ref()?;
             frames.allocate(ORDER_2M, owner, Source::Spare)
         });
-        let Some((first, _)) = taken else { return false };
+        let Some(first) = taken else { return false };
         let Some(mut mapper) = self.mapper.take() else { return false };
         let mapped = mapper.map(
             &mut Inner(self),
@@ -132,7 +133,7 @@ impl Pool {
 
     fn allocate(&mut self) -> Option<HostPhysAddr> {
         if self.spare() <= RESERVE {
-            // It may have some left all the same.
+            // If the pool can't grow, a frame may be left all the same.
             let _ = self.grow(0);
         }
         let base = (self.spare() != 0).then(|| self.take())??.base();

@@ -1,6 +1,6 @@
 //! Memory that is written once, at boot, and is read-only from then on: descriptor tables,
-//! and the maps by which a CPU lets guests through to ports and registers. Who could write
-//! there would have the machine, and nobody has to.
+//! and the maps by which a CPU lets guests through to ports and registers. A program that
+//! could write there would control the machine, and none has to.
 //!
 //! It lies in frames that are mapped nowhere else: no other address of theirs is writable.
 
@@ -38,7 +38,7 @@ impl Unsealed {
         let out = HostError::OutOfMemory(what);
         let owner = Owner::HYPERVISOR;
         let taken = FRAMES.lock().as_mut().and_then(|f| f.allocate(order, owner, Source::Spare));
-        let Some((first, _)) = taken else { return Err(out) };
+        let Some(first) = taken else { return Err(out) };
         let Ok(at) = host::map_low(first.base(), len as u64) else {
             free_frames(first, order, owner);
             return Err(out);

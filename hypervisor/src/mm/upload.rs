@@ -20,7 +20,7 @@ const BLOCK: u64 = 2 << 20;
 static ADDRESSES: Mutex<Option<Addresses>> = Mutex::new(None);
 /// How many files have been mapped.
 static MAPPED: AtomicU64 = AtomicU64::new(0);
-/// How many had been when each CPU last forgot what it had cached.
+/// How many files had been mapped when each CPU last forgot what it had cached.
 static SEEN: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
 /// Makes the CPU forget what stood at the addresses of files before, before it looks at one.
@@ -67,7 +67,7 @@ impl FileMemory {
 
     fn grow(&mut self) -> Option<()> {
         let owner = Owner::HYPERVISOR;
-        let (frame, _) = FRAMES.lock().as_mut()?.allocate(ORDER_2M, owner, Source::Spare)?;
+        let frame = FRAMES.lock().as_mut()?.allocate(ORDER_2M, owner, Source::Spare)?;
         let rw = Attributes::ram(Permissions::RW);
         let (mut mapper, at) = (host::kernel_mapper(), self.base + self.mapped);
         let Ok(vacancy) = mapper.make_vacancy(&mut Tables, at, PageSize::Size2M) else {
@@ -101,7 +101,7 @@ impl FileMemory {
         fits
     }
 
-    /// What is there.
+    /// The file's content.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: all of the file is mapped while `self` lives; frames hold

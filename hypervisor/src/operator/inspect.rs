@@ -1,4 +1,4 @@
-//! What the operator may see of a vCPU: what it waits for, its last exits.
+//! A vCPU as the operator may see it: what it waits for, its last exits.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -25,8 +25,8 @@ use x86defs::{Cr0, GuestPhysAddr, GuestVirtAddr, Rflags, SegmentRegister, Width}
 /// How long one exit's details may be, in characters.
 const DETAIL: usize = 120;
 
-/// What keeps `vcpu` from going on, when the host's TSC is `tsc`. `ready`: it has
-/// something to do, but no CPU. It does not run; since `for_ns` it has not.
+/// Causes that keep `vcpu` from going on, when the host's TSC is `tsc`. It has not run for
+/// `for_ns` nanoseconds. [`VcpuActivity::Ready`]: it has something to do, but no CPU.
 pub(super) fn wait<M: GuestRam>(
     vcpu: &Vcpu<dyn Backend>,
     vm: &Vm<M>,
@@ -220,7 +220,7 @@ fn translate<M: GuestRam>(vcpu: &Vcpu<dyn Backend>, memory: &M) -> Walked {
 /// Writes down how RIP translates, entry by entry, and the code that is there.
 ///
 /// # Errors
-/// Those of `out`.
+/// The errors of `out`.
 pub(super) fn code<M: GuestRam>(
     vcpu: &Vcpu<dyn Backend>,
     memory: &M,

@@ -24,7 +24,7 @@ pub(super) struct Control {
     pub(super) uploads: Uploads<UploadMemory>,
     /// Bytes that came and were not looked at yet.
     input: Vec<u8>,
-    /// What is to be sent, and how much of it was.
+    /// Bytes to be sent, and how many of them were.
     out: Vec<u8>,
     sent: usize,
     /// The request that is tried again, as a vCPU was busy.

@@ -38,10 +38,10 @@ pub(super) struct Record {
     pub(super) stage: Stage,
     /// Its clock stands.
     clock_stands: bool,
-    /// Ticks of service contexts that are gone.
+    /// Ticks of services that are gone.
     pub(super) service: u64,
     watch: Watch,
-    /// What is still to be said of its end.
+    /// The part of the report of its end that is still to be shown.
     report: String,
     /// Why it could not be started last.
     refusal: String,
@@ -61,7 +61,7 @@ enum Place {
 
 const PLACES: usize = Place::Halted as usize + 1;
 
-/// What there is of a guest.
+/// The parts of a guest that exist.
 pub(super) enum Stage {
     /// Nothing.
     Nothing,
@@ -154,7 +154,7 @@ impl Operator {
             .command(command)
             .map_err(|refused| Refusal::new(ErrorCode::WrongState, refused.to_string()))?;
         if waited && matches!(record.life.state(), State::Ended | State::Deleted) {
-            // It is not started again: how it ended last counts.
+            // The guest is not started again: how it ended last counts.
             self.note_last(at);
         }
         for action in actions {
@@ -241,7 +241,7 @@ impl Operator {
         let entity = match scheduler.add(id, Kind::Service, settings.cpus(), now) {
             Ok(entity) => entity,
             Err(error) => {
-                // It was just added, and nothing of it runs.
+                // The guest was just added, and nothing of it runs.
                 let _ = scheduler.remove_guest(id, now);
                 return Err(fail(error));
             }
@@ -258,7 +258,7 @@ impl Operator {
         let reason = error.to_string();
         record.refusal.clone_from(&reason);
         if !record.may_say(Place::Refused) {
-            // It is in the event, and in the monitor's list.
+            // The reason is in the event, and in the monitor's list.
         } else if record.life.is_cancelled() {
             log::info!("{reason}");
         } else {
@@ -268,7 +268,7 @@ impl Operator {
         self.event(world, at, Event::StartFailed("make the guest"));
     }
 
-    /// What there is to do for a guest. Whether there is more.
+    /// Does the work that there is for a guest. Whether there is more.
     pub(super) fn look_after(&mut self, world: &'static World, at: usize) -> bool {
         let now = asm::rdtsc();
         let Some(record) = self.records.get_mut(at) else { return false };
@@ -290,7 +290,7 @@ impl Operator {
             }
             Stage::There(guest) => {
                 let guest = Arc::clone(guest);
-                // What its vCPUs said before they left is in its serial port now.
+                // Output of its vCPUs from before they left is in its serial port now.
                 let left = guest.is_left();
                 let console = &guest.console;
                 console.show();
@@ -309,7 +309,7 @@ impl Operator {
                 }
                 match state {
                     State::Clearing { .. } if left => {
-                        // What it said last is shown first, as the line takes it.
+                        // Its last output is shown first, as the line takes it.
                         if console.is_attached() && !said && !serial::CONSOLE.stands_still() {
                             return false;
                         }
@@ -478,7 +478,7 @@ impl Record {
         self.limit.admits(place as usize, asm::rdtsc())
     }
 
-    /// It is halted for good.
+    /// Does what is set for a guest that is halted for good.
     fn halted(&mut self, world: &World, guest: &AnyGuest) {
         match guest.settings.on_halt {
             OnHalt::End => guest.stop(EndReason::Halted, None, world),
@@ -534,7 +534,7 @@ fn report_stamps(guest: &AnyGuest, unstamped: u64, text: &mut String) {
     );
 }
 
-/// What the operator should know of a guest's end.
+/// The operator's report of a guest's end.
 fn report(guest: &AnyGuest, vendor: &Vendor) -> String {
     let mut all = String::new();
     let name = &guest.vm.name;

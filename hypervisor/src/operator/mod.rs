@@ -13,7 +13,7 @@ mod terminal;
 mod uploads;
 mod watch;
 
-use crate::cpu::asm;
+use crate::cpu::{asm, traps};
 use crate::drivers::{framebuffer, serial};
 use crate::error::HostError;
 use crate::journal::{self, Status};
@@ -174,6 +174,7 @@ impl Operator {
             busy |= self.look_after(world, at);
         }
         self.records.retain(|record| record.life.state() != State::Deleted);
+        tell_of_traps();
         self.watch.step(self.machine);
         self.show(world);
         let now = asm::rdtsc();
@@ -227,6 +228,16 @@ impl Operator {
             .get(at)
             .map(|record| EventGuest { number: record.number, name: record.settings.name.clone() });
         self.events.push(world.nanos(asm::rdtsc()), guest, what);
+    }
+}
+
+/// Tells of traps that nothing has asked for.
+fn tell_of_traps() {
+    let [nmis, debug] = [traps::take_nmis(), traps::take_stray_debug_traps()];
+    for (count, name) in [(nmis, "non-maskable interrupts"), (debug, "debug exceptions")] {
+        if count != 0 {
+            log::warn!("{count} {name} came to the hypervisor, which has no use for them");
+        }
     }
 }
 

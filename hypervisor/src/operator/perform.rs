@@ -1,4 +1,4 @@
-//! What the operator, or a program over the control line, asks for.
+//! Requests of the operator, or of a program over the control line.
 
 use super::{Leave, Operator, inspect};
 use crate::cpu::asm;
@@ -20,8 +20,8 @@ use vmm::backend::Backend;
 use vmm::lifecycle::Command;
 
 impl Operator {
-    /// Does what is asked for, or begins to. Where a vCPU is [busy](ErrorCode::Busy), it is to
-    /// be asked again in the next step.
+    /// Does what is asked for, or begins to. If a vCPU is [busy](ErrorCode::Busy), the request
+    /// is to be tried again in the next step.
     pub(super) fn perform(
         &mut self,
         world: &'static World,
@@ -272,7 +272,7 @@ fn number(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
 
-/// One vCPU, or all.
+/// Indices of the vCPUs that are asked for: one, or all.
 fn chosen(guest: &AnyGuest, vcpu: Option<u32>) -> Result<core::ops::Range<usize>, Refusal> {
     let count = guest.vcpus.count();
     let Some(vcpu) = vcpu else { return Ok(0..count) };

@@ -1,4 +1,4 @@
-//! What the machine tells of itself: filled in one go, from what is counted anyway.
+//! The machine's report on itself: filled in one go, from what is counted anyway.
 
 use super::Operator;
 use super::lives::Record;
@@ -22,7 +22,7 @@ const PAGE: u64 = 4096;
 /// The state of a guest that is no longer known.
 pub(super) const GONE: GuestState = GuestState::Ended;
 
-/// Where a guest is in its life.
+/// The place of a guest in its life.
 pub(super) fn state(record: &Record) -> GuestState {
     let crashed = || match record.life.last() {
         Some(Cause::Guest(reason)) => reason.is_crash(),
@@ -188,7 +188,7 @@ fn guest_stats(world: &World, record: &Record) -> GuestStats {
     }
     if let Some(all) = scheduler.guest_times(guest.id, now) {
         let vcpus = stats.vcpus.iter().fold(0, |sum, vcpu| sum + vcpu.times.run_ns);
-        let service = world.scale.nanos(all.entities.run).saturating_sub(vcpus);
+        let service = world.scale.nanos(all.run).saturating_sub(vcpus);
         stats.zeroing_ns = world.scale.nanos(guest.zeroing());
         let service = service.saturating_add(world.scale.nanos(record.service));
         stats.service_ns = service.saturating_add(stats.zeroing_ns);

@@ -15,7 +15,7 @@ use control::{Attempt, Keys, Operation, Typed, report};
 
 /// Seconds between two pictures of `top`.
 const TOP_SECONDS: u64 = 1;
-/// Where a picture begins: the screen is cleared.
+/// Beginning of a picture: the screen is cleared.
 const CLEAR: &[u8] = b"\x1b[H\x1b[2J";
 /// Bytes of output that may wait here; while there are more, nothing is read.
 const FULL: usize = 64 << 10;
@@ -23,7 +23,7 @@ const FULL: usize = 64 << 10;
 /// Bytes that are read and wait, while a command does.
 const AHEAD: usize = 4096;
 
-/// What the terminal shows.
+/// Content of the terminal.
 #[derive(Debug)]
 enum View {
     /// The console of the guest with this number.
@@ -32,9 +32,9 @@ enum View {
     Monitor,
     /// `top`, in the monitor.
     Top {
-        /// What the next picture is compared with.
+        /// The picture that the next one is compared with.
         before: Option<Statistics>,
-        /// The tick of the next one.
+        /// The tick of the next picture.
         due: u64,
     },
 }
@@ -54,7 +54,7 @@ pub(super) struct Terminal {
     /// By number, guests that have not taken yet all that was typed for them. Another
     /// console may be shown meanwhile.
     typed: Vec<(u32, VecDeque<u8>)>,
-    /// What is to be shown, and how much of it was.
+    /// Bytes to be shown, and how many of them were.
     out: Vec<u8>,
     sent: usize,
     /// Lines that the log had when the prompt was last shown.
@@ -273,7 +273,7 @@ impl Operator {
     /// Shows the console of the guest at `at`.
     pub(super) fn attach(&mut self, at: usize) {
         self.detach();
-        // What waits here was said before.
+        // Output that waits here comes before the console's.
         self.terminal.flush();
         let Some(record) = self.records.get(at) else { return };
         let dropped = record.console.attach();
@@ -289,7 +289,7 @@ impl Operator {
         let now = asm::rdtsc();
         if let View::Top { before, due } = &mut self.terminal.view
             && *due <= now
-            // The last one must be out.
+            // The last picture must be out.
             && self.terminal.out.is_empty()
         {
             let before = before.take();
@@ -301,7 +301,7 @@ impl Operator {
             self.terminal.view = View::Top { before: Some(picture), due };
         }
         let logged = journal::lines();
-        // A command that waits shows it behind its answer.
+        // A command that waits shows the prompt behind its answer.
         let prompts = matches!(self.terminal.view, View::Monitor) && !self.terminal.waits();
         if prompts && logged != self.terminal.logged {
             let Terminal { editor, out, .. } = &mut self.terminal;

@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use control::protocol::uploads::Storage;
 use control::{ErrorCode, Refusal};
 
-/// Where uploads lie.
+/// The memory that uploads lie in.
 #[derive(Debug)]
 pub(super) struct UploadMemory;
 

@@ -24,17 +24,17 @@ pub(super) struct Halt {
     /// Ticks that its vCPUs were in the guest, added up: a timer that rings for one which
     /// takes no interrupt wakes it, and it goes to sleep again without an entry.
     ran: u64,
-    /// The tick at which it was first seen to be that.
+    /// The tick at which the vCPUs were first seen to have executed no more than that.
     since: u64,
-    /// It was looked at since.
+    /// The vCPUs have been looked at since then.
     looked: bool,
 }
 
 impl Halt {
     /// Whether it has just turned out that nothing can wake the guest any more: for
     /// [`HALTED_MS`] none of its vCPUs has executed anything, and all of them are halted with
-    /// interrupts disabled, or wait for one of the others to start them. (What a device may
-    /// still send as an NMI has come by then.)
+    /// interrupts disabled, or wait for one of the others to start them. (An NMI that a
+    /// device may still send has come by then.)
     pub(super) fn look(&mut self, world: &World, guest: &AnyGuest, now: u64) -> bool {
         if !guest.has_halted_deaf() {
             return false;
@@ -50,7 +50,7 @@ impl Halt {
         if self.looked || now.saturating_sub(self.since) < patience {
             return false;
         }
-        // Otherwise it is looked again in the next step.
+        // A vCPU that can't be had now is tried again in the next step.
         let Some(deaf) = guest.all_vcpus(world.reach(), Vcpu::is_deaf) else { return false };
         self.looked = true;
         let quiet = guest.vm.vcpus.iter().all(|posted| posted.is_quiet());
@@ -81,12 +81,12 @@ impl Watch {
             return;
         }
         match guest.all_vcpus(world.reach(), Vcpu::sleeps_soundly) {
-            // One that sleeps, and could be woken, is well.
+            // A guest that sleeps, and could be woken, is well.
             Some(true) => {
                 self.since = now;
                 return;
             }
-            // It is looked again in the next step.
+            // A vCPU that can't be had now is tried again in the next step.
             None if since < patience.saturating_add(world.patience()) => return,
             Some(false) | None => {}
         }

@@ -101,7 +101,7 @@ pub fn run(data: &[u8]) {
                 _ if board.pic_output() => _ = board.pic_acknowledge(&mut deliver),
                 _ => {}
             },
-            // The short ways give what the long one would.
+            // Hot accesses give what the general code would.
             _ => {
                 if let Some(value) = board.hot_read(port) {
                     let slow = board.port_read(port, Width::B1, now, &mut deliver);

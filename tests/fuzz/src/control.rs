@@ -40,7 +40,7 @@ fn feed(session: &mut Session, mut bytes: &[u8]) -> Vec<Reply> {
             None => continue,
             Some(Input::Answer(line)) => line,
             Some(Input::Request(request)) => {
-                // What was understood can be said again.
+                // A request that was understood can be said again.
                 if !matches!(request.operation, Operation::UploadChunk { .. }) {
                     assert!(!request.to_line().is_empty());
                 }

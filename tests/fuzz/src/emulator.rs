@@ -7,8 +7,7 @@ use x86defs::control::CpuMode;
 use x86defs::{Gpr, Rflags, Segment, SegmentAttributes, Width};
 use x86emu::{
     Cpu, DecodeError, Decoder, Op, Ports, Step, Stop, SystemOp, decode, decode_system,
-    instruction_length, invlpg_address, read_operand, step, string_io, table_register,
-    write_operand,
+    instruction_length, read_operand, step, string_io,
 };
 
 /// Ports that answer with what they were last given.
@@ -129,20 +128,7 @@ fn system(mut machine: Machine, code: &[u8]) {
         Err(_) => return,
     };
     assert!((1..=15).contains(&found.length));
-    match found.op {
-        SystemOp::Lmsw(operand) => {
-            let _ = read_operand(&mut machine, &operand, Width::B2);
-        }
-        SystemOp::Smsw(operand, width) => {
-            let _ = write_operand(&mut machine, &operand, width, 0x31);
-        }
-        SystemOp::Table(_, operand, width) => {
-            let _ = table_register(&mut machine, &operand, width, None);
-            let _ = table_register(&mut machine, &operand, width, Some(Default::default()));
-        }
-        SystemOp::Invlpg(operand) => {
-            let _ = invlpg_address(&machine, &operand);
-        }
-        _ => {}
+    if let SystemOp::Lmsw(operand) = found.op {
+        let _ = read_operand(&mut machine, &operand, Width::B2);
     }
 }

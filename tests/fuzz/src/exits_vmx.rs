@@ -1,5 +1,5 @@
-//! Whatever a CPU with VT-x reports of an exit is understood in one way: the short ways of
-//! the hot handler agree with the long one, and events survive being delivered again.
+//! Whatever a CPU with VT-x reports of an exit is understood in one way: the hot handler agrees
+//! with the general code, and events survive being delivered again.
 
 use super::input::Input;
 use x86defs::Width;

@@ -1,4 +1,4 @@
-//! What the fuzz targets run: one function of bytes for each.
+//! Bodies of the fuzz targets: one function of bytes for each.
 #![forbid(unsafe_code)]
 
 pub mod acpi;

@@ -63,7 +63,7 @@ impl Machine {
         }
     }
 
-    /// Where `len` bytes at `linear` stand, for a write or a read.
+    /// Place in memory of `len` bytes at `linear`, for a write or a read.
     fn check(&self, linear: u64, len: usize, write: bool) -> Result<usize, GuestException> {
         for i in 0..len as u64 {
             let at = linear.wrapping_add(i);

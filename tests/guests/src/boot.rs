@@ -114,7 +114,7 @@ unsafe extern "C" {
     fn guest_main() -> !;
 }
 
-/// What the loader left in EAX and EBX.
+/// Values that the loader left in EAX and EBX.
 #[must_use]
 pub fn registers() -> (u32, u32) {
     // SAFETY: written once, by the boot code, before Rust runs.

@@ -200,7 +200,7 @@ pub fn on_bare_tcg() -> bool {
 
 /// Whether instructions that no hypervisor intercepts run on QEMU's emulated
 /// CPU: found out on the bare machine, said by `host=qemu` on the command line
-/// under a hypervisor. What that CPU is known not to check is left out.
+/// under a hypervisor. Checks that this CPU is known not to make are left out.
 #[must_use]
 pub fn tcg_underneath() -> bool {
     on_bare_tcg() || crate::info::option("host") == Some("qemu")

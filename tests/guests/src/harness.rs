@@ -31,7 +31,7 @@ impl<T: Copy> Shared<T> {
         unsafe { self.0.get().write_volatile(value) }
     }
 
-    /// Where the value lives.
+    /// Address of the value.
     pub const fn address(&self) -> *mut T {
         self.0.get()
     }
@@ -99,7 +99,7 @@ impl Stop {
     }
 }
 
-/// What a case returns.
+/// Result of a case.
 pub type Outcome = Result<(), Stop>;
 
 /// Fails the case unless the condition holds.

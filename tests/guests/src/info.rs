@@ -1,4 +1,4 @@
-//! What the loader says: command line, memory map, ACPI root, modules.
+//! Information from the loader: command line, memory map, ACPI root, modules.
 //!
 //! Two loaders are understood: PVH (`hvm_start_info`) and Multiboot 1.
 

@@ -9,7 +9,7 @@ use crate::{info, time, trap};
 use core::arch::global_asm;
 use core::ptr;
 
-/// Where the start-up code is copied to.
+/// Address that the start-up code is copied to.
 const TRAMPOLINE: u64 = 0x8000;
 
 global_asm!(
@@ -97,7 +97,7 @@ pub fn start(id: u8, entry: fn() -> !) -> Result<(), &'static str> {
     let target = ptr::with_exposed_provenance_mut::<u8>(usize::try_from(TRAMPOLINE).unwrap_or(0));
     // SAFETY: both lie in mapped memory, and apart.
     let used = unsafe { core::slice::from_raw_parts(target, length) };
-    // SAFETY: as above; the code is part of the image.
+    // SAFETY: the code is part of the image: it is mapped, and apart from `target`.
     let code = unsafe { core::slice::from_raw_parts(code, length) };
     if used != code {
         if info::peek::<[u8; 64]>(TRAMPOLINE) != [0; 64] {

@@ -55,7 +55,8 @@ pub fn tsc_hz() -> u64 {
         let first = pm_timer();
         let moves = (0..100_000).any(|_| pm_timer() != first);
         let hz = if moves {
-            // Who loses the CPU at either end of the wait counts too much, never too little.
+            // A guest that loses the CPU at either end of the wait counts too much, never too
+            // little.
             let measured = (0..3).map(|_| {
                 let start = rdtsc();
                 let ticks = pm_wait(PM_HZ / 50);

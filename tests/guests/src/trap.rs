@@ -58,7 +58,7 @@ pub mod selector {
     pub const USER_CODE32: u16 = 0x53;
 }
 
-/// What the entry code saves, lowest address first.
+/// Words that the entry code saves, lowest address first.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Frame {
@@ -68,7 +68,7 @@ pub struct Frame {
     pub vector: u64,
     /// The error code, or 0 where there is none.
     pub error: u64,
-    /// Where it happened (fault) or goes on (trap, interrupt).
+    /// Address at which it happened (fault) or goes on (trap, interrupt).
     pub rip: u64,
     /// The interrupted code's selector.
     pub cs: u64,
@@ -107,9 +107,9 @@ pub struct Trap {
 /// one that the task state segment names).
 pub type Handler = fn(&mut Frame);
 
-/// Where a caught exception goes on; 0 while nothing is being caught.
+/// Address at which a caught exception goes on; 0 while nothing is being caught.
 pub static RECOVER_RIP: Shared<u64> = Shared::new(0);
-/// With which stack pointer.
+/// Stack pointer with which it goes on.
 pub static RECOVER_RSP: Shared<u64> = Shared::new(0);
 static WANTED: Shared<bool> = Shared::new(false);
 static CAUGHT: Shared<Option<Trap>> = Shared::new(None);

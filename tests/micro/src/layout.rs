@@ -7,7 +7,7 @@ pub const WINDOW: u64 = 0x4000_0000;
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
 
-/// What stands in a page of the window. Pages are numbered from its start.
+/// Content of a page of the window. Pages are numbered from the window's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
     /// Not present.

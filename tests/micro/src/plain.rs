@@ -97,7 +97,7 @@ fn unary(g: &mut Generator) {
     }
 }
 
-/// By one, so that all flags that are looked at are defined.
+/// A shift by one, so that all flags that are looked at are defined.
 fn shift(g: &mut Generator) {
     let width = g.width();
     let operation = g.random.pick(&[0u8, 1, 2, 3, 4, 5, 7]);

@@ -17,7 +17,7 @@ const INSTRUCTIONS_FULL: usize = INSTRUCTIONS_MAX - 24;
 /// A program.
 #[derive(Clone)]
 pub struct Program {
-    /// What it was made of.
+    /// The seed that it was made of.
     pub seed: u64,
     /// In which mode it runs.
     pub mode: Mode,
@@ -141,7 +141,7 @@ impl Program {
         &self.code[..self.len]
     }
 
-    /// What is subtracted from a linear address to make an instruction pointer.
+    /// Base that is subtracted from a linear address to make an instruction pointer.
     #[must_use]
     pub fn code_base(&self) -> u64 {
         if self.mode.bits() == 16 { layout::address(Page::Code) } else { 0 }
@@ -154,14 +154,14 @@ impl Program {
         usize::try_from(offset).ok().filter(|offset| *offset < self.len)
     }
 
-    /// Where the instruction behind `offset` begins: the program's last one
-    /// where there is none.
+    /// Offset at which the instruction behind `offset` begins: the program's last
+    /// one if there is none.
     #[must_use]
     pub fn next_start(&self, offset: usize) -> usize {
         self.starts().find(|start| *start > offset).unwrap_or_else(|| self.end())
     }
 
-    /// Where its last instruction begins, which ends it.
+    /// Offset at which its last instruction begins, which ends it.
     #[must_use]
     pub fn end(&self) -> usize {
         usize::from(self.starts[self.count - 1])

@@ -48,7 +48,7 @@ pub(crate) fn item(g: &mut Generator) {
     item(g);
 }
 
-/// What every CPU answers alike is kept, the rest forgotten.
+/// Answers that every CPU gives alike are kept, the rest forgotten.
 fn cpuid(g: &mut Generator) {
     let leaf = g.random.pick(&[
         0u64,

@@ -42,7 +42,7 @@ fn instructions_fit_and_all_modes_come() {
         assert_eq!(program.code()[end..], [0xcd, 0x81, 0xcd, 0x81, 0xcd, 0x81], "seed {seed}");
         assert_eq!(program.next_start(end), end);
         assert_eq!(program.next_start(0), starts[1]);
-        // Both pages of code hold it.
+        // The two pages of code hold it.
         assert!(program.code_at + program.code().len() as u64 <= 0x4000_3000, "seed {seed}");
         let mode = Mode::ALL.iter().position(|mode| *mode == program.mode).unwrap();
         seen[mode] += 1;

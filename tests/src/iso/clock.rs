@@ -162,7 +162,7 @@ fn mended(drive: &mut Drive) -> Result<()> {
     Ok(())
 }
 
-/// The same, with a register that can't be written.
+/// As [`mended`], but with a register that can't be written.
 fn can_not_be_mended(drive: &mut Drive) -> Result<()> {
     drive.expect("the time-stamp counter of CPU 1 is about -", 120)?;
     drive.expect("can't be mended: guests are not told that their clock is stable", 10)?;

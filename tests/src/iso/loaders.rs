@@ -86,7 +86,7 @@ fn bios_resets(drive: &mut Drive) -> Result<()> {
     Ok(())
 }
 
-/// Both CPUs came up, and the serial port's interrupts come through the I/O APIC.
+/// The two CPUs came up, and the serial port's interrupts come through the I/O APIC.
 fn two_cpus_and_interrupts(drive: &mut Drive) -> Result<()> {
     drive.expect(PROMPT, 400)?;
     let cpus = drive.shell("nproc", 60)?;

@@ -1,4 +1,5 @@
-//! Memory between guests and between a guest's vCPUs: what an earlier guest left, and ranges that race.
+//! Memory between guests and between a guest's vCPUs: what an earlier guest left, and ranges
+//! that race.
 
 use anyhow::{Context, Result, ensure};
 use regex_lite::Regex;
@@ -28,7 +29,7 @@ pub(crate) fn cases() -> Vec<Case> {
         .into()
 }
 
-/// Both guests are there from the beginning; the first one's memory is free when the other
+/// The two guests are there from the beginning; the first one's memory is free when the other
 /// one goes to work, and is what it gets first.
 fn fresh_scene() -> String {
     let memory = MEMORY * 1024 + MORE;

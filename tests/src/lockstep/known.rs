@@ -19,9 +19,9 @@ pub enum Kind {
 /// The first difference between the reference (`a`) and another machine (`b`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Of what.
+    /// Kind of the steps that differ.
     pub kind: Kind,
-    /// Which one.
+    /// Index of the steps that differ.
     pub index: usize,
     /// On the reference.
     pub a: Option<Step>,
@@ -47,7 +47,8 @@ impl Context<'_> {
             && d.b.as_ref().map(|b| (b.offset, b.what)) != d.a.as_ref().map(|a| (a.offset, a.what))
     }
 
-    /// Both had the same at the same place, and only registers or flags differ.
+    /// The two machines had the same event at the same place, and only registers or flags
+    /// differ.
     fn same_event(&self) -> bool {
         let (Some(a), Some(b)) = (&self.difference.a, &self.difference.b) else { return false };
         (a.offset, a.what, a.detail) == (b.offset, b.what, b.detail)
@@ -71,7 +72,7 @@ impl Context<'_> {
         offset.map(|offset| listing::instruction(self.program, offset)).unwrap_or_default()
     }
 
-    /// Where in the program the difference begins.
+    /// Offset in the program at which the difference begins.
     fn first_place(&self) -> Option<usize> {
         let Difference { a, b, .. } = self.difference;
         [a, b].into_iter().flatten().filter_map(|step| step.offset).min()
@@ -94,8 +95,8 @@ impl Context<'_> {
         before.any(|at| listing::instruction(self.program, at).starts_with(instruction))
     }
 
-    /// Both had a debug exception at the same place, and all that differs are these bits
-    /// of DR6.
+    /// The two machines had a debug exception at the same place, and all that differs are
+    /// these bits of DR6.
     fn only_in_dr6(&self, bits: u64, how: How) -> bool {
         let (Some(a), Some(b)) = (&self.difference.a, &self.difference.b) else { return false };
         self.vectors() == Some((DB, DB))
@@ -324,7 +325,7 @@ fn moves_special(instruction: &str, first: &str, second: &str) -> bool {
 pub const NOT_AGAIN: &str = "not seen again";
 /// The name of what depends on flags that an RCL or RCR has lost.
 const BEHIND_ROTATION: &str = "behind an RCL or RCR that faults";
-/// What could explain more than is meant, and must be rare.
+/// Names of explanations that could explain more than is meant, and must be rare.
 pub const SELDOM: [&str; 2] = [NOT_AGAIN, BEHIND_ROTATION];
 
 /// The name of what explains a difference.
@@ -375,7 +376,7 @@ mod tests {
         assert!(!differs_by_itself(Machine::BochsSvm, &program, split));
     }
 
-    /// What explains that an instruction raises one exception or another.
+    /// The explanation why an instruction raises one exception or another.
     fn told(seed: u64, offset: usize, vectors: [u32; 2]) -> Option<&'static str> {
         let [a, b] = vectors.map(|vector| step(Some(offset), vector, 0));
         told_of(seed, Kind::Record, Some(a), Some(b), &[], &[])
@@ -385,7 +386,7 @@ mod tests {
         Step { offset, what, detail, digest: "AAA".to_owned() }
     }
 
-    /// What explains a first difference, with the records of the two.
+    /// The explanation of a first difference, with the records of the two machines.
     fn told_of(
         seed: u64,
         kind: Kind,
@@ -410,7 +411,7 @@ mod tests {
         explain(machine, &program, (&reference, &other), difference)
     }
 
-    /// What explains that a debug exception has one DR6 or another; the rest of what is
+    /// The explanation why a debug exception has one DR6 or another; the rest of what is
     /// seen is the same, or is not.
     fn debugs(
         machine: Machine,
@@ -464,7 +465,7 @@ mod tests {
         assert_eq!(told((2192, 0x33), [0x4000, 0x4001], same), Some("data breakpoints"));
         assert_eq!(told((2192, 0x33), [0x4000, 1], same), None, "no single step");
         assert_eq!(told((2192, 0x33), [0x4000, 0x4001], ["AAABBB", "AAABBC"]), None);
-        // This one enables none.
+        // This program enables no data breakpoint.
         assert_eq!(told((9727, 0x43), [0x4000, 0x4001], same), None);
         let exit = step(Some(0x75), 1, 0x0104_0cf8);
         let told = |more: &[Step]| {

@@ -2,7 +2,7 @@
 //! and exit alike (`docs/lockstep.md`).
 //!
 //! Each machine runs all of them in one boot and prints a few characters for
-//! each. Where those differ, the programs in question run again and tell more:
+//! each. If those differ, the programs in question run again and tell more:
 //! the first difference is found and looked up among the [`known`] ones. One
 //! that is not known fails the case, with the program's listing.
 
@@ -192,7 +192,7 @@ fn first_difference(a: &Outline, b: &Outline, how: How) -> Option<Difference> {
     }
 }
 
-/// Both saw the same when they told.
+/// The two machines saw the same when they told.
 fn same_now(a: &Outline, b: &Outline) -> bool {
     let loose = |outline: &Outline| outline.seen.get(4..).map(str::to_owned);
     loose(a).is_some() && loose(a) == loose(b)

@@ -1,4 +1,4 @@
-//! What the lock-step guest prints.
+//! Output of the lock-step guest.
 
 use std::collections::BTreeMap;
 
@@ -57,7 +57,7 @@ pub fn digests(text: &str) -> Result<BTreeMap<u64, Digests>> {
 /// One exception, interrupt or exit of an outlined program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// Where: an offset in the program, or nothing where it was elsewhere.
+    /// Its place: an offset in the program, or nothing if it was elsewhere.
     pub offset: Option<usize>,
     /// The vector, or the kind of exit (`vmm::trace`).
     pub what: u32,
@@ -87,7 +87,7 @@ impl Step {
     }
 }
 
-/// What is told of a program by `brief=`.
+/// Report on a program by `brief=`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outline {
     /// Exceptions and interrupts.

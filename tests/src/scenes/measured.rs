@@ -22,7 +22,7 @@ fn parse_windows(text: &str) -> Windows {
     numbered(text).into_iter().map(|(_, window)| window).collect()
 }
 
-/// The same with their numbers.
+/// Windows that `steady` printed, with their numbers.
 fn numbered(text: &str) -> Vec<(usize, (u64, u64, String))> {
     let line = Regex::new(r"window (\d+) share=(\d+) late=(\d+) hash=([0-9a-f]+)\r")
         .expect("the expression is constant");
@@ -118,10 +118,10 @@ pub(super) fn caps(drive: &mut Drive) -> Result<()> {
     power_off(drive)
 }
 
-/// Command lines of the guests beside the neighbours: what each does.
+/// Command lines of the guests beside the neighbours: each says what its guest does.
 const CRASHES: [&str; 7] =
     ["triple-fault", "pvpanic", "jump", "exit=3", "shutdown-call", "loop", "flood"];
-/// Those of them that do not end by themselves.
+/// The command lines of guests that do not end by themselves.
 const LIVES_ON: [&str; 2] = ["loop", "flood"];
 
 fn crash_name(word: &str) -> String {

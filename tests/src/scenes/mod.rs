@@ -53,7 +53,7 @@ pub(crate) fn all() -> Vec<Case> {
     let measured = |what: &str, name: &str, machine, scene, script| Case {
         machine,
         tier: Tier::Full,
-        // What is released is measured.
+        // The released build is measured.
         build: Build::Release,
         seconds: 900,
         ..text(&format!("{what}-{name}"), scene, script)
@@ -286,7 +286,7 @@ fn control(drive: &mut Drive) -> Result<()> {
     let c = &mut client;
     drive.ask(c, Operation::Hello)?;
     wait_for(drive, c, "first", GuestState::Ended, 30)?;
-    // What is wrong is told, and harms nothing.
+    // Wrong requests are refused, and harm nothing.
     refuses(c, Operation::Pause(reference("first")), ErrorCode::WrongState)?;
     refuses(c, Operation::Start(reference("nobody")), ErrorCode::NoGuest)?;
     refuses(c, Operation::Events { since: 1 << 40, max: 1 }, ErrorCode::BadCursor)?;
@@ -444,7 +444,7 @@ fn timeline(drive: &Drive, client: &mut Client, guest: &str) -> Result<String> {
         };
         match xtask::ctl::perfetto::trace(&trace) {
             Ok(timeline) => return Ok(timeline.to_string()),
-            // It was busy with its serial port: those exits have no time.
+            // The guest was busy with its serial port: those exits have no time.
             Err(_) if tries > 0 => tries -= 1,
             Err(error) => return Err(error),
         }
@@ -452,7 +452,7 @@ fn timeline(drive: &Drive, client: &mut Client, guest: &str) -> Result<String> {
     }
 }
 
-/// What starts and stops must leave as it was: frames that are free and that are promised,
+/// Books that starts and stops must leave as they were: frames that are free and that are promised,
 /// timers that are armed; and, as far as records of the past allow, bytes of the heap.
 fn books(drive: &Drive, client: &mut Client) -> Result<([u64; 3], u64)> {
     // A vCPU that is gone is remembered among the sleepers for a second.

@@ -20,7 +20,7 @@ pub const COLD_SLACK: u64 = 2;
 /// How an exit is served, by which its slack goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// By the short way: see `vmm::hot::exit`.
+    /// By the hot handler: see `vmm::hot::exit`.
     Hot,
     /// By the general code.
     Cold,

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
-/// What the guest measured for one operation, in instructions.
+/// The guest's measurement of one operation, in instructions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
     /// The operation.
@@ -26,14 +26,14 @@ pub struct Figure {
 pub enum Line {
     /// Measured.
     Measured(Figure),
-    /// The machine does not have it.
+    /// The machine does not have the operation.
     Skipped {
         /// The operation.
         name: String,
         /// Why.
         why: String,
     },
-    /// It has it, and it went wrong.
+    /// The machine has the operation, and it went wrong.
     Failed {
         /// The operation.
         name: String,
@@ -137,7 +137,7 @@ impl Figures {
         self.lines.iter().any(|line| matches!(line, Line::Failed { .. }))
     }
 
-    /// What was measured for `name`.
+    /// The measurement of `name`.
     pub fn get(&self, name: &str) -> Option<&Figure> {
         self.lines.iter().find_map(|line| match line {
             Line::Measured(figure) if figure.name == name => Some(figure),

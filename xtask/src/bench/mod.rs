@@ -130,7 +130,7 @@ fn run(
     let dir = paths::run_dir().join(format!("bench-{}", machine.name()));
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let result = run_in(options, machine, kernel, profile, &dir);
-    // What stays behind is only space.
+    // Files that stay behind only take space.
     let _ = fs::remove_dir_all(&dir);
     result
 }

@@ -18,11 +18,11 @@ const ATTEMPTS: u32 = 3;
 pub struct Exchange {
     /// The answer's line, as it came.
     pub line: String,
-    /// What it says.
+    /// Content of the answer.
     pub outcome: Result<Answer, Refusal>,
 }
 
-/// What came of trying; an error is a line that does not work.
+/// Result of a try; an error is a line that does not work.
 pub type Tried = Result<Exchange>;
 
 /// A connection to a control line.
@@ -30,7 +30,7 @@ pub type Tried = Result<Exchange>;
 pub struct Client {
     path: PathBuf,
     stream: UnixStream,
-    /// What came behind the last line.
+    /// Bytes that came behind the last line.
     pending: Vec<u8>,
     patience: Duration,
     /// Begins each id, so that no other client has the same.
@@ -49,8 +49,8 @@ impl Client {
         Ok(Self { path, stream, pending: Vec::new(), patience, prefix, count: 0 })
     }
 
-    /// Asks, and waits for the answer. Where the connection breaks or nothing
-    /// comes for a while, the same request is sent again.
+    /// Asks, and waits for the answer. If the connection breaks or nothing comes for
+    /// a while, the same request is sent again.
     pub fn request(&mut self, operation: Operation) -> Tried {
         self.count += 1;
         let id = format!("{}-{}", self.prefix, self.count);
@@ -85,7 +85,7 @@ impl Client {
                     None => bail!("no answer within {} s", self.patience.as_secs()),
                 }
             };
-            // What is no answer, or another's, is left over from somebody else.
+            // A line that is no answer, or another request's, is left over from another client.
             let Ok(reply) = Reply::from_line(&line) else { continue };
             match (reply.id.as_deref(), reply.outcome) {
                 (Some(theirs), outcome) if theirs == id => {

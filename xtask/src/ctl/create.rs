@@ -52,7 +52,7 @@ pub struct Description {
     pub others: Vec<String>,
 }
 
-/// Where a description's files are.
+/// Source of a description's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// Uploaded already.
@@ -134,7 +134,7 @@ impl Description {
     }
 }
 
-/// What `file` is to be called there.
+/// The name that `file` is to have on the machine.
 pub fn upload_name(file: &Path, name: Option<&str>) -> Result<String> {
     let own = || file.file_name().map(|name| name.to_string_lossy().into_owned());
     let name = name.map(str::to_owned).or_else(own).context("the file has no name: `--name`")?;

@@ -47,7 +47,7 @@ pub struct CtlOptions {
     /// Give up after this many seconds without an answer
     #[arg(long, value_name = "SECONDS", default_value_t = 10, global = true)]
     pub timeout: u64,
-    /// What to do.
+    /// The task.
     #[command(subcommand)]
     pub task: Task,
 }
@@ -79,10 +79,10 @@ pub struct OneVcpu {
     pub vcpu: Option<u32>,
 }
 
-/// What to do.
+/// A task.
 #[derive(Debug, Subcommand)]
 pub enum Task {
-    /// Who answers, and its bounds
+    /// The Steward that answers, and its bounds
     Hello,
     /// The guests, their state and size
     List,
@@ -108,7 +108,7 @@ pub enum Task {
         #[arg(long)]
         prometheus: bool,
     },
-    /// What the guests use: since the start, then again every second
+    /// The guests' use of the machine: since the start, then again every second
     Top {
         /// How often; for ever, if nothing is said
         #[arg(long, value_name = "N")]
@@ -118,14 +118,14 @@ pub enum Task {
     Dump(OneVcpu),
     /// The last exits
     Trace {
-        /// Whose.
+        /// The vCPU.
         #[command(flatten)]
         of: OneVcpu,
         /// Print a trace for the timeline viewer Perfetto
         #[arg(long)]
         perfetto: bool,
     },
-    /// What a guest's vCPUs wait for, and what is in the way
+    /// Events that a guest's vCPUs wait for, and what is in the way
     Why(OneGuest),
     /// The machine's memory and who has it
     Mem,
@@ -141,7 +141,7 @@ pub enum Task {
     Reboot,
     /// Switch the machine off; guests are not asked
     Poweroff,
-    /// What happened
+    /// The machine's events
     Events {
         /// The number of the last event that is known already
         #[arg(long, default_value_t = 0, value_name = "N")]
@@ -154,13 +154,13 @@ pub enum Task {
     Upload {
         /// The file
         file: PathBuf,
-        /// What to call it there [default: the file's name]
+        /// Its name there [default: the file's name]
         #[arg(long)]
         name: Option<String>,
     },
     /// Forget a file that no guest is made of
     DeleteUpload {
-        /// What it is called there
+        /// Its name there
         name: String,
     },
     /// Define a guest whose files are uploaded already
@@ -173,7 +173,7 @@ pub enum Task {
     Delete(OneGuest),
 }
 
-/// Where the control line's socket is, if nobody says.
+/// Path of the control line's socket, if nobody says.
 pub fn default_socket() -> PathBuf {
     paths::target().join("steward/control.sock")
 }

@@ -107,7 +107,7 @@ fn guests(snapshot: &Statistics, text: &mut Text) {
     text.metric(
         "steward_domain_service_seconds_total",
         "counter",
-        "CPU time of service contexts that was charged to the domain, and of zeroing memory ahead.",
+        "CPU time of services that was charged to the domain, and of zeroing memory ahead.",
         each(&|guest| seconds(guest.service_ns)),
     );
     text.metric(

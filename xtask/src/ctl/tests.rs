@@ -35,7 +35,7 @@ impl Storage for Vectors {
     fn release(&mut self, _: Vec<u8>) {}
 }
 
-/// What the server does wrong.
+/// Fault of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     None,

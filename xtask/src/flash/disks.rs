@@ -168,7 +168,7 @@ impl Device {
         self.mountpoints.iter().flatten().chain(&self.mountpoint).map(String::as_str)
     }
 
-    /// It, its partitions, and what is made of them.
+    /// The device, its partitions, and what is made of them.
     pub(super) fn family(&self) -> Vec<&Device> {
         let mut all = vec![self];
         all.extend(self.children.iter().flat_map(Device::family));

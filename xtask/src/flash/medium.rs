@@ -82,8 +82,8 @@ impl Node {
         })
     }
 
-    /// Has reads go past this computer's memory. What can't be read so (a file in memory) is
-    /// at least forgotten first.
+    /// Has reads go past this computer's memory. A medium that can't be read so (a file in
+    /// memory) is at least forgotten first.
     fn read_past_memory(&mut self) -> io::Result<()> {
         self.direct = None;
         let flags = fcntl_getfl(&self.file)?;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{cmd, paths, setup};
 
-/// Where packages come from.
+/// Source of packages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// This computer's own package lists.

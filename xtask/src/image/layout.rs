@@ -161,7 +161,7 @@ impl Content {
         );
         let total = len / SECTOR as u64;
         let data_start = self.data_start();
-        // Both tables can name it: the MBR counts sectors with 32 bits.
+        // An end that the MBR and the GPT can both name: the MBR counts sectors with 32 bits.
         let data_end = (total - MIB).min(u64::from(u32::MAX)) / MIB * MIB;
         let data = data_end - data_start;
         let mut disk = Sparse::new(len);

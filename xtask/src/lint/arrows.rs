@@ -30,7 +30,8 @@ impl Arrows {
         )
     }
 
-    /// What our crates (`members`, by package name) use and may not, in normal dependencies.
+    /// Crates that our crates (`members`, by package name) use and may not, in normal
+    /// dependencies.
     pub(super) fn faults(&self, metadata: &Value, members: &BTreeSet<&str>) -> Vec<String> {
         let mut faults = Vec::new();
         for name in self.0.keys().filter(|name| !members.contains(name.as_str())) {

@@ -13,6 +13,7 @@ mod dependencies;
 mod documents;
 mod functions;
 mod groups;
+mod roots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -73,6 +74,7 @@ pub fn lint(options: &LintOptions) -> Result<u8> {
     faults.extend(dependencies::unused(&metadata, &names)?);
     faults.extend(documents::faults(options.write)?);
     faults.extend(circles(&ours)?);
+    faults.extend(first_files(&ours)?);
     long_functions(&ours)?;
     for fault in &faults {
         writeln!(Out, "error: {fault}")?;
@@ -185,6 +187,23 @@ fn circles(ours: &[Package]) -> Result<Vec<String>> {
                     faults.push(format!("{}: files use each other: {names}", package.name));
                 }
             }
+        }
+    }
+    Ok(faults)
+}
+
+/// First files of the image's crates that hold code.
+fn first_files(ours: &[Package]) -> Result<Vec<String>> {
+    let mut faults = Vec::new();
+    for package in ours.iter().filter(|package| package.place().starts_with("hypervisor")) {
+        let path = package.dir.join("src/lib.rs");
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        if roots::code(&text)? != 0 {
+            faults.push(format!(
+                "{}: lib.rs holds documentation, `mod` and `use`, and no code",
+                package.name
+            ));
         }
     }
     Ok(faults)

@@ -52,7 +52,7 @@ pub struct TopOptions {
     /// Seconds from one picture to the next, from 0.1 to 3600
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_period)]
     pub period: Duration,
-    /// What the guests are ordered by
+    /// The order of the guests
     #[arg(long, value_enum, default_value_t)]
     pub sort: Sort,
     /// Print what one period brought as text, and end
@@ -100,7 +100,7 @@ pub fn top(options: &TopOptions) -> Result<u8> {
     result.map(|()| 0)
 }
 
-/// What happened on the terminal, if something does soon.
+/// The next event on the terminal, if one comes soon.
 fn next_event() -> Result<Option<Event>> {
     Ok(if event::poll(GLANCE)? { Some(event::read()?) } else { None })
 }
@@ -170,7 +170,7 @@ impl Line {
     }
 }
 
-/// What came from the control line.
+/// News from the control line.
 #[derive(Debug)]
 enum News {
     /// A picture.
@@ -195,7 +195,7 @@ fn serve(mut line: Line, period: Duration, requests: &Receiver<Asked>, telling: 
             },
             Err(RecvTimeoutError::Timeout) => {
                 let stats = line.stats();
-                // What took long does not make the next ones come in a burst.
+                // A picture that took long does not make the next ones come in a burst.
                 due = (due + period).max(Instant::now());
                 match stats {
                     Ok(stats) => News::Picture(Box::new(stats)),

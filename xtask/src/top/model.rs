@@ -1,4 +1,4 @@
-//! What the table shows, but for how it looks: snapshots, an order and a selection
+//! Content of the table, but for how it looks: snapshots, an order and a selection
 //! come to ordered rows, keys to actions. Nothing here reads or writes.
 
 use std::cmp::Reverse;
@@ -12,15 +12,15 @@ use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use super::history::History;
 use super::picture::{Head, Row, picture};
 
-/// What the rows are ordered by.
+/// Order of the rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Sort {
-    /// Who uses the most CPU time stands first.
+    /// The guest that uses the most CPU time stands first.
     #[default]
     Cpu,
-    /// Who has touched the most memory stands first.
+    /// The guest that has touched the most memory stands first.
     Memory,
-    /// Who exits the most often stands first.
+    /// The guest that exits the most often stands first.
     Exits,
     /// By name.
     Name,
@@ -49,7 +49,7 @@ impl fmt::Display for Sort {
     }
 }
 
-/// What the status line says.
+/// Text of the status line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// A request was sent or done.
@@ -60,7 +60,7 @@ pub enum Message {
     Trouble(String),
 }
 
-/// What a key asks for.
+/// Action that a key asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// To end.
@@ -83,7 +83,7 @@ pub enum Action {
     Freeze,
 }
 
-/// What an action leads to outside.
+/// Effect of an action on the world outside.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// The end.
@@ -101,7 +101,7 @@ pub struct Asked {
     pub operation: Operation,
 }
 
-/// What the key does.
+/// The key's action.
 #[must_use]
 pub fn key(event: KeyEvent) -> Option<Action> {
     if event.kind == KeyEventKind::Release {
@@ -170,7 +170,7 @@ impl Model {
         self.rows.get(self.selected()?)
     }
 
-    /// What the rows are ordered by.
+    /// Order of the rows.
     #[must_use]
     pub const fn sort(&self) -> Sort {
         self.sort
@@ -182,7 +182,7 @@ impl Model {
         self.frozen
     }
 
-    /// What the status line says.
+    /// Text of the status line.
     #[must_use]
     pub const fn message(&self) -> Option<&Message> {
         self.message.as_ref()
@@ -293,7 +293,7 @@ impl Model {
     }
 
     fn order(&mut self) {
-        // What is the same in the order's eyes stands by its number.
+        // Rows that are equal in the order stand by their numbers.
         self.rows.sort_by_key(|row| row.number);
         match self.sort {
             Sort::Cpu => self.rows.sort_by_key(|row| Reverse(row.cpu)),

@@ -1,4 +1,4 @@
-//! What happened between two snapshots.
+//! Pictures of what happened between two snapshots.
 //!
 //! Shares are in tenths of a percent, rates in tenths of a thing in a second, and
 //! both are `None` where no time has passed.
@@ -33,13 +33,13 @@ pub struct Row {
     pub number: u32,
     /// Its name.
     pub name: String,
-    /// Where it is in its life.
+    /// Its place in its life.
     pub state: GuestState,
     /// Its vCPUs.
     pub vcpus: usize,
-    /// What it used, of one CPU: its vCPUs' time and what was served for it.
+    /// Share of one CPU that it used: its vCPUs' time and that of services for it.
     pub cpu: Option<u64>,
-    /// Of that: what was served for it.
+    /// Of that: the time of services for it.
     pub service: Option<u64>,
     /// For how much of the time its cap kept it from running.
     pub throttled: Option<u64>,
@@ -74,7 +74,7 @@ pub struct Kind {
     pub of_run: Option<u64>,
 }
 
-/// What happened between two snapshots, or since the machine's start.
+/// The picture of what happened between two snapshots, or since the machine's start.
 pub(super) fn picture(now: &Statistics, before: Option<&Statistics>) -> (Head, Vec<Row>) {
     let elapsed = now.time_ns.saturating_sub(before.map_or(0, |before| before.time_ns));
     let busy = now.cpus.iter().fold(0_u64, |sum, cpu| {

@@ -118,7 +118,7 @@ impl Column {
         (Self::Touched, 8),
         (Self::Memory, 8),
     ];
-    /// What a narrow terminal goes without, in this order.
+    /// Columns that a narrow terminal goes without, in this order.
     const DROPPED: [Self; 8] = [
         Self::Minute,
         Self::Memory,

@@ -33,7 +33,7 @@ const KEYBOARD_IRQ: u8 = 1;
 /// Interrupt of the mouse.
 const MOUSE_IRQ: u8 = 12;
 
-/// What an access asks of the virtual machine beside its value.
+/// Effects of an access on the virtual machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortOutcome {
     /// The guest is to end.
@@ -82,7 +82,7 @@ pub struct Board {
     pub(crate) debug_exit: Option<Mutex<DebugExit>>,
     pub(crate) scratch: Option<Mutex<Scratch>>,
     pub(crate) trace: TracePort,
-    /// When each timed device next wants to act, in nanoseconds.
+    /// Time at which each timed device next wants to act, in nanoseconds.
     pub(crate) deadlines: [AtomicU64; 4],
 }
 
@@ -112,8 +112,8 @@ impl Board {
         }
     }
 
-    /// The host has learned better what time it is: `unix_nanos` at the guest's `now`. See
-    /// [`Rtc::correct`].
+    /// Corrects the real-time clock: the host has learned that it is `unix_nanos` at the guest's
+    /// `now`. See [`Rtc::correct`].
     pub fn correct_rtc(&self, unix_nanos: u64, now: Nanos) {
         let mut rtc = self.rtc.lock();
         rtc.correct(unix_nanos, now);
@@ -126,13 +126,13 @@ impl Board {
         &self.trace
     }
 
-    /// Pins of the I/O APIC that are asserted or open, and the 8259s, to look at.
+    /// Pins of the I/O APIC that are asserted or open, and the 8259s, for display.
     #[must_use]
     pub fn lines(&self) -> Lines {
         self.irq.lock().look()
     }
 
-    /// When a device next wants to act.
+    /// Time at which a device next wants to act.
     #[must_use]
     pub fn deadline(&self) -> Nanos {
         let least = self.deadlines.iter().map(|d| d.load(Ordering::Relaxed)).min();
@@ -224,12 +224,6 @@ impl Board {
         taken
     }
 
-    /// How many bytes [`console_input`](Self::console_input) would take.
-    #[must_use]
-    pub fn console_space(&self) -> usize {
-        self.serial.lock().uart.rx_space()
-    }
-
     /// Fetches what the guest sent to its console; how many bytes that were.
     pub fn console_output(
         &self,
@@ -268,7 +262,7 @@ impl Board {
         self.irq.lock().end_of_interrupt(vector, &mut deliver);
     }
 
-    /// A read of device memory at `gpa`. Where nothing answers, all ones.
+    /// Reads device memory at `gpa`: all ones if nothing answers.
     pub fn mmio_read(&self, gpa: GuestPhysAddr, width: Width, now: Nanos) -> u64 {
         let at = |base: u64, size: u64| {
             gpa.checked_offset_from(GuestPhysAddr::new(base)).filter(|offset| *offset < size)
@@ -285,7 +279,7 @@ impl Board {
         width.truncate(value.unwrap_or(u64::MAX))
     }
 
-    /// A write to device memory at `gpa`. Where nothing listens, it is lost.
+    /// Writes device memory at `gpa`: the write is lost if nothing listens.
     pub fn mmio_write(
         &self,
         gpa: GuestPhysAddr,
@@ -315,6 +309,6 @@ impl Board {
 pub enum DebugPorts {
     /// Port 0xf4, the scratch memory and the trace are there.
     Present,
-    /// They are not.
+    /// Port 0xf4, the scratch memory and the trace are not there.
     Absent,
 }

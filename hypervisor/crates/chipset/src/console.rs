@@ -23,7 +23,7 @@ impl Serial {
 #[derive(Debug)]
 pub(crate) struct Outbox {
     bytes: [u8; ROOM],
-    /// Those from here to `end` wait.
+    /// First byte that waits; the others follow, up to `end`.
     first: usize,
     end: usize,
 }

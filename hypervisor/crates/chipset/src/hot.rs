@@ -1,5 +1,5 @@
-//! The short way to ports that guests use often: reads that change nothing, and
-//! what a polling console writes. What is not simple is declined.
+//! Hot accesses to ports that guests use often: reads that change nothing, and writes of
+//! a polling console. All others are declined.
 
 use crate::board::Board;
 use crate::console::Serial;
@@ -20,8 +20,8 @@ impl Board {
         }
     }
 
-    /// OUT of one byte to `port`, if it is known beforehand that nothing comes
-    /// of it but a byte to be fetched from the console.
+    /// OUT of one byte to `port`, if its only effect will be a byte to be fetched from
+    /// the console.
     #[inline]
     #[must_use]
     pub fn hot_write(&self, port: u16) -> Option<HotWrite<'_>> {
@@ -36,14 +36,14 @@ impl Board {
     }
 }
 
-/// A write to a port that only has to be made.
+/// A write to a port that has been checked and only has to be made.
 #[derive(Debug)]
 pub struct HotWrite<'a> {
     serial: MutexGuard<'a, Serial>,
 }
 
 impl HotWrite<'_> {
-    /// Makes it.
+    /// Makes the write.
     #[inline(always)]
     pub fn write(&mut self, value: u8) {
         let Serial { uart, sent } = &mut *self.serial;

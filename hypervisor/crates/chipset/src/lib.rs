@@ -27,4 +27,3 @@ pub mod test_port;
 pub use board::{Board, BoardEnd, DebugPorts, PortOutcome};
 pub use hot::HotWrite;
 pub use lines::{Lines, Pin};
-pub use scratch::{SCRATCH_BASE, SCRATCH_SIZE};

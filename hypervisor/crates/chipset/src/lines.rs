@@ -7,7 +7,7 @@ use devices::lapic::InterruptMessage;
 use devices::pic::PicPair;
 use x86defs::Vector;
 
-/// What a guest's interrupt controllers say, to look at.
+/// State of a guest's interrupt controllers, for display.
 #[derive(Clone, Debug)]
 pub struct Lines {
     /// Pins of the I/O APIC that are asserted, or for which an interrupt could come.
@@ -19,11 +19,11 @@ pub struct Lines {
 /// A pin of the I/O APIC.
 #[derive(Clone, Copy, Debug)]
 pub struct Pin {
-    /// Its number.
+    /// Number of the pin.
     pub number: u8,
-    /// Its vector.
+    /// Vector of the entry.
     pub vector: u8,
-    /// Its interrupt is masked.
+    /// The entry is masked.
     pub masked: bool,
     /// Level-triggered.
     pub level: bool,
@@ -94,7 +94,7 @@ impl IrqChip {
         &mut self.ioapic
     }
 
-    /// The controllers' registers, to look at.
+    /// The controllers' registers, for display.
     pub(crate) fn look(&self) -> Lines {
         let pin = |number: u8| {
             let entry = self.ioapic.entry(number)?;

@@ -23,10 +23,10 @@ use devices::{AccessError, PortDevice};
 use x86defs::time::Nanos;
 use x86defs::{Low, Width};
 
-// The ROM and the device behind its port speak of the same thing.
+// The ROM and the device behind its port agree on the value of a reset.
 const _: () = assert!(FIRMWARE_RESET == FirmwareEntry::RESET_VALUE);
 
-/// Whose port it is.
+/// Device that has a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Target {
@@ -51,10 +51,10 @@ const FIRMWARE_PORTS: PortRange = PortRange::new(FIRMWARE_PORT, FirmwarePort::PO
 const DEBUG_EXIT_PORTS: PortRange = PortRange::new(DEBUG_EXIT_PORT, DebugExit::PORT_COUNT, 0);
 const TRACE_PORTS: PortRange = PortRange::new(TRACE_PORT, TracePort::PORT_COUNT, 0);
 
-/// Ports that devices have; all above are nobody's.
+/// Ports that devices have; no device has any above.
 const TABLE_SIZE: usize = 0x1000;
 
-/// For each port, whose it is and at which of its offsets.
+/// The device of each port, and the port's offset in it.
 static TABLE: [(Target, u8); TABLE_SIZE] = {
     let mut table = [(Target::Nobody, 0); TABLE_SIZE];
     table = fill(table, Target::Pic, &PicPair::PORTS);

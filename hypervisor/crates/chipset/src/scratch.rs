@@ -5,10 +5,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 use x86defs::Width;
 
-/// Where it stands.
-pub const SCRATCH_BASE: u64 = 0xfed4_0000;
-/// How many bytes it has.
-pub const SCRATCH_SIZE: u64 = 0x1_0000;
+/// Guest-physical address of the memory.
+pub(crate) const SCRATCH_BASE: u64 = 0xfed4_0000;
+/// Bytes of the memory.
+pub(crate) const SCRATCH_SIZE: u64 = 0x1_0000;
 
 #[derive(Debug)]
 pub(crate) struct Scratch(Vec<u8>);

@@ -20,7 +20,7 @@ pub const HOT_DECLINES: Rflags = Rflags::TF.union(Rflags::RF);
 /// One exit: kind, what distinguishes it, RIP, a hash of registers and flags.
 pub type Record = [u32; 4];
 
-/// What was written down since it was switched on.
+/// Exits that were written down since the trace was switched on.
 #[derive(Debug, Default)]
 struct Written {
     records: Vec<Record>,
@@ -44,7 +44,7 @@ impl Default for TracePort {
 }
 
 impl TracePort {
-    /// Ports that it covers.
+    /// Ports that the device covers.
     pub const PORT_COUNT: u16 = 8;
     /// Offset written with 1 (on, and all forgotten) or 0 (off); read: how many exits.
     const CONTROL: u16 = 0;
@@ -79,7 +79,7 @@ impl TracePort {
     ///
     /// # Errors
     /// Anything but 32 bits at the two registers.
-    pub fn port_read(&self, offset: u16, width: Width) -> Result<u32, AccessError> {
+    pub(crate) fn port_read(&self, offset: u16, width: Width) -> Result<u32, AccessError> {
         let mut written = self.written.lock();
         match (offset, width) {
             (Self::CONTROL, Width::B4) => Ok(written.count),

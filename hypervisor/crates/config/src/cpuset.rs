@@ -28,7 +28,7 @@ impl CpuSet {
         if cpu >= MAX_CPUS { Self::EMPTY } else { Self(1 << cpu) }
     }
 
-    /// Whether `cpu` is in it.
+    /// Whether `cpu` is in the set.
     #[must_use]
     pub const fn contains(self, cpu: usize) -> bool {
         self.0 & Self::one(cpu).0 != 0
@@ -44,31 +44,31 @@ impl CpuSet {
         self.0 &= !Self::one(cpu).0;
     }
 
-    /// Those in both.
+    /// The CPUs that are in both sets.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// Those in either.
+    /// The CPUs that are in either set.
     #[must_use]
     pub const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Whether there is none.
+    /// Whether there is no CPU in the set.
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// How many there are.
+    /// How many CPUs are in the set.
     #[must_use]
     pub const fn len(self) -> u32 {
         self.0.count_ones()
     }
 
-    /// The lowest.
+    /// The lowest CPU.
     #[must_use]
     pub fn lowest(self) -> Option<usize> {
         if self.is_empty() { None } else { usize::try_from(self.0.trailing_zeros()).ok() }

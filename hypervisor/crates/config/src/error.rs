@@ -7,7 +7,7 @@ use crate::limits::{
 };
 use alloc::string::String;
 
-/// What is wrong with a guest's settings.
+/// Faults of a guest's settings.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GuestFault {
     /// The name is empty, too long or has characters that a console can't show.
@@ -59,7 +59,7 @@ pub enum GuestFault {
     BackOffOrder {
         /// The first wait in milliseconds.
         first_ms: u32,
-        /// The longest in milliseconds.
+        /// The longest wait in milliseconds.
         most_ms: u32,
     },
     /// The watchdog's time is not possible.
@@ -82,7 +82,7 @@ pub enum GuestFault {
         /// The file's name.
         name: String,
     },
-    /// The number of modules.
+    /// The number of modules is not possible.
     #[error("\"modules\" has {0} entries; at most {MAX_MODULES} are possible")]
     Modules(usize),
     /// A command line with a NUL in it.

@@ -56,7 +56,7 @@ pub struct GuestSettings {
     /// Rule that makes the run's status of a value written to that port.
     #[serde(default)]
     pub debug_status: DebugStatus,
-    /// What happens when it resets its machine.
+    /// Consequence of a reset of its machine.
     #[serde(default)]
     pub on_reset: OnReset,
     /// Consequence of a shutdown of its CPU (a triple fault).
@@ -68,7 +68,7 @@ pub struct GuestSettings {
     /// How far the CPU may run its local APICs.
     #[serde(default)]
     pub apic: ApicAssist,
-    /// What happens when it has ended.
+    /// Whether it is started again when it has ended.
     #[serde(default)]
     pub restart: RestartPolicy,
     /// How long a restart waits.
@@ -85,7 +85,7 @@ pub struct GuestSettings {
     /// The hypercalls that it may make.
     #[serde(default)]
     pub hypercalls: Hypercalls,
-    /// Whose signature CPUID shows first.
+    /// The signature that CPUID shows first.
     #[serde(default)]
     pub signature: Signature,
 }
@@ -148,7 +148,7 @@ pub enum ApicAssist {
     None,
 }
 
-/// Whose signature CPUID shows at leaf 0x4000_0000; the other's is at 0x4000_0100.
+/// The signature that CPUID shows at leaf 0x4000_0000; the other one is at 0x4000_0100.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Signature {
@@ -223,7 +223,7 @@ impl GuestSettings {
         }
     }
 
-    /// What happens at its end, on a machine whose TSC counts at `frequency`.
+    /// Rules of its life, on a machine whose TSC counts at `frequency`.
     #[must_use]
     pub fn rules(&self, frequency: TscFrequency) -> Rules {
         let ticks = |ms: u32| u64::from(ms).saturating_mul(frequency.khz());
@@ -240,10 +240,10 @@ impl GuestSettings {
         }
     }
 
-    /// Checks what JSON can't say, where `files` are there.
+    /// Checks what JSON can't say; `files` are the names of the files that are there.
     ///
     /// # Errors
-    /// What is wrong.
+    /// The first fault that is found.
     pub fn check(&self, files: &BTreeSet<&str>) -> Result<(), GuestFault> {
         if !is_guest_name(&self.name) {
             return Err(GuestFault::Name);

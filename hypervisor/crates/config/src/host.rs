@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostSettings {
-    /// What to do when there is nothing left to run.
+    /// How to leave the machine when there is nothing left to run.
     pub exit: HostExit,
     /// How much to log.
     pub log: LogLevel,
-    /// What to do when the last guest has ended.
+    /// Whether to leave the machine when the last guest has ended.
     #[serde(default)]
     pub when_empty: WhenEmpty,
     /// The key that begins a command of the operator's.
@@ -27,7 +27,7 @@ pub struct HostSettings {
 }
 
 impl HostSettings {
-    /// These, and the default of everything else.
+    /// These settings, and the default of everything else.
     #[must_use]
     pub const fn new(exit: HostExit, log: LogLevel) -> Self {
         Self {
@@ -53,7 +53,7 @@ pub enum ConsoleBytes {
     Raw,
 }
 
-/// What the hypervisor does when no guest runs and none waits for a restart.
+/// Behaviour of the hypervisor when no guest runs and none waits for a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WhenEmpty {
@@ -82,13 +82,13 @@ pub enum HostExit {
 pub enum LogLevel {
     /// Nothing.
     Off,
-    /// What went wrong.
+    /// Things that went wrong.
     Error,
-    /// What may go wrong.
+    /// Things that may go wrong.
     Warn,
-    /// What happens.
+    /// Things that happen.
     Info,
-    /// What a developer wants to know.
+    /// Things that a developer wants to know.
     Debug,
     /// Everything.
     Trace,

@@ -1,5 +1,5 @@
-//! Where things stand in a guest's machine: one PC, described once, for the
-//! buses, the ACPI tables, the E820 map and the loaders.
+//! Places of things in a guest's machine: one PC, described once, for the buses, the ACPI tables,
+//! the E820 map and the loaders.
 
 use x86defs::GuestPhysAddr;
 
@@ -23,7 +23,7 @@ pub const TABLES_START: u64 = 0xe_0000;
 pub const ROM_START: u64 = 0xf_0000;
 /// The ROM's code, from here to 1 MiB; the tables end here at the latest.
 pub const ROM_CODE_START: u64 = 0xf_f000;
-/// From video memory's place to those tables a guest has nothing: it reads as an empty bus
+/// From video memory's place to those tables a guest has nothing: the range reads as an empty bus
 /// does, all ones, without an exit, and what is written there is lost.
 pub const LOW_HOLE: core::ops::Range<u64> = LEGACY_HOLE_START..TABLES_START;
 /// RAM below 4 GiB ends here at the latest; what is left goes above 4 GiB.
@@ -55,7 +55,7 @@ pub const PM1A_CONTROL_PORT: u16 = 0x604;
 pub const PM_TIMER_PORT: u16 = 0x608;
 /// Reset control register; ACPI's reset register too (value [`RESET_VALUE`]).
 pub const RESET_PORT: u16 = 0xcf9;
-/// What resets the machine when written to [`RESET_PORT`].
+/// The value that resets the machine when written to [`RESET_PORT`].
 pub const RESET_VALUE: u8 = 0x06;
 /// SLP_TYP value of the state S5 (soft off).
 pub const SLEEP_TYPE_S5: u8 = 5;
@@ -63,14 +63,14 @@ pub const SLEEP_TYPE_S5: u8 = 5;
 pub const SCI_IRQ: u8 = 9;
 /// The pvpanic device's port.
 pub const PVPANIC_PORT: u16 = 0x505;
-/// By this port the ROM says that it was entered (module `rom` of the loaders).
+/// By this port the ROM says that it was entered (module `rom` of the crate `loader`).
 pub const FIRMWARE_PORT: u16 = 0x508;
-/// What the ROM writes to [`FIRMWARE_PORT`] when it is entered at its reset vector.
+/// The value that the ROM writes to [`FIRMWARE_PORT`] when it is entered at its reset vector.
 pub const FIRMWARE_RESET: u32 = 1 << 24;
 /// The debug-exit port, where a guest's settings switch it on.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
-/// Where tests have a guest's exits written down ([`vmm::trace`]); there with
-/// the debug-exit port.
+/// First port of those by which tests have a guest's exits written down (module `trace` of the
+/// crate `vmm`); they are there if the debug-exit port is.
 pub const TRACE_PORT: u16 = 0xf8;
 /// First serial port.
 pub const COM1_PORT: u16 = 0x3f8;
@@ -78,8 +78,6 @@ pub const COM1_PORT: u16 = 0x3f8;
 pub const COM1_IRQ: u8 = 4;
 /// Interrupt of the RTC.
 pub const RTC_IRQ: u8 = 8;
-/// The I/O APIC's number of inputs.
-pub const IOAPIC_PINS: u8 = 24;
 /// The PIT's channel 0 drives ISA interrupt 0, which is wired to this input.
 pub const IOAPIC_PIT_PIN: u8 = 2;
 /// The I/O APIC's identity.

@@ -40,3 +40,8 @@ pub use guest::{
 pub use host::{ConsoleBytes, HostExit, HostSettings, LogLevel, WhenEmpty};
 pub use life::{BackOff, BackOffSettings, OnHalt, OnReset, OnTripleFault, RestartPolicy, Rules};
 pub use values::{EscapeKey, Hypercalls, Uuid};
+
+// The Rust in a document, which `cargo test --doc` compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../../docs/how-to-setting.md")]
+mod how_to {}

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What happens when a guest resets its machine.
+/// Consequence of a reset of a guest's machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnReset {
@@ -50,7 +50,7 @@ pub enum RestartPolicy {
 }
 
 /// How long a restart waits: `first_ms`, then twice as long each time, until the
-/// guest has run for `healthy_ms`. Each [`MIN_BACK_OFF_MS`] to [`MAX_BACK_OFF_MS`].
+/// guest has run for `healthy_ms`. Each `MIN_BACK_OFF_MS` to `MAX_BACK_OFF_MS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackOffSettings {
@@ -95,13 +95,13 @@ impl BackOff {
     }
 }
 
-/// What the configuration says of a guest's life.
+/// Rules of a guest's life, as the configuration has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// After its end.
+    /// Whether it is started again after its end.
     pub restart: RestartPolicy,
-    /// When it resets its machine.
+    /// Consequence of a reset of its machine.
     pub on_reset: OnReset,
-    /// Before a restart.
+    /// How long to wait before a restart.
     pub back_off: BackOff,
 }

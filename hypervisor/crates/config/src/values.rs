@@ -32,8 +32,8 @@ impl Uuid {
         Some(Self(u128::from_str_radix(&digits, 16).ok()?.to_be_bytes()))
     }
 
-    /// The one that a guest of this name has, where its settings give none: the
-    /// same each time (RFC 9562, "UUID Version 8").
+    /// The UUID that a guest of this name has if its settings give none: the same each time (RFC
+    /// 9562, "UUID Version 8").
     #[must_use]
     pub fn from_name(name: &str) -> Self {
         // FNV-1a, 64 bits, with two offsets.

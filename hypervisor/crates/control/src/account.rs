@@ -19,7 +19,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Both together.
+    /// The sum of the two accounts.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -31,13 +31,13 @@ impl Account {
         }
     }
 
-    /// All of it.
+    /// All the time of the account.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.guest.saturating_add(self.outside())
     }
 
-    /// All but the guest's own.
+    /// All the time but the guest's own.
     #[must_use]
     pub fn outside(&self) -> u64 {
         let exits = self.hot.saturating_add(self.exits);

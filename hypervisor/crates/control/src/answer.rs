@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 pub enum Answer {
     /// It was done; there is nothing to say.
     Done,
-    /// What this is.
+    /// The program that answers.
     Hello(Hello),
     /// All guests, in the order of their numbers.
     Guests(Vec<GuestInfo>),
-    /// A guest, as the operation left it. What takes longer has begun.
+    /// A guest, as the operation left it. Work that takes longer has begun.
     Guest(Box<GuestInfo>),
     /// Statistics.
     Stats(Box<Statistics>),
@@ -26,7 +26,7 @@ pub enum Answer {
     Dump(Dump),
     /// The last exits.
     Trace(ExitTrace),
-    /// What vCPUs wait for.
+    /// Reasons why vCPUs wait.
     Why(WaitStatus),
     /// Memory.
     Memory(MemoryStatus),
@@ -50,7 +50,7 @@ pub struct Hello {
     /// Differs from one start of the machine to the next: with it, cursors of
     /// events and numbers of guests change their meaning.
     pub boot: String,
-    /// What [`protocol`](crate::protocol) allows.
+    /// Bounds of the [`protocol`](crate::protocol).
     pub limits: Limits,
 }
 
@@ -72,7 +72,7 @@ pub struct Limits {
 /// The answer of a dry run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Whether it would work.
+    /// Whether the operation would work.
     pub possible: bool,
     /// Why not, or what it would take.
     pub reason: String,

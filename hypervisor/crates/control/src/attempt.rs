@@ -20,8 +20,8 @@ impl<T> Attempt<T> {
         Self { what, until }
     }
 
-    /// Whether it is to be tried again, now that it came to `outcome`. If not, that is the
-    /// answer.
+    /// Whether the operation is to be tried again, now that it came to `outcome`. If not, the
+    /// outcome is the answer.
     #[must_use]
     pub fn goes_on<A>(&self, outcome: &Result<A, Refusal>, now: u64) -> bool {
         let busy = outcome.as_ref().is_err_and(|refusal| refusal.code == ErrorCode::Busy);
@@ -29,11 +29,11 @@ impl<T> Attempt<T> {
     }
 }
 
-/// Whether `answers` are all yes; `None` if that is not known, because one that nothing before
-/// it contradicts is missing. Nobody is asked after that.
+/// Whether `answers` are all yes; `None` if that is not known, because an answer is missing and no
+/// answer before it is no. Nobody is asked after the first answer that is missing or no.
 #[must_use]
 pub fn all(mut answers: impl Iterator<Item = Option<bool>>) -> Option<bool> {
-    // The first answer that is none of the usual ends it.
+    // The first answer that is not yes ends the search.
     answers.find(|answer| *answer != Some(true)).unwrap_or(Some(true))
 }
 
@@ -48,7 +48,7 @@ mod tests {
         assert!(attempt.goes_on(&busy(), 0));
         assert!(attempt.goes_on(&busy(), 99));
         assert!(!attempt.goes_on(&busy(), 100));
-        // An answer is one, and so is another refusal.
+        // A result ends the attempt, and so does any other refusal.
         assert!(!attempt.goes_on(&Ok(()), 0));
         let other = Err::<(), _>(Refusal::new(ErrorCode::NoVcpu, "there is no vCPU 3"));
         assert!(!attempt.goes_on(&other, 0));

@@ -31,7 +31,7 @@ impl GuestRef {
     /// The number of the guest that is meant.
     ///
     /// # Errors
-    /// There is none: [`ErrorCode::NoGuest`], naming what there is.
+    /// There is no such guest: [`ErrorCode::NoGuest`], naming the guests that there are.
     pub fn resolve(&self, guests: &[Known<'_>]) -> Result<u32, Refusal> {
         let by_number = |number: u32| guests.iter().find(|guest| guest.number == number);
         let found = match self {
@@ -69,8 +69,8 @@ impl fmt::Display for GuestRef {
     }
 }
 
-/// What somebody wrote, for a message: in quotation marks, on one line, and not
-/// too much of it.
+/// Text that somebody wrote, for a message: in quotation marks, on one line, and not too much of
+/// it.
 pub(super) struct Quoted<'a>(pub(super) &'a str);
 
 impl fmt::Display for Quoted<'_> {

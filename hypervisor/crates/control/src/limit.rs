@@ -8,7 +8,7 @@ pub struct Limit<const PLACES: usize> {
     /// When each place last said something.
     said: [Option<u64>; PLACES],
     left_out: u64,
-    /// When the first that is counted was left out.
+    /// When the first message that is counted was left out.
     since: u64,
 }
 
@@ -19,8 +19,8 @@ impl<const PLACES: usize> Limit<PLACES> {
         Self { period, said: [None; PLACES], left_out: 0, since: 0 }
     }
 
-    /// Whether `place` may say something at the tick `now`. If not, that is counted. A
-    /// place that there is not may say nothing.
+    /// Whether `place` may say something at the tick `now`. If not, that is counted. A place that
+    /// does not exist may say nothing.
     pub fn admits(&mut self, place: usize, now: u64) -> bool {
         if let Some(said) = self.said.get_mut(place)
             && said.is_none_or(|said| now.saturating_sub(said) >= self.period)
@@ -35,8 +35,8 @@ impl<const PLACES: usize> Limit<PLACES> {
         false
     }
 
-    /// How much was left out, if it is time to tell: a period after the first of it. Then
-    /// it is told, and counting begins anew.
+    /// How many messages were left out, if it is time to tell: a period after the first of them.
+    /// Then counting begins anew.
     pub fn overdue(&mut self, now: u64) -> Option<u64> {
         let due = self.left_out != 0 && now.saturating_sub(self.since) >= self.period;
         due.then(|| core::mem::take(&mut self.left_out))

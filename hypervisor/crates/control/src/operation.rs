@@ -9,13 +9,13 @@ use config::{GuestSettings, LogLevel};
 /// Seconds that a guest has after its power button was pressed, unless it is
 /// said otherwise.
 pub const STOP_SECONDS: u32 = 30;
-/// The most that it can be given.
+/// The most seconds that a guest can be given.
 pub const MAX_STOP_SECONDS: u32 = 3600;
 
-/// What the operator asks for.
+/// An operation that the operator asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// What this is, and its limits.
+    /// The program that answers, and its limits.
     Hello,
     /// The guests.
     List,
@@ -27,7 +27,7 @@ pub enum Operation {
     Resume(GuestRef),
     /// Press its power button, end it by force later.
     Stop {
-        /// Whom.
+        /// The guest that is meant.
         guest: GuestRef,
         /// After how many seconds, 0 to [`MAX_STOP_SECONDS`].
         seconds: u32,
@@ -38,7 +38,7 @@ pub enum Operation {
     Start(GuestRef),
     /// Stop it as [`Stop`](Self::Stop) does, then start it.
     Restart {
-        /// Whom.
+        /// The guest that is meant.
         guest: GuestRef,
         /// As in [`Stop`](Self::Stop).
         seconds: u32,
@@ -47,19 +47,19 @@ pub enum Operation {
     Stats(Option<GuestRef>),
     /// A guest's registers, page walk and code.
     Dump {
-        /// Whose.
+        /// The guest that is meant.
         guest: GuestRef,
         /// Of this vCPU alone.
         vcpu: Option<u32>,
     },
     /// The last exits of a guest.
     Trace {
-        /// Whose.
+        /// The guest that is meant.
         guest: GuestRef,
         /// Of this vCPU alone.
         vcpu: Option<u32>,
     },
-    /// What its vCPUs wait for.
+    /// Reasons why its vCPUs wait.
     Why(GuestRef),
     /// The machine's memory.
     Memory,
@@ -71,7 +71,7 @@ pub enum Operation {
     Reboot,
     /// Switch the machine off.
     PowerOff,
-    /// What happened after the event with this number.
+    /// Events after the one with this number.
     Events {
         /// The number of the last event that is known already; 0 for none.
         since: u64,
@@ -91,7 +91,7 @@ pub enum Operation {
     UploadChunk {
         /// The file's name.
         name: String,
-        /// Where in the file it belongs, in bytes.
+        /// Place of the piece in the file, in bytes.
         offset: u64,
         /// The piece.
         data: Vec<u8>,

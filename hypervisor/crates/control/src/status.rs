@@ -1,5 +1,5 @@
-//! What the image tells of itself when it is asked: plain data, filled in one
-//! go, shown by [`report`](crate::report) or sent as JSON.
+//! The image's report of itself when it is asked: plain data, filled in one go, shown by
+//! [`report`](crate::report) or sent as JSON.
 //!
 //! Times are nanoseconds, memory is bytes; both only grow where they are called
 //! totals. A total counts from the machine's start, for a guest from its own
@@ -11,7 +11,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-/// Where a guest is in its life.
+/// Stage of a guest's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GuestState {
@@ -25,7 +25,7 @@ pub enum GuestState {
     Paused,
     /// Its power button was pressed.
     Stopping,
-    /// It has ended; what it had is given back.
+    /// It has ended; all that it had is being given back.
     Clearing,
     /// It has ended, and holds nothing.
     Ended,
@@ -63,7 +63,7 @@ pub struct GuestInfo {
     /// Its UUID, as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<String>,
-    /// Where it is in its life.
+    /// Stage of its life.
     pub state: GuestState,
     /// Whether the terminal shows its console.
     pub attached: bool,
@@ -105,7 +105,7 @@ pub struct Times {
 }
 
 impl Times {
-    /// The sum of two.
+    /// The sum of the two times.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
         Self {
@@ -116,7 +116,7 @@ impl Times {
         }
     }
 
-    /// What came since `earlier`; nothing where the guest was started anew.
+    /// Growth since `earlier`: zero for a time that is shorter now, as the guest was started anew.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Self {
         Self {
@@ -131,7 +131,7 @@ impl Times {
 /// Exits of one kind, as totals.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitStats {
-    /// The kind: a name of [`ExitCounts`](vmm::stats::ExitCounts).
+    /// The kind: a name of `ExitCounts`.
     pub reason: String,
     /// How many.
     pub count: u64,
@@ -139,7 +139,7 @@ pub struct ExitStats {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_ns: Option<u64>,
     /// The time was not measured: it is the count times the benchmark's figure, a tick for
-    /// each instruction ([`HotCosts`](vmm::stopwatch::HotCosts)).
+    /// each instruction (`HotCosts`).
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub estimated: bool,
 }
@@ -189,7 +189,7 @@ impl VcpuStats {
 /// Something that was counted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counter {
-    /// What: small letters, digits and underscores.
+    /// Its name: small letters, digits and underscores.
     pub name: String,
     /// How often.
     pub count: u64,
@@ -205,12 +205,12 @@ pub struct GuestStats {
     /// Its UUID, as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<String>,
-    /// Where it is in its life.
+    /// Stage of its life.
     pub state: GuestState,
-    /// What it takes of the machine's memory.
+    /// Its share of the machine's memory.
     pub memory: GuestMemory,
-    /// Time of the hypervisor's service contexts that was charged to it, and of zeroing
-    /// memory ahead for it.
+    /// Time of the hypervisor's services that was charged to it, and of zeroing memory ahead for
+    /// it.
     pub service_ns: u64,
     /// Of that: zeroing ahead since its first instruction.
     #[serde(default)]
@@ -219,7 +219,7 @@ pub struct GuestStats {
     pub throttled_ns: u64,
     /// Its vCPUs.
     pub vcpus: Vec<VcpuStats>,
-    /// What else was counted, such as the paravirtual interfaces' uses.
+    /// Other counts, such as the paravirtual interfaces' uses.
     #[serde(default)]
     pub counters: Vec<Counter>,
 }
@@ -279,11 +279,10 @@ pub struct CpuInfo {
     pub busy_ns: u64,
     /// Time that it was idle, as a total.
     pub idle_ns: u64,
-    /// How many vCPUs and service contexts sleep on it until a moment, but for the one
-    /// that answers.
+    /// How many vCPUs and services sleep on it until a moment, but for the one that answers.
     #[serde(default)]
     pub timers: u32,
-    /// What it runs: `GUEST/VCPU`, or the name of a service context.
+    /// The vCPU that it runs, as `GUEST/VCPU`, or the name of a service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<String>,
 }
@@ -293,7 +292,7 @@ pub struct CpuInfo {
 pub struct CpusStatus {
     /// Their model, as CPUID names it.
     pub model: String,
-    /// What virtualizes them, with what is used of it.
+    /// The technology that virtualizes them, with the parts of it that are used.
     pub virtualization: String,
     /// Ticks of the TSC in a second.
     pub tsc_hz: u64,
@@ -322,36 +321,36 @@ pub struct HostMemory {
     pub heap_size: u64,
 }
 
-/// What a guest takes of the machine's memory.
+/// A guest's share of the machine's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestMemory {
     /// RAM that it was promised.
     pub ram: u64,
-    /// Of that: what it has touched.
+    /// Of that: RAM that it has touched.
     pub populated: u64,
     /// Its nested page tables, and the host's tables of its window.
     pub tables: u64,
-    /// What else it costs: vCPUs, device models, rings.
+    /// Its other costs: vCPUs, device models, rings.
     pub overhead: u64,
 }
 
-/// Whose memory it is.
+/// A guest that has memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryOwner {
     /// The guest's number.
     pub number: u32,
     /// Its name.
     pub name: String,
-    /// What it takes.
+    /// Its share of the memory.
     pub memory: GuestMemory,
 }
 
 /// The machine's memory and who has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryStatus {
-    /// The machine's.
+    /// The machine's memory.
     pub host: HostMemory,
-    /// The guests'.
+    /// The guests' shares.
     pub guests: Vec<MemoryOwner>,
 }
 
@@ -405,18 +404,18 @@ pub struct TracedExit {
     /// The guest's RIP.
     #[serde(with = "hex")]
     pub rip: u64,
-    /// Its kind: a name of [`ExitCounts`](vmm::stats::ExitCounts).
+    /// Its kind: a name of `ExitCounts`.
     pub reason: String,
-    /// What else is known of it.
+    /// Its details.
     pub detail: String,
 }
 
-/// What a guest's vCPUs wait for.
+/// Reasons why a guest's vCPUs wait.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitStatus {
     /// The guest's name.
     pub name: String,
-    /// Where it is in its life.
+    /// Stage of its life.
     pub state: GuestState,
     /// Its vCPUs.
     pub vcpus: Vec<VcpuWait>,
@@ -426,7 +425,7 @@ pub struct WaitStatus {
     pub pics: Vec<PicState>,
 }
 
-/// What a vCPU is doing.
+/// Activity of a vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VcpuActivity {
@@ -440,16 +439,16 @@ pub enum VcpuActivity {
     WaitForStartup,
 }
 
-/// What keeps a vCPU from going on, as its registers have it.
+/// Reasons that keep a vCPU from going on, as its registers have them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VcpuWait {
     /// Its place among the guest's vCPUs.
     pub index: u32,
-    /// What it is doing.
+    /// Whether it runs, is ready, or waits.
     pub activity: VcpuActivity,
-    /// For how long.
+    /// How long it has been so.
     pub for_ns: u64,
-    /// Where it is.
+    /// Its RIP.
     #[serde(with = "hex")]
     pub rip: u64,
     /// Code at RIP.
@@ -466,7 +465,7 @@ pub struct VcpuWait {
     pub nmi_blocked: bool,
     /// An NMI is pending.
     pub nmi_pending: bool,
-    /// The 8259s ask for an interrupt, and this vCPU is who would take it.
+    /// The 8259s ask for an interrupt, and this vCPU would take it.
     pub pic_pending: bool,
     /// Its local APIC is enabled, in IA32_APIC_BASE and the spurious-vector register.
     pub apic_enabled: bool,
@@ -510,7 +509,7 @@ pub struct TimerState {
 /// An entry of the local vector table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LvtState {
-    /// Which: `lint0`, `lint1`, `thermal`, `performance`, `error`.
+    /// Its name: `lint0`, `lint1`, `thermal`, `performance`, `error`.
     pub name: String,
     /// Its vector.
     pub vector: u8,

@@ -25,7 +25,7 @@ use crate::{AccessError, Device, PortDevice, RestoreError, Timed};
 use x86defs::time::Nanos;
 
 /// The PM timer's frequency in hertz.
-pub const TIMER_FREQUENCY: u32 = 3_579_545;
+const TIMER_FREQUENCY: u32 = 3_579_545;
 const CLOCK: Clock = Clock::new(TIMER_FREQUENCY);
 
 bitflags! {
@@ -85,7 +85,7 @@ pub struct AcpiPm {
     control: Control,
     /// The sleep type of a request that the owner has not taken yet.
     sleep: Option<u8>,
-    /// The timer's status is right for this moment.
+    /// Moment for which the timer's status is right.
     seen: Nanos,
 }
 
@@ -125,8 +125,7 @@ impl AcpiPm {
     }
 
     /// The PM timer at `now`.
-    #[must_use]
-    pub fn timer(&self, now: Nanos) -> u32 {
+    fn timer(&self, now: Nanos) -> u32 {
         let ticks = CLOCK.ticks(now).low32();
         match self.width {
             TimerWidth::Bits24 => ticks & 0x00ff_ffff,
@@ -139,7 +138,7 @@ impl AcpiPm {
         CLOCK.ticks(now) >> self.width.top_bit()
     }
 
-    /// All registers as the bytes that they are.
+    /// All registers, as bytes.
     fn image(&self, now: Nanos) -> u128 {
         let control = self.control | Control::SCI_ENABLE;
         u128::from(self.status.bits())

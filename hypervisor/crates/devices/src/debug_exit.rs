@@ -1,7 +1,7 @@
 //! A port that ends the guest: test kernels write their result to it.
 //!
-//! It exists only where a guest's settings ask for it. What the value means
-//! for the exit status is the owner's affair. QEMU: "isa-debug-exit".
+//! It exists only if a guest's settings ask for it. The value's meaning for the
+//! exit status is the owner's affair. QEMU: "isa-debug-exit".
 
 use serde::{Deserialize, Serialize};
 use x86defs::Width;

@@ -1,4 +1,4 @@
-//! What every device model offers to its owner.
+//! The traits of device models.
 
 use serde::{Serialize, de::DeserializeOwned};
 use x86defs::Width;
@@ -17,9 +17,9 @@ pub enum AccessError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestoreError(pub &'static str);
 
-/// What every device model can do beside serving accesses.
+/// Operations of every device model, beside accesses.
 pub trait Device: Sized {
-    /// Everything that the guest could notice, ready to be written down.
+    /// All state that the guest could notice.
     type State: Serialize + DeserializeOwned + Clone + PartialEq + core::fmt::Debug;
 
     /// The state now.
@@ -46,13 +46,13 @@ pub trait PortDevice {
     /// low bits.
     ///
     /// # Errors
-    /// [`AccessError`] where there is nothing to read.
+    /// [`AccessError`] if there is nothing to read.
     fn port_read(&mut self, offset: u16, width: Width, now: Nanos) -> Result<u32, AccessError>;
 
     /// OUT at `offset` from the device's first port.
     ///
     /// # Errors
-    /// [`AccessError`] where there is nothing to write.
+    /// [`AccessError`] if there is nothing to write.
     fn port_write(
         &mut self,
         offset: u16,
@@ -67,13 +67,13 @@ pub trait MmioDevice {
     /// A read at `offset` from the device's first byte.
     ///
     /// # Errors
-    /// [`AccessError`] where there is nothing to read.
+    /// [`AccessError`] if there is nothing to read.
     fn mmio_read(&mut self, offset: u64, width: Width, now: Nanos) -> Result<u64, AccessError>;
 
     /// A write at `offset` from the device's first byte.
     ///
     /// # Errors
-    /// [`AccessError`] where there is nothing to write.
+    /// [`AccessError`] if there is nothing to write.
     fn mmio_write(
         &mut self,
         offset: u64,
@@ -85,7 +85,7 @@ pub trait MmioDevice {
 
 /// A device that acts when time passes.
 pub trait Timed {
-    /// When it next wants [`advance`](Self::advance) to be called, if ever.
+    /// Time at which it next wants [`advance`](Self::advance) to be called, if ever.
     fn next_deadline(&self) -> Option<Nanos>;
 
     /// Time has come to `now`: timers that ran out take effect.

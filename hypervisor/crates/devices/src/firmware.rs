@@ -1,8 +1,8 @@
 //! The port by which the machine's ROM says that it was entered: a BIOS call, a fault that
 //! nobody handles, a jump to the reset vector.
 //!
-//! The ROM is a few instructions without any service in it. What it says is worth a line of the
-//! log, once for each kind of call; a guest that calls on and on is told about no further.
+//! The ROM is a few instructions without any service in it. An entry is worth a line of the log,
+//! once for each kind of call; a guest that calls on and on is told about no further.
 
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
@@ -17,14 +17,14 @@ use x86defs::time::Nanos;
 /// 15:0 what AX held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FirmwareEntry {
-    /// By an interrupt's vector, which the ROM answered with "not supported" or what it could.
+    /// The ROM was entered by an interrupt's vector, and answered "not supported" or what it could.
     Vector {
         /// The vector.
         vector: u8,
         /// AX: for a BIOS call the function.
         ax: u16,
     },
-    /// By the reset vector.
+    /// The ROM was entered by the reset vector.
     Reset,
 }
 
@@ -64,9 +64,9 @@ impl fmt::Display for FirmwareEntry {
 /// An entry into the ROM that is to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FirmwareNews {
-    /// It is the first of its kind.
+    /// The entry is the first of its kind.
     Entry(FirmwareEntry),
-    /// As before, and no further kinds will be told.
+    /// The entry is the first of its kind, and no further kinds will be told.
     Last(FirmwareEntry),
 }
 

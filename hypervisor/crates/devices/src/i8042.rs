@@ -1,7 +1,7 @@
 //! The keyboard controller (i8042), with neither a keyboard nor a mouse.
 //!
-//! It is here for what a PC's software does with it otherwise: find out that
-//! nothing is attached, switch address line 20, and reset the machine. The
+//! A PC's software uses it for other things, too: to find out that nothing is
+//! attached, to switch address line 20, and to reset the machine. The
 //! controller's own commands are complete. A byte that is sent to a device
 //! gets the controller's answer for a device that does not take it: 0xfe with
 //! the time-out bit set, at once, so that probing costs no waiting.
@@ -88,14 +88,14 @@ const RESEND: u8 = 0xfe;
 /// Bytes of the controller's memory that can be read and written.
 const MEMORY_SIZE: usize = 32;
 
-/// Which of the two devices a byte for the guest comes from.
+/// Source of a byte for the guest: one of the two devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Source {
     Keyboard,
     Aux,
 }
 
-/// What the next byte written to the data port is for.
+/// Use of the next byte that is written to the data port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Expects {
     Keyboard,
@@ -109,7 +109,7 @@ enum Expects {
 /// The output buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Output {
-    /// What the data port reads as; it stays after it was read.
+    /// The byte that the data port reads as; it stays after it was read.
     byte: u8,
     full: bool,
     source: Source,
@@ -135,7 +135,7 @@ impl Default for I8042 {
 }
 
 impl I8042 {
-    /// Where a PC has the registers.
+    /// Ports of the registers in a PC.
     pub const PORTS: [PortRange; 2] = [PortRange::new(0x60, 1, 0), PortRange::new(0x64, 1, 1)];
 
     /// A controller as firmware leaves it: tested, both devices off, no
@@ -177,12 +177,6 @@ impl I8042 {
     /// called last.
     pub fn take_reset(&mut self) -> bool {
         core::mem::take(&mut self.reset)
-    }
-
-    /// The gate of address line 20.
-    #[must_use]
-    pub const fn a20(&self) -> bool {
-        self.output_port & OUTPUT_A20 != 0
     }
 
     fn mode(&self) -> Mode {
@@ -494,15 +488,14 @@ mod tests {
     #[test]
     fn address_line_20() {
         let mut device = I8042::new();
-        assert!(device.a20());
+        assert_eq!(ask(&mut device, 0xd0), 0xcf);
         command(&mut device, 0xdd);
-        assert!(!device.a20());
         assert_eq!(ask(&mut device, 0xd0), 0xcd);
         command(&mut device, 0xdf);
-        assert!(device.a20());
+        assert_eq!(ask(&mut device, 0xd0), 0xcf);
         command(&mut device, 0xd1);
         send(&mut device, 0xdd);
-        assert!(!device.a20());
+        assert_eq!(ask(&mut device, 0xd0) & 0x02, 0);
         assert!(!device.take_reset());
     }
 
@@ -552,7 +545,7 @@ mod tests {
         fn look(&self) -> u64 {
             u64::from(self.irq_keyboard())
                 | u64::from(self.irq_mouse()) << 1
-                | u64::from(self.a20()) << 2
+                | u64::from(self.output_port) << 2
         }
     }
 

@@ -26,7 +26,7 @@ pub mod i8042;
 pub mod pci;
 pub mod pic;
 pub mod pit;
-pub mod port61;
+mod port61;
 pub mod ports;
 pub mod pvpanic;
 pub mod reset;
@@ -36,3 +36,8 @@ mod testing;
 pub mod uart;
 
 pub use device::{AccessError, Device, MmioDevice, PortDevice, RestoreError, Timed};
+
+// The Rust in a document, which `cargo test --doc` compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../../docs/how-to-device.md")]
+mod how_to {}

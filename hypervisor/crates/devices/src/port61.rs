@@ -1,21 +1,19 @@
 //! System control port B (0x61): the speaker, the gate of the PIT's channel 2,
 //! and the NMI sources of the ISA board.
 //!
-//! Its only neighbour is the [PIT](crate::pit), which owns it and serves its
-//! port. Data sheet: "82371AB (PIIX4)", "NMISC—NMI Status and Control
-//! Register".
+//! The [PIT](crate::pit) owns the port and serves it. Data sheet: "82371AB (PIIX4)",
+//! "NMISC—NMI Status and Control Register".
 
 use serde::{Deserialize, Serialize};
 
 /// The port's number on a PC.
-pub const PORT: u16 = 0x61;
+pub(crate) const PORT: u16 = 0x61;
 
 /// Bit 0: gate of timer channel 2.
 const GATE: u8 = 1 << 0;
-/// Bit 1: the channel's output reaches the speaker.
-const SPEAKER: u8 = 1 << 1;
-/// Bits 3:0 are read and written. Bits 2 and 3 switch off NMIs for errors on
-/// the PCI and the ISA bus; as this machine has none, they only read back.
+/// Bits 3:0 are read and written. Bit 1 lets the channel's output reach the speaker, bits 2
+/// and 3 switch off NMIs for errors on the PCI and the ISA bus; as this machine has neither
+/// speaker nor errors, they only read back.
 const WRITABLE: u8 = 0x0f;
 /// Bit 4: toggles with each refresh cycle of the memory.
 const REFRESH: u8 = 1 << 4;
@@ -26,19 +24,12 @@ const REFRESH_CLOCKS: u64 = 18;
 
 /// The register's bits that are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Port61(u8);
+pub(crate) struct Port61(u8);
 
 impl Port61 {
     /// The level of channel 2's gate.
-    #[must_use]
-    pub const fn gate(self) -> bool {
+    pub(crate) const fn gate(self) -> bool {
         self.0 & GATE != 0
-    }
-
-    /// Whether channel 2 sounds from the speaker.
-    #[must_use]
-    pub const fn speaker(self) -> bool {
-        self.0 & SPEAKER != 0
     }
 
     pub(crate) fn write(&mut self, value: u8) {
@@ -65,7 +56,7 @@ mod tests {
     fn bits() {
         let mut port = Port61::default();
         port.write(0xfd);
-        assert!(port.gate() && !port.speaker());
+        assert!(port.gate());
         assert_eq!(port.read(false, 0), 0x0d);
         assert_eq!(port.read(true, 18), 0x3d);
         assert_eq!(port.read(true, 35), 0x3d);

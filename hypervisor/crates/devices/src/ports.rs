@@ -1,4 +1,4 @@
-//! Where a device's registers stand among the I/O ports.
+//! Ports of a device's registers.
 //!
 //! A device that answers at several places lays its blocks out one after the
 //! other in its own offsets, and names each block with a [`PortRange`]. The
@@ -20,28 +20,5 @@ impl PortRange {
     #[must_use]
     pub const fn new(first: u16, count: u16, offset: u16) -> Self {
         Self { first, count, offset }
-    }
-
-    /// The device's offset of `port`, where the block has it.
-    #[must_use]
-    pub const fn offset_of(self, port: u16) -> Option<u16> {
-        match port.checked_sub(self.first) {
-            Some(index) if index < self.count => Some(self.offset + index),
-            _ => None,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn offsets() {
-        let range = PortRange::new(0xa0, 2, 2);
-        assert_eq!(range.offset_of(0x9f), None);
-        assert_eq!(range.offset_of(0xa0), Some(2));
-        assert_eq!(range.offset_of(0xa1), Some(3));
-        assert_eq!(range.offset_of(0xa2), None);
     }
 }

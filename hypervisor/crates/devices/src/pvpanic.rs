@@ -11,8 +11,8 @@ use crate::{AccessError, Device, PortDevice, RestoreError};
 use x86defs::time::Nanos;
 
 bitflags! {
-    /// What a guest reports. As a set: it may report again before the owner
-    /// has looked.
+    /// Events that a guest reports. They are a set: it may report again before
+    /// the owner has looked.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct PanicEvents: u8 {
         /// The kernel panicked, and the guest is at an end.
@@ -41,7 +41,7 @@ impl PvPanic {
         Self { events: PanicEvents::empty() }
     }
 
-    /// What was reported since this was called last, if anything.
+    /// Events that were reported since this was called last, if any.
     pub fn take_event(&mut self) -> Option<PanicEvents> {
         let events = core::mem::replace(&mut self.events, PanicEvents::empty());
         (!events.is_empty()).then_some(events)

@@ -56,7 +56,7 @@ impl Default for ResetControl {
 }
 
 impl ResetControl {
-    /// Where a PC has the registers.
+    /// Ports of the registers in a PC.
     pub const PORTS: [PortRange; 2] = [PortRange::new(0xcf9, 1, 0), PortRange::new(0x92, 1, 1)];
 
     /// Registers as firmware leaves them: address line 20 is on.
@@ -69,13 +69,6 @@ impl ResetControl {
     /// several the first counts.
     pub fn take_reset(&mut self) -> Option<ResetKind> {
         self.request.take()
-    }
-
-    /// The fast A20 gate: address line 20 works while this or
-    /// [the keyboard controller's](crate::i8042::I8042::a20) gate is on.
-    #[must_use]
-    pub const fn a20(&self) -> bool {
-        self.port92 & port92::A20 != 0
     }
 }
 
@@ -177,11 +170,10 @@ mod tests {
     #[test]
     fn port_92() {
         let mut device = ResetControl::new();
-        assert!(device.a20());
+        assert_eq!(device.port_read(1, Width::B1, Nanos(0)), Ok(0x02), "address line 20 is on");
         assert_eq!(write(&mut device, 1, 0x00), None);
-        assert!(!device.a20());
+        assert_eq!(device.port_read(1, Width::B1, Nanos(0)), Ok(0x00));
         assert_eq!(write(&mut device, 1, 0xff), Some(ResetKind::Soft));
-        assert!(device.a20());
         assert_eq!(device.port_read(1, Width::B1, Nanos(0)), Ok(0x03));
         assert_eq!(write(&mut device, 1, 0x03), None);
     }
@@ -214,7 +206,7 @@ mod tests {
         }
 
         fn look(&self) -> u64 {
-            self.a20().into()
+            self.port92.into()
         }
     }
 

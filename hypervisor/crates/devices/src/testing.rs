@@ -22,7 +22,7 @@ pub(crate) enum Op {
     Write(u16, Width, u32),
     /// Nanoseconds go by.
     Pass(u64),
-    /// Its owner does something, as the model's [`Subject::act`] has it.
+    /// The owner does something, as the model's [`Subject::act`] has it.
     Act(u8, u32),
 }
 
@@ -33,7 +33,7 @@ pub(crate) trait Subject: Device + PortDevice {
     /// The owner's side: what `what` means is the model's affair. The answer
     /// is compared between the original and its copy.
     fn act(&mut self, what: u8, value: u32, now: Nanos) -> u64;
-    /// What the owner sees after each access (interrupt lines, deadlines).
+    /// State that the owner sees after each access (interrupt lines, deadlines).
     fn look(&self) -> u64;
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn ops(span: u16) -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 0..60)
 }
 
-/// Does `op` at `now`; what came back, and what the owner sees.
+/// Does `op` at `now`; returns what came back, and what the owner sees.
 pub(crate) fn step<D: Subject>(device: &mut D, op: &Op, now: &mut Nanos) -> (u64, u64) {
     const FAILED: u64 = 1 << 63;
     let answer = match *op {

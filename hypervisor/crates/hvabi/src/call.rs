@@ -47,9 +47,6 @@ impl Features {
     pub const TIME: Self = Self(1 << Call::TIME);
     /// [`Call::ShutDown`].
     pub const SHUT_DOWN: Self = Self(1 << Call::SHUT_DOWN);
-    /// All calls of this version.
-    pub const ALL: Self =
-        Self(Self::CONSOLE_WRITE.0 | Self::YIELD.0 | Self::TIME.0 | Self::SHUT_DOWN.0);
 
     /// Whether all of `other` are here.
     #[must_use]
@@ -58,7 +55,7 @@ impl Features {
     }
 }
 
-/// How a guest wants to end.
+/// Kind of end that a guest wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum ShutDownKind {
@@ -83,8 +80,8 @@ impl TryFrom<u64> for ShutDownKind {
     }
 }
 
-/// A call of Steward's own. What is returned beside the status in RAX (0 when
-/// it went well) is told at each; [`Reply`] holds it.
+/// A call of Steward's own. Each names its results, beside the status in RAX (0 when
+/// it went well); [`Reply`] holds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Call {
     /// Number 0. Returns [`INTERFACE_VERSION`](crate::INTERFACE_VERSION) in
@@ -108,7 +105,7 @@ pub enum Call {
     Time,
     /// Number 4. Ends the guest; does not return.
     ShutDown {
-        /// RBX: how.
+        /// RBX: kind of the end.
         kind: ShutDownKind,
         /// RCX, 0 to 255: a status for whoever started the guest.
         status: u8,
@@ -117,19 +114,18 @@ pub enum Call {
 
 impl Call {
     /// Number of [`Call::Version`].
-    pub const VERSION: u16 = 0;
+    pub(crate) const VERSION: u16 = 0;
     /// Number of [`Call::ConsoleWrite`].
-    pub const CONSOLE_WRITE: u16 = 1;
+    pub(crate) const CONSOLE_WRITE: u16 = 1;
     /// Number of [`Call::Yield`].
-    pub const YIELD: u16 = 2;
+    pub(crate) const YIELD: u16 = 2;
     /// Number of [`Call::Time`].
-    pub const TIME: u16 = 3;
+    pub(crate) const TIME: u16 = 3;
     /// Number of [`Call::ShutDown`].
-    pub const SHUT_DOWN: u16 = 4;
+    pub(crate) const SHUT_DOWN: u16 = 4;
 
     /// The call's number within Steward's.
-    #[must_use]
-    pub const fn number(self) -> u16 {
+    const fn number(self) -> u16 {
         match self {
             Self::Version => Self::VERSION,
             Self::ConsoleWrite { .. } => Self::CONSOLE_WRITE,
@@ -188,22 +184,22 @@ impl From<Call> for Registers {
     }
 }
 
-/// What a call that went well returns beside RAX = 0.
+/// Results of a call that went well, beside RAX = 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reply {
-    /// To [`Call::Version`].
+    /// Reply to [`Call::Version`].
     Version {
         /// The interface's version.
         version: u32,
-        /// Which calls it serves.
+        /// The calls that it serves.
         features: Features,
     },
-    /// To [`Call::ConsoleWrite`].
+    /// Reply to [`Call::ConsoleWrite`].
     ConsoleWrite {
         /// Bytes that were taken, from the buffer's start.
         taken: u32,
     },
-    /// To [`Call::Time`].
+    /// Reply to [`Call::Time`].
     Time {
         /// Nanoseconds since the guest was started.
         since_start: u64,
@@ -314,12 +310,11 @@ mod tests {
         assert_eq!((wide.rdx, wide.rsi), (3, 4));
         let narrow = time.encode32(before);
         assert_eq!(narrow, Registers { rax: 0, rbx: 2, rcx: 1, rdx: 4, rsi: 3 });
-        let version = Reply::Version { version: 1, features: Features::ALL };
+        let version = Reply::Version { version: 1, features: Features(0b1_1110) };
         assert_eq!(
             version.encode32(before),
             Registers { rax: 0, rbx: 1, rcx: 0b11110, rdx: 3, rsi: 4 }
         );
-        assert!(Features::ALL.contains(Features::TIME));
         assert!(!Features::YIELD.contains(Features::TIME));
     }
 }

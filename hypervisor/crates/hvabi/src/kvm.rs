@@ -7,12 +7,6 @@ pub mod call {
     /// Does nothing and returns 0: a point at which the host looks for
     /// interrupts.
     pub const VAPIC_POLL_IRQ: u64 = 1;
-    /// Old memory-management batch; removed from KVM.
-    pub const MMU_OP: u64 = 2;
-    /// PowerPC only.
-    pub const FEATURES: u64 = 3;
-    /// PowerPC only.
-    pub const PPC_MAP_MAGIC_PAGE: u64 = 4;
     /// Wakes a halted vCPU, or has its next HLT end at once: RCX is its APIC id.
     pub const KICK_CPU: u64 = 5;
     /// Wall clock and TSC read at one moment: RBX is the physical address of a
@@ -25,14 +19,12 @@ pub mod call {
     pub const SEND_IPI: u64 = 10;
     /// Lets the vCPU whose APIC id is in RBX run instead.
     pub const SCHED_YIELD: u64 = 11;
-    /// Encryption state of guest memory.
-    pub const MAP_GPA_RANGE: u64 = 12;
 }
 
 /// [`call::CLOCK_PAIRING`]'s only type: the wall clock.
 pub const CLOCK_PAIRING_WALLCLOCK: u64 = 0;
 
-/// What [`call::CLOCK_PAIRING`] writes: 64 bytes, all fields little-endian.
+/// Structure that [`call::CLOCK_PAIRING`] writes: 64 bytes, all fields little-endian.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClockPairing {
     /// Seconds since 1970-01-01 UTC.
@@ -59,7 +51,7 @@ impl ClockPairing {
     }
 }
 
-/// What EBX, ECX and EDX of KVM's first CPUID leaf spell, in this order.
+/// Signature that EBX, ECX and EDX of KVM's first CPUID leaf spell, in this order.
 pub const CPUID_SIGNATURE: [u8; 12] = *b"KVMKVMKVM\0\0\0";
 
 /// Bits of EAX in KVM's second CPUID leaf.
@@ -93,8 +85,6 @@ pub mod feature {
 /// The version is odd while steal time and flags are written; a reader tries again
 /// until it sees the same even version before and after.
 pub mod steal {
-    /// Its size in bytes, and what its address is a multiple of.
-    pub const SIZE: u64 = 64;
     /// u64: nanoseconds for which the vCPU was ready to run and had no CPU.
     pub const STEAL: u64 = 0;
     /// u32: the version.

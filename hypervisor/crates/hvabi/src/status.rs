@@ -24,7 +24,7 @@ pub enum Status {
 
 impl Status {
     /// Every status.
-    pub const ALL: [Self; 6] = [
+    const ALL: [Self; 6] = [
         Self::NotPermitted,
         Self::TooLong,
         Self::Fault,
@@ -34,8 +34,7 @@ impl Status {
     ];
 
     /// The negative number that stands for this status.
-    #[must_use]
-    pub const fn code(self) -> i16 {
+    const fn code(self) -> i16 {
         self as i16
     }
 
@@ -47,8 +46,7 @@ impl Status {
     }
 
     /// The status with the number `code`, if there is one.
-    #[must_use]
-    pub fn from_code(code: i64) -> Option<Self> {
+    fn from_code(code: i64) -> Option<Self> {
         Self::ALL.into_iter().find(|status| i64::from(status.code()) == code)
     }
 
@@ -67,7 +65,7 @@ impl Status {
     /// Reads the EAX that a call returned to a caller outside of 64-bit mode.
     ///
     /// # Errors
-    /// As [`Status::from_rax`].
+    /// Those of [`Status::from_rax`].
     pub fn from_eax(eax: u32) -> Result<(), Option<Self>> {
         match eax.cast_signed() {
             0.. => Ok(()),

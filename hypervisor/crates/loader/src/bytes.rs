@@ -5,7 +5,7 @@
 pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Bytes<'a> {
-    /// Its size in bytes.
+    /// Size in bytes.
     pub(crate) const fn len(self) -> u64 {
         self.0.len() as u64
     }

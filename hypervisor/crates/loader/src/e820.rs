@@ -13,7 +13,7 @@ use config::layout::{
 use core::ops::Range;
 use x86defs::GuestPhysAddr;
 
-/// What stands in a range of the map; the numbers are those of E820, which
+/// Kind of a range of the map; the numbers are those of E820, which
 /// PVH and Multiboot share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
@@ -29,19 +29,19 @@ pub enum E820Kind {
 pub struct E820Entry {
     /// The first byte.
     pub base: GuestPhysAddr,
-    /// How many bytes, at least 1.
+    /// Size in bytes, at least 1.
     pub size: u64,
-    /// What is there.
+    /// Kind of the range.
     pub kind: E820Kind,
 }
 
-/// Where RAM below 4 GiB ends in a guest of `memory` bytes.
+/// End of RAM below 4 GiB in a guest of `memory` bytes.
 #[must_use]
 pub const fn low_ram_end(memory: u64) -> u64 {
     if memory < LOW_RAM_LIMIT { memory } else { LOW_RAM_LIMIT }
 }
 
-/// Where RAM above 4 GiB ends in a guest of `memory` bytes;
+/// End of RAM above 4 GiB in a guest of `memory` bytes;
 /// [`HIGH_RAM_START`] if there is none.
 #[must_use]
 pub const fn high_ram_end(memory: u64) -> u64 {

@@ -39,7 +39,7 @@ enum Class {
 /// A program header.
 struct Header {
     index: usize,
-    /// Where the header stands in the image.
+    /// Offset of the header in the image.
     at: u64,
     kind: u32,
     offset: u64,
@@ -57,9 +57,9 @@ pub(crate) struct Elf<'a> {
     headers: Vec<Header>,
 }
 
-/// What was loaded, or will be.
+/// The result of loading.
 pub(crate) struct Loaded {
-    /// Where the entry point of the ELF header is in physical memory.
+    /// Physical address of the entry point in the ELF header.
     pub(crate) entry: u64,
     /// Physical addresses of the segments.
     pub(crate) segments: Vec<Range<u64>>,

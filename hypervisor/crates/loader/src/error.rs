@@ -42,7 +42,7 @@ pub enum LoadError {
     Unrecognised {
         /// The image's first bytes.
         first: [u8; 4],
-        /// What it might be.
+        /// Guess at the kind of the image, in words.
         hint: &'static str,
     },
     /// An image that is made for another machine, or for none.
@@ -72,9 +72,9 @@ pub enum LoadError {
     /// The image ends too early.
     #[error("kernel: damaged: {what} ends at {wanted:#x}, but the image has {got:#x} bytes")]
     Truncated {
-        /// What is cut off.
+        /// The part that is cut off.
         what: &'static str,
-        /// Where it ends, in bytes from the image's start.
+        /// End of that part, in bytes from the image's start.
         wanted: u64,
         /// The image's size in bytes.
         got: u64,
@@ -82,31 +82,31 @@ pub enum LoadError {
     /// A field has a value that it can't have.
     #[error("kernel: damaged: {format}, field {field} at {offset:#x} is {value:#x}; {wanted}")]
     Field {
-        /// What the field is part of.
+        /// The structure that has the field.
         format: Format,
-        /// Its name in the format's specification.
+        /// Name of the field in the format's specification.
         field: &'static str,
-        /// Where it stands, in bytes from the image's start.
+        /// Offset of the field, in bytes from the image's start.
         offset: u64,
-        /// What it holds.
+        /// Value of the field.
         value: u64,
-        /// What it should hold.
+        /// The values that it may have, in words.
         wanted: &'static str,
     },
-    /// The image is sound, but asks for what this machine has not.
+    /// The image is sound, but asks for something that this machine does not have.
     #[error(
         "kernel: not supported: {format}, field {field} at {offset:#x} is {value:#x}; {wanted}"
     )]
     Unsupported {
-        /// What the field is part of.
+        /// The structure that has the field.
         format: Format,
-        /// Its name in the format's specification.
+        /// Name of the field in the format's specification.
         field: &'static str,
-        /// Where it stands, in bytes from the image's start.
+        /// Offset of the field, in bytes from the image's start.
         offset: u64,
-        /// What it holds.
+        /// Value of the field.
         value: u64,
-        /// What would be supported.
+        /// The values that are supported, in words.
         wanted: &'static str,
     },
     /// The checksum that Linux's build appends does not hold.
@@ -115,9 +115,9 @@ pub enum LoadError {
          wanted 0xffffffff; fetch the kernel again"
     )]
     Checksum {
-        /// How many bytes it covers.
+        /// Number of bytes that the checksum covers.
         size: u64,
-        /// What it leaves.
+        /// The remainder of the checksum.
         got: u32,
     },
     /// An ELF segment is impossible.
@@ -126,13 +126,13 @@ pub enum LoadError {
          guest has {memory:#x} bytes of memory"
     )]
     Segment {
-        /// Its place among the program headers, from 0.
+        /// Place of the segment among the program headers, from 0.
         index: usize,
-        /// Its first address.
+        /// First address of the segment.
         start: u64,
-        /// The address after its last byte; may be cut to 64 bits.
+        /// Address after the segment's last byte; may be cut to 64 bits.
         end: u64,
-        /// What is wrong with it.
+        /// The fault.
         fault: SegmentFault,
         /// The guest's memory in bytes.
         memory: u64,
@@ -150,11 +150,11 @@ pub enum LoadError {
         mib = .end.div_ceil(1 << 20)
     )]
     TooLittleMemory {
-        /// Where the kernel begins.
+        /// First address of the kernel.
         start: u64,
         /// End of the memory that it needs at once, its initial ramdisk or modules behind it.
         end: u64,
-        /// Where the guest's RAM ends.
+        /// End of the guest's RAM.
         ram_end: u64,
     },
     /// Something finds no place in the guest's memory, however much that is.
@@ -163,9 +163,9 @@ pub enum LoadError {
          there already, and more memory is no help; make it smaller"
     )]
     NoRoom {
-        /// What.
+        /// Thing that finds no place, in words.
         what: &'static str,
-        /// Its size in bytes.
+        /// Size of it in bytes.
         size: u64,
         /// The lowest address allowed.
         from: u64,
@@ -175,9 +175,9 @@ pub enum LoadError {
     /// The command line is too long for the kernel.
     #[error("the command line has {got} bytes, the kernel takes at most {max}; shorten it")]
     CommandLine {
-        /// Its bytes.
+        /// Length of the command line in bytes.
         got: u64,
-        /// What the kernel takes.
+        /// The most bytes that the kernel takes.
         max: u64,
     },
     /// Linux takes an initial ramdisk, not modules.
@@ -188,19 +188,19 @@ pub enum LoadError {
     Memory(#[from] MemoryError),
 }
 
-/// What is wrong with an ELF segment.
+/// Faults of an ELF segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SegmentFault {
     /// More bytes in the file than in memory.
     #[error("is damaged: p_filesz is greater than p_memsz")]
     FileLarger,
-    /// Its contents reach beyond the image.
+    /// The contents reach beyond the image.
     #[error("is damaged: its contents reach beyond the image's end")]
     Truncated,
-    /// Its end does not fit into the address space.
+    /// The end does not fit into the address space.
     #[error("is damaged: its end overflows")]
     Overflow,
-    /// It is not in RAM that a kernel may have.
+    /// The segment is not in RAM that a kernel may have.
     #[error("is outside RAM, or overlaps the first page or the reserved ranges below 1 MiB")]
     NotRam,
     /// Another segment is there.

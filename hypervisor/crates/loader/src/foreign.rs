@@ -20,7 +20,7 @@ const NOTE_GUEST_OS: u32 = 6;
 /// Refusal of an ELF image that can't run here, though it may have a header that says it can.
 ///
 /// # Errors
-/// Those of damaged notes.
+/// Errors of damaged notes.
 pub(crate) fn elf(image: Bytes<'_>, elf: &Elf<'_>) -> Result<Option<LoadError>, LoadError> {
     let foreign = |what, cure| Ok(Some(LoadError::Foreign { what, cure }));
     match grub_platform(image, elf) {

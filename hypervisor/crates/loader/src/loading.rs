@@ -1,4 +1,4 @@
-//! Loads a kernel: what kind of image it is, and what goes where.
+//! Loads a kernel: finds the kind of the image, and places for everything.
 
 use crate::bytes::Bytes;
 use crate::error::LoadError;
@@ -9,7 +9,7 @@ use crate::{elf, foreign, linux, multiboot, pvh};
 use memory::{GuestMemory, MemoryError};
 use x86defs::CpuState;
 
-/// What has to be written for a kernel, and how its first vCPU starts then.
+/// A kernel on its way into memory, and the state in which its first vCPU starts then.
 pub struct Loading<'a> {
     checksum: Option<Checksum<'a>>,
     plan: Plan<'a>,

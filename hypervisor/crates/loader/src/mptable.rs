@@ -53,7 +53,7 @@ enum Kind {
 #[derive(Clone, Copy)]
 #[repr(u16)]
 enum Signal {
-    /// As the bus has it.
+    /// Polarity and trigger mode as the bus has them.
     Conforms = 0,
     ActiveHighLevel = 0b11_01,
     ActiveLowLevel = 0b11_11,

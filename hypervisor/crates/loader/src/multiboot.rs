@@ -16,7 +16,7 @@ use x86defs::addr::PAGE_SIZE;
 use x86defs::{CpuState, Gpr, GuestPhysAddr, Low};
 
 const HEADER_MAGIC: u32 = 0x1bad_b002;
-/// What the kernel finds in EAX.
+/// Value in EAX at the kernel's entry.
 const LOADER_MAGIC: u32 = 0x2bad_b002;
 /// The header must lie in the image's first bytes, this many.
 const SEARCHED: u64 = 8192;

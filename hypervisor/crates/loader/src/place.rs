@@ -14,16 +14,16 @@ use x86defs::addr::PAGE_SIZE;
 /// Loaders leave the first page alone: real-mode vectors and BIOS data.
 const LOWEST: u64 = PAGE_SIZE;
 
-/// Where to look first.
+/// Direction of the search for a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// From low addresses up.
+    /// The search goes from low addresses up.
     Lowest,
-    /// From high addresses down.
+    /// The search goes from high addresses down.
     Highest,
 }
 
-/// What is to be written, and where there is still room.
+/// Contents to be written, and the room that is left.
 pub(crate) struct Plan<'a> {
     ram: [Range<u64>; 2],
     /// Ranges that are taken: in rising order, none touching another, so that a look at them
@@ -37,7 +37,7 @@ pub(crate) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Nothing yet, in a guest with `memory` bytes.
+    /// A plan without contents, for a guest with `memory` bytes.
     pub(crate) fn new(memory: u64) -> Self {
         Self {
             ram: [LOWEST..LOW_RAM_END, LEGACY_HOLE_END..low_ram_end(memory)],

@@ -1,4 +1,4 @@
-//! What a guest's memory gets beside the kernel.
+//! Contents of a guest's memory beside the kernel.
 
 use crate::e820::low_ram_end;
 use crate::error::{LoadError, SegmentFault};
@@ -6,7 +6,7 @@ use config::layout::LOW_RAM_LIMIT;
 use x86defs::GuestPhysAddr;
 use x86defs::addr::PAGE_SIZE;
 
-/// What is loaded beside the kernel.
+/// Contents that are loaded beside the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadSettings<'m, 'a> {
     /// The guest's memory in bytes, at least 1 MiB.
@@ -20,18 +20,18 @@ pub struct LoadSettings<'m, 'a> {
     pub initrd: Option<Module<'a>>,
     /// Modules for PVH and Multiboot kernels.
     pub modules: &'m [Module<'a>],
-    /// Where [`write_tables`](crate::write_tables) put the ACPI root pointer.
+    /// Address of the ACPI root pointer, from [`write_tables`](crate::write_tables).
     pub rsdp: GuestPhysAddr,
 }
 
 /// A module for a PVH or Multiboot kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Module<'a> {
-    /// The name of its file: what a Multiboot kernel sees before its command line.
+    /// Name of the module's file: a Multiboot kernel sees it before the command line.
     pub name: &'a str,
-    /// Its contents.
+    /// Contents of the module.
     pub data: &'a [u8],
-    /// Its command line, without a NUL.
+    /// Command line of the module, without a NUL.
     pub cmdline: &'a str,
 }
 
@@ -41,8 +41,8 @@ impl<'a> LoadSettings<'_, 'a> {
         self.initrd.into_iter().chain(self.modules.iter().copied())
     }
 
-    /// Says of a kernel in `kernel` that found no place, because of `error`, how much memory it
-    /// takes with all its files behind it; `error` itself where more memory would be no help.
+    /// Error that says how much memory a kernel in `kernel` takes with all its files behind it, if
+    /// it found no place because of `error`; `error` itself if more memory would be no help.
     pub(crate) fn explain(&self, error: LoadError, kernel: core::ops::Range<u64>) -> LoadError {
         let is_room = matches!(
             error,

@@ -1,5 +1,5 @@
-//! Writes what firmware would have left in memory: the interrupt vector table and the ROM
-//! behind it, the BIOS data area, the ACPI tables, SMBIOS, the MP table.
+//! Writes the tables that firmware would have left in memory: the interrupt vector table and the
+//! ROM behind it, the BIOS data area, the ACPI tables, SMBIOS, the MP table.
 
 use crate::{acpi, mptable, rom, smbios};
 use config::layout::{
@@ -21,18 +21,18 @@ const BDA_COM1: u64 = 0x400;
 /// BIOS data area: segment of the extended BIOS data area.
 const BDA_EBDA_SEGMENT: u64 = 0x40e;
 
-/// What the tables are to say.
+/// Contents of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TablesConfig {
     /// The guest's memory in bytes, at least 1 MiB.
     pub memory: u64,
-    /// Its number of vCPUs. vCPU n has APIC identity n.
+    /// Number of vCPUs. vCPU n has APIC identity n.
     pub vcpus: u32,
     /// The machine's UUID, its bytes in the order of the text form.
     pub uuid: [u8; 16],
 }
 
-/// Where the tables are.
+/// Addresses of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableAddresses {
     /// The ACPI root pointer (RSDP), in 0xe0000 to 0xfffff so that a scan finds it.
@@ -44,14 +44,14 @@ pub struct TableAddresses {
 /// Why the tables could not be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TablesError {
-    /// They don't fit into their part of memory.
+    /// The tables don't fit into their part of memory.
     #[error("the {what} table ends at {end:#x}, beyond {limit:#x}; give the guest fewer vCPUs")]
     NoRoom {
-        /// Which.
+        /// Name of the table that does not fit.
         what: &'static str,
-        /// Where they end.
+        /// End of the table.
         end: u64,
-        /// Where they must end.
+        /// The highest end that is allowed.
         limit: u64,
     },
     /// The guest's memory could not be written.

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// Which pieces of a range are free.
+/// The free pieces of a range.
 #[derive(Debug)]
 pub struct Addresses {
     /// The free pieces, in rising order; none is empty, and no two touch.

@@ -1,9 +1,9 @@
-//! The frames of one guest: promised, being zeroed, zeroed ahead ([`STOCK`] blocks of 2 MiB at the
+//! The frames of one guest: promised, being zeroed, zeroed ahead (eight blocks of 2 MiB at the
 //! most), or in its RAM.
 //!
-//! Zeroing takes long, and the guest's lock is not held meanwhile. Who zeroes a frame has taken it
-//! out of the promise before, and says afterwards what became of it. In between the frame is *away*:
-//! others find nothing wrong with the guest's books, and where they are short of frames they know
+//! Zeroing takes long, and the guest's lock is not held meanwhile. A CPU that zeroes a frame has
+//! taken it out of the promise before, and reports afterwards. In between the frame is *away*:
+//! others find nothing wrong with the guest's books, and if they are short of frames they know
 //! that some may come back.
 
 use crate::frames::{FrameAllocator, ORDER_1G, ORDER_2M, Owner, Source};
@@ -11,7 +11,7 @@ use crate::stage2::PageSize;
 use x86defs::addr::Hfn;
 
 /// Blocks zeroed ahead that are kept at the most.
-pub const STOCK: usize = 8;
+pub(crate) const STOCK: usize = 8;
 /// Bytes zeroed ahead in a step: some microseconds.
 const STEP: u64 = 64 << 10;
 /// Bytes in a block.
@@ -36,10 +36,10 @@ const fn frames_of(size: PageSize) -> u64 {
 
 /// Why no frame was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Short {
-    /// There is none.
+pub(crate) enum Short {
+    /// No frame is left.
     Gone,
-    /// There is none but those that are away. The taker asks again: each of them is in the
+    /// All frames that are left are away. The taker asks again: each of them is in the
     /// guest's RAM soon, or comes back.
     Away,
 }
@@ -47,22 +47,22 @@ pub enum Short {
 /// A part of a block, which its holder alone may zero.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub struct Piece {
+pub(crate) struct Piece {
     /// The block.
-    pub block: Hfn,
+    pub(crate) block: Hfn,
     /// Beginning of the part in the block, in bytes.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// Bytes in the part.
-    pub len: usize,
+    pub(crate) len: usize,
 }
 
 /// The block that is being zeroed ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ahead {
     None,
-    /// It is zero up to here.
+    /// The block is zero up to this offset.
     Begun(Hfn, u64),
-    /// Somebody has a piece of it.
+    /// Somebody has a piece of the block.
     Away,
 }
 
@@ -122,7 +122,7 @@ impl Holdings {
     /// Promises the guest `count` frames more.
     ///
     /// # Errors
-    /// There are not so many to spare; how many there are.
+    /// Fewer are to spare; the error is their number.
     pub fn promise(&mut self, frames: &mut FrameAllocator<'_>, count: u64) -> Result<(), u64> {
         frames.promise(count)?;
         self.promised = self.promised.saturating_add(count);
@@ -147,7 +147,11 @@ impl Holdings {
     ///
     /// # Errors
     /// See [`Short`].
-    pub fn take(&mut self, frames: &mut FrameAllocator<'_>, size: PageSize) -> Result<Hfn, Short> {
+    pub(crate) fn take(
+        &mut self,
+        frames: &mut FrameAllocator<'_>,
+        size: PageSize,
+    ) -> Result<Hfn, Short> {
         let (order, count) = (order(size), frames_of(size));
         // RAM that no large page can back needs what was zeroed ahead.
         while self.promised < count {
@@ -160,21 +164,21 @@ impl Holdings {
             return Err(if all < count { Short::Gone } else { Short::Away });
         }
         let taken = frames.allocate(order, self.owner, Source::Promised);
-        let (first, _) = taken.ok_or(Short::Gone)?;
+        let first = taken.ok_or(Short::Gone)?;
         self.promised = self.promised.saturating_sub(count);
         self.away = self.away.saturating_add(count);
         Ok(first)
     }
 
     /// Frames that were taken for a page of this size are in the guest's RAM.
-    pub fn shown(&mut self, size: PageSize) {
+    pub(crate) fn shown(&mut self, size: PageSize) {
         self.away = self.away.saturating_sub(frames_of(size));
         self.populated = self.populated.saturating_add(frames_of(size));
     }
 
     /// Frames that were taken, and are zero, are not needed: the stock keeps a block if there is
     /// room.
-    pub fn keep(&mut self, frames: &mut FrameAllocator<'_>, first: Hfn, size: PageSize) {
+    pub(crate) fn keep(&mut self, frames: &mut FrameAllocator<'_>, first: Hfn, size: PageSize) {
         let room = self.blocks() < STOCK && size == PageSize::Size2M;
         match self.stock.get_mut(self.count).filter(|_| room) {
             Some(slot) => {
@@ -187,7 +191,7 @@ impl Holdings {
     }
 
     /// Frames that were taken, and need not be zero, are only promised again.
-    pub fn undo(&mut self, frames: &mut FrameAllocator<'_>, first: Hfn, size: PageSize) {
+    pub(crate) fn undo(&mut self, frames: &mut FrameAllocator<'_>, first: Hfn, size: PageSize) {
         self.away = self.away.saturating_sub(frames_of(size));
         self.promise_again(frames, first, order(size));
     }
@@ -195,27 +199,27 @@ impl Holdings {
     /// A block that was zeroed ahead.
     #[inline(always)]
     #[must_use]
-    pub fn ready(&self) -> Option<Hfn> {
+    pub(crate) fn ready(&self) -> Option<Hfn> {
         *self.stock.get(self.count.checked_sub(1)?)?
     }
 
     /// The block that is [`ready`](Self::ready) is in the guest's RAM.
     #[inline(always)]
-    pub fn ready_shown(&mut self) {
+    pub(crate) fn ready_shown(&mut self) {
         self.count = self.count.wrapping_sub(1);
         self.populated = self.populated.wrapping_add(BLOCK_FRAMES);
     }
 
     /// Whether another block could be zeroed ahead.
     #[must_use]
-    pub fn wants_block(&self) -> bool {
+    pub(crate) fn wants_block(&self) -> bool {
         self.ahead == Ahead::None && self.count < STOCK && self.promised >= BLOCK_FRAMES
     }
 
     /// Takes a block that was promised, to be zeroed ahead. There may be none.
-    pub fn begin_block(&mut self, frames: &mut FrameAllocator<'_>) {
+    pub(crate) fn begin_block(&mut self, frames: &mut FrameAllocator<'_>) {
         if self.wants_block()
-            && let Some((block, _)) = frames.allocate(ORDER_2M, self.owner, Source::Promised)
+            && let Some(block) = frames.allocate(ORDER_2M, self.owner, Source::Promised)
         {
             self.promised = self.promised.saturating_sub(BLOCK_FRAMES);
             self.ahead = Ahead::Begun(block, 0);
@@ -224,7 +228,7 @@ impl Holdings {
 
     /// The next piece to zero of the block that was begun. `None` if there is none, or somebody is
     /// zeroing a piece of it.
-    pub fn begin_piece(&mut self) -> Option<Piece> {
+    pub(crate) fn begin_piece(&mut self) -> Option<Piece> {
         let Ahead::Begun(block, offset) = self.ahead else { return None };
         let len = usize::try_from(STEP.min(BLOCK.saturating_sub(offset))).ok()?;
         self.ahead = Ahead::Away;
@@ -232,7 +236,7 @@ impl Holdings {
     }
 
     /// The first bytes of `piece`, all but the `left` last ones, are zero.
-    pub fn end_piece(&mut self, piece: Piece, left: usize) {
+    pub(crate) fn end_piece(&mut self, piece: Piece, left: usize) {
         let Piece { block, offset, len } = piece;
         let done = offset.saturating_add(len.saturating_sub(left) as u64);
         match self.stock.get_mut(self.count).filter(|_| done >= BLOCK) {

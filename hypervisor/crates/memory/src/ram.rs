@@ -51,7 +51,7 @@ pub trait GuestMemory {
     ) -> Result<u64, MemoryError>;
 }
 
-/// What the vCPU's owner can do with the guest's RAM beside copying.
+/// Operations of a vCPU's owner on the guest's RAM, beside copies.
 pub trait GuestRam: GuestMemory {
     /// Whether `gpa` is RAM, backed or not.
     fn is_ram(&self, gpa: GuestPhysAddr) -> bool;
@@ -75,7 +75,7 @@ pub trait GuestRam: GuestMemory {
     fn close_apic_page(&self);
 }
 
-/// What the hot handler can do with the guest's RAM.
+/// Operations of the hot handler on the guest's RAM.
 pub trait HotRam: core::fmt::Debug + Send + Sync {
     /// Backs the RAM at `gpa`, which the guest has touched for the first time,
     /// if that takes no waiting, no allocation and no zeroing. `false`: nothing

@@ -12,24 +12,24 @@ pub struct Tag {
     generation: u64,
 }
 
-/// What must be flushed before the entry.
+/// Translations to flush before the entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Flush {
-    /// Nothing.
+    /// None.
     Nothing,
-    /// What is cached in this tag's name.
+    /// Those that are cached under this tag.
     ThisTag,
-    /// Everything, of all tags.
+    /// Those of all tags.
     All,
 }
 
 /// Whether the CPU can flush one tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlushOne {
-    /// It can.
+    /// The CPU can.
     Offered,
-    /// It can't: a vCPU whose translations are stale takes another tag.
+    /// The CPU can't: a vCPU whose translations are stale takes another tag.
     Missing,
 }
 

@@ -10,9 +10,9 @@ use x86defs::GuestPhysAddr;
 /// The outcome for a page that was to be backed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Populated {
-    /// It is backed now.
+    /// The page is backed now.
     Now,
-    /// It was backed before.
+    /// The page was backed before.
     Before,
     /// The frames that are left are being zeroed for other vCPUs, for this page perhaps: it is
     /// to be tried again.
@@ -78,7 +78,7 @@ pub fn transfer(
 /// Runs `exchange`, one access at `gpa`, until no page fault (`None`) keeps it from it.
 ///
 /// # Errors
-/// As [`transfer`].
+/// Those of [`transfer`].
 pub fn exchange<T>(
     memory: &impl Populate,
     gpa: GuestPhysAddr,
@@ -108,7 +108,7 @@ mod tests {
     /// RAM in which pages become present once.
     struct Ram {
         present: [AtomicBool; PAGES],
-        /// One at a time backs a page.
+        /// Held to back a page: one at a time.
         backing: Mutex<()>,
     }
 
@@ -117,7 +117,7 @@ mod tests {
             Self { present: [const { AtomicBool::new(false) }; PAGES], backing: Mutex::new(()) }
         }
 
-        /// As a copy that a page fault stops.
+        /// Copies until a page fault stops it.
         fn copy(&self, at: GuestPhysAddr, len: usize) -> usize {
             let start = number(at);
             let hole = (start / PAGE..PAGES)

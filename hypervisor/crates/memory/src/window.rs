@@ -3,7 +3,8 @@
 use x86defs::GuestPhysAddr;
 
 /// The place at which the hypervisor sees the RAM of the guest that it serves: a range of
-/// [`GuestPhysAddr::END`] bytes of its own addresses, in which guest-physical address 0 stands first.
+/// [`GuestPhysAddr::END`] bytes of its own addresses, in which guest-physical address 0 stands
+/// first.
 ///
 /// Nothing else adds a guest's address to one of the hypervisor's: behind the window lies
 /// the hypervisor's own memory.

@@ -1,13 +1,13 @@
-//! Which CPU each entity calls home.
+//! The CPU that each entity calls home.
 //!
 //! Once in a frame: what would each guest have been due, had the machine been
 //! shared ideally (by weight, but no guest more than it could use or its cap
 //! allows: max-min fairness by "water filling")? Divided among its entities,
-//! less what they got, this is each entity's lag. What an entity is due plus
-//! its lag is the pressure it puts on its home; entities move from CPUs of
-//! high pressure to such of lower. So three equal vCPUs take turns on two CPUs.
+//! less what they got, this is each entity's lag. The service that an entity is
+//! due plus its lag is the pressure it puts on its home; entities move from CPUs
+//! of high pressure to such of lower. So three equal vCPUs take turns on two CPUs.
 //!
-//! What a guest's entities are owed together corrects its weight, so that it
+//! A guest's weight is corrected by what its entities are owed together, so that it
 //! gains nothing by being runnable now here and now there.
 
 use crate::budget::signed;

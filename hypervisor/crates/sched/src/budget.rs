@@ -1,13 +1,13 @@
 //! A bucket of CPU time that fills at a steady rate and drains while CPUs run
 //! for its owner: a guest's cap, the operator's reserve.
 
-/// The bucket. Its content is counted in ticks times 100, for rates are in
+/// The bucket. The content is counted in ticks times 100, because rates are in
 /// percent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
     /// Percent of one CPU.
     rate: u32,
-    /// What it holds at most, and at least.
+    /// The most and the least that the bucket holds.
     depth: i64,
     least: i64,
     tokens: i64,
@@ -33,7 +33,7 @@ impl Budget {
         Self { least: 0, ..Self::with_debt(rate, depth, now) }
     }
 
-    /// To `now`, with `running` CPUs at work for the owner since the last call.
+    /// Goes on to `now`, with `running` CPUs at work for the owner since the last call.
     pub(crate) fn advance(&mut self, now: u64, running: u32) {
         let elapsed = signed(now.saturating_sub(self.at));
         self.at = self.at.max(now);

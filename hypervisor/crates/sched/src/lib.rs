@@ -1,4 +1,4 @@
-//! Which vCPU or service context each CPU runs next, and for how long.
+//! Which vCPU or service each CPU runs next, and for how long.
 //!
 //! Pure policy: no clock, no lock, no hardware. A [`Scheduler`] knows all CPUs
 //! of the machine and stands behind one spin lock, which a CPU holds for one

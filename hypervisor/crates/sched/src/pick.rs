@@ -1,6 +1,6 @@
-//! What a CPU runs next: the reserve, then what an interrupt woke, then what has
-//! waited too long, then the earliest virtual deadline among those that have not
-//! had more than their share.
+//! The choice of what a CPU runs next: the reserve, then what an interrupt woke, then
+//! what has waited too long, then the earliest virtual deadline among those that have
+//! not had more than their share.
 
 use crate::budget::signed;
 use crate::queue::Virtual;
@@ -20,13 +20,13 @@ enum Class {
     Share,
 }
 
-/// Those at the head of the line, and since when they wait.
+/// The entities at the head of the line, and since when they wait.
 #[derive(Clone, Copy, Debug, Default)]
 struct Heads {
     reserve: Option<(u64, u32)>,
     boost: Option<(u64, u32)>,
     overdue: Option<(u64, u32)>,
-    /// When a reserve has filled up again.
+    /// Time at which a reserve has filled up again.
     refilled: Option<u64>,
 }
 
@@ -34,20 +34,20 @@ fn sooner<T: Ord + Copy>(least: &mut Option<T>, one: T) {
     *least = Some(least.map_or(one, |least| least.min(one)));
 }
 
-/// What a CPU is to run.
+/// Choice of an entity to run.
 #[derive(Clone, Copy, Debug)]
 struct Pick {
     entity: u32,
     class: Class,
     /// The weights that compete.
     total: u64,
-    /// When to choose again, whatever is chosen now.
+    /// Time to choose again, whatever is chosen now.
     again: Option<u64>,
 }
 
 impl Scheduler {
-    /// What `cpu` does from `now` on, and which other CPUs should look for
-    /// work. Whatever it ran has been [`stopped`](Self::stopped).
+    /// Decides what `cpu` does from `now` on, and which other CPUs should look for
+    /// work. Whatever `cpu` ran has been [`stopped`](Self::stopped).
     pub fn next(&mut self, cpu: usize, now: u64) -> (Decision, Kicks) {
         let now = self.clock(now);
         if cpu >= self.cpus.len() {
@@ -96,7 +96,7 @@ impl Scheduler {
     /// Whether somebody who woke waits for what runs on `cpu` to have had its least. A
     /// CPU asks this at [`Choice::least`]: those who wake later kick it.
     pub fn is_hurried(&mut self, cpu: usize, now: u64) -> bool {
-        // For those who wake later it is later, whatever their clock says.
+        // For entities that wake later it is later, whatever their CPU's clock says.
         self.clock(now);
         self.cpus.get(cpu).is_some_and(|cpu| cpu.hurry)
     }
@@ -114,9 +114,9 @@ impl Scheduler {
             let took = stay.entered.saturating_sub(current.after).min(most);
             state.change = state.change.saturating_mul(7).saturating_add(took) / 8;
         }
-        // The switch is the doing of who comes, if it comes ahead of its turn: it pays
-        // from where this one had to leave. Else it is of who goes, and who comes pays
-        // for nothing before it runs.
+        // The next entity pays for the switch if it comes ahead of its turn: from the tick
+        // at which this one had to leave. Else this one pays, and the next one for nothing
+        // before it runs.
         let displaced = core::mem::take(&mut state.hurry) && stop == Stop::Ready;
         let end = match (displaced, stay.left) {
             (true, 1..) => stay.left.clamp(current.since, now),
@@ -142,17 +142,12 @@ impl Scheduler {
             self.free_entity(current.entity);
         } else if blocked || paused {
             self.leave_cell(current.entity, cpu, now);
-        } else if home != cpu || !entity.allowed.contains(cpu) {
-            // The balance or the operator chose another CPU. Where it comes from
-            // is where it ran.
-            let to =
-                if entity.allowed.contains(home) { home } else { self.place_for(current.entity) };
-            if let Some(entity) = self.entities.get_mut(current.entity) {
-                entity.home = cpu;
-            }
-            self.move_cell(current.entity, cpu, to, now);
-            self.enqueue(current.entity, to, now);
-            self.kick_for(current.entity, to);
+        } else if home != cpu {
+            // The balance chose another CPU while the entity ran on this one.
+            entity.home = cpu;
+            self.move_cell(current.entity, cpu, home, now);
+            self.enqueue(current.entity, home, now);
+            self.kick_for(current.entity, home);
         } else {
             if stop == Stop::Yielded {
                 self.behind_siblings(current.entity, cpu);
@@ -223,7 +218,7 @@ impl Scheduler {
         release
     }
 
-    /// Whom of the CPU's own to run.
+    /// Chooses among the CPU's own entities.
     fn pick(&mut self, cpu: usize, now: u64) -> Option<Pick> {
         let Virtual { v, total, nominal } = self.virtual_time(cpu, now);
         let (total, nominal) = (total.max(1), nominal.max(1));
@@ -236,7 +231,7 @@ impl Scheduler {
         first.or_else(|| Some(pick(Class::Share, self.earliest(cpu, v, total)?)))
     }
 
-    /// Looks at all who wait for a CPU, and notes each guest's candidate.
+    /// Looks at all entities that wait for a CPU, and notes each guest's candidate.
     fn survey(&mut self, cpu: usize, now: u64, v: i128, nominal: u64) -> Option<Heads> {
         let timing = self.timing;
         let Self { guests, entities, cpus, .. } = self;
@@ -293,7 +288,7 @@ impl Scheduler {
                 Kind::Vcpu => self.timing.slice(guest.weight_with(cell.n), cell.n, total),
             };
             let deadline = cell.v + guest.virtual_ticks(request, cell.n);
-            // All of them may be ahead: of those that sleep and are owed.
+            // All of them may be ahead, namely of guests that sleep and are owed.
             let key = (cell.v > v, deadline, candidate.ready_since);
             if best.is_none_or(|(least, _)| key < least) {
                 best = Some((key, candidate.entity));
@@ -346,8 +341,6 @@ impl Scheduler {
         entity.woken = None;
         let waited = now.saturating_sub(entity.ready_since);
         entity.times.longest_ready = entity.times.longest_ready.max(waited);
-        entity.times.dispatches += 1;
-        entity.times.boosts += u64::from(class == Class::Boost);
         let (kind, v, home) = (entity.kind, entity.v, entity.guest);
         let guest = self.guests.get(home)?;
         let n = guest.cells.get(cpu).map_or(1, |cell| cell.n);
@@ -407,7 +400,7 @@ impl Scheduler {
                 let Some(guest) = self.guests.get(entity.guest) else { continue };
                 if guest.held_until(&self.cpus, now, self.timing.grant).is_none() {
                     idle.remove(to);
-                    // Its own too: a cap may let it run earlier than that CPU knows.
+                    // The entity's own CPU, too: a cap may let it run earlier than that CPU knows.
                     self.kicks.insert(to);
                 }
             }

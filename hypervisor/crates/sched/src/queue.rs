@@ -1,14 +1,14 @@
-//! A CPU's virtual time, and who takes part in it.
+//! A CPU's virtual time, and the guests that take part in it.
 //!
 //! A guest's virtual time on a CPU grows by the service that it gets there,
 //! divided by its weight there: its weight, times the part of its runnable
 //! entities that are on that CPU. The CPU's virtual time is the average of its
 //! guests', by weight. A guest that is ahead of it has had more than its share.
 //!
-//! Sleep changes nothing about that. Who goes to sleep owed keeps what it is owed;
-//! who has had more than its share stays in the average, as if it waited, until the
-//! others have caught up: so a debt is paid with service that they get, and with
-//! nothing else. There is no clock besides, which could run while nobody does.
+//! Sleep changes nothing about that. A guest that is owed when it goes to sleep keeps
+//! what it is owed; one that has had more than its share stays in the average, as if it
+//! waited, until the others have caught up: so a debt is paid with service that they
+//! get, and with nothing else. There is no other clock, which could run while nobody does.
 //!
 //! Weights change when any entity of the guest wakes or blocks, on whatever CPU. Charges
 //! are brought up to date before that ([`Scheduler::settle`]), and what the guest is owed
@@ -35,7 +35,7 @@ fn rescale(at: i128, v: i128, old: u64, new: u64) -> i128 {
 pub(crate) struct Virtual {
     pub(crate) v: i128,
     pub(crate) total: u64,
-    /// Without the corrections.
+    /// Weights that take part, without the corrections.
     pub(crate) nominal: u64,
 }
 
@@ -47,18 +47,18 @@ impl Guest {
         i128::from(ticks) * i128::from(self.n.max(1)) * UNIT * i128::from(PULL) / weight
     }
 
-    /// Its weight on a CPU with `n` of its runnable entities; not 0.
+    /// The guest's weight on a CPU with `n` of its runnable entities; not 0.
     pub(crate) fn weight_with(&self, n: u32) -> u64 {
         (self.weight() * u64::from(n) * SPREAD / u64::from(self.n.max(1))).max(1)
     }
 
-    /// The same without the correction.
+    /// The guest's weight on a CPU, without the correction.
     pub(crate) fn nominal(&self, n: u32) -> u64 {
         let weight = u64::from(self.settings.weight) * u64::from(PULL);
         (weight * u64::from(n) * SPREAD / u64::from(self.n.max(1))).max(1)
     }
 
-    /// Its weight, corrected, times [`PULL`].
+    /// The guest's weight, corrected, times [`PULL`].
     fn weight(&self) -> u64 {
         u64::from(self.settings.weight) * u64::from(self.pull)
     }
@@ -70,7 +70,7 @@ impl Guest {
         }
     }
 
-    /// The same with its virtual time on `cpu`.
+    /// Has its virtual time on `cpu` pay for `ticks`, or get them back.
     pub(crate) fn correct(&mut self, cpu: usize, ticks: i64) {
         if ticks == 0 {
             return;
@@ -125,7 +125,7 @@ impl Scheduler {
             current.charged = now;
             let n = guest.cells.get(cpu).map_or(1, |cell| cell.n);
             let charge = guest.virtual_ticks(elapsed, n);
-            // What a reserve gives is not owed afterwards: far ahead, the guest would
+            // Service from a reserve is not owed afterwards: far ahead, the guest would
             // put the others ahead of their time when it sleeps.
             let most = has_reserve.then(|| now_v + guest.virtual_ticks(self.timing.step, n));
             if let Some(cell) = guest.cells.get_mut(cpu) {
@@ -139,9 +139,9 @@ impl Scheduler {
         }
     }
 
-    /// Makes a change that moves a guest's weights. What it is owed or owes on each CPU, in
-    /// ticks, is the same after it, and no CPU's virtual time moves: else a guest would pay
-    /// its debt by waking a sibling elsewhere.
+    /// Makes a change that moves a guest's weights. The guest is owed or owes the same on each
+    /// CPU after it, in ticks, and no CPU's virtual time moves: else a guest would pay its
+    /// debt by waking a sibling elsewhere.
     pub(crate) fn reweigh(&mut self, index: u32, now: u64, change: impl FnOnce(&mut Guest)) {
         self.settle(index, now);
         for cpu in 0..self.cpus.len() {
@@ -152,7 +152,7 @@ impl Scheduler {
         self.reweigh_settled(index, change);
     }
 
-    /// The same, where the virtual times of the CPUs are of now.
+    /// Does the work of [`reweigh`](Self::reweigh), if the CPUs' virtual times are of now.
     pub(crate) fn reweigh_settled(&mut self, index: u32, change: impl FnOnce(&mut Guest)) {
         let Some(guest) = self.guests.get_mut(index) else { return };
         change(guest);
@@ -356,7 +356,7 @@ impl Scheduler {
         let index = entity.guest;
         let last = self.guests.get(index)?.cells.get(cpu)?.n == 1;
         self.settle(index, now);
-        // With it: what it is owed by those that stay.
+        // Computed while it is still there: it is owed by those that stay.
         let v = if last { self.virtual_time(cpu, now).v } else { 0 };
         self.reweigh(index, now, |guest| {
             guest.n = guest.n.saturating_sub(1);
@@ -412,7 +412,7 @@ impl Scheduler {
         }
     }
 
-    /// Counts an entity on another CPU. What its guest was owed or owes goes with it.
+    /// Counts an entity on another CPU. Its guest's debt or credit goes with it.
     pub(crate) fn move_cell(&mut self, entity: u32, from: usize, to: usize, now: u64) {
         let moved = self.leave_cell(entity, from, now);
         if moved.is_some()

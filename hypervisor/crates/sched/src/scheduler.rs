@@ -65,10 +65,13 @@ impl Scheduler {
         let mut cells = Vec::new();
         cells.try_reserve_exact(self.cpus.len()).map_err(|_| SchedError::NoMemory)?;
         cells.resize(self.cpus.len(), Cell::default());
+        let depth = |cap: u32| self.timing.slice_max.saturating_mul(cap.div_ceil(100).into());
+        let budget =
+            Budget::without_debt(settings.reserve, self.timing.step.saturating_mul(4), now);
         let guest = Guest {
             settings,
-            cap: None,
-            reserve: None,
+            cap: settings.cap.map(|cap| Budget::with_debt(cap, depth(cap), now)),
+            reserve: (settings.reserve != 0).then_some(budget),
             paused: false,
             leaving: false,
             entities: 0,
@@ -93,37 +96,11 @@ impl Scheduler {
                 return Err(SchedError::NoMemory);
             }
         }
-        let id = GuestId(key);
-        self.set_guest(id, settings, now)?;
-        Ok(id)
+        Ok(GuestId(key))
     }
 
-    /// Changes a guest's settings.
-    ///
-    /// # Errors
-    /// Settings out of range; no such guest.
-    pub fn set_guest(&mut self, id: GuestId, settings: Share, now: u64) -> Result<(), SchedError> {
-        let settings = settings.check()?;
-        let now = self.clock(now);
-        let index = self.guests.resolve(id.0).ok_or(SchedError::NoGuest)?;
-        self.settle(index, now);
-        let timing = self.timing;
-        let guest = self.guests.get_mut(index).ok_or(SchedError::NoGuest)?;
-        if guest.cap.is_none() || guest.settings.cap != settings.cap {
-            let depth = |cap: u32| timing.slice_max.saturating_mul(cap.div_ceil(100).into());
-            guest.cap = settings.cap.map(|cap| Budget::with_debt(cap, depth(cap), now));
-        }
-        if guest.reserve.is_none() || guest.settings.reserve != settings.reserve {
-            let depth = timing.step.saturating_mul(4);
-            let budget = Budget::without_debt(settings.reserve, depth, now);
-            guest.reserve = (settings.reserve != 0).then_some(budget);
-        }
-        self.reweigh(index, now, |guest| guest.settings = settings);
-        Ok(())
-    }
-
-    /// Lets a guest go with all its entities. Where one runs, its CPU is
-    /// kicked, and the guest is [there](Self::has_guest) until it has stopped.
+    /// Lets a guest go with all its entities. If one runs, its CPU is kicked,
+    /// and the guest is there until it has stopped.
     ///
     /// # Errors
     /// No such guest.
@@ -143,12 +120,6 @@ impl Scheduler {
             }
         }
         Ok(self.take_kicks())
-    }
-
-    /// Whether a guest is there.
-    #[must_use]
-    pub fn has_guest(&self, id: GuestId) -> bool {
-        self.guests.resolve(id.0).is_some()
     }
 
     /// Adds an entity to a guest, blocked: [`wake`](Self::wake) starts it. It
@@ -205,8 +176,8 @@ impl Scheduler {
         Ok(EntityId(key))
     }
 
-    /// Removes an entity. If it runs, its CPU is kicked, and it is
-    /// [there](Self::has) until it has stopped.
+    /// Removes an entity. If it runs, its CPU is kicked, and it is there until it
+    /// has stopped.
     ///
     /// # Errors
     /// No such entity.
@@ -217,42 +188,7 @@ impl Scheduler {
         Ok(self.take_kicks())
     }
 
-    /// Whether an entity is there.
-    #[must_use]
-    pub fn has(&self, id: EntityId) -> bool {
-        self.entities.resolve(id.0).is_some()
-    }
-
-    /// Restricts an entity to other CPUs, at once.
-    ///
-    /// # Errors
-    /// No such entity; an affinity without a CPU of this machine.
-    pub fn set_affinity(
-        &mut self,
-        id: EntityId,
-        affinity: CpuSet,
-        now: u64,
-    ) -> Result<Kicks, SchedError> {
-        let now = self.clock(now);
-        let allowed = self.allowed(affinity)?;
-        let index = self.entities.resolve(id.0).ok_or(SchedError::NoEntity)?;
-        let entity = self.entities.get_mut(index).ok_or(SchedError::NoEntity)?;
-        entity.allowed = allowed;
-        match entity.place {
-            Place::Queued(cpu) if !allowed.contains(cpu) => {
-                let cpu = self.place_for(index);
-                self.migrate(index, cpu, now);
-                self.kick_for(index, cpu);
-            }
-            Place::Running(cpu) if !allowed.contains(cpu) => self.kicks.insert(cpu),
-            // Another CPU may be idle that it may now use.
-            Place::Queued(cpu) => self.kick_for(index, cpu),
-            _ => {}
-        }
-        Ok(self.take_kicks())
-    }
-
-    pub(crate) fn allowed(&self, affinity: CpuSet) -> Result<CpuSet, SchedError> {
+    fn allowed(&self, affinity: CpuSet) -> Result<CpuSet, SchedError> {
         let allowed = affinity.and(self.cpus());
         if allowed.is_empty() {
             return Err(SchedError::Affinity(affinity, self.cpus.len().saturating_sub(1)));

@@ -1,4 +1,4 @@
-//! What the scheduler is told and what it answers.
+//! Types for what the scheduler is told and what it answers.
 
 use crate::slots::Key;
 use config::limits::{DEFAULT_WEIGHT, MAX_CAP, MAX_WEIGHT, MIN_WEIGHT};
@@ -9,20 +9,20 @@ use x86defs::time::TscFrequency;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GuestId(pub(crate) Key);
 
-/// A vCPU or a service context.
+/// A vCPU or a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntityId(pub(crate) Key);
 
 /// A guest's part of the CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// Its part of the CPUs, in proportion to the others': [`MIN_WEIGHT`] to
-    /// [`MAX_WEIGHT`]. All its runnable entities share it.
+    /// Part of the CPUs in proportion to the others' weights: [`MIN_WEIGHT`] to
+    /// [`MAX_WEIGHT`]. All runnable entities of the guest share it.
     pub weight: u32,
     /// The most that all its entities get together, in percent of one CPU (150
     /// is one CPU and a half): 1 to [`MAX_CAP`]. `None`: no limit.
     pub cap: Option<u32>,
-    /// What it gets before all others, in percent of one CPU: 0 to 50. For the
+    /// Part that comes before all others', in percent of one CPU: 0 to 50. For the
     /// operator; guests have 0.
     pub reserve: u32,
 }
@@ -33,13 +33,13 @@ impl Default for Share {
     }
 }
 
-/// What an entity is.
+/// Kind of an entity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A vCPU: runs in slices.
     Vcpu,
-    /// A service context: runs in steps of at most 50 µs, charged to the guest
-    /// that it serves.
+    /// A service: runs in steps of at most 50 µs, charged to the guest that it
+    /// serves.
     Service,
 }
 
@@ -56,18 +56,18 @@ pub enum Reason {
 /// whoever caused them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stay {
-    /// When it first ran, loaded; 0 if it never did.
+    /// Time at which it first ran, loaded; 0 if it never did.
     pub entered: u64,
-    /// When it last ran, before it was saved; 0: there is nothing to save.
+    /// Time at which it last ran, before it was saved; 0: there is nothing to save.
     pub left: u64,
 }
 
-/// What a CPU runs next.
+/// The entity that a CPU runs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// Whom.
+    /// The entity.
     pub id: EntityId,
-    /// Until this tick at the latest: what the scheduler contributes to the
+    /// The entity runs until this tick at the latest: the scheduler's part in the
     /// CPU's one deadline.
     pub until: u64,
     /// Until this tick nobody that wakes takes the CPU from it: the CPU need not look
@@ -78,33 +78,33 @@ pub struct Choice {
     pub steal: u64,
 }
 
-/// What a CPU does next.
+/// Decision on what a CPU does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// It runs an entity.
+    /// The CPU runs an entity.
     Run(Choice),
-    /// It halts, until it is kicked or this tick comes.
+    /// The CPU halts, until it is kicked or this tick comes.
     Idle {
-        /// When a guest's cap lets it run again.
+        /// Time at which a guest's cap lets it run again.
         until: Option<u64>,
     },
 }
 
 /// CPUs that must look again: each calls [`stopped`](crate::Scheduler::stopped)
-/// with [`Stop::Ready`] if it runs something, and then
+/// with [`Stop::Ready`](service::Stop::Ready) if it runs something, and then
 /// [`next`](crate::Scheduler::next).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use = "these CPUs have to be kicked"]
 pub struct Kicks(pub CpuSet);
 
-/// What the scheduler does not do.
+/// Requests that the scheduler refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SchedError {
     /// The guest is not, or no longer, there.
     #[error("no such guest in the scheduler")]
     NoGuest,
     /// The entity is not, or no longer, there.
-    #[error("no such vCPU or service context in the scheduler")]
+    #[error("no such vCPU or service in the scheduler")]
     NoEntity,
     /// A weight out of range.
     #[error("weight {0}: must be {MIN_WEIGHT} to {MAX_WEIGHT}")]
@@ -118,8 +118,8 @@ pub enum SchedError {
     /// An affinity set without any of the machine's CPUs.
     #[error("affinity {0:?}: this machine has the CPUs 0 to {1}")]
     Affinity(CpuSet, usize),
-    /// No memory for another one.
-    #[error("no memory left for another vCPU or service context")]
+    /// No memory for another guest or entity.
+    #[error("no memory left for another vCPU or service")]
     NoMemory,
 }
 
@@ -150,22 +150,22 @@ impl Share {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
     /// All vCPUs of a CPU together are to have had a slice in this time: 12 ms.
-    pub round: u64,
+    pub(crate) round: u64,
     /// The shortest slice of a vCPU: 0.5 ms.
-    pub slice_min: u64,
-    /// The longest: 4 ms.
-    pub slice_max: u64,
-    /// A service context's step: 50 µs.
-    pub step: u64,
-    /// What an entity that an interrupt woke may run ahead of its turn: 200 µs.
-    pub boost: u64,
+    pub(crate) slice_min: u64,
+    /// The longest slice of a vCPU: 4 ms.
+    pub(crate) slice_max: u64,
+    /// Step of a service: 50 µs.
+    pub(crate) step: u64,
+    /// Time that an entity that an interrupt woke may run ahead of its turn: 200 µs.
+    pub(crate) boost: u64,
     /// Time that a vCPU runs at least before another one's wake-up stops it: 100 µs.
-    pub least: u64,
+    pub(crate) least: u64,
     /// A capped guest with less than this in its budget waits until it has twice as
     /// much: 0.5 ms.
-    pub grant: u64,
-    /// Between two looks at the balance of the CPUs: 5 ms.
-    pub frame: u64,
+    pub(crate) grant: u64,
+    /// Time between two looks at the balance of the CPUs: 5 ms.
+    pub(crate) frame: u64,
 }
 
 impl Timing {

@@ -1,4 +1,4 @@
-//! What the scheduler keeps of guests, entities and CPUs.
+//! State that the scheduler keeps of guests, entities and CPUs.
 
 use crate::budget::Budget;
 use crate::settings::{Kind, Reason, Share};
@@ -6,22 +6,22 @@ use crate::times::EntityTimes;
 use alloc::vec::Vec;
 use config::CpuSet;
 
-/// The correction of a guest's weight that is none.
+/// The correction of a guest's weight that leaves it as it is.
 pub(crate) const PULL: u32 = 1 << 8;
 
 /// A guest on one CPU: what takes part in that CPU's sharing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cell {
-    /// Its virtual time: service received here, per unit of weight.
+    /// Virtual time of the guest: service received here, per unit of weight.
     pub(crate) v: i128,
     /// While it sleeps: ticks of service that it is owed here, and since when. 0 if it
     /// owes.
     pub(crate) credit: u64,
     pub(crate) left: u64,
-    /// Weight of the guest here; while it sleeps and owes, the one that it had. Its lag in
-    /// ticks is how far it is from the CPU's virtual time, times this.
+    /// Weight of the guest here; while it sleeps and owes, the one that it had. The distance
+    /// from the CPU's virtual time, times this, is the guest's lag in ticks.
     pub(crate) weight: u64,
-    /// Its runnable entities here, the running one included.
+    /// Number of its runnable entities here, the running one included.
     pub(crate) n: u32,
     /// It takes part in the CPU's virtual time: it has something runnable, or it
     /// sleeps and owes or is owed.
@@ -30,7 +30,7 @@ pub(crate) struct Cell {
     pub(crate) at: usize,
     /// Out of the competition: its cap is used up.
     pub(crate) parked: bool,
-    /// When its cap let it in again.
+    /// Time at which its cap let it in again.
     pub(crate) released: u64,
     /// The start of the last turn that an entity of it had here, on the
     /// entities' own line of service: those that come join here.
@@ -53,15 +53,15 @@ pub(crate) struct Guest {
     pub(crate) cap: Option<Budget>,
     pub(crate) reserve: Option<Budget>,
     pub(crate) paused: bool,
-    /// It goes when its last entity does.
+    /// The guest goes when its last entity does.
     pub(crate) leaving: bool,
-    /// Its entities.
+    /// Number of its entities.
     pub(crate) entities: usize,
-    /// The runnable ones, running ones included.
+    /// Number of its runnable entities, running ones included.
     pub(crate) n: u32,
-    /// CPUs that run one.
+    /// CPUs that run an entity of it.
     pub(crate) running: CpuSet,
-    /// By CPU.
+    /// Parts in the sharing of each CPU, by CPU.
     pub(crate) cells: Vec<Cell>,
     pub(crate) throttled: u64,
     pub(crate) throttled_since: Option<u64>,
@@ -69,7 +69,7 @@ pub(crate) struct Guest {
     /// (CPUs times [`crate::balance::ONE`]).
     pub(crate) runnable: u64,
     pub(crate) rate: Option<u64>,
-    /// What it got in the frame, and what it is owed from all frames.
+    /// Service in the frame, and service that it is owed from all frames.
     pub(crate) got: u64,
     pub(crate) lag: i64,
     /// The correction of its weight that follows, in parts of
@@ -92,7 +92,7 @@ pub(crate) struct Entity {
     pub(crate) guest: u32,
     pub(crate) kind: Kind,
     pub(crate) allowed: CpuSet,
-    /// Where it runs, or queues when it next can.
+    /// CPU on which it runs, or queues when it next can.
     pub(crate) home: usize,
     pub(crate) place: Place,
     /// It is runnable but for its guest's pause.
@@ -105,7 +105,7 @@ pub(crate) struct Entity {
     pub(crate) leaving: bool,
     /// Service received, on a line that its siblings on the same CPU share.
     pub(crate) v: u64,
-    /// Its place in the CPU's list of waiting entities.
+    /// Place in the CPU's list of waiting entities.
     pub(crate) at: usize,
     pub(crate) ready_since: u64,
     pub(crate) since: u64,
@@ -133,7 +133,7 @@ impl Entity {
     }
 }
 
-/// What a CPU runs.
+/// A turn of an entity on a CPU.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Current {
     pub(crate) entity: u32,
@@ -142,13 +142,13 @@ pub(crate) struct Current {
     pub(crate) until: u64,
     /// No wake-up takes the CPU from it before this.
     pub(crate) least: u64,
-    /// Ticks from which its guest is charged, and up to which it is by now. The first is
-    /// before `since` if it displaced another, and behind if that one paid for the switch.
+    /// Tick from which its guest is charged, and tick up to which it is by now. The first
+    /// is before `since` if it displaced another, and behind if that one paid for the switch.
     pub(crate) from: u64,
     pub(crate) charged: u64,
-    /// When the one before it had stopped; 0 if the CPU was idle.
+    /// Tick at which the turn before had stopped; 0 if the CPU was idle.
     pub(crate) after: u64,
-    /// It ends soon by itself: not worth a kick.
+    /// The turn ends soon by itself: not worth a kick.
     pub(crate) short: bool,
 }
 
@@ -159,16 +159,16 @@ pub(crate) struct Cpu {
     pub(crate) queued: Vec<u32>,
     /// Guests that take part in its virtual time, in no order.
     pub(crate) active: Vec<u32>,
-    /// Its virtual time when it was last computed.
+    /// Virtual time of the CPU when it was last computed.
     pub(crate) v: i128,
-    /// Somebody waits for whom the running one is to stop as soon as it has had its
+    /// An entity waits for which the running one is to stop as soon as it has had its
     /// least.
     pub(crate) hurry: bool,
     /// Between two turns: from when on the next one is charged, and when the last
     /// one stopped. Both 0 after the CPU was idle.
     pub(crate) from: u64,
     pub(crate) vacated: u64,
-    /// The last one had to leave for the next one.
+    /// The last turn had to end for the next one.
     pub(crate) displaced: bool,
     /// Ticks from one turn's end until another guest runs, on average.
     pub(crate) change: u64,

@@ -28,22 +28,14 @@ impl Scheduler {
         let guest = self.guests.get(index)?;
         let now = now.max(self.now);
         let since = guest.throttled_since.map_or(0, |since| now.saturating_sub(since));
-        let mut sum = GuestTimes { throttled: guest.throttled + since, ..GuestTimes::default() };
+        let mut sum = GuestTimes { run: 0, throttled: guest.throttled + since };
         for (at, entity) in self.entities.iter() {
             if entity.guest != index {
                 continue;
             }
             let Some(key) = self.entities.key(at) else { continue };
             let Some(times) = self.entity_times(EntityId(key), now) else { continue };
-            let total = &mut sum.entities;
-            total.run += times.run;
-            total.ready += times.ready;
-            total.wait += times.wait;
-            total.paused += times.paused;
-            total.longest_ready = total.longest_ready.max(times.longest_ready);
-            total.dispatches += times.dispatches;
-            total.migrations += times.migrations;
-            total.boosts += times.boosts;
+            sum.run += times.run;
         }
         Some(sum)
     }
@@ -58,7 +50,7 @@ impl Scheduler {
         Some(CpuTimes { busy: cpu.busy + busy, idle: cpu.idle + idle })
     }
 
-    /// What a CPU runs.
+    /// The entity that a CPU runs.
     #[must_use]
     pub fn running(&self, cpu: usize) -> Option<EntityId> {
         let current = self.cpus.get(cpu)?.current?;

@@ -15,25 +15,21 @@ pub struct EntityTimes {
     pub paused: u64,
     /// The longest that it has been ready before it got a CPU.
     pub longest_ready: u64,
-    /// How often it got a CPU.
-    pub dispatches: u64,
     /// How often it changed its CPU.
     pub migrations: u64,
-    /// How often it ran ahead of its turn for an interrupt.
-    pub boosts: u64,
 }
 
 /// How a guest's entities spent their time together, in ticks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GuestTimes {
-    /// The sums of its entities that are there; `longest_ready` is the longest.
-    pub entities: EntityTimes,
+    /// On a CPU: the sum of its entities that are there.
+    pub run: u64,
     /// How long at least one of them could not run because of the cap.
     pub throttled: u64,
 }
 
 /// How a CPU spent its time, in ticks. Neither counts what passes between
-/// [`Scheduler::stopped`] and [`Scheduler::next`].
+/// [`stopped`](crate::Scheduler::stopped) and [`next`](crate::Scheduler::next).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuTimes {
     /// Running entities.

@@ -1,4 +1,4 @@
-//! Waking and blocking, pausing and resuming, and where an entity goes.
+//! Waking, pausing and resuming, and the CPU that an entity goes to.
 
 use crate::scheduler::Scheduler;
 use crate::settings::{EntityId, GuestId, Kicks, Reason, SchedError};
@@ -13,8 +13,8 @@ impl Scheduler {
         self.wake_late(id, now, now, reason)
     }
 
-    /// The same for one that could run since `due`: a CPU that runs another for its least
-    /// looks late for whose timer has rung. What it missed meanwhile it is owed.
+    /// [`wake`](Self::wake) for an entity that could run since `due`: a CPU that runs another
+    /// for its least looks late for timers that have rung. The entity is owed what it missed.
     pub fn wake_late(&mut self, id: EntityId, now: u64, due: u64, reason: Reason) -> Kicks {
         let now = self.clock(now);
         let Some(index) = self.entities.resolve(id.0) else { return Kicks::default() };
@@ -35,32 +35,9 @@ impl Scheduler {
         self.take_kicks()
     }
 
-    /// An entity that does not run has nothing to do any more: an operator's
-    /// command ended, a vCPU was reset by another. One that runs says so
-    /// itself when it [stops](Self::stopped).
-    pub fn block(&mut self, id: EntityId, now: u64) {
-        let now = self.clock(now);
-        let Some(index) = self.entities.resolve(id.0) else { return };
-        let Some(entity) = self.entities.get_mut(index) else { return };
-        match entity.place {
-            Place::Running(_) => {}
-            Place::Queued(cpu) => {
-                self.unqueue(index, cpu);
-                self.leave_cell(index, cpu, now);
-                if let Some(entity) = self.entities.get_mut(index) {
-                    entity.wants = false;
-                }
-            }
-            Place::Off => {
-                entity.account(now);
-                entity.wants = false;
-            }
-        }
-    }
-
     /// No entity of a guest runs until [`resume`](Self::resume), once the
-    /// kicked CPUs have stopped. What wakes meanwhile runs then. Pausing twice
-    /// is pausing once.
+    /// kicked CPUs have stopped. Entities that wake meanwhile run then. Pausing
+    /// twice is pausing once.
     ///
     /// # Errors
     /// No such guest.
@@ -129,11 +106,11 @@ impl Scheduler {
         entity.boosted = (cell.v <= v.saturating_add(ahead) && !cell.parked).then_some(cell.v);
     }
 
-    /// Where an entity that becomes runnable goes: to an idle CPU, else home.
-    pub(crate) fn place_for(&self, index: u32) -> usize {
+    /// The CPU for an entity that becomes runnable: an idle one, else its home.
+    fn place_for(&self, index: u32) -> usize {
         let Some(entity) = self.entities.get(index) else { return 0 };
-        // An idle CPU may have been promised to another; who is held back by its
-        // cap takes none.
+        // An idle CPU may have been promised to another. An entity that its guest's cap
+        // holds back takes none.
         let parked = |index: u32, cpu: usize| {
             let guest = self.guests.get(self.entities.get(index)?.guest)?;
             Some(guest.cells.get(cpu)?.parked)

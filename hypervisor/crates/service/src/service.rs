@@ -4,10 +4,11 @@ use crate::Stop;
 
 /// Work that the scheduler runs beside vCPUs, in steps that never wait.
 pub trait Service: Send + Sync {
-    /// Its name, for whoever asks what a CPU runs.
+    /// Name of the service, for whoever asks what a CPU runs.
     fn name(&self) -> &str;
 
-    /// Works, and ends soon after the tick `until`. One CPU at a time calls this.
+    /// Does a part of the work, and ends soon after the tick `until`. One CPU at a time calls
+    /// this.
     fn step(&self, until: u64) -> Stop;
 
     /// Ticks for which it may be left alone once it is [blocked](Stop::Blocked): then it is run

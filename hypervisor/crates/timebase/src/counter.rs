@@ -26,7 +26,7 @@ impl fmt::Display for Source {
 /// How a clock counts: upwards, in steps of `period` femtoseconds, modulo 2^`bits`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counter {
-    /// Which one.
+    /// The clock.
     pub source: Source,
     /// Femtoseconds from one count to the next, at least 1.
     period: u64,
@@ -65,7 +65,7 @@ impl Counter {
         self.period as u128
     }
 
-    /// After so many counts it begins anew.
+    /// Number of counts after which it begins anew.
     pub(crate) const fn modulus(self) -> u64 {
         match self.bits {
             bits @ 1..=32 => 1 << bits,
@@ -73,12 +73,12 @@ impl Counter {
         }
     }
 
-    /// Counts from `start` to `end`, where it did not begin anew more than once.
+    /// Counts from `start` to `end`, if it did not begin anew more than once.
     pub(crate) const fn counts(self, start: u64, end: u64) -> u64 {
         end.wrapping_sub(start) & self.modulus().wrapping_sub(1)
     }
 
-    /// Femtoseconds from `start` to `end`, where it did not begin anew more than once.
+    /// Femtoseconds from `start` to `end`, if it did not begin anew more than once.
     #[must_use]
     pub fn elapsed(self, start: u64, end: u64) -> u64 {
         self.counts(start, end).saturating_mul(self.period)
@@ -109,12 +109,12 @@ pub struct Sample {
 impl Sample {
     /// Ticks between the two reads: the moment is known no better.
     #[must_use]
-    pub const fn width(self) -> u64 {
+    pub(crate) const fn width(self) -> u64 {
         self.after.saturating_sub(self.before)
     }
 }
 
-/// How often a sample is taken again at most.
+/// The most times that a sample is taken again.
 const TRIES: usize = 16;
 
 /// A sample by `take`, taken again until it is at most `enough` ticks wide; the narrowest

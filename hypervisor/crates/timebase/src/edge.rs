@@ -7,11 +7,11 @@ pub struct Wall {
     pub tsc: u64,
     /// Nanoseconds since 1970-01-01 UTC then.
     pub nanos: u64,
-    /// How far off that may be, in nanoseconds.
+    /// Nanoseconds by which that may be off.
     pub unsure: u64,
 }
 
-/// Looks at the real-time clock, and what they tell.
+/// The looks at the real-time clock, and what they tell.
 #[derive(Clone, Copy, Debug)]
 pub struct SecondEdge {
     /// The last look: the TSC before it, and the second that the clock showed.

@@ -42,10 +42,7 @@ pub use claim::claims;
 pub use counter::{Counter, PmWidth, Sample, Source, best_sample};
 pub use edge::{SecondEdge, Wall};
 pub use lookout::{Finding, Look, Lookout};
-pub use offset::{Adjustments, GOOD_US, Offset, Standing};
+pub use offset::{Adjustments, Offset, Standing};
 pub use rate::Rate;
 pub use track::Track;
 pub use verdict::{AGREEMENT_PPM, Claim, Figure, Measured, Verdict, Witness, judge};
-
-/// Femtoseconds in a second.
-const FEMTOS: u128 = 1_000_000_000_000_000;

@@ -3,19 +3,19 @@
 /// Nanoseconds in a second, and in a millisecond.
 const SECOND: u64 = 1_000_000_000;
 const MILLI: u64 = 1_000_000;
-/// So many looks without a date, one after the other, are enough: no clock needs that long to
+/// Looks without a date, one after the other, that are enough: no clock needs that long to
 /// change.
 const NO_DATE_LOOKS: u32 = 100;
-/// So long a time without a date is enough, however seldom anybody looked.
+/// Time without a date that is enough, however seldom anybody looked.
 const NO_DATE: u64 = 3 * SECOND;
-/// So long a time in which no second was seen to begin well enough is enough.
+/// Time that is enough if no second was seen to begin well enough in it.
 const NO_EDGE: u64 = 10 * SECOND;
 /// Time for which a second that was seen counts. Crystals of clock and TSC are up to 100 parts in
 /// a million apart, which makes 9 ms by then.
 const HOLDS: u64 = 90 * SECOND;
-/// A second is expected to begin so close to when it should.
+/// A second is expected to begin this close to the time at which it should.
 const MARGIN: u64 = 30 * MILLI;
-/// If it does not for so long, it is awaited all the time.
+/// If no second begins for this long, it is awaited all the time.
 const EXPECTED: u64 = 4 * SECOND;
 
 /// Result of a look at the clock.
@@ -32,15 +32,16 @@ pub enum Look {
 /// The consequence of a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// Nothing.
+    /// There is nothing to do.
     None,
     /// The wall clock is known for the first time: all clocks are to be set.
     First,
-    /// It is known anew: guests that start from now on are to be told.
+    /// The wall clock is known anew: guests that start from now on are to be told.
     Anew,
     /// There is no clock. Nobody looks again.
     NoClock,
-    /// It was not seen to go on, or not well enough: what it shows is all that will be known.
+    /// The clock was not seen to go on, or not well enough: nothing better than what it shows will
+    /// be known.
     NoEdge,
 }
 
@@ -55,11 +56,11 @@ enum State {
         /// The first of them.
         dated: u64,
     },
-    /// It is known.
+    /// The wall clock is known.
     Known { since: u64 },
-    /// It is known, but for a while.
+    /// The wall clock has been known for a while, and is looked for again.
     Again { since: u64 },
-    /// It was given up.
+    /// Nobody looks any more.
     Over,
 }
 

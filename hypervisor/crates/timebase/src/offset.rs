@@ -9,7 +9,7 @@
 
 /// How well the difference must be known before two TSCs count as alike, in microseconds. A CPU
 /// takes longer than that to hand anything to another that could tell.
-pub const GOOD_US: u64 = 20;
+pub(crate) const GOOD_US: u64 = 20;
 
 /// Difference of two TSCs in ticks, within bounds: the other CPU's less the asking one's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Offset {
 /// Relation of two TSCs to each other, by an [`Offset`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// The two show the same, within [`GOOD_US`].
+    /// The two show the same, within 20 µs.
     Together,
     /// The two may show the same, or be apart by as much as so many ticks: no exchange was quick.
     Unseen(u64),
@@ -69,13 +69,13 @@ impl Offset {
         self.high = self.high.min(theirs.wrapping_sub(sent).cast_signed());
     }
 
-    /// How well it is known: the difference of the bounds, in ticks.
+    /// Uncertainty: the difference of the bounds, in ticks.
     #[must_use]
     pub const fn width(self) -> u64 {
         if self.low > self.high { 0 } else { self.high.abs_diff(self.low) }
     }
 
-    /// Whether it is known within [`GOOD_US`], where a TSC of `khz` is.
+    /// Whether it is known within 20 µs, with a TSC of `khz`.
     #[must_use]
     pub const fn is_good(self, khz: u64) -> bool {
         self.width() <= khz.saturating_mul(GOOD_US) / 1000

@@ -13,19 +13,19 @@ const MILLION: u128 = 1_000_000;
 impl Rate {
     /// The rate from `low` to `high` Hz; `None` where that is nothing.
     #[must_use]
-    pub const fn new(low: u64, high: u64) -> Option<Self> {
+    pub(crate) const fn new(low: u64, high: u64) -> Option<Self> {
         if low == 0 || low > high { None } else { Some(Self { low, high }) }
     }
 
     /// The least that it may be, in Hz.
     #[must_use]
-    pub const fn low(self) -> u64 {
+    pub(crate) const fn low(self) -> u64 {
         self.low
     }
 
     /// The most that it may be, in Hz.
     #[must_use]
-    pub const fn high(self) -> u64 {
+    pub(crate) const fn high(self) -> u64 {
         self.high
     }
 
@@ -37,7 +37,7 @@ impl Rate {
 
     /// Whether it may be `hz`.
     #[must_use]
-    pub const fn contains(self, hz: u64) -> bool {
+    pub(crate) const fn contains(self, hz: u64) -> bool {
         self.low <= hz && hz <= self.high
     }
 
@@ -49,28 +49,14 @@ impl Rate {
 
     /// How far the middle is from `hz`, in parts per million, rounded up.
     #[must_use]
-    pub fn apart_ppm(self, hz: u64) -> u64 {
+    pub(crate) fn apart_ppm(self, hz: u64) -> u64 {
         ppm(self.middle().abs_diff(hz), self.middle())
     }
 
     /// Rates that both this and `other` allow; `None` if there are none.
     #[must_use]
-    pub fn meet(self, other: Self) -> Option<Self> {
+    pub(crate) fn meet(self, other: Self) -> Option<Self> {
         Self::new(self.low.max(other.low), self.high.min(other.high))
-    }
-
-    /// With bounds that are further out by so many parts per million: what is known of one
-    /// crystal, told by another.
-    #[must_use]
-    pub fn widened(self, ppm: u32) -> Self {
-        let part = |hz: u64| {
-            let part = u128::from(hz).saturating_mul(ppm.into()).div_ceil(MILLION);
-            u64::try_from(part).unwrap_or(u64::MAX)
-        };
-        Self {
-            low: self.low.saturating_sub(part(self.low)).max(1),
-            high: self.high.saturating_add(part(self.high)),
-        }
     }
 }
 

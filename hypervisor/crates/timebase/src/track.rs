@@ -1,14 +1,17 @@
 //! [`Track`]: all samples of one counter, and the rate that they give together.
 
+use crate::Rate;
 use crate::counter::{Counter, Sample};
-use crate::{FEMTOS, Rate};
+
+/// Femtoseconds in a second.
+const FEMTOS: u128 = 1_000_000_000_000_000;
 
 /// Samples that are kept.
 const SAMPLES: usize = 8;
 /// How old a counter's value may be when it is read, in femtoseconds: emulators show one of
 /// up to a microsecond ago.
 const STALE: u128 = 1_000_000_000;
-/// A rate known within this many parts per million, or better, is worth to begin with.
+/// A rate that is known within this many parts per million is good enough to begin with.
 const ROUGH_PPM: u64 = 100_000;
 
 /// The samples of one counter. The first ones are kept, for the longest windows, and the last.
@@ -17,7 +20,7 @@ pub struct Track {
     counter: Counter,
     samples: [Option<Sample>; SAMPLES],
     len: usize,
-    /// From windows too short for the counter to begin anew in them.
+    /// The rate by windows too short for the counter to begin anew in them.
     rough: Option<Rate>,
     /// The best that all windows up to now have given. It outlives the samples that gave it, as
     /// it says how often the counter began anew in the next window, however long that is.
@@ -25,7 +28,7 @@ pub struct Track {
 }
 
 impl Track {
-    /// Of `counter`, without a sample.
+    /// A track of `counter`, without a sample.
     #[must_use]
     pub const fn new(counter: Counter) -> Self {
         Self { counter, samples: [None; SAMPLES], len: 0, rough: None, best: None }
@@ -64,9 +67,9 @@ impl Track {
         }
     }
 
-    /// A window that was meant to be so short that the counter can't begin anew in it. Where
-    /// the CPU was away for longer all the same, counts are missing and the rate looks too
-    /// high: of several windows the one that gives the least is right.
+    /// A window that was meant to be so short that the counter can't begin anew in it. If the
+    /// CPU was away for longer all the same, counts are missing and the rate looks too high:
+    /// of several windows the one that gives the least is right.
     pub fn note_short(&mut self, start: Sample, end: Sample) {
         let counts = u128::from(self.counter.counts(start.count, end.count));
         let found = self.window(start, end, counts).filter(|r| r.spread_ppm() <= ROUGH_PPM);
@@ -78,12 +81,6 @@ impl Track {
         // A rate from a window with counts missing is void.
         self.best = self.best.filter(|best| best.meet(new).is_some());
         self.learn();
-    }
-
-    /// Whether a short window has told something: the counter counts.
-    #[must_use]
-    pub const fn counts(&self) -> bool {
-        self.rough.is_some()
     }
 
     /// The rate that the samples give; `None` where the counter stands still, or too little is

@@ -11,7 +11,7 @@ pub const AGREEMENT_PPM: u64 = 100;
 /// Source of a rate of the TSC: a clock, or CPUID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Witness {
-    /// It was measured against this clock.
+    /// A measurement against this clock.
     Counter(Source),
     /// CPUID leaf 0x15: crystal and ratio.
     CpuidCrystal,
@@ -44,7 +44,7 @@ pub struct Measured {
 /// Rate of the TSC that a witness states without a measurement here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// By whom.
+    /// The witness.
     pub by: Witness,
     /// The rate, in Hz.
     pub hz: u64,
@@ -73,14 +73,14 @@ pub enum Verdict {
     Agreed {
         /// The rate, in Hz.
         hz: u64,
-        /// The two.
+        /// The two sources.
         by: [Witness; 2],
     },
     /// The best figure, which nothing confirms.
     Alone(Figure),
     /// The best figure, and the next best, which is another.
     Apart(Figure, Figure),
-    /// No clock counts.
+    /// No clock runs.
     Nothing,
 }
 

@@ -23,14 +23,15 @@ pub(crate) fn apply<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, eff
             } else {
                 vm.memory.close_apic_page();
             }
-            // In both directions: what the CPU cached while it did not watch the page may be
-            // used when it does (SDM: "Issues Pertaining to Page Size and TLB Management").
+            // Due at each switch of the page, on or off: translations that the CPU cached while it
+            // did not watch the page may be used when it does (SDM: "Issues Pertaining to Page Size
+            // and TLB Management").
             vcpu.hw.flush_translations();
         }
     }
 }
 
-/// Sets a pin of the local APIC; whether that makes an NMI.
+/// Sets a pin of the local APIC; returns whether that makes an NMI.
 pub(crate) fn set_lint<B: Backend>(vcpu: &mut Vcpu<B>, pin: Lint, asserted: bool) -> bool {
     vcpu.core.lapic.set_lint(pin, asserted) == LintEvent::Nmi
 }

@@ -1,10 +1,10 @@
-//! What a vendor's backend offers: the registers of a stopped vCPU, events to
-//! inject, and a way in. Nothing here says VMX or SVM.
+//! The interface of a vendor's backend: the registers of a stopped vCPU, events to inject, and a
+//! way in. Nothing here says VMX or SVM.
 //!
-//! A backend's assembly saves the general registers into [`HotState`] and
-//! calls [`crate::hot::exit::serve`], statically dispatched, which serves the
-//! hot exits and goes straight back in; only what that declines becomes an
-//! [`ExitWithEvent`] for the general code (module `exits`).
+//! A backend's assembly saves the general registers into [`HotState`] and calls
+//! [`crate::hot::exit::serve`], statically dispatched, which serves the hot exits and goes straight
+//! back in; only an exit that `serve` declines becomes an [`ExitWithEvent`] for the general code
+//! (module `exits`).
 
 use crate::hot::timer::{HotTimer, TimerKind};
 use crate::vcpu::VcpuCore;
@@ -15,7 +15,7 @@ use x86defs::{
     Cr0, Cr4, DescriptorTable, Efer, Event, GuestPhysAddr, Msr, Rflags, Segment, SegmentRegister,
 };
 
-/// The registers that an exit's assembly saves. Its layout is known there.
+/// The registers that the assembly saves at an exit. The assembly knows this layout.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct HotState {
@@ -27,16 +27,16 @@ pub struct HotState {
     pub stamps: crate::stamps::Stamps,
 }
 
-/// Where an instruction stands.
+/// Place of an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instruction {
     /// RIP.
     pub rip: u64,
-    /// RIP behind it.
+    /// RIP behind the instruction.
     pub next_rip: u64,
 }
 
-/// What the hot handler may ask of a backend.
+/// Requests that the hot handler may make to a backend.
 pub trait ExitRegs {
     /// RIP.
     fn rip(&self) -> u64;
@@ -57,8 +57,8 @@ pub trait ExitRegs {
     /// instruction.
     fn port(&self) -> Option<BytePort>;
 
-    /// [`HotReason::Touch`]: what was touched, if nothing is mapped there and
-    /// the access did not interrupt the delivery of an event.
+    /// [`HotReason::Touch`]: the address that was touched, if nothing is mapped there and the
+    /// access did not interrupt the delivery of an event.
     fn touched(&self) -> Option<GuestPhysAddr>;
 
     /// The TSC of this CPU.
@@ -91,7 +91,7 @@ pub enum HotReason {
     Touch,
 }
 
-/// What became of an exit in the hot handler.
+/// Result of an exit in the hot handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Handled {
@@ -147,14 +147,12 @@ pub trait Backend {
     fn set_page_directory_pointers(&mut self, entries: [u64; 4]);
     /// How interrupts of the local APIC reach the guest.
     fn interrupt_delivery(&self) -> InterruptDelivery;
-    /// Gives the hardware what it keeps of the local APIC while the guest runs:
-    /// the task priority, with an exit when that falls below what an interrupt
-    /// waits for ([`Lapic::cr8_threshold`]); with
-    /// [`InterruptDelivery::Virtual`] the interrupts too. The last step before
-    /// an entry.
+    /// Gives the hardware the part of the local APIC that it keeps while the guest runs: the task
+    /// priority, with an exit when that falls below what an interrupt waits for
+    /// ([`Lapic::cr8_threshold`]); with [`InterruptDelivery::Virtual`] the interrupts too. The last
+    /// step before an entry.
     fn give_apic(&mut self, lapic: &mut Lapic);
-    /// Takes back what [`give_apic`](Self::give_apic) gave. The first step after
-    /// an exit.
+    /// Takes back the part that [`give_apic`](Self::give_apic) gave. The first step after an exit.
     fn take_apic(&mut self, lapic: &mut Lapic);
     /// EFER, as the guest sees it.
     fn efer(&self) -> Efer;
@@ -216,14 +214,14 @@ pub trait Backend {
     /// RIP behind the instruction that caused the last exit, where the
     /// hardware tells.
     fn next_rip(&self) -> Option<u64>;
-    /// Sets what is added to the host's TSC.
+    /// Sets the offset that is added to the host's TSC.
     fn set_tsc_offset(&mut self, offset: u64);
     /// Forgets all cached translations of the guest.
     fn flush_translations(&mut self);
     /// Whether re-entry with an interrupt shadow is known to lose the shadow.
     fn loses_shadow(&self) -> bool;
 
-    /// What ends the guest's turn at [`VcpuCore::timer`]'s deadline.
+    /// The timer that ends the guest's turn at [`VcpuCore::timer`]'s deadline.
     fn timer(&self) -> TimerKind;
 
     /// Runs the guest until an exit that the hot handler declines. Tells

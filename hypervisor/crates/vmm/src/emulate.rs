@@ -52,7 +52,7 @@ pub(crate) struct Emulated<'a, B, M> {
     cached: Option<(u64, GuestPhysAddr, Rights)>,
 }
 
-/// What a cached translation was made for.
+/// Kind of access that a cached translation was made for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rights {
     Read,
@@ -112,13 +112,14 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
         }
     }
 
-    /// Splits an access at page boundaries: first part's length.
+    /// Splits an access at page boundaries: length of the first part.
     fn first_part(linear: u64, len: usize) -> usize {
         let room = PAGE_SIZE - linear % PAGE_SIZE;
         usize::try_from(room).unwrap_or(len).min(len)
     }
 
-    /// Both pages' addresses of an access of up to 16 bytes.
+    /// Addresses of an access of up to 16 bytes: of its start, and of its part in a second page, if
+    /// any.
     fn translate_range(
         &mut self,
         linear: u64,

@@ -19,9 +19,9 @@ pub enum EndReason {
     DebugExit(u32),
     /// It asked by hypercall.
     ShutDown {
-        /// For what.
+        /// The kind of shutdown that it asked for.
         kind: ShutDownKind,
-        /// With this status.
+        /// The status that it gave.
         status: u8,
     },
     /// It said through pvpanic that its kernel has panicked.
@@ -56,7 +56,7 @@ impl From<BoardEnd> for EndReason {
     }
 }
 
-/// Why a guest can't go on. Others are not touched by it.
+/// Why a guest can't go on. Other guests are not affected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VmError {
     /// The hardware refused its state.

@@ -1,4 +1,4 @@
-//! Virtual machines: vCPUs and their exits, buses, policy, loaders.
+//! Virtual machines: their vCPUs, exits, clocks and lives, and the policy for CPUID and MSRs.
 //!
 //! This crate never says VMX or SVM. Hardware reaches it as values of
 //! [`x86defs`], and the host's services through small traits.
@@ -39,3 +39,11 @@ pub mod stopwatch;
 pub mod trace;
 pub mod vcpu;
 pub mod vm;
+
+// The Rust in documents, which `cargo test --doc` compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../../docs/how-to-msr.md")]
+mod how_to_msr {}
+#[cfg(doctest)]
+#[doc = include_str!("../../../../docs/how-to-exit.md")]
+mod how_to_exit {}

@@ -10,15 +10,15 @@ pub struct Predictors {
 }
 
 impl Predictors {
-    /// Those of a CPU that has run no guest; `has_barrier` says whether it can forget.
+    /// The predictors of a CPU that has run no guest; `has_barrier` says whether it can forget.
     #[must_use]
     pub const fn new(has_barrier: bool) -> Self {
         Self { has_barrier, last: None }
     }
 
-    /// `guest`, by a name that no other guest has, runs next: what another one left is
-    /// forgotten by `barrier` (SDM: "Indirect Branch Predictor Barrier"). The machine's own
-    /// work in between does not count: it teaches nothing that guests want.
+    /// `guest`, by a name that no other guest has, runs next: `barrier` makes the CPU forget what
+    /// another one left (SDM: "Indirect Branch Predictor Barrier"). The machine's own work in
+    /// between does not count: it teaches nothing that guests want.
     pub fn hand_to(&mut self, guest: u64, barrier: impl FnOnce()) {
         if self.last.replace(guest) != Some(guest) && self.has_barrier {
             barrier();

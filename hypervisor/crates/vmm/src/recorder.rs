@@ -3,7 +3,7 @@
 use core::fmt;
 use x86defs::VmExit;
 
-/// How many are kept.
+/// How many exits are kept.
 pub const KEPT: usize = 128;
 
 /// An exit.
@@ -11,7 +11,7 @@ pub const KEPT: usize = 128;
 pub struct Entry {
     /// The guest's RIP.
     pub rip: u64,
-    /// What happened.
+    /// The kind of exit, with its details.
     pub exit: VmExit,
     /// When, and for how long; `None` where the hot handler served it, which
     /// does not look at clocks.
@@ -21,9 +21,9 @@ pub struct Entry {
 /// When an exit was, in ticks of the host's TSC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Time {
-    /// The exit.
+    /// The moment of the exit.
     pub at: u64,
-    /// Until it was served.
+    /// Ticks until it was served.
     pub took: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The loop of one vCPU: what is due, what to inject, in, and what came of it.
+//! The loop of one vCPU: what is due, what to inject, the entry, and the exit.
 
 use crate::backend::Backend;
 use crate::end::{EndReason, VmError};
@@ -14,7 +14,7 @@ use memory::GuestRam;
 use x86defs::exit::ExitWithEvent;
 use x86defs::{Rflags, VmExit};
 
-/// What the caller does next.
+/// The caller's next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Look after the machine (its interrupts), then call again.
@@ -77,7 +77,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     let timer = &mut vcpu.core.timer;
     timer.kind = vcpu.hw.timer();
     timer.offset = vm.clock.read().offset().unwrap_or(0);
-    // Where an NMI must wait without a window to wait for, look again soon.
+    // The vCPU is looked at again soon if an NMI must wait and has no window to wait for.
     let others = devices.min(host.deadline());
     timer.enter(if nmi_waits { tsc } else { others }, apic, tsc);
     if timer.kind == TimerKind::Machine {
@@ -118,13 +118,13 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         && let VmExit::NestedFault(fault) = exit
         && (!vm.memory.is_ram(fault.gpa) || vm.memory.is_rom(fault.gpa))
     {
-        // The instruction at RIP has nothing to do with it.
+        // The instruction at RIP has nothing to do with this fault.
         return Next::End(EndReason::Failed(VmError::NotOffered(exits::DELIVERY)));
     }
     let served = exits::serve(vcpu, vm, host, exit);
     vcpu.core.recent.served(host.tsc());
     if vcpu.index != 0 && matches!(exit, VmExit::PortIo(_)) && vm.board.pic_output() {
-        // The first vCPU takes it.
+        // The first vCPU takes the interrupt of the 8259s.
         vm.look_at_devices();
     }
     if vcpu.shutdown {
@@ -169,7 +169,7 @@ fn take_requests<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) -> Opt
     if let Some(page) = taken.start_up {
         vcpu.start_up(page);
     }
-    // One that waits for its start-up does not see NMIs.
+    // A vCPU that waits for its start-up does not see NMIs.
     if taken.requests.contains(Requests::NMI) && vcpu.activity != Activity::WaitForStartup {
         vcpu.post_nmi();
     }

@@ -35,7 +35,7 @@ impl Stamps {
         self.mark = tsc;
     }
 
-    /// With another vCPU's.
+    /// The sum of these times and another vCPU's.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -67,7 +67,7 @@ pub struct StampedSum {
     pub guest: u64,
     /// In the hypervisor, on the vCPUs' time.
     pub outside: u64,
-    /// In the hypervisor, beside it.
+    /// In the hypervisor, beside the vCPUs' time.
     pub services: u64,
 }
 

@@ -1,11 +1,11 @@
 //! Time of a vCPU's turns by what it is spent on, in ticks of the host's TSC: the guest, exits
 //! by kind, and switches.
 //!
-//! [`Stopwatch`] is told of each border: the vCPU gets a CPU, the general code enters the guest
-//! and comes back, the turns are over, the CPU goes to another. What lies between two borders is
-//! added to one place, so that the places add up to the time between the first and the last.
-//! Exits that the hot handler serves look at no clock: their time counts as the guest's, and
-//! [`HotCosts`] says what to take off.
+//! [`Stopwatch`] is told of each border: the vCPU gets a CPU, the general code enters the guest and
+//! comes back, the turns are over, the CPU goes to another. The time between two borders is added
+//! to one place, so that the places add up to the time between the first and the last. Exits that
+//! the hot handler serves look at no clock: their time counts as the guest's, and [`HotCosts`] says
+//! what to take off.
 
 use crate::stats::{HotCounts, Kind};
 
@@ -64,15 +64,15 @@ impl Stopwatch {
         }
     }
 
-    /// It comes back.
+    /// The general code comes back from the guest.
     #[inline]
     pub fn exit(&mut self, tsc: u64) {
         let ticks = self.pass(tsc);
         self.spent.guest = self.spent.guest.wrapping_add(ticks);
     }
 
-    /// The host's TSC at the last of these: behind [`Backend::run`](crate::backend::Backend::run),
-    /// of the exit.
+    /// The host's TSC at the last border: behind [`Backend::run`](crate::backend::Backend::run),
+    /// that is the exit.
     #[inline]
     #[must_use]
     pub const fn mark(&self) -> u64 {
@@ -91,7 +91,7 @@ impl Stopwatch {
         self.serves = None;
     }
 
-    /// Time that was spent up to this TSC, where the vCPU's CPU goes to another.
+    /// Time that was spent up to this TSC, at which the vCPU's CPU goes to another.
     pub fn end(&mut self, tsc: u64) -> Spent {
         self.enter(tsc);
         self.spent
@@ -138,8 +138,8 @@ impl HotCosts {
         touch: 287,
     };
 
-    /// Of `guest` ticks that passed in a guest with its hot exits: the guest's own, and those
-    /// exits', which are never more than there are.
+    /// Splits `guest` ticks that passed in a guest with its hot exits: into the guest's own, and
+    /// those of the exits, which are never more than there are.
     #[must_use]
     pub fn split(self, guest: u64, counts: &HotCounts) -> (u64, u64) {
         let hot = self.times(counts).fold(0, |sum, (_, ticks)| ticks.saturating_add(sum));
@@ -213,7 +213,7 @@ mod tests {
             let name = format!("| `{name}` |");
             let line = document.lines().find(|line| line.contains(&name)).unwrap();
             let mut cells = line.split_once(&name).unwrap().1.split('|').map(str::trim);
-            // Where a figure of the emulated local APIC stands behind it, the first counts.
+            // The first figure counts; one of the emulated local APIC may stand behind it.
             let mut next = || cells.next().unwrap().split(' ').next().unwrap().parse().unwrap();
             (next(), next())
         };

@@ -1,6 +1,6 @@
-//! The exits of a test guest, in a form free of vendor: lock-step tests compare those of
-//! different machines. They go to the board's trace port ([`chipset::test_port`]). What is left
-//! out, and why, stands at `describe`.
+//! The exits of a test guest, in a form free of vendor: lock-step tests compare those of different
+//! machines. They go to the board's trace port ([`chipset::test_port`]). `describe` says which
+//! exits are left out, and why.
 
 use crate::backend::Backend;
 use crate::vcpu::Vcpu;
@@ -74,7 +74,7 @@ fn describe<B: Backend, M: GuestRam>(
         | VmExit::Xsetbv
         | VmExit::VirtualizationInstruction
         | VmExit::Unoffered => return None,
-        // Nothing should end here: that it does is worth a difference.
+        // No exit should end up here: one that does is worth a difference.
         VmExit::DrAccess(_)
         | VmExit::CacheControl(_)
         | VmExit::DescriptorTable(_)
@@ -110,8 +110,8 @@ fn device<M: GuestRam>(memory: &M, fault: &NestedFault) -> Option<u32> {
     if memory.is_ram(fault.gpa) && !(write && memory.is_rom(fault.gpa)) {
         return None;
     }
-    // Whether a CPU calls an access that reads and writes a read or a write is
-    // up to it.
+    // The direction is left out: CPUs differ in what they call an access that both reads and
+    // writes.
     Some(fault.gpa.as_u64().low32())
 }
 

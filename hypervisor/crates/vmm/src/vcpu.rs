@@ -23,11 +23,11 @@ use x86defs::{
     CpuState, Cr0, Event, EventKind, Exception, Gpr, Rflags, Segment, SegmentRegister, Vector,
 };
 
-/// What policy keeps of a vCPU. The hot handler gets nothing else.
+/// The part of a vCPU that policy owns. The hot handler gets nothing else.
 #[derive(Debug)]
 #[repr(C)]
 pub struct VcpuCore {
-    /// General registers; must stand first, assembly knows.
+    /// General registers; they must stand first, where the assembly expects them.
     pub hot: HotState,
     /// The hot handler served the exit that [`Backend::run`] is about to report.
     pub served: bool,
@@ -57,7 +57,7 @@ pub struct VcpuCore {
     pub cpuid: Arc<CpuidTable>,
     /// MSR policy.
     pub msr_table: Arc<MsrTable>,
-    /// What other CPUs and devices may touch.
+    /// The part that other CPUs and devices may touch.
     pub shared: Arc<Posted>,
     /// XCR0, for CPUID's dynamic fields.
     pub xcr0: u64,
@@ -69,12 +69,12 @@ pub struct VcpuCore {
     pub watch: Stopwatch,
     /// KVM's paravirtual interface.
     pub pv: PvState,
-    /// How much of it was used.
+    /// How much of that interface was used.
     pub pv_counts: PvCounts,
 }
 
 impl VcpuCore {
-    /// What CPUID depends on.
+    /// The registers that CPUID depends on.
     #[inline]
     #[must_use]
     pub fn view(&self, cr4: x86defs::Cr4) -> VcpuView {
@@ -102,7 +102,7 @@ impl VcpuCore {
     }
 }
 
-/// What a vCPU is doing.
+/// Activity of a vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {
     /// It executes instructions.
@@ -121,7 +121,7 @@ pub struct Vcpu<B: ?Sized> {
     pub core: VcpuCore,
     /// Its place among the guest's vCPUs.
     pub index: usize,
-    /// What it is doing.
+    /// Whether it runs, is halted, or waits to be started.
     pub activity: Activity,
     /// An exception or interrupted event to inject next.
     event: Option<Event>,
@@ -129,7 +129,7 @@ pub struct Vcpu<B: ?Sized> {
     nmi_pending: bool,
     /// An I/O APIC passed a request of the 8259s on to this vCPU.
     pub(crate) extint: bool,
-    /// Where an exit's instruction was last not what the exit was about.
+    /// RIP of the last exit whose instruction was not what the exit was about.
     pub(crate) mismatch_rip: Option<u64>,
     /// A fault on the way to the double-fault handler: the CPU shuts down.
     pub(crate) shutdown: bool,
@@ -162,7 +162,7 @@ impl<B: Backend> Vcpu<B> {
 }
 
 impl<B: Backend + ?Sized> Vcpu<B> {
-    /// How its accesses are translated now.
+    /// How the vCPU's accesses are translated now.
     pub fn walk_config(&self) -> WalkConfig {
         WalkConfig {
             cr0: self.hw.cr0(),
@@ -292,9 +292,8 @@ impl<B: Backend + ?Sized> Vcpu<B> {
         self.end_instruction();
     }
 
-    /// What the end of any instruction does: the interrupt shadow ends, RF is
-    /// cleared, and a single-step trap is due if TF was set
-    /// (SDM: "Single-Step Exception Condition").
+    /// Effects of the end of any instruction: the interrupt shadow ends, RF is cleared, and a
+    /// single-step trap is due if TF was set (SDM: "Single-Step Exception Condition").
     pub fn end_instruction(&mut self) {
         if !cfg!(planted = "shadow-not-cleared") {
             self.hw.set_interrupt_shadow(false);
@@ -306,9 +305,8 @@ impl<B: Backend + ?Sized> Vcpu<B> {
         self.trap_single_step();
     }
 
-    /// An iteration of a repeated instruction is done, whose RIP stays: what
-    /// interrupts it there pushes RF
-    /// (SDM: "Instruction-Breakpoint Exception Condition").
+    /// An iteration of a repeated instruction is done, whose RIP stays: an event that interrupts it
+    /// there pushes RF (SDM: "Instruction-Breakpoint Exception Condition").
     pub fn end_iteration(&mut self) {
         self.set_resume_flag();
         self.trap_single_step();
@@ -388,7 +386,7 @@ impl<B: Backend + ?Sized> Vcpu<B> {
             || open && (self.core.lapic.deliverable().is_some() || pic)
     }
 
-    /// Whether it waits for an interrupt that it would take, or to be started.
+    /// Whether the vCPU waits for an interrupt that it would take, or to be started.
     pub fn sleeps_soundly(&self) -> bool {
         match self.activity {
             Activity::Running => false,
@@ -397,7 +395,7 @@ impl<B: Backend + ?Sized> Vcpu<B> {
         }
     }
 
-    /// Whether it waits and takes no interrupt meanwhile: only an NMI, INIT, a start-up or
+    /// Whether the vCPU waits and takes no interrupt meanwhile: only an NMI, INIT, a start-up or
     /// another vCPU's hypercall can move it.
     pub fn is_deaf(&self) -> bool {
         match self.activity {
@@ -407,7 +405,7 @@ impl<B: Backend + ?Sized> Vcpu<B> {
         }
     }
 
-    /// A HLT ends. A kick that came before counts for this one.
+    /// A HLT ends. A kick that came before counts for this HLT.
     pub(crate) fn wake(&mut self) {
         self.activity = Activity::Running;
         if core::mem::take(&mut self.core.pv.kicked) {
@@ -477,7 +475,7 @@ const DR6_SINGLE_STEP: u64 = 1 << 14;
 /// DR7.GD: general detect.
 pub(crate) const DR7_GENERAL_DETECT: u64 = 1 << 13;
 
-/// What two events in a row come to.
+/// Result of two events in a row.
 enum Combined {
     Deliver(Event),
     Shutdown,

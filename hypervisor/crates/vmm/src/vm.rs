@@ -19,7 +19,7 @@ const CONSOLE_CHUNK: usize = 64;
 /// Bytes moved in one go.
 const CONSOLE_TURN: usize = 4096;
 
-/// What the machine does for a guest.
+/// Services of the machine for a guest.
 pub trait Host {
     /// The TSC of the machine.
     fn tsc(&self) -> u64;
@@ -46,7 +46,7 @@ pub trait Host {
     /// The guest with this name has entered its ROM in a way that it had not before.
     fn firmware_entered(&mut self, guest: &str, news: FirmwareNews);
 
-    /// The hot handler may have armed it since: for `deadline`.
+    /// The hot handler may have armed the timer since, for `deadline`.
     fn note_armed(&mut self, deadline: u64);
 }
 
@@ -59,8 +59,8 @@ pub enum Flushed {
     OutOfRoom,
 }
 
-/// What makes a vCPU, by index, look at its mailbox: it is woken, or leaves the
-/// guest if it runs on another CPU.
+/// Makes a vCPU, by index, look at its mailbox: the vCPU is woken, or leaves the guest if it runs
+/// on another CPU.
 pub struct Kick(pub Box<dyn Fn(usize) + Send + Sync>);
 
 impl core::fmt::Debug for Kick {
@@ -84,7 +84,7 @@ pub struct Vm<M> {
     pub mtrrs: Mutex<Mtrrs>,
     /// Its vCPUs, as others may touch them, by index.
     pub vcpus: Vec<Arc<Posted>>,
-    /// What their local APICs answer to.
+    /// Destinations that the vCPUs' local APICs answer to.
     pub routes: Routes,
     /// How to reach a vCPU that something was posted to.
     pub kick: Kick,
@@ -204,8 +204,8 @@ impl<M: GuestRam> Vm<M> {
         self.move_console(to, put, room)
     }
 
-    /// As [`flush_console`](Self::flush_console), for who must not wait. `None` while a
-    /// vCPU does it.
+    /// The same as [`flush_console`](Self::flush_console), for a caller that must not wait. `None`
+    /// while a vCPU moves the output.
     pub fn try_flush_console<T>(
         &self,
         to: &mut T,

@@ -156,12 +156,6 @@ impl Rflags {
     /// The six flags that arithmetic changes.
     pub const ARITHMETIC: Self =
         Self::CF.union(Self::PF).union(Self::AF).union(Self::ZF).union(Self::SF).union(Self::OF);
-
-    /// The I/O privilege level, 0 to 3.
-    #[must_use]
-    pub const fn iopl(self) -> u64 {
-        (self.bits() >> 12) & 3
-    }
 }
 
 bitflags! {

@@ -13,7 +13,7 @@ pub struct CpuidResult {
     pub edx: u32,
 }
 
-/// Who can answer CPUID: the CPU itself, or a table in tests.
+/// Source of CPUID's answers: the CPU itself, or a table in tests.
 pub trait CpuidSource {
     /// CPUID with EAX = `leaf` and ECX = `subleaf`.
     fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult;
@@ -49,7 +49,7 @@ impl Guards {
         Self { smep: features & 1 << 7 != 0, smap: features & 1 << 20 != 0 }
     }
 
-    /// Words for the operator, where one is missing.
+    /// Warning for the operator, if a guard is missing.
     #[must_use]
     pub const fn warning(self) -> Option<&'static str> {
         match (self.smep, self.smap) {

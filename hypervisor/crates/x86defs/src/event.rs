@@ -75,7 +75,7 @@ impl Exception {
 pub const EXITING_EXCEPTIONS: u32 =
     1 << Exception::DB.0 | 1 << Exception::AC.0 | 1 << Exception::MC.0;
 
-/// What kind of event is delivered to a guest.
+/// Kind of an event that is delivered to a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventKind {
     /// An external interrupt.

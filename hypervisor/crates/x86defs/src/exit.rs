@@ -20,7 +20,7 @@ pub enum Direction {
 pub struct BytePort {
     /// The port.
     pub port: u16,
-    /// Which way.
+    /// Direction of the access.
     pub direction: Direction,
 }
 
@@ -29,9 +29,9 @@ pub struct BytePort {
 pub struct StringIo {
     /// A REP prefix stands before it.
     pub rep: bool,
-    /// The address size, where the CPU tells.
+    /// The address size, if the CPU tells it.
     pub address_width: Option<Width>,
-    /// The segment of the memory operand, where the CPU tells.
+    /// The segment of the memory operand, if the CPU tells it.
     pub segment: Option<SegmentRegister>,
 }
 
@@ -49,7 +49,7 @@ pub struct PortIo {
 }
 
 bitflags! {
-    /// What kind of access a nested page fault was.
+    /// Kind of the access that met a nested page fault.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct NestedAccess: u8 {
         /// A write.
@@ -66,11 +66,11 @@ bitflags! {
 /// A guest-physical access that the nested tables did not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NestedFault {
-    /// Where.
+    /// Guest-physical address of the access.
     pub gpa: GuestPhysAddr,
-    /// How.
+    /// Kind of the access.
     pub access: NestedAccess,
-    /// The linear address, where the CPU tells.
+    /// The linear address, if the CPU tells it.
     pub gva: Option<GuestVirtAddr>,
 }
 
@@ -79,30 +79,30 @@ pub struct NestedFault {
 pub enum CrAccess {
     /// MOV from a control register.
     Read {
-        /// Which: 0, 2, 3, 4 or 8.
+        /// Number of the register: 0, 2, 3, 4 or 8.
         cr: u8,
         /// The general register; `None` where the instruction must be decoded.
         gpr: Option<Gpr>,
     },
     /// MOV to a control register.
     Write {
-        /// Which: 0, 2, 3, 4 or 8.
+        /// Number of the register: 0, 2, 3, 4 or 8.
         cr: u8,
         /// The general register; `None` where the instruction must be decoded.
         gpr: Option<Gpr>,
     },
     /// CLTS.
     Clts,
-    /// LMSW; the value where the CPU tells it.
+    /// LMSW; the value, if the CPU tells it.
     Lmsw(Option<u16>),
 }
 
 /// An access to a debug register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DrAccess {
-    /// Which: 0 to 7.
+    /// Number of the register: 0 to 7.
     pub dr: u8,
-    /// MOV to it (rather than from it).
+    /// MOV to the register, not from it.
     pub write: bool,
     /// The general register; `None` where the instruction must be decoded.
     pub gpr: Option<Gpr>,
@@ -139,7 +139,7 @@ pub enum MonitorWait {
     Mwait,
 }
 
-/// How the APIC page was accessed.
+/// Kind of an access to the APIC page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ApicAccessKind {
     /// An instruction read its operand there.
@@ -157,18 +157,18 @@ pub enum ApicAccessKind {
 /// An access to the APIC page that the CPU does not virtualize by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ApicAccess {
-    /// Where in the page; nothing where the CPU does not tell.
+    /// Offset in the page, if the CPU tells it.
     pub offset: Option<u16>,
-    /// How.
+    /// Kind of the access.
     pub kind: ApicAccessKind,
 }
 
 /// A write to the virtual-APIC page that the CPU completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ApicWrite {
-    /// Where in the page, 0 to 0xfff.
+    /// Offset in the page, 0 to 0xfff.
     pub offset: u16,
-    /// What stands there now.
+    /// New value of the register.
     pub value: u32,
 }
 
@@ -182,9 +182,9 @@ pub struct TaskSwitch {
 /// An exception that was intercepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ExceptionExit {
-    /// Which.
+    /// The exception.
     pub exception: Exception,
-    /// Its error code, if it has one.
+    /// The error code, if the exception has one.
     pub error_code: Option<u32>,
     /// For #PF: the address.
     pub address: Option<u64>,
@@ -275,10 +275,10 @@ pub enum VmExit {
     /// The hardware refused the guest's state or an entry of its nested tables:
     /// our bug.
     InvalidState(RawExit),
-    /// The hardware would have refused the guest's state, said a check that
-    /// was made before the entry: the rule that is broken.
+    /// A check before the entry found that the hardware would refuse the
+    /// guest's state: the rule that is broken.
     BrokenRule(&'static str),
-    /// Nothing that we know.
+    /// An exit that the hypervisor does not know.
     Unhandled(RawExit),
 }
 
@@ -290,15 +290,4 @@ pub struct ExitWithEvent {
     pub exit: VmExit,
     /// The event to deliver again.
     pub interrupted: Option<Event>,
-}
-
-/// Width of one port access: 1, 2 or 4 bytes.
-#[must_use]
-pub const fn port_width(bytes: u8) -> Option<Width> {
-    match bytes {
-        1 => Some(Width::B1),
-        2 => Some(Width::B2),
-        4 => Some(Width::B4),
-        _ => None,
-    }
 }

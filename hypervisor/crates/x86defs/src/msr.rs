@@ -142,7 +142,7 @@ msrs! {
     GS_BASE = 0xc000_0101;
     /// The base that SWAPGS swaps in.
     KERNEL_GS_BASE = 0xc000_0102;
-    /// What RDTSCP returns in ECX.
+    /// Value that RDTSCP returns in ECX.
     TSC_AUX = 0xc000_0103;
     /// AMD: system configuration.
     SYSCFG = 0xc001_0010;
@@ -156,7 +156,7 @@ msrs! {
     NB_CFG = 0xc001_001f;
     /// AMD: SVM control.
     VM_CR = 0xc001_0114;
-    /// AMD: where VMRUN keeps the host's state.
+    /// AMD: address at which VMRUN keeps the host's state.
     VM_HSAVE_PA = 0xc001_0117;
     /// AMD: load-store configuration.
     LS_CFG = 0xc001_1020;
@@ -182,7 +182,7 @@ msrs! {
 
 /// [`Msr::VM_CR`]: SVM is switched off.
 pub const VM_CR_SVMDIS: u64 = 1 << 4;
-/// [`Msr::VM_CR`]: and can't be switched on until reset (or with a key).
+/// [`Msr::VM_CR`]: SVM can't be switched on until reset (or with a key).
 pub const VM_CR_LOCK: u64 = 1 << 3;
 /// [`Msr::FEATURE_CONTROL`]: locked.
 pub const FEATURE_CONTROL_LOCK: u64 = 1 << 0;

@@ -1,4 +1,4 @@
-//! MWAIT's hints: how deeply a CPU may sleep that has nothing to do
+//! MWAIT's hints: how deeply a CPU without work may sleep
 //! (SDM: "MONITOR/MWAIT Extensions"; "CPUID", leaf 5).
 
 use crate::cpuid::CpuidSource;
@@ -13,13 +13,13 @@ const LEAF8000_0007_EDX_INVARIANT_TSC: u32 = 1 << 8;
 pub struct MwaitHints {
     /// For a short wait: C1.
     pub short: u32,
-    /// For a long one: C1E, or the first deeper state where the local APIC's
-    /// timer and the TSC go on in it.
+    /// For a long wait: C1E, or the first deeper state if the local APIC's timer and
+    /// the TSC go on in it.
     pub long: u32,
 }
 
 impl MwaitHints {
-    /// Those of a CPU, if it has MWAIT. Under another hypervisor a CPU waits by
+    /// The hints of a CPU, if it has MWAIT. Under another hypervisor a CPU waits by
     /// HLT: MWAIT would keep the other from using its CPU.
     #[must_use]
     pub fn of(cpu: &impl CpuidSource) -> Option<Self> {
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
     use crate::cpuid::CpuidResult;
 
-    /// What the CPU says: ECX of leaf 1, EDX of leaf 5, EAX of leaf 6, EDX of
+    /// The hints by CPUID: ECX of leaf 1, EDX of leaf 5, EAX of leaf 6, EDX of
     /// leaf 8000_0007.
     fn hints(features: u32, states: u32, power: u32, extended: u32) -> Option<MwaitHints> {
         MwaitHints::of(&|leaf, _| {

@@ -61,7 +61,7 @@ bitflags! {
     }
 }
 
-/// Where the memory type stands in an EPT leaf.
+/// Position of the memory type in an EPT leaf.
 pub const EPT_MEMORY_TYPE_SHIFT: u32 = 3;
 
 /// The address bits 51:12 of an entry.

@@ -106,7 +106,7 @@ pub enum SegmentRegister {
     Fs = 4,
     /// GS.
     Gs = 5,
-    /// The local descriptor table's.
+    /// The local descriptor-table register.
     Ldtr = 6,
     /// The task register.
     Tr = 7,

@@ -4,7 +4,7 @@ use bitfield_struct::bitfield;
 
 /// The attributes of a segment, in the layout of VT-x's access rights
 /// (SDM: "Guest Register State"): the descriptor's bits 47:40 and 55:52 with
-/// a hole in between. AMD-V packs the hole away: [`Self::to_svm`].
+/// a hole in between. AMD-V packs the hole away.
 #[bitfield(u16)]
 #[derive(PartialEq, Eq)]
 pub struct SegmentAttributes {
@@ -31,15 +31,13 @@ pub struct SegmentAttributes {
 }
 
 impl SegmentAttributes {
-    /// From the packed 12 bits of a VMCB (APM: "VMCB Layout, State Save Area").
-    #[must_use]
-    pub const fn from_svm(packed: u16) -> Self {
+    /// The attributes in the packed 12 bits of a VMCB (APM: "VMCB Layout, State Save Area").
+    pub(crate) const fn from_svm(packed: u16) -> Self {
         Self::from_bits(packed & 0xff | (packed & 0xf00) << 4)
     }
 
-    /// To the packed 12 bits of a VMCB.
-    #[must_use]
-    pub const fn to_svm(self) -> u16 {
+    /// The packed 12 bits of a VMCB.
+    pub(crate) const fn to_svm(self) -> u16 {
         let bits = self.into_bits();
         bits & 0xff | (bits & 0xf000) >> 4
     }
@@ -123,7 +121,7 @@ impl Segment {
 pub struct DescriptorTable {
     /// The table's linear address.
     pub base: u64,
-    /// Its last byte's offset.
+    /// Offset of the table's last byte.
     pub limit: u16,
 }
 

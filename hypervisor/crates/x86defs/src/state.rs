@@ -3,8 +3,8 @@
 use crate::control::{Cr0, Cr4, Efer, Rflags};
 use crate::{DescriptorTable, Gpr, Segment, SegmentAttributes, SegmentRegister};
 
-/// What a vCPU starts with, free of vendor. Registers that are not here have
-/// their values of after a reset.
+/// Registers that a vCPU starts with, free of vendor. All others have their values
+/// after a reset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuState {
     /// RIP.
@@ -61,7 +61,7 @@ impl CpuState {
         state
     }
 
-    /// What a start-up IPI with `vector` makes of a vCPU that waits for one
+    /// State of a vCPU that waited for a start-up IPI and got one with `vector`
     /// (SDM: "MP Initialization Protocol Algorithm for MP Systems").
     #[must_use]
     pub fn startup_ipi(vector: u8, rdx: u32) -> Self {

@@ -31,13 +31,13 @@ impl TscFrequency {
         }
     }
 
-    /// In kHz.
+    /// The frequency in kHz.
     #[must_use]
     pub const fn khz(self) -> u64 {
         self.khz
     }
 
-    /// In Hz.
+    /// The frequency in Hz.
     #[must_use]
     pub const fn hz(self) -> u64 {
         self.khz * 1000

@@ -68,7 +68,7 @@ fn is_canonical(address: u64) -> bool {
 fn allows(segment: &Segment, intent: Intent) -> bool {
     let attributes = segment.attributes;
     let code = attributes.kind() & 8 != 0;
-    // Of code: readable. Of data: writable.
+    // The bit means readable for code, writable for data.
     let more = attributes.kind() & 2 != 0;
     attributes.present()
         && attributes.code_or_data()

@@ -18,9 +18,9 @@ pub enum AccessKind {
 /// An exception that the guest must see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GuestException {
-    /// Which.
+    /// The exception.
     pub exception: Exception,
-    /// Its error code, where it has one (never in real mode).
+    /// The error code, if the exception has one (never in real mode).
     pub error_code: Option<u32>,
     /// CR2, for page faults.
     pub address: Option<u64>,
@@ -56,7 +56,7 @@ impl GuestException {
 /// Why an access failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault<E> {
-    /// The guest's own doing: it gets an exception.
+    /// The guest made a mistake: it gets this exception.
     Exception(GuestException),
     /// The host could not serve the access.
     Host(E),
@@ -121,7 +121,7 @@ pub trait Cpu {
 
     /// Compares `width` bytes with `current` and, where equal, replaces them by
     /// `new`, in one atomic step as other vCPUs see it; returns what was there.
-    /// For a device, plain write and `current` as the answer will do. An
+    /// For a device, a plain write with `current` as the answer will do. An
     /// operand that crosses pages needs only be atomic as far as the host can.
     ///
     /// # Errors
@@ -153,7 +153,7 @@ pub trait Cpu {
     fn fetch(&mut self, linear: u64, buffer: &mut [u8]) -> Result<usize, Fault<Self::Error>>;
 }
 
-/// What one call did.
+/// Result of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Step {
@@ -184,11 +184,11 @@ impl fmt::Display for Mnemonic {
 /// An instruction that the emulator does not execute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsupported {
-    /// Its bytes; those beyond `length` are zero.
+    /// Bytes of the instruction; those beyond `length` are zero.
     pub bytes: [u8; MAX_INSTRUCTION],
-    /// How many of them it has.
+    /// Length of the instruction in bytes.
     pub length: u8,
-    /// Its name; `INVALID` where only the encoding space is known (VEX, EVEX, XOP).
+    /// Name of the instruction; `INVALID` if only the encoding space is known (VEX, EVEX, XOP).
     pub mnemonic: Mnemonic,
 }
 

@@ -2,12 +2,15 @@
 
 use x86defs::{Gpr, Rflags, SegmentRegister, Width};
 
+/// The longest instruction, in bytes.
+pub const MAX_INSTRUCTION: usize = 15;
+
 /// A general register as an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Register {
-    /// Which.
+    /// The general register.
     pub gpr: Gpr,
-    /// Bits 15:8 of it: AH, CH, DH, BH.
+    /// The operand is bits 15:8 of the register: AH, CH, DH or BH.
     pub high: bool,
 }
 
@@ -31,7 +34,7 @@ pub struct MemoryOperand {
 /// An operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operand {
-    /// There is none.
+    /// No operand.
     None,
     /// A general register.
     Register(Register),
@@ -118,7 +121,7 @@ pub enum StringOp {
 /// A repeat prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Repeat {
-    /// None.
+    /// No repeat prefix.
     Once,
     /// F3: REP, REPE.
     WhileEqual,
@@ -131,9 +134,8 @@ pub enum Repeat {
 pub struct Condition(pub u8);
 
 impl Condition {
-    /// Whether it holds (SDM: "EFLAGS Condition Codes").
-    #[must_use]
-    pub fn holds(self, flags: Rflags) -> bool {
+    /// Whether the condition holds (SDM: "EFLAGS Condition Codes").
+    pub(crate) fn holds(self, flags: Rflags) -> bool {
         let less = flags.contains(Rflags::SF) != flags.contains(Rflags::OF);
         let positive = match self.0 >> 1 & 7 {
             0 => flags.contains(Rflags::OF),
@@ -149,7 +151,7 @@ impl Condition {
     }
 }
 
-/// What an instruction does.
+/// Operation of an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Op {
     /// MOV, MOVNTI.
@@ -200,9 +202,9 @@ pub enum Op {
 /// One instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Instruction {
-    /// Its length in bytes, 1 to 15.
+    /// Length in bytes, 1 to 15.
     pub length: u8,
-    /// What it does.
+    /// The operation.
     pub op: Op,
     /// The width of its operands (of the destination, where they differ).
     pub width: Width,

@@ -9,7 +9,7 @@
 //! that there is one executor. iced allocates at its first decode: call
 //! [`warm_up`] once at boot.
 //!
-//! What the caller owes after a completed instruction: the single-step trap
+//! After a completed instruction the caller owes the guest the single-step trap
 //! (RFLAGS.TF) and the end of an interrupt shadow.
 //!
 //! SDM: "Instruction Set Reference"; APM: "General-Purpose Instruction Reference".
@@ -41,14 +41,8 @@ pub use cpu::{AccessKind, Cpu, Fault, GuestException, Mnemonic, Step, Stop, Unsu
 pub use decode::{DecodeError, Decoder, decode, instruction_length, warm_up};
 pub use execute::{Ports, step, string_io};
 pub use instruction::{
-    AluOp, BitOp, Condition, Instruction, MemoryOperand, Op, Operand, Register, Repeat, ShiftOp,
-    StringOp,
+    AluOp, BitOp, Condition, Instruction, MAX_INSTRUCTION, MemoryOperand, Op, Operand, Register,
+    Repeat, ShiftOp, StringOp,
 };
 pub use listing::disassemble;
-pub use system::{
-    PortOperand, SkipError, SystemInstruction, SystemOp, TableOp, decode_system, invlpg_address,
-    read_operand, skip, table_register, write_operand,
-};
-
-/// The longest instruction, in bytes.
-pub const MAX_INSTRUCTION: usize = 15;
+pub use system::{SkipError, SystemInstruction, SystemOp, decode_system, read_operand, skip};

@@ -9,7 +9,7 @@ use x86defs::control::CpuMode;
 /// line. One that does not end in `code` is left out, and those behind it.
 ///
 /// # Errors
-/// Those of `out`.
+/// Errors of `out`.
 pub fn disassemble(code: &[u8], mode: CpuMode, rip: u64, out: &mut dyn Write) -> fmt::Result {
     let mut decoder = Decoder::with_ip(mode.bits(), code, rip, DecoderOptions::NONE);
     let mut formatter = IntelFormatter::new();

@@ -48,7 +48,7 @@ fn fault(machine: &mut Machine) -> GuestException {
     }
 }
 
-/// What one instruction makes of RAX and of the eight bytes at RBX.
+/// RAX and the eight bytes at RBX after one instruction.
 fn becomes(code: &[u8], rax: u64, memory: u64) -> (u64, u64) {
     let mut machine = long(code);
     machine.set_gpr(Gpr::Rax, rax);
@@ -211,7 +211,7 @@ fn locks() {
     machine.contention = 1000;
     assert_eq!(step(&mut machine), Ok(Step::Again));
     assert_eq!(machine.rip, CODE);
-    // Where LOCK is not allowed.
+    // Instructions that LOCK is not allowed for.
     for code in
         [&[0xf0, 0x89, 0x03][..], &[0xf0, 0x3b, 0x03], &[0xf0, 0x83, 0x3b, 0], &[0xf0, 0x01, 0xd8]]
     {

@@ -10,15 +10,11 @@ mod machine;
 
 use machine::{ABSENT, CODE, Machine};
 use x86defs::control::CpuMode;
-use x86defs::exit::{
-    CacheControl, CrAccess, DescriptorTableAccess, Direction, DrAccess, MonitorWait, PortIo,
-    StringIo,
-};
-use x86defs::{DescriptorTable, Gpr, SegmentRegister, VmExit, Width};
+use x86defs::exit::{CacheControl, CrAccess, Direction, DrAccess, PortIo, StringIo};
+use x86defs::{Gpr, SegmentRegister, VmExit, Width};
 use x86emu::{
-    Cpu, Fault, GuestException, MemoryOperand, Operand, PortOperand, Register, SkipError,
-    SystemInstruction, SystemOp, TableOp, instruction_length, invlpg_address, read_operand, skip,
-    table_register, warm_up, write_operand,
+    Cpu, Fault, GuestException, MemoryOperand, Operand, Register, SkipError, SystemInstruction,
+    SystemOp, instruction_length, read_operand, skip, warm_up,
 };
 
 fn skipped(mode: CpuMode, code: &[u8], exit: VmExit) -> Option<SystemOp> {
@@ -38,9 +34,6 @@ fn port(direction: Direction, width: Width) -> VmExit {
     VmExit::PortIo(PortIo { port: 0x3f8, width, direction, string: None })
 }
 
-const MONITOR: VmExit = VmExit::Monitor(MonitorWait::Monitor);
-const MWAIT: VmExit = VmExit::Monitor(MonitorWait::Mwait);
-
 #[test]
 fn without_operands() {
     let table: &[(&[u8], VmExit, SystemOp)] = &[
@@ -53,20 +46,10 @@ fn without_operands() {
         (&[0xf4], VmExit::Halt, SystemOp::Halt),
         (&[0xf3, 0x90], VmExit::Pause, SystemOp::Pause),
         (&[0x0f, 0x01, 0xd1], VmExit::Xsetbv, SystemOp::Xsetbv),
-        (&[0x0f, 0x33], VmExit::Rdpmc, SystemOp::Rdpmc),
-        (&[0x0f, 0x31], VmExit::Rdtsc, SystemOp::Rdtsc),
-        (&[0x0f, 0x01, 0xf9], VmExit::Rdtsc, SystemOp::Rdtsc),
-        (&[0x0f, 0x01, 0xc8], MONITOR, SystemOp::Monitor),
-        (&[0x0f, 0x01, 0xc9], MWAIT, SystemOp::Mwait),
         (&[0x0f, 0x08], VmExit::CacheControl(CacheControl::Invd), SystemOp::Invd),
         (&[0x0f, 0x09], VmExit::CacheControl(CacheControl::Wbinvd), SystemOp::Wbinvd),
         (&[0xf3, 0x0f, 0x09], VmExit::CacheControl(CacheControl::Wbinvd), SystemOp::Wbinvd),
         (&[0x0f, 0x06], VmExit::CrAccess(CrAccess::Clts), SystemOp::Clts),
-        (&[0x0f, 0x01, 0xd8], VmExit::VirtualizationInstruction, SystemOp::Virtualization),
-        (&[0x0f, 0x01, 0xdf], VmExit::VirtualizationInstruction, SystemOp::Virtualization),
-        (&[0x0f, 0x01, 0xc4], VmExit::VirtualizationInstruction, SystemOp::Virtualization),
-        (&[0xf3, 0x0f, 0xc7, 0x33], VmExit::VirtualizationInstruction, SystemOp::Virtualization),
-        (&[0x0f, 0x78, 0xc3], VmExit::VirtualizationInstruction, SystemOp::Virtualization),
     ];
     assert!(warm_up());
     for (code, exit, op) in table {
@@ -94,49 +77,31 @@ fn without_operands() {
 
 #[test]
 fn ports() {
-    let expect = |mode, code: &[u8], direction, width, operand| {
+    let expect = |mode, code: &[u8], direction, width| {
         assert_eq!(
             skipped(mode, code, port(direction, width)),
-            Some(SystemOp::Port { direction, width, port: operand }),
+            Some(SystemOp::Port { direction, width }),
             "{code:02x?}"
         );
     };
     use Direction::{In, Out};
-    expect(CpuMode::Long64, &[0xe4, 0x60], In, Width::B1, PortOperand::Immediate(0x60));
-    expect(CpuMode::Long64, &[0xe5, 0x60], In, Width::B4, PortOperand::Immediate(0x60));
-    expect(CpuMode::Long64, &[0xe6, 0x80], Out, Width::B1, PortOperand::Immediate(0x80));
-    expect(CpuMode::Long64, &[0xec], In, Width::B1, PortOperand::Dx);
-    expect(CpuMode::Long64, &[0x66, 0xed], In, Width::B2, PortOperand::Dx);
-    expect(CpuMode::Long64, &[0x48, 0xed], In, Width::B4, PortOperand::Dx);
-    expect(CpuMode::Long64, &[0xef], Out, Width::B4, PortOperand::Dx);
-    expect(CpuMode::Real, &[0xef], Out, Width::B2, PortOperand::Dx);
-    expect(CpuMode::Real, &[0x66, 0xef], Out, Width::B4, PortOperand::Dx);
+    expect(CpuMode::Long64, &[0xe4, 0x60], In, Width::B1);
+    expect(CpuMode::Long64, &[0xe5, 0x60], In, Width::B4);
+    expect(CpuMode::Long64, &[0xe6, 0x80], Out, Width::B1);
+    expect(CpuMode::Long64, &[0xec], In, Width::B1);
+    expect(CpuMode::Long64, &[0x66, 0xed], In, Width::B2);
+    expect(CpuMode::Long64, &[0x48, 0xed], In, Width::B4);
+    expect(CpuMode::Long64, &[0xef], Out, Width::B4);
+    expect(CpuMode::Real, &[0xef], Out, Width::B2);
+    expect(CpuMode::Real, &[0x66, 0xef], Out, Width::B4);
     assert_eq!(skipped(CpuMode::Long64, &[0xec], port(Out, Width::B1)), None);
     assert_eq!(skipped(CpuMode::Long64, &[0xec], port(In, Width::B4)), None);
     let string = |direction, width| {
         let string = StringIo { rep: true, address_width: Some(Width::B8), segment: None };
         VmExit::PortIo(PortIo { port: 1, width, direction, string: Some(string) })
     };
-    assert_eq!(
-        skipped(CpuMode::Long64, &[0xf3, 0x65, 0x67, 0x6f], string(Out, Width::B4)),
-        Some(SystemOp::StringPort {
-            direction: Out,
-            width: Width::B4,
-            rep: true,
-            address_width: Width::B4,
-            segment: SegmentRegister::Gs,
-        })
-    );
-    assert_eq!(
-        skipped(CpuMode::Protected32, &[0x2e, 0x6c], string(In, Width::B1)),
-        Some(SystemOp::StringPort {
-            direction: In,
-            width: Width::B1,
-            rep: false,
-            address_width: Width::B4,
-            segment: SegmentRegister::Es,
-        })
-    );
+    assert_eq!(skipped(CpuMode::Long64, &[0xf3, 0x6f], string(Out, Width::B4)), None);
+    assert_eq!(skipped(CpuMode::Long64, &[0xef], string(Out, Width::B4)), None);
 }
 
 #[test]
@@ -182,57 +147,14 @@ fn operands() {
     let write0 = VmExit::CrAccess(CrAccess::Write { cr: 0, gpr: None });
     assert_eq!(long(&[0x0f, 0x01, 0x33], write0), Some(SystemOp::Lmsw(memory)));
     let read0 = VmExit::CrAccess(CrAccess::Read { cr: 0, gpr: None });
-    assert_eq!(long(&[0x0f, 0x01, 0x23], read0), Some(SystemOp::Smsw(memory, Width::B2)));
-    assert_eq!(long(&[0x48, 0x0f, 0x01, 0xe0], read0), Some(SystemOp::Smsw(rax, Width::B8)));
-    let invlpg = VmExit::CacheControl(CacheControl::Invlpg(None));
-    assert_eq!(long(&[0x0f, 0x01, 0x3b], invlpg), Some(SystemOp::Invlpg(at_rbx(Width::B8))));
-    assert_eq!(long(&[0x0f, 0x01, 0xf8], invlpg), None, "SWAPGS");
-    let invpcid = VmExit::CacheControl(CacheControl::Invpcid);
-    assert_eq!(
-        long(&[0x66, 0x0f, 0x38, 0x82, 0x03], invpcid),
-        Some(SystemOp::Invpcid(Gpr::Rax, at_rbx(Width::B8)))
-    );
-    let tables = VmExit::DescriptorTable(DescriptorTableAccess::GdtrIdtr);
-    let segments = VmExit::DescriptorTable(DescriptorTableAccess::LdtrTr);
-    for (reg, op) in [TableOp::StoreGdt, TableOp::StoreIdt, TableOp::LoadGdt, TableOp::LoadIdt]
-        .iter()
-        .enumerate()
-    {
-        let code = [0x0f, 0x01, 3 | (reg as u8) << 3];
-        assert_eq!(long(&code, tables), Some(SystemOp::Table(*op, memory, Width::B8)));
-        assert_eq!(long(&code, segments), None);
-    }
-    for (reg, op, width) in [
-        (0, TableOp::StoreLdt, Width::B4),
-        (1, TableOp::StoreTask, Width::B4),
-        (2, TableOp::LoadLdt, Width::B2),
-        (3, TableOp::LoadTask, Width::B2),
-    ] {
-        let code = [0x0f, 0x00, 0xc0 | reg << 3];
-        assert_eq!(long(&code, segments), Some(SystemOp::Table(op, rax, width)));
-    }
-}
-
-#[test]
-fn operands_are_served() {
+    assert_eq!(long(&[0x0f, 0x01, 0x23], read0), Some(SystemOp::Smsw));
+    assert_eq!(long(&[0x48, 0x0f, 0x01, 0xe0], read0), Some(SystemOp::Smsw));
     let mut machine = Machine::new(CpuMode::Long64, &[]);
     machine.set_gpr(Gpr::Rbx, 0x4000);
-    let memory = Operand::Memory(at_rbx(Width::B8));
-    let table = DescriptorTable { base: 0xffff_8000_1234_5678, limit: 0x7f };
-    assert_eq!(table_register(&mut machine, &memory, Width::B8, Some(table)), Ok(table));
-    assert_eq!(machine.memory[0x4000..0x4004], [0x7f, 0, 0x78, 0x56]);
-    assert_eq!(table_register(&mut machine, &memory, Width::B8, None), Ok(table));
-    let short = DescriptorTable { base: 0x34_5678, limit: 0x7f };
-    assert_eq!(table_register(&mut machine, &memory, Width::B2, None), Ok(short));
-    let wide = DescriptorTable { base: 0x1234_5678, limit: 0x7f };
-    assert_eq!(table_register(&mut machine, &memory, Width::B4, None), Ok(wide));
-    assert_eq!(write_operand(&mut machine, &memory, Width::B2, 0xabcd_1234), Ok(()));
-    assert_eq!(read_operand(&mut machine, &memory, Width::B4), Ok(0x5678_1234));
-    machine.set_gpr(Gpr::Rbx, 0x9000_0000_0000_0000);
-    assert_eq!(invlpg_address(&machine, &at_rbx(Width::B8)), 0x9000_0000_0000_0000);
-    machine.segments[SegmentRegister::Gs as usize].base = 0x100;
-    let gs = MemoryOperand { segment: SegmentRegister::Gs, ..at_rbx(Width::B4) };
-    assert_eq!(invlpg_address(&machine, &gs), 0x100);
+    machine.memory[0x4000..0x4002].copy_from_slice(&[0x34, 0x12]);
+    assert_eq!(read_operand(&mut machine, &memory, Width::B2), Ok(0x1234));
+    machine.set_gpr(Gpr::Rax, 0xabcd_5678);
+    assert_eq!(read_operand(&mut machine, &rax, Width::B2), Ok(0x5678));
 }
 
 #[test]

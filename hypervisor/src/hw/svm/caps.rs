@@ -1,4 +1,4 @@
-//! What this CPU's AMD-V can do (APM volume 3: "Function 8000_000Ah: SVM Features").
+//! Abilities of this CPU's AMD-V (APM volume 3: "Function 8000_000Ah: SVM Features").
 
 use crate::cpu::{self, msr};
 use crate::error::HostError;
@@ -47,7 +47,7 @@ pub struct Caps {
     pub asids: u32,
     /// Revision.
     pub revision: u8,
-    /// What an entry is checked against.
+    /// Limits that an entry is checked against.
     pub limits: Limits,
 }
 

@@ -36,7 +36,7 @@ use x86defs::{Efer, HostPhysAddr, Msr};
 #[derive(Debug)]
 pub struct Cpu {
     caps: Caps,
-    /// Where VMLOAD finds the host's own hidden registers.
+    /// The VMCB from which VMLOAD takes the host's own hidden registers.
     host_vmcb: HostPhysAddr,
 }
 
@@ -68,7 +68,7 @@ impl Cpu {
         Ok(Self { caps, host_vmcb })
     }
 
-    /// What this CPU can do.
+    /// Abilities of this CPU's AMD-V.
     #[must_use]
     pub const fn caps(&self) -> &Caps {
         &self.caps

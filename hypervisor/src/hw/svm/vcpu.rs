@@ -26,7 +26,7 @@ use x86defs::{
     Segment, SegmentRegister, VmExit,
 };
 
-/// The exceptions that exit now. Where DR6 would be lost, #DB is left to the
+/// The exceptions that exit now. If an exit would lose DR6, #DB is left to the
 /// guest, except while an NMI's IRET is stepped over.
 fn exceptions(caps: &Caps, nmi: NmiState) -> u32 {
     if caps.switches_less() && !matches!(nmi, NmiState::Stepping { .. }) {
@@ -245,7 +245,7 @@ impl SvmVcpu {
         unsafe { entry::enter(core, self.vmcb.as_ptr(), phys, host) };
     }
 
-    /// What happened, and whether the general code has to know.
+    /// The last exit; `None` if the general code need not know of it.
     fn after_exit(&mut self) -> Option<ExitWithEvent> {
         let assists = self.caps.features.contains(SvmFeatures::DECODE_ASSISTS);
         let c = &self.vmcb().control;

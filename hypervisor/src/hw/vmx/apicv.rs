@@ -52,7 +52,7 @@ pub(super) struct ApicHardware {
     maps: Maps,
     /// Space in which the controls take the APIC's registers to be.
     space: Option<ApicSpace>,
-    /// What the VMCS holds.
+    /// Copies of values in the VMCS: this one and the next two.
     status: InterruptStatus,
     eoi_exits: VectorSet,
     threshold: u8,

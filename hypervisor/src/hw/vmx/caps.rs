@@ -1,4 +1,4 @@
-//! What this CPU's VT-x can do, and the control words that follow from it
+//! Abilities of this CPU's VT-x, and the control words that follow from them
 //! (SDM: "VMX Capability Reporting Facility").
 
 use crate::cpu::{self, msr};
@@ -21,7 +21,7 @@ pub struct Caps {
     pub basic: VmxBasic,
     /// The control words.
     pub words: ControlWords,
-    /// What an entry is checked against.
+    /// Limits that an entry is checked against.
     pub limits: Limits,
 }
 
@@ -32,7 +32,7 @@ fn read(msr: Msr) -> Result<u64, HostError> {
     })
 }
 
-/// What the CPU checks an entry against.
+/// Limits that the CPU checks an entry against.
 fn limits(basic: VmxBasic) -> Result<Limits, HostError> {
     let control = |msr| Ok::<_, HostError>(ControlCapability::from_msr(read(msr)?));
     let primary = control(Msr::VMX_TRUE_PROCBASED_CTLS)?;

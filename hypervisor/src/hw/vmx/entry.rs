@@ -177,7 +177,7 @@ impl ExitRegs for Regs<'_> {
         let length = self.vmcs.read(HOT_LENGTH);
         let rip = self.rip();
         let next_rip = rip.wrapping_add(length.into());
-        // Where RIP may wrap at 16 or 32 bits, the general code knows more.
+        // A RIP that may wrap at 16 or 32 bits is left to the general code, which knows more.
         ((rip ^ next_rip) & !0xffff == 0).then_some(Instruction { rip, next_rip })
     }
 

@@ -23,7 +23,7 @@ const PASSED_THROUGH: [Msr; 6] = [
 /// May be read: a write is rare, and noting it spares four reads at every exit.
 const READABLE: [Msr; 4] = [Msr::STAR, Msr::LSTAR, Msr::CSTAR, Msr::SFMASK];
 
-/// Where the half for writes begins.
+/// Offset of the half for writes.
 const WRITES: usize = 0x800;
 
 /// The bitmaps that all guests share.

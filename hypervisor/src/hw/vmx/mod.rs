@@ -74,7 +74,7 @@ impl Cpu {
         Ok(Self { caps })
     }
 
-    /// What this CPU can do.
+    /// Abilities of this CPU's VT-x.
     #[must_use]
     pub const fn caps(&self) -> &Caps {
         &self.caps
@@ -137,7 +137,7 @@ impl VendorCpu for Cpu {
 /// # Errors
 /// [`HostError::VmxLocked`].
 pub fn unlock() -> Result<(), HostError> {
-    // Where the register is missing, nothing locks.
+    // A CPU without the register locks nothing.
     let Some(feature_control) = msr::try_read(Msr::FEATURE_CONTROL) else { return Ok(()) };
     let locked = feature_control & FEATURE_CONTROL_LOCK != 0;
     match (locked, feature_control & FEATURE_CONTROL_VMX != 0) {

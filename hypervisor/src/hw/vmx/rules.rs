@@ -53,7 +53,7 @@ impl VmxVcpu {
         stage.broken(&subject).for_each(tell);
     }
 
-    /// What to report instead of an entry that would be refused.
+    /// The exit to report instead of an entry that would be refused.
     #[cfg(feature = "check-entries")]
     pub(super) fn broken_rule(&mut self) -> Option<ExitWithEvent> {
         let image = dump::image(self.current());

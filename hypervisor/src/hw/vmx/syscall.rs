@@ -7,12 +7,12 @@ use crate::cpu::percpu::{self, MAX_CPUS};
 use core::sync::atomic::{AtomicU64, Ordering};
 use x86defs::Msr;
 
-/// Whose values each CPU holds; 0 is nobody's.
+/// The vCPU whose values each CPU holds; 0: none.
 static OWNERS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 /// The last name given to a vCPU.
 static LAST: AtomicU64 = AtomicU64::new(0);
 
-/// Whose values this CPU holds.
+/// The vCPU whose values this CPU holds.
 fn owner() -> &'static AtomicU64 {
     &OWNERS[percpu::this().index() % MAX_CPUS]
 }
@@ -94,7 +94,7 @@ impl SyscallMsrs {
         true
     }
 
-    /// What this CPU holds is not this vCPU's any more.
+    /// The values that this CPU holds are not this vCPU's any more.
     pub(super) fn forget(&self) {
         let _ = owner().compare_exchange(self.owner, 0, Ordering::Relaxed, Ordering::Relaxed);
     }

@@ -60,7 +60,7 @@ pub struct VmxVcpu {
     pub(super) apic: ApicHardware,
     ept_pointer: u64,
     pub(super) caps: Caps,
-    /// What stands in the control words.
+    /// Copies of two control words of the VMCS: this one and the next.
     primary: PrimaryControls,
     entry: EntryControls,
     pub(super) launched: bool,
@@ -69,9 +69,9 @@ pub struct VmxVcpu {
     vpid: Tag,
     /// The guest's own translations must go.
     pub(super) flush: bool,
-    /// Those of the nested tables too.
+    /// Translations of the nested tables must go too.
     pub(super) flush_nested: bool,
-    /// What the guest sees of the bits of CR0 and CR4 that are ours.
+    /// The guest's view of the bits of CR0 and CR4 that are ours.
     pub(super) cr0_shadow: Cr0,
     pub(super) cr4_shadow: Cr4,
     pub(super) efer: Efer,
@@ -140,10 +140,10 @@ impl VmxVcpu {
     pub(super) fn load(&mut self) {
         host::write(self.current());
         self.host_cr3 = host::cr3();
-        // Another CPU gave the VPID, and its stack was another.
+        // The VPID and the stack pointer are those of another CPU.
         self.vpid = Tag::default();
         self.host_rsp = 0;
-        // Who had this EPT pointer before may have left translations.
+        // A guest that had this EPT pointer before may have left translations.
         self.flush_nested = true;
         self.syscall.forget();
     }
@@ -154,8 +154,8 @@ impl VmxVcpu {
         self.launched = false;
     }
 
-    /// What does not change while the vCPU exists, and what of the guest's
-    /// state nobody else sets.
+    /// Writes the fields that do not change while the vCPU exists, and the part of the
+    /// guest's state that nobody else sets.
     fn write_controls(&self, maps: &maps::Maps) {
         let v = self.current();
         v.write(Field32::PIN_CONTROLS, self.caps.words.pin.bits());
@@ -223,12 +223,12 @@ impl VmxVcpu {
         }
     }
 
-    /// What blocks interrupts.
+    /// The causes that block interrupts.
     pub(super) fn blocked(&self) -> Interruptibility {
         Interruptibility::from_bits_retain(self.current().read(Field32::GUEST_INTERRUPTIBILITY))
     }
 
-    /// Changes what blocks interrupts.
+    /// Sets or clears causes that block interrupts.
     pub(super) fn set_blocked(&mut self, which: Interruptibility, on: bool) {
         let old = self.blocked();
         let mut new = old;
@@ -261,7 +261,8 @@ impl VmxVcpu {
         }
     }
 
-    /// What follows the code that enters, and what the entry would refuse.
+    /// Sets the fields that depend on the code that enters, and mends state that the entry would
+    /// refuse.
     pub(super) fn prepare_entry(&mut self) {
         self.prepare_translations();
         let cr3 = host::cr3();
@@ -333,7 +334,7 @@ impl VmxVcpu {
         }
     }
 
-    /// What ends the guest's turn.
+    /// The timer that ends the guest's turn.
     pub(super) fn timer_kind(&self) -> TimerKind {
         match self.caps.words.preemption_timer {
             Some(shift) => TimerKind::Own { shift },
@@ -431,7 +432,7 @@ impl VmxVcpu {
         interrupted_event(info, v.read(Field32::IDT_VECTORING_ERROR), length)
     }
 
-    /// What happened, and whether the general code has to know.
+    /// The last exit; `None` if the general code need not know of it.
     fn after_exit(&mut self) -> Option<ExitWithEvent> {
         let information = self.information();
         let exit = decode(&information);

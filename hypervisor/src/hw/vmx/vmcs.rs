@@ -12,7 +12,7 @@ use x86defs::vmcs::{Field16, Field32, Field64, FieldNatural, InstructionError};
 
 /// A field with the type of its value.
 pub(super) trait Field: Copy {
-    /// What it holds.
+    /// Type of its value.
     type Value: Copy + Default;
     /// Its encoding.
     fn code(self) -> u64;
@@ -122,9 +122,9 @@ pub(super) fn invalidate_ept(ept_pointer: u64) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub(super) enum Invvpid {
-    /// Those of one identifier.
+    /// Translations of one identifier.
     Single = 1,
-    /// Those of all identifiers.
+    /// Translations of all identifiers.
     All = 2,
 }
 
@@ -229,8 +229,8 @@ impl Current<'_> {
     #[inline(always)]
     pub(super) fn read<F: Field>(self, field: F) -> F::Value {
         let value: u64;
-        // SAFETY: as above. It does not fail; if it did, the value would be
-        // whatever stood in the register.
+        // SAFETY: a VMCS is current. VMREAD does not fail; if it did, the value
+        // would be whatever stood in the register.
         unsafe {
             asm!("vmread {0}, {1}", out(reg) value, in(reg) field.code(),
                  options(nomem, nostack));
@@ -241,8 +241,8 @@ impl Current<'_> {
     /// Sets a field that every CPU we run on has.
     #[inline(always)]
     pub(super) fn write<F: Field>(self, field: F, value: F::Value) {
-        // SAFETY: a VMCS is current. What the field means is checked at the
-        // entry; fields that give a guest power are set by `VmxVcpu` alone.
+        // SAFETY: a VMCS is current. The entry checks the field's value; fields that
+        // give a guest power are set by `VmxVcpu` alone.
         unsafe {
             asm!("vmwrite {}, {}", in(reg) field.code(), in(reg) F::widen(value),
                  options(nomem, nostack));

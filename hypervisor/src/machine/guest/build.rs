@@ -24,7 +24,7 @@ use sched::GuestId;
 use spin::{Mutex, RwLock};
 use vmm::backend::{Backend, HotState};
 use vmm::clock::{Interruption, TscAgreement, VcpuClock, VmClock};
-use vmm::cpuid::{CpuidConfig, CpuidTable, FeatureBit, VcpuView};
+use vmm::cpuid::{CpuidConfig, CpuidTable, FeatureBit, VcpuView, model};
 use vmm::hot::cpuid::HotLeaves;
 use vmm::hot::timer::HotTimer;
 use vmm::msr::mtrr::Mtrrs;
@@ -41,7 +41,7 @@ use x86defs::{CpuState, Cr4, GuestPhysAddr, Xcr0};
 /// The shortest time for which a guest is let in, in microseconds.
 const MIN_SLICE_US: u64 = 20;
 
-/// What all vCPUs of a guest are made from.
+/// Parts that all vCPUs of a guest are made from.
 struct Parts {
     khz: u64,
     cpuid: Arc<CpuidTable>,
@@ -139,7 +139,7 @@ impl<C: VendorCpu> Assembly<C> {
     ) -> Result<Self, HostError> {
         let frequency = world.rate();
         let mut withheld = vendor.withheld().to_vec();
-        withheld.push(FeatureBit::PKU);
+        withheld.extend(model::WITHHELD);
         let host = match tsc::is_dependable() {
             true => TscAgreement::Matched,
             false => {
@@ -156,9 +156,9 @@ impl<C: VendorCpu> Assembly<C> {
                 vcpus: vcpus.low16(),
                 max_apic_id: vcpus.saturating_sub(1),
                 tsc: frequency,
-                apic_timer_hz: 1_000_000_000,
+                apic_timer_hz: model::APIC_TIMER_HZ,
                 physical_address_bits: GuestPhysAddr::BITS,
-                xcr0: Xcr0::X87 | Xcr0::SSE | Xcr0::AVX,
+                xcr0: model::XCR0,
                 pv: pv.usable(settings.hypercalls.0),
                 calls: settings.hypercalls.0,
                 signature: settings.signature,
@@ -168,7 +168,7 @@ impl<C: VendorCpu> Assembly<C> {
         let msrs = Arc::new(MsrTable::new(
             &cpuid,
             &MsrConfig {
-                microcode: 0x0100_0065,
+                microcode: model::MICROCODE,
                 low_ram_end: e820::low_ram_end(settings.memory),
                 high_ram_end: e820::high_ram_end(settings.memory),
             },
@@ -227,7 +227,7 @@ impl<C: VendorCpu> Assembly<C> {
     pub(super) fn finish(mut self, world: &'static World, id: GuestId) -> Arc<Guest<Slots<C>>> {
         let time = world.time();
         self.clock.pause(time.tsc);
-        // As in `new`.
+        // No vCPU has a clock in memory yet that could be wrong, as in `new`.
         let _ = self.clock.resume(time, &mut [], &self.parts.space, Interruption::None);
         for slot in &mut self.slots {
             let vcpu = &mut slot.private.get_mut().vcpu;

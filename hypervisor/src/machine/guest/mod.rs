@@ -44,11 +44,11 @@ const NONE: usize = usize::MAX;
 pub(crate) struct Guest<V: ?Sized> {
     /// Its settings.
     pub(crate) settings: Arc<GuestSettings>,
-    /// What its vCPUs share.
+    /// The part that its vCPUs share.
     pub(crate) vm: Vm<Arc<GuestSpace>>,
-    /// Where they are.
+    /// Places of its vCPUs.
     pub(crate) places: Arc<Places>,
-    /// Where its output goes.
+    /// The console that takes its output.
     pub(crate) console: Arc<Console>,
     /// Its name in the scheduler.
     pub(crate) id: GuestId,
@@ -125,7 +125,7 @@ impl<V: Vcpus + ?Sized> Guest<V> {
         zeroed
     }
 
-    /// Ticks for which that was done.
+    /// Ticks for which memory was zeroed ahead.
     pub(crate) fn zeroing(&self) -> u64 {
         self.zeroing.load(Ordering::Relaxed)
     }
@@ -136,7 +136,7 @@ impl<V: Vcpus + ?Sized> Guest<V> {
         self.published().fold(ahead, |sum, vcpu| sum.plus(vcpu.account(costs)))
     }
 
-    /// What its vCPUs were when they last left a CPU, in their order.
+    /// Figures of its vCPUs, in their order, as of when each last left a CPU.
     pub(crate) fn published(&self) -> impl Iterator<Item = Published> {
         (0..self.vcpus.count()).filter_map(|index| self.vcpus.published(index))
     }
@@ -153,7 +153,7 @@ impl<V: Vcpus + ?Sized> Guest<V> {
         left.unwrap_or(0).saturating_sub(self.started)
     }
 
-    /// What it costs beside its RAM and page tables, in bytes: vCPUs, device
+    /// Its cost beside its RAM and page tables, in bytes: vCPUs, device
     /// models, rings.
     pub(crate) fn overhead(&self) -> u64 {
         let shared = size_of_val(self) + size_of::<Board>();
@@ -256,8 +256,8 @@ impl<V: Vcpus + ?Sized> Guest<V> {
         self.halted_deaf.load(Ordering::Relaxed)
     }
 
-    /// Ends it: the first reason counts. Its vCPUs leave it at their next look;
-    /// the operator's context takes it apart then.
+    /// Ends the guest: the first reason counts. Its vCPUs leave it at their next look;
+    /// the operator's service takes it apart then.
     pub(crate) fn stop(&self, reason: EndReason, vcpu: Option<usize>, world: &World) {
         let reason = match (reason, self.settings.on_triple_fault) {
             (EndReason::TripleFault, OnTripleFault::Reset) => EndReason::Reset,

@@ -10,7 +10,7 @@ use spin::Once;
 /// No CPU.
 const NOWHERE: usize = usize::MAX;
 
-/// Where a guest's vCPUs are: what a kick has to know.
+/// Places of a guest's vCPUs, which a kick has to know.
 #[derive(Debug)]
 pub(crate) struct Places {
     places: Vec<Place>,
@@ -53,8 +53,8 @@ impl Places {
         }
     }
 
-    /// No CPU runs vCPU `index` any more. Whoever posts to it after this wakes it
-    /// through the scheduler; who has posted before is seen in its mailbox.
+    /// No CPU runs vCPU `index` any more. A sender that posts to it after this wakes it
+    /// through the scheduler; one that has posted before is seen in its mailbox.
     pub(crate) fn leave(&self, index: usize) {
         self.enter(index, NOWHERE);
     }

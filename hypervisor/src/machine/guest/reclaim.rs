@@ -5,16 +5,16 @@ use crate::cpu::asm;
 use alloc::sync::{Arc, Weak};
 use x86defs::GuestPhysAddr;
 
-/// What is still to be given back.
+/// Memory that is still to be given back.
 pub(crate) enum Reclaim {
     /// RAM from this address on.
     Emptying(Arc<AnyGuest>, GuestPhysAddr),
-    /// What goes with the last that knows the guest.
+    /// The rest, which goes with the last one that knows the guest.
     Leaving(Weak<AnyGuest>),
 }
 
 impl Reclaim {
-    /// Of a guest that no CPU runs any more.
+    /// All memory of a guest that no CPU runs any more.
     pub(crate) const fn new(guest: Arc<AnyGuest>) -> Self {
         Self::Emptying(guest, GuestPhysAddr::new(0))
     }

@@ -17,7 +17,7 @@ use vmm::stats::ExitCounts;
 use vmm::stopwatch::{HotCosts, Spent};
 use vmm::vcpu::Vcpu;
 
-/// What a CPU has to itself while it runs a vCPU.
+/// The part of a vCPU that a CPU has to itself while it runs it.
 #[derive(Debug)]
 pub(crate) struct Private<B> {
     /// The vCPU.
@@ -33,28 +33,28 @@ pub(crate) struct Private<B> {
 pub(crate) struct Slot<B> {
     /// Taken by the CPU that runs it, for as long as it does.
     pub(crate) private: Mutex<Private<B>>,
-    /// What it was when it last left a CPU.
+    /// Its figures as of when it last left a CPU.
     pub(crate) published: Mutex<Published>,
 }
 
-/// What anybody may know of a vCPU while it runs.
+/// Figures of a vCPU that anybody may know while it runs, as of when it last left a CPU.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Published {
     /// Its exits by kind.
     pub(crate) counts: ExitCounts,
     /// Time on CPUs by what it was spent on, in ticks.
     pub(crate) spent: Spent,
-    /// The same, to the exit.
+    /// Time by what it was spent on, measured at each exit.
     #[cfg(feature = "stamp-exits")]
     pub(crate) stamps: Stamps,
-    /// What it used of KVM's paravirtual interface.
+    /// Its use of KVM's paravirtual interface.
     pub(crate) pv: PvCounts,
-    /// The TSC then.
+    /// The TSC when it left.
     pub(crate) left: u64,
 }
 
 impl Published {
-    /// What else was counted of it.
+    /// Its other counters.
     pub(crate) fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         self.pv.iter()
     }
@@ -76,7 +76,7 @@ pub(crate) trait Vcpus: Debug + Send + Sync {
     /// How many there are.
     fn count(&self) -> usize;
 
-    /// What vCPU `index` was when it last left a CPU.
+    /// Figures of vCPU `index` as of when it last left a CPU.
     fn published(&self, index: usize) -> Option<Published>;
 
     /// Whether no CPU runs any of them.

@@ -1,5 +1,5 @@
-//! The start of a guest: done by a service context of its own, step by step, so
-//! that nobody else waits for it, and charged to the guest.
+//! The start of a guest: done by a service of its own, step by step, so that
+//! nobody else waits for it, and charged to the guest.
 
 use super::build::{Assembly, lay_out, refused, reserve};
 #[cfg(feature = "check-entries")]
@@ -30,7 +30,7 @@ use x86defs::{CpuState, GuestPhysAddr};
 /// Bytes of a kernel that are looked at or copied in one piece: some ten microseconds.
 const PIECE: usize = 16 << 10;
 
-/// Where a guest's files are.
+/// Source of a guest's files.
 #[derive(Clone, Debug)]
 pub(crate) enum Files {
     /// In the bundle.
@@ -50,7 +50,7 @@ impl Files {
     }
 }
 
-/// What is still to be done.
+/// Work that is left.
 enum Work<C: VendorCpu> {
     Reserve,
     /// The guest's RAM is set aside, but not all of its page tables.
@@ -87,14 +87,14 @@ pub(crate) trait Start: Send + Sync {
     /// Starts no further. The result comes all the same.
     fn cancel(&self);
 
-    /// What came of it, once.
+    /// The result of the start, given once.
     fn result(&self) -> Option<Result<Arc<AnyGuest>, HostError>>;
 
     /// The vCPUs of the guest that was made may run: the scheduler knows them.
     fn admit(&self);
 }
 
-/// What lets the vCPUs of a guest run.
+/// Function that lets the vCPUs of a guest run.
 type Admit<C> = Box<dyn Fn(&Arc<Guest<Slots<C>>>) + Send + Sync>;
 
 /// See the [module](self).
@@ -214,7 +214,7 @@ impl<C: VendorCpu> Starter<C> {
                 Work::Write(space, loading)
             }
             Work::Write(space, mut loading) => {
-                // What is written to is zeroed first: in pieces of its own.
+                // Memory that is written to is zeroed first: in pieces of its own.
                 if space.prepare() {
                     return Ok(Work::Write(space, loading));
                 }

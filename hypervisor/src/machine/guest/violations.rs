@@ -45,7 +45,7 @@ pub(super) fn commit(name: &str) -> ! {
 
 fn write(at: u64) {
     // SAFETY: none of the places that it is called with is writable: the CPU refuses, which
-    // ends the run. Where it does not, the run ends right behind it.
+    // ends the run. If it does not, the run ends right behind the write.
     unsafe { (at as *mut u8).write_volatile(0) };
 }
 

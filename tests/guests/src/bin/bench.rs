@@ -1,4 +1,4 @@
-//! What an exit costs, in instructions that the guest sees go by.
+//! The cost of an exit, in instructions that the guest sees go by.
 //!
 //! Each operation stands between two readings of the TSC. The same code without
 //! the operation gives the overhead, which is taken off: so an operation that
@@ -31,7 +31,7 @@ const ARRIVAL: u8 = 0x61;
 const EOI: u8 = 0x62;
 /// A halted CPU's deadline is so many ticks ahead: more than it takes to halt.
 const NAP: u64 = 100_000;
-/// What took no longer than this caused no exit.
+/// An operation that took no longer than this caused no exit.
 const NO_EXIT: u32 = 20;
 /// Memory from here on nobody has touched before.
 const UNTOUCHED: u64 = 16 << 20;
@@ -44,9 +44,9 @@ const REST: u16 = 0xffff;
 /// The pages whose first touch takes from the stock end here; what a touch costs where
 /// there is none left is measured behind.
 const FRESH: u64 = UNTOUCHED + ROOM as u64 * PAGE;
-/// So many large pages are touched before that counts: all of a guest's stock.
+/// Large pages that are touched before touches count: all of a guest's stock.
 const STOCK: usize = 8;
-/// So many are touched when it counts.
+/// Large pages that are touched when it counts.
 const FRESH_BLOCKS: usize = 16;
 /// Pages are touched in whole large pages, so that the average of their first touches
 /// holds where one exit maps a large page.

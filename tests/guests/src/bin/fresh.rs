@@ -1,4 +1,5 @@
-//! Memory that another guest had before. Both guests of this program have `mib=N` of it, and `kib=N` more.
+//! Memory that another guest had before. The two guests of this program have `mib=N` of it,
+//! and `kib=N` more.
 //!
 //! With `fill` the guest writes a pattern to its RAM, the whole blocks of 2 MiB of it; then,
 //! when it has rested, it reads what is left, rests again and switches off. With `seek` it

@@ -312,7 +312,7 @@ fn opcodes() -> Outcome {
 
 /// One opcode with all its operands.
 fn group(number: u64, prefix: &[u8], (map, first): (usize, &&[u8]), opcode: u8) -> Outcome {
-    // One that unmasked exceptions must not hide what comes.
+    // An instruction that unmasked exceptions must not hide those of the next ones.
     // SAFETY: no floating-point code is between.
     unsafe { asm!("fninit", options(nostack)) };
     let digits = (0..8u8).flat_map(|digit| [0xc3 | digit << 3, 0x03 | digit << 3]);

@@ -28,7 +28,7 @@ const ROUND: u64 = 20_000;
 const WORDS: u64 = 64 << 10;
 /// Instructions that a word takes in [`hash`].
 const PER_WORD: u64 = 7;
-/// Where it lies: 16 MiB, above what is loaded.
+/// Address of that memory: 16 MiB, above what is loaded.
 const MEMORY: u64 = 16 << 20;
 /// The timer's vector.
 const TIMER: u8 = 0x50;

@@ -77,7 +77,7 @@ pub(super) enum Refusal {
     NoMedium,
     /// Sectors of this many bytes.
     Sectors(u64),
-    /// It has, and it needs.
+    /// Bytes that it has, and bytes that it needs.
     TooSmall(u64, u64),
     /// This device is mounted here, and the system needs it.
     System(String, String),

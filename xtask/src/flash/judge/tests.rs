@@ -1,9 +1,9 @@
 //! The decision over many computers: `recorded.json` is what `lsblk` 2.38 and the kernel
 //! (Debian 12, Linux 6.1) said in virtual machines that were brought into each state, and whether
 //! the kernel gave each disk to one program alone then; `drawn.json` is written in the same form,
-//! for what can't be had there. Fields that are null are left out, and loop devices' files have another
-//! folder than they had. `verdicts.txt` says what
-//! becomes of each disk of both; `STEWARD_WRITE_VERDICTS=1 cargo test -p xtask judge` writes it anew.
+//! for states that can't be had there. Fields that are null are left out, and loop devices' files
+//! have another folder than they had. `verdicts.txt` says what becomes of each disk of the two;
+//! `STEWARD_WRITE_VERDICTS=1 cargo test -p xtask judge` writes it anew.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

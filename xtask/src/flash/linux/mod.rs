@@ -319,8 +319,8 @@ fn confirm(around: &mut impl Around, target: &Target) -> Result<()> {
     Ok(())
 }
 
-/// Writes and reads back, with a bar. Who interrupts it once finds a disk without tables; the
-/// second time ends the program.
+/// Writes and reads back, with a bar. The first interruption leaves a disk without tables; the
+/// second one ends the program.
 fn put<M: Medium>(disk: &Sparse, medium: &mut M) -> Result<()> {
     let stopped = Arc::new(AtomicBool::new(false));
     let mut hooks = Vec::new();
@@ -372,7 +372,7 @@ fn has_content(path: &Path) -> Result<bool> {
     Ok(medium::has_content(&file))
 }
 
-/// The same with a file that stands for a disk.
+/// Flashes a file that stands for a disk.
 fn onto_file(
     around: &mut impl Around,
     options: &FlashOptions,

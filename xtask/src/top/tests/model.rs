@@ -95,7 +95,8 @@ fn a_guest_that_was_started_anew_counts_from_there() {
     let row = &model.rows()[0];
     assert_eq!((row.cpu, row.exits), (Some(525), Some(2000)));
     assert_eq!(row.kinds[0].rate, Some(1500));
-    // What has lived longer than that was not: its clock is a little off.
+    // A guest that has lived longer than the period was not started anew: its clock is a little
+    // off.
     let model = taken([before, snapshot(12 * S, vec![guest(1, "a", 4 * S - 4, 1000)])]);
     let row = &model.rows()[0];
     assert_eq!((row.cpu, row.exits), (Some(0), Some(0)));
@@ -153,7 +154,7 @@ fn the_selection_stays_with_its_guest() {
     assert_eq!(selected(&model), "a");
     model.act(Action::Down);
     assert_eq!(selected(&model), "b");
-    // It moves up.
+    // The selected guest moves up.
     let mut busy = all.clone();
     busy[1] = guest(2, "b", S, 0);
     model.take(snapshot(2 * S, busy));

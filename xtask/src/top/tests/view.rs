@@ -154,7 +154,7 @@ fn the_selected_guest_is_in_sight() {
     assert!(!screen(&model, 60, 10).contains("guest50"));
     model.act(Action::Last);
     assert!(screen(&model, 60, 10).contains("guest50"));
-    // Where there is room for both, the pane stays.
+    // With room for the table and the pane, the pane stays.
     assert!(screen(&model, 60, 20).contains("guest50: 1 vCPU(s)"));
 }
 

@@ -1,5 +1,5 @@
-//! Interrupts between CPUs: what other CPUs and devices may touch of a vCPU's
-//! interrupt state, and who a message is for.
+//! Interrupts between CPUs: the part of a vCPU's interrupt state that other CPUs and
+//! devices may touch, and the targets of messages.
 //!
 //! [`Posted`] is a vCPU's mailbox, [`Routes`] the directory of a VM's local
 //! APICs. Both are atomics only. The vCPU itself, on the CPU that runs it,
@@ -10,7 +10,7 @@ mod posted;
 mod route;
 
 pub use posted::{Posted, Requests, Taken};
-pub use route::{MAX_VCPUS, Routes, VcpuSet, VcpuSetIter, send};
+pub use route::{Routes, VcpuSet, VcpuSetIter, send};
 
 #[cfg(test)]
 mod tests;

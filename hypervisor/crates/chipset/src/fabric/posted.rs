@@ -6,7 +6,7 @@ use devices::lapic::{DeliveryMode, InterruptMessage, Trigger};
 use x86defs::{Low, Vector};
 
 bitflags! {
-    /// What a vCPU is asked to do before it next enters its guest.
+    /// Requests to a vCPU, to be served before it next enters its guest.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct Requests: u32 {
         /// Vectors were posted: [`Posted::take`] them.
@@ -28,19 +28,19 @@ bitflags! {
         /// Stop running and say so: pause, snapshot, end of the VM.
         const STOP = 1 << 8;
         /// End HLT, or the next one: another vCPU's
-        /// [kick](hvabi::kvm::call::KICK_CPU).
+        /// kick (`KICK_CPU` of `hvabi`).
         const UNHALT = 1 << 9;
         /// Some vCPU's TSC was changed: whether all agree is told by kvmclock.
         const CLOCK = 1 << 10;
     }
 }
 
-/// Where the page of a start-up request stands in the request word.
+/// Position of the page of a start-up request in the request word.
 const START_UP_PAGE_SHIFT: u32 = 24;
 /// The page of a start-up request.
 const START_UP_PAGE: u32 = 0xff << START_UP_PAGE_SHIFT;
 
-/// What [`Posted::take_requests`] took.
+/// Requests that [`Posted::take_requests`] took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
     /// The requests.
@@ -64,12 +64,12 @@ pub struct Taken {
 #[repr(C, align(64))]
 pub struct Posted {
     pending: [AtomicU64; 4],
-    /// For each vector, how it was posted last.
+    /// Vectors that were last posted as level-triggered.
     level: [AtomicU64; 4],
     requests: AtomicU32,
     /// The vCPU has a CPU.
     on_cpu: AtomicBool,
-    /// Its TSC_ADJUST, in ticks.
+    /// TSC_ADJUST of the vCPU, in ticks.
     tsc_adjust: AtomicU64,
 }
 
@@ -92,7 +92,7 @@ impl Posted {
         self.on_cpu.load(Ordering::Relaxed)
     }
 
-    /// The vCPU gets or loses its CPU.
+    /// Notes that the vCPU gets or loses its CPU.
     pub fn set_on_cpu(&self, on_cpu: bool) {
         self.on_cpu.store(on_cpu, Ordering::Relaxed);
     }
@@ -104,7 +104,7 @@ impl Posted {
         self.tsc_adjust.load(Ordering::Relaxed)
     }
 
-    /// The vCPU's TSC was changed.
+    /// Notes that the vCPU's TSC was changed.
     pub fn set_tsc_adjust(&self, ticks: u64) {
         self.tsc_adjust.store(ticks, Ordering::Relaxed);
     }
@@ -146,7 +146,7 @@ impl Posted {
         })
     }
 
-    /// Requests a start-up at `page`. Where one is requested already this one is
+    /// Requests a start-up at `page`. If one is requested already, this one is
     /// void (SDM: "MP Initialization Protocol": a CPU that was started ignores
     /// further start-ups). Returns whether the vCPU must be kicked or woken.
     pub fn request_start_up(&self, page: u8) -> bool {
@@ -178,7 +178,7 @@ impl Posted {
     /// Puts `message`, which is for this vCPU, into the box. Returns whether
     /// the vCPU must be kicked or woken. Guests have no system-management mode:
     /// an SMI is dropped, and so is what the manual reserves.
-    pub fn deliver(&self, message: &InterruptMessage) -> bool {
+    pub(crate) fn deliver(&self, message: &InterruptMessage) -> bool {
         match message.mode {
             DeliveryMode::Fixed | DeliveryMode::LowestPriority => {
                 self.post(message.vector, message.trigger)
@@ -198,7 +198,7 @@ impl Posted {
         self.requests.load(Ordering::SeqCst) == 0
     }
 
-    /// The vCPU takes all requests. With [`Requests::INTERRUPT`] it must
+    /// Takes all requests, for the vCPU. With [`Requests::INTERRUPT`] it must
     /// [`take`](Self::take) vectors next.
     #[inline]
     pub fn take_requests(&self) -> Taken {
@@ -208,7 +208,7 @@ impl Posted {
         Taken { requests, start_up: requests.contains(Requests::START_UP).then_some(page) }
     }
 
-    /// The vCPU takes the posted vectors, and which of them are level-triggered,
+    /// Takes the posted vectors, and which of them are level-triggered,
     /// for [`devices::lapic::Lapic::merge`].
     #[inline]
     #[must_use]
@@ -225,14 +225,5 @@ impl Posted {
         let ((a, w), (b, x), (c, y), (d, z)) =
             (word(p0, l0), word(p1, l1), word(p2, l2), word(p3, l3));
         ([a, b, c, d], [w, x, y, z])
-    }
-
-    /// Forgets everything: the VM was reset. No other CPU may post meanwhile
-    /// what is to be kept.
-    pub fn clear(&self) {
-        self.requests.store(0, Ordering::SeqCst);
-        for word in self.pending.iter().chain(&self.level) {
-            word.store(0, Ordering::SeqCst);
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! [`Routes`]: who a message is for.
+//! [`Routes`]: the targets of messages.
 
 use super::posted::Posted;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use devices::lapic::{
 };
 
 /// The most vCPUs that a VM can have.
-pub const MAX_VCPUS: usize = 64;
+pub(crate) const MAX_VCPUS: usize = 64;
 
 /// A set of vCPUs of one VM, by their index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,25 +19,11 @@ impl VcpuSet {
     /// Nobody.
     pub const EMPTY: Self = Self(0);
 
-    /// Just `index`; nobody if that is [`MAX_VCPUS`] or more.
+    /// The vCPU `index` alone; nobody if that is 64 or more.
     #[inline]
     #[must_use]
     pub const fn one(index: usize) -> Self {
         Self(if index < MAX_VCPUS { 1 << index } else { 0 })
-    }
-
-    /// Whether `index` is in it.
-    #[inline]
-    #[must_use]
-    pub const fn contains(self, index: usize) -> bool {
-        self.0 & Self::one(index).0 != 0
-    }
-
-    /// Whether nobody is in it.
-    #[inline]
-    #[must_use]
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
     }
 }
 
@@ -68,13 +54,13 @@ impl Iterator for VcpuSetIter {
     }
 }
 
-/// What each local APIC of a VM answers to. Each vCPU publishes its own
+/// Identities of a VM's local APICs. Each vCPU publishes its own
 /// ([`devices::lapic::Effect::IdentityChanged`]); everybody reads.
 #[derive(Debug)]
 pub struct Routes {
     /// [`ApicIdentity`]; 0, a disabled APIC, where there is no vCPU.
     identities: [AtomicU64; MAX_VCPUS],
-    /// Where the next lowest-priority arbitration begins.
+    /// Index at which the next lowest-priority arbitration begins.
     turn: AtomicU32,
 }
 
@@ -91,15 +77,15 @@ impl Routes {
         Self { identities: [const { AtomicU64::new(0) }; MAX_VCPUS], turn: AtomicU32::new(0) }
     }
 
-    /// vCPU `index` answers to `identity` from now on. An index of
-    /// [`MAX_VCPUS`] or more does not exist.
+    /// vCPU `index` answers to `identity` from now on. An index of 64 or
+    /// more does not exist.
     pub fn publish(&self, index: usize, identity: ApicIdentity) {
         if let Some(cell) = self.identities.get(index) {
             cell.store(identity.into_bits(), Ordering::Release);
         }
     }
 
-    /// What vCPU `index` last published.
+    /// The identity that vCPU `index` last published.
     #[inline]
     #[must_use]
     pub fn identity(&self, index: usize) -> ApicIdentity {

@@ -10,9 +10,9 @@ pub enum BundleError {
     /// The archive itself is broken.
     #[error("bundle: tar header at byte {offset:#x}: {fault}; make the image again")]
     Tar {
-        /// Where the header stands, in bytes from the bundle's start.
+        /// Place of the header, in bytes from the bundle's start.
         offset: u64,
-        /// What is wrong with it.
+        /// The header's fault.
         fault: TarFault,
     },
     /// The archive ends in the middle of something.
@@ -21,9 +21,9 @@ pub enum BundleError {
          image again"
     )]
     Truncated {
-        /// What was being read.
+        /// The thing that was being read.
         what: String,
-        /// Where it ends, in bytes from the bundle's start.
+        /// Its end, in bytes from the bundle's start.
         wanted: u64,
         /// The bundle's size in bytes.
         got: u64,
@@ -34,9 +34,9 @@ pub enum BundleError {
          xtask image`"
     )]
     WrongMember {
-        /// What is due.
+        /// The member that is due.
         wanted: &'static str,
-        /// What is there.
+        /// The member that is there.
         got: String,
     },
     /// A member that the manifest lists is absent.
@@ -53,7 +53,7 @@ pub enum BundleError {
     UnexpectedMember {
         /// The member's name.
         name: String,
-        /// Where its header stands, in bytes from the bundle's start.
+        /// Place of its header, in bytes from the bundle's start.
         offset: u64,
     },
     /// A member's size is not the one in the manifest.
@@ -95,7 +95,7 @@ pub enum BundleError {
         line: usize,
         /// Column, from 1.
         column: usize,
-        /// What was found and what is allowed.
+        /// Words that say what was found and what is allowed.
         message: String,
     },
     /// The manifest is of another version.
@@ -117,7 +117,7 @@ pub enum BundleError {
         index: usize,
         /// Its name.
         name: String,
-        /// What is wrong.
+        /// The fault of these settings.
         fault: GuestFault,
     },
     /// The list of files names a file twice.
@@ -141,7 +141,7 @@ pub enum BundleError {
     },
 }
 
-/// What is wrong with a tar header.
+/// Faults of a tar header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TarFault {
     /// Not a ustar header.

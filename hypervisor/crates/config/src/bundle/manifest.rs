@@ -33,7 +33,7 @@ pub struct FileEntry {
     pub crc32: u32,
 }
 
-/// Of a manifest of any version, this much can be read.
+/// The part of a manifest that can be read whatever its version is.
 #[derive(Deserialize)]
 struct AnyManifest {
     version: u32,

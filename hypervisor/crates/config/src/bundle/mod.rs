@@ -1,4 +1,4 @@
-//! What travels in the ramdisk: the guests, their settings and their files.
+//! Contents of the ramdisk: the guests, their settings and their files.
 //!
 //! A bundle is a tar archive (POSIX: "ustar Interchange Format"). Its first
 //! member, `manifest.json`, is a [`Manifest`]; the second, `manifest.crc32`,
@@ -29,7 +29,7 @@ use alloc::vec::Vec;
 
 /// The version of the format that this code writes.
 pub const VERSION: u32 = 2;
-/// The oldest version that it reads: what it lacks has a default.
+/// The oldest version that this code reads: keys that a manifest of it lacks have defaults.
 pub const OLDEST_VERSION: u32 = 1;
 /// Name of the archive's first member.
 pub const MANIFEST_NAME: &str = "manifest.json";
@@ -47,8 +47,8 @@ pub struct Bundle<'a> {
 }
 
 impl<'a> Bundle<'a> {
-    /// Reads the bundle in `data`, the whole ramdisk. What follows the
-    /// archive's end marker is ignored: a boot loader may pad.
+    /// Reads the bundle in `data`, the whole ramdisk. Bytes behind the archive's end marker are
+    /// ignored: a boot loader may pad.
     ///
     /// # Errors
     /// [`BundleError`] says what is wrong, where, and what to do about it.
@@ -56,7 +56,8 @@ impl<'a> Bundle<'a> {
         Self::open_piecewise(data, || ())
     }
 
-    /// The same, which calls `other` now and then: the checksums of large files take long.
+    /// Does the same as [`Bundle::open`], and calls `other` now and then: the checksums of large
+    /// files take long.
     ///
     /// # Errors
     /// As [`Bundle::open`].

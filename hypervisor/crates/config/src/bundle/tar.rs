@@ -35,7 +35,7 @@ pub(super) struct Member<'a> {
     pub(super) name: &'a str,
     /// Its contents.
     pub(super) data: &'a [u8],
-    /// Where its header stands.
+    /// Place of its header, in bytes from the archive's start.
     pub(super) offset: u64,
 }
 

@@ -84,7 +84,7 @@ fn the_documented_text_is_read_and_every_key_documented() {
     for key in keys(&written["files"][0], "files[].") {
         assert!(doc.contains(&key), "{key}");
     }
-    // What a configuration sets stands in its table.
+    // A key that a configuration sets stands in the configuration's table.
     let settings = include_str!("../../../../../docs/config.md");
     let is_set = |key: &str| settings.contains(&format!("` | `{key}` |"));
     for key in written["host"].as_object().unwrap().keys() {
@@ -145,7 +145,7 @@ fn each_refusal_names_place_and_cure() {
         (with(|g| g.memory = (1 << 20) - 4096), "from 1048576 (1 MiB)"),
         (with(|g| g.memory = (1 << 21) + 1), "\"memory\" is 2097153"),
         (with(|g| g.memory = MAX_MEMORY + 4096), "to 411243118592 (383 GiB)"),
-        // The window on its RAM held so much before devices had a part of it.
+        // The window on a guest's RAM held so much before devices had a part of it.
         (with(|g| g.memory = 511 << 30), "to 411243118592 (383 GiB)"),
         (with(|g| g.vcpus = 0), "\"vcpus\" is 0; it must be 1 to 64"),
         (with(|g| g.vcpus = 65), "\"vcpus\" is 65"),
@@ -315,7 +315,7 @@ fn uuids() {
     ] {
         assert_eq!(Uuid::parse(bad), None, "{bad}");
     }
-    // The same for a name from one version to the next: guests remember theirs.
+    // A name has the same UUID from one version to the next: guests remember theirs.
     let debian = GuestSettings::new("debian", 0, "").machine_uuid();
     assert_eq!(debian, Uuid::from_name("debian"));
     assert_eq!(debian.to_string(), "ab12efed-abb1-80b0-a773-ee7bbe02a660");
@@ -377,7 +377,7 @@ prop_compose! {
     }
 }
 
-/// What a reader of the bundle can see of it.
+/// Everything that a reader of a bundle can see of it.
 fn visible(bytes: &[u8]) -> Option<(Manifest, Vec<Vec<u8>>)> {
     let bundle = Bundle::open(bytes).ok()?;
     let names = bundle.manifest().files.iter();

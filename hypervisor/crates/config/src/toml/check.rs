@@ -25,7 +25,7 @@ pub(super) struct Checker<'a, S> {
     pub(super) surroundings: &'a S,
     /// CPUs of the machine, if known.
     pub(super) cpus: Option<u32>,
-    /// What is wrong.
+    /// The faults that were found.
     pub(super) faults: Vec<Fault>,
 }
 

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, and where: [`Fault`], [`ConfigError`].
+//! Faults of a configuration, and their places: [`Fault`], [`ConfigError`].
 
 use super::schema::quoted;
 use super::words::similar;
@@ -15,13 +15,13 @@ use toml::de::{DeTable, DeValue};
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fault {
-    /// Where in the text, in bytes.
+    /// Place in the text, in bytes.
     pub(super) span: Range<usize>,
-    /// What was found there.
+    /// Words for the thing that was found there.
     pub(super) found: String,
-    /// What is allowed there.
+    /// Words for the things that are allowed there.
     pub(super) allowed: String,
-    /// What was probably meant.
+    /// The word that was probably meant.
     pub(super) hint: Option<String>,
     /// A key inside the place, where that is what is missing.
     pub(super) inside: Option<String>,
@@ -37,7 +37,7 @@ impl Fault {
         Fault { span, found: found.into(), allowed: allowed.into(), hint: None, inside: None }
     }
 
-    /// The same, with what was probably meant by `word`, of `known` words.
+    /// The same fault, with the one of the `known` words that `word` was probably meant to be.
     pub(super) fn meaning<'a>(self, word: &str, known: impl Iterator<Item = &'a str>) -> Fault {
         let hint = similar(word, known).map(str::to_owned);
         Fault { hint, ..self }
@@ -79,7 +79,7 @@ fn usual_slip(span: &Range<usize>, text: &str) -> Option<Fault> {
     let start = text.get(..span.start)?.rfind('\n').map_or(0, |at| at + 1);
     let line = text.get(start..)?.lines().next()?;
     let code = line.split('#').next().unwrap_or_default().trim();
-    // The line up to the fault: a string that holds such text is none.
+    // Only the line up to the fault counts: a string that holds such text is no slip.
     let before = text.get(start..span.start)?.trim();
     if code.ends_with('=') && !code.contains(['"', '\'']) && before == code {
         return Some(Fault::new(span.clone(), "no value behind `=`", "a value"));
@@ -141,7 +141,7 @@ fn position(text: &str, at: usize) -> (usize, usize) {
     (line, column)
 }
 
-/// The key that a fault is about, and whose it is.
+/// The key that a fault is about, and the guest that it belongs to.
 fn place(table: &DeTable<'_>, fault: &Fault) -> Option<String> {
     let mut keys = path(table, fault.span.start).unwrap_or_default();
     keys.extend(fault.inside.as_deref());

@@ -1,9 +1,9 @@
 //! A configuration in TOML: several guests and their machine.
 //!
 //! [`parse`] reads and checks it, without fetching or building anything; a [`ConfigError`] names
-//! for each fault file, line, key, what was found and what is allowed. What is known only where the
-//! text comes from (its files, the test guests there) it asks [`Surroundings`]. `docs/config.md`
-//! describes every key; tests hold it against the schema.
+//! for each fault file, line, key, what was found and what is allowed. [`Surroundings`] answers
+//! what is known only where the text comes from: which files and test guests are there.
+//! `docs/config.md` describes every key; tests hold it against the schema.
 
 mod check;
 mod fault;
@@ -48,15 +48,15 @@ pub struct Config {
 /// Settings of the hypervisor and the machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Host {
-    /// How much to log, if it says so.
+    /// How much to log, if the configuration says so.
     pub log: Option<LogLevel>,
-    /// What to do when no guest is left.
+    /// Behaviour when no guest is left.
     pub when_empty: WhenEmpty,
     /// The escape key.
     pub escape: EscapeKey,
-    /// CPUs of the machine, if it says so.
+    /// CPUs of the machine, if the configuration says so.
     pub cpus: Option<u32>,
-    /// The machine's memory in bytes, if it says so.
+    /// The machine's memory in bytes, if the configuration says so.
     pub memory: Option<u64>,
 }
 
@@ -73,7 +73,7 @@ pub struct Plan {
     pub modules: Vec<(String, String)>,
 }
 
-/// Where a guest's kernel comes from.
+/// Source of a guest's kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kernel {
     /// Debian's cloud kernel; without an initial ramdisk, with ours.
@@ -94,8 +94,8 @@ impl Kernel {
     }
 }
 
-/// Reads and checks `text`, which stands in the file `name`. The machine has `cpus` CPUs; if that is
-/// `None` so many as the text says; if it does not say, `usual`.
+/// Reads and checks `text`, which stands in the file `name`. The machine has `cpus` CPUs; if that
+/// is `None`, so many as the text says; if the text does not say, `usual`.
 ///
 /// # Errors
 /// [`ConfigError`] has everything that is wrong.

@@ -125,7 +125,7 @@ pub(super) enum Time {
     Text(String),
 }
 
-/// What stands between backquotes in a message.
+/// The parts of a message that stand between backquotes.
 pub(super) fn quoted(message: &str) -> impl Iterator<Item = &str> {
     message.split('`').skip(1).step_by(2)
 }

@@ -26,7 +26,7 @@ pub struct Setting {
     pub allowed: String,
     /// The value of a configuration that leaves it out.
     pub default: String,
-    /// What it decides.
+    /// Words that say what it decides.
     pub meaning: String,
 }
 

@@ -45,14 +45,14 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
     super::parse("folder/guests.toml", text, None, Some(2), &Folder("folder"))
 }
 
-/// What is said of a guest with these lines beside its name and kernel.
+/// The error for a guest with these lines beside its name and kernel.
 fn refused(lines: &str) -> String {
     parse(&format!("[[guest]]\nname = \"g\"\nkernel = \"debian\"\n{lines}\n"))
         .unwrap_err()
         .to_string()
 }
 
-/// The image would take it: the manifest's own rules hold.
+/// Checks that the image would take the configuration: the manifest's own rules hold.
 fn check_manifest(config: &Config) {
     let file = FileEntry { name: "kernel".to_owned(), size: 0, crc32: 0 };
     let guests = config
@@ -168,7 +168,7 @@ fn every_key_of_the_manifest_has_a_setting() {
     assert_eq!(of(table::guest()), keys(serde_json::to_value(&guest).unwrap()));
     let host = serde_json::to_value(HostSettings::new(HostExit::Halt, LogLevel::Info)).unwrap();
     let mut host = keys(host);
-    // Those that no configuration sets.
+    // Keys that no configuration sets.
     for key in ["exit", "console", "end_key"] {
         assert!(host.remove(key), "{key}");
     }
@@ -421,6 +421,6 @@ fn who_says_how_many_cpus_there_are() {
     assert!(load(None, text).is_ok());
     // The command line goes first.
     assert!(load(Some(2), text).is_err());
-    // Nobody does: the image will run on a machine that is not known yet.
+    // Nobody says how many CPUs there are: the image will run on a machine that is not known yet.
     assert!(load(None, &text.replace("cpus = 4", "")).is_ok());
 }

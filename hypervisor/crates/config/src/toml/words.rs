@@ -12,8 +12,8 @@ pub fn similar<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&
         .map(|(_, other)| other)
 }
 
-/// How many characters have to be put in, left out, replaced, or swapped with their neighbour to make
-/// one word of the other; no character is touched twice.
+/// How many characters have to be put in, left out, replaced, or swapped with their neighbour to
+/// make one word of the other; no character is touched twice.
 #[must_use]
 pub fn distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();

@@ -14,7 +14,7 @@ const SIZE: usize = 16 << 10;
 #[derive(Debug)]
 pub struct Backlog {
     text: String,
-    /// Where in that the next character is.
+    /// Place of the next character in the text.
     next: usize,
     /// Ends of lines from there on.
     ends: usize,
@@ -32,13 +32,13 @@ impl Backlog {
     /// Takes all the memory that it ever needs.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no memory.
     pub fn prepare(&mut self) -> Result<(), TryReserveError> {
         self.text.try_reserve_exact(SIZE.saturating_sub(self.text.len()))
     }
 
-    /// Keeps `text`, in the order of the calls. What is too much is left out. Takes no
-    /// memory: it may be the lack of that which is told.
+    /// Keeps `text`, in the order of the calls. Text that has no room is left out. Takes no memory:
+    /// the text may be about the lack of memory.
     pub fn push(&mut self, text: &str, rows: usize) {
         if self.text.len() + text.len() > SIZE {
             self.leave_out(rows);
@@ -52,8 +52,8 @@ impl Backlog {
         self.ends += text.matches('\n').count();
     }
 
-    /// Leaves out the lines before the last `rows`. Whether that has happened since
-    /// this was last asked: then what comes begins a line.
+    /// Leaves out the lines before the last `rows`. Returns whether lines were left out since the
+    /// last call: then the next character begins a line.
     pub fn skip(&mut self, rows: usize) -> bool {
         self.leave_out(rows);
         core::mem::take(&mut self.cut)

@@ -39,7 +39,7 @@ fn lines_that_would_be_overwritten_are_left_out() {
     assert_eq!(rest(&mut backlog), "line 7\nline 8\nline 9\n");
 }
 
-/// Whatever has no room: the newest are what the operator needs.
+/// Old lines go if there is no room: the operator needs the newest ones.
 #[test]
 fn a_full_backlog_loses_its_oldest_lines() {
     let mut backlog = prepared();

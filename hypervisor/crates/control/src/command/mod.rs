@@ -24,7 +24,7 @@ pub enum Command {
     Help(String),
 }
 
-/// What a command takes.
+/// The arguments that a command takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Takes {
     Nothing,
@@ -47,7 +47,7 @@ impl Takes {
         }
     }
 
-    /// How many arguments it may have.
+    /// How many arguments the command may have.
     const fn most(self) -> usize {
         match self {
             Self::Nothing => 0,
@@ -61,9 +61,9 @@ impl Takes {
 struct Entry {
     name: &'static str,
     takes: Takes,
-    /// One line.
+    /// The help for the command in one line.
     summary: &'static str,
-    /// What else there is to know.
+    /// The rest of the help.
     more: &'static str,
     make: fn(&Arguments<'_>) -> Result<Command, CommandError>,
 }
@@ -144,13 +144,13 @@ pub enum CommandError {
     /// No such command.
     #[error("there is no command {found}; there are {}", names())]
     Unknown {
-        /// What was entered.
+        /// The word that was entered.
         found: String,
     },
     /// An argument is missing.
     #[error("{what} is missing: {usage}")]
     Missing {
-        /// Which.
+        /// The argument that is missing.
         what: &'static str,
         /// How the command is used.
         usage: String,
@@ -166,9 +166,9 @@ pub enum CommandError {
     /// Not a number in its range.
     #[error("{what} can't be {found}: a number from 0 to {most} is allowed")]
     Number {
-        /// What it says.
+        /// The argument that the number stands for.
         what: &'static str,
-        /// What was entered.
+        /// The word that was entered.
         found: String,
         /// The largest that is allowed.
         most: u32,
@@ -358,7 +358,7 @@ fn overview() -> String {
     text
 }
 
-/// What `line` means; `None` if there is nothing in it.
+/// The command that `line` means; `None` if there is nothing in it.
 ///
 /// # Errors
 /// [`CommandError`] says what was found and what is allowed. Whether there is
@@ -375,7 +375,7 @@ pub fn parse(line: &str) -> Result<Option<Command>, CommandError> {
     (entry.make)(&Arguments { entry, words }).map(Some)
 }
 
-/// What Tab offers: commands, and the names of these guests.
+/// The words that Tab offers: commands, and the names of these guests.
 #[derive(Clone, Copy, Debug)]
 pub struct Completer<'a> {
     /// The guests that there are.

@@ -44,9 +44,9 @@ impl Ring {
         self.dropped = self.dropped.saturating_add((surplus + old) as u64);
     }
 
-    /// The operator begins to look: returns how many bytes were dropped since
-    /// this was last asked. Where some were, the rest of the line that was cut,
-    /// maybe in an escape sequence, goes with them.
+    /// The operator begins to look: returns how many bytes were dropped since this was last asked.
+    /// If some were, the rest of the line that was cut, maybe in an escape sequence, goes with
+    /// them.
     pub fn begin(&mut self) -> u64 {
         if self.dropped != 0
             && let Some(end) = self.bytes.iter().take(LONGEST_CUT).position(|byte| *byte == b'\n')
@@ -57,8 +57,8 @@ impl Ring {
         core::mem::take(&mut self.dropped)
     }
 
-    /// What is kept, the oldest first, as far as it lies in one piece: shown to
-    /// the operator as the terminal has room, then [consumed](Self::consume).
+    /// The bytes that are kept, the oldest first, as far as they lie in one piece: shown to the
+    /// operator as the terminal has room, then [consumed](Self::consume).
     #[must_use]
     pub fn front(&self) -> &[u8] {
         self.bytes.as_slices().0
@@ -103,7 +103,7 @@ impl Ring {
 /// The operator's key unless it is configured otherwise: `Ctrl-]`.
 pub const ESCAPE: u8 = 0x1d;
 
-/// What a typed byte comes to.
+/// Meaning of a typed byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Typed {
     /// These bytes are for the guest (or the monitor) that the terminal shows;

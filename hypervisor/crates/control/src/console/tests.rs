@@ -101,7 +101,7 @@ fn the_key_can_be_another() {
     let mut keys = Keys::new(0x01);
     let (input, others) = typed(&mut keys, b"\x1dm\x01m\x01\x01");
     assert_eq!((&input[..], &others[..]), (&b"\x1dm\x01"[..], &[Typed::Monitor][..]));
-    // Even a letter, which then can be typed still.
+    // The operator's key may even be a letter, which can still be typed then.
     let mut keys = Keys::new(b'm');
     let (input, others) = typed(&mut keys, b"ammm1");
     assert_eq!((&input[..], &others[..]), (&b"am"[..], &[Typed::Attach(1)][..]));

@@ -37,7 +37,7 @@ pub enum Key {
     KillWord,
     /// Ctrl-L: a fresh screen.
     Redraw,
-    /// One that means nothing here.
+    /// A key that means nothing here.
     Unknown,
 }
 
@@ -64,15 +64,15 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// At the beginning.
+    /// A decoder at the beginning of a key.
     #[must_use]
     pub const fn new() -> Self {
         Self { state: State::Ground }
     }
 
-    /// Takes a byte; a key, if it ends one.
+    /// Takes a byte; returns a key if the byte ends one.
     pub const fn feed(&mut self, byte: u8) -> Option<Key> {
-        // These end what is unfinished: a line that lost bytes comes round.
+        // These bytes end a sequence that is unfinished, so that a line that lost bytes recovers.
         let fresh = matches!(byte, 0x03 | 0x0d | 0x1b);
         let state = if fresh { State::Ground } else { self.state };
         self.state = State::Ground;
@@ -138,7 +138,7 @@ impl Decoder {
             0x15 => Key::KillBefore,
             0x17 => Key::KillWord,
             0x1b => return self.go(State::Escape),
-            // The later bytes of a character beyond ASCII: its first has rung.
+            // The later bytes of a character beyond ASCII: its first byte has rung the bell.
             0x00 | 0x80..=0xbf => return None,
             _ => Key::Unknown,
         })

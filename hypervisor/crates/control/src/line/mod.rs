@@ -41,18 +41,18 @@ pub trait Complete {
 /// How a word could go on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Completion {
-    /// Where the word begins, in bytes.
+    /// Start of the word, in bytes.
     pub start: usize,
     /// Whole words, each beginning with what is there.
     pub candidates: Vec<String>,
 }
 
-/// What came of a key.
+/// Result of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entered {
     /// This line.
     Line(String),
-    /// Ctrl-C: nothing.
+    /// Ctrl-C: no line.
     Cancelled,
 }
 
@@ -61,13 +61,13 @@ pub enum Entered {
 pub struct Editor {
     prompt: &'static str,
     decoder: Decoder,
-    /// What stands before the cursor.
+    /// The characters before the cursor.
     left: Vec<u8>,
-    /// What stands behind it, the last character first.
+    /// The characters behind the cursor, the last one first.
     right: Vec<u8>,
     /// The first character on the screen.
     first: usize,
-    /// The newest last.
+    /// Lines that were entered, the newest last.
     history: VecDeque<Vec<u8>>,
     /// How many lines back the operator went, and the line left for that.
     recalled: Option<(usize, Vec<u8>)>,
@@ -133,7 +133,7 @@ impl Editor {
         (COLUMNS - 1).saturating_sub(self.prompt.len()).max(1)
     }
 
-    /// Takes one byte that was typed. What the screen should show goes to `out`.
+    /// Takes one byte that was typed. Bytes for the screen go to `out`.
     pub fn feed(
         &mut self,
         byte: u8,
@@ -247,8 +247,7 @@ impl Editor {
         true
     }
 
-    /// Adds what all candidates have in common; where that is nothing, Tab once
-    /// more shows them.
+    /// Adds what all candidates have in common; if that is nothing, Tab once more shows them.
     fn tab(&mut self, complete: &dyn Complete, stuck: bool, out: &mut Vec<u8>) -> bool {
         let before = core::str::from_utf8(&self.left).unwrap_or_default();
         let Completion { start, candidates } = complete.complete(before);

@@ -124,7 +124,7 @@ impl Terminal {
     }
 }
 
-/// What the line is after these bytes; `|` stands where the cursor is.
+/// The line after these bytes; `|` stands for the cursor.
 fn after(bytes: &[u8]) -> String {
     let mut terminal = Terminal::new();
     terminal.type_bytes(bytes);

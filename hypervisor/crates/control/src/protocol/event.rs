@@ -1,5 +1,4 @@
-//! What happened, kept for a while and numbered, so that a reader can go on
-//! where it stopped.
+//! Events, kept for a while and numbered, so that a reader can go on where it stopped.
 
 use crate::protocol::{MAX_EVENTS, shortened};
 use crate::refusal::{ErrorCode, Refusal};
@@ -21,10 +20,10 @@ pub struct Event {
     pub seq: u64,
     /// When, in nanoseconds since the machine's start.
     pub time_ns: u64,
-    /// To which guest.
+    /// The guest that it happened to, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<EventGuest>,
-    /// What.
+    /// Kind of the event, with its details.
     pub what: EventKind,
 }
 
@@ -37,7 +36,7 @@ pub struct EventGuest {
     pub name: String,
 }
 
-/// What happened.
+/// Kind of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum EventKind {
@@ -111,7 +110,7 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// None yet.
+    /// A log without events.
     #[must_use]
     pub const fn new() -> Self {
         Self { ring: VecDeque::new(), last: 0 }

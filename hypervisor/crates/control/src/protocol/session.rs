@@ -15,7 +15,7 @@ const REMEMBERED: usize = 64;
 /// Bytes that they may have together.
 const REMEMBERED_BYTES: usize = 64 << 10;
 
-/// What a line came to.
+/// Result of a line that came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// Do this, and [`finish`](Session::finish) it before more is fed.
@@ -42,7 +42,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// At the beginning of a line.
+    /// A session at the beginning of a line.
     #[must_use]
     pub const fn new() -> Self {
         Self { line: Vec::new(), overlong: false, answers: VecDeque::new() }
@@ -101,9 +101,9 @@ impl Session {
         Some(Input::Answer(reply(Some(&request.id), Err(&refusal))))
     }
 
-    /// The line that answers `request`. Where the request could change
-    /// something, its answer is remembered for a while: the same line once more
-    /// is answered by it, and done no second time.
+    /// The line that answers `request`. If the request could change something, its answer is
+    /// remembered for a while: the same line once more gets this answer, and nothing is done a
+    /// second time.
     #[must_use]
     pub fn finish(&mut self, request: &Request, outcome: Result<Answer, Refusal>) -> Vec<u8> {
         let mut line = reply(Some(&request.id), outcome.as_ref());
@@ -131,7 +131,7 @@ impl Session {
     }
 }
 
-/// Whether doing it twice may be something else than doing it once.
+/// Whether doing the operation twice may be something else than doing it once.
 const fn changes(operation: &Operation) -> bool {
     match operation {
         Operation::Hello
@@ -144,7 +144,7 @@ const fn changes(operation: &Operation) -> bool {
         | Operation::Cpus
         | Operation::Events { .. }
         | Operation::DryRun(_)
-        // Its offset makes it safe to repeat, and there are many.
+        // The offset of a piece makes it safe to repeat, and there are many pieces.
         | Operation::UploadChunk { .. } => false,
         Operation::Attach(_)
         | Operation::Pause(_)

@@ -235,7 +235,7 @@ fn a_line_that_is_too_long_is_refused_and_the_next_is_read() {
         assert_eq!((reply.id, reply.outcome.unwrap_err().code), (None, ErrorCode::TooLong));
         assert!(matches!(feed(&mut session, good), Input::Request(_)));
     }
-    // The longest is not too long.
+    // The longest line is not too long.
     let longest = format!("{good}{}", " ".repeat(MAX_LINE - good.len()));
     assert!(matches!(feed(&mut session, &longest), Input::Request(_)));
     let (_, refusal) = refusal(&mut session, &format!("{longest} "));
@@ -271,10 +271,10 @@ fn the_same_request_is_done_once() {
     let Input::Request(request) = feed(&mut session, kill) else { panic!() };
     let answer = session.finish(&request, Err(Refusal::new(ErrorCode::WrongState, "no")));
     assert_eq!(feed(&mut session, kill), Input::Answer(answer));
-    // Another one under its name is not done.
+    // Another request with the same id is not done.
     let (id, other) = refusal(&mut session, r#"{"v":1,"id":"a","op":"kill","guest":"x"}"#);
     assert_eq!((id.as_deref(), other.code), (Some("a"), ErrorCode::IdReused));
-    // What only asks is asked anew, and may take any name.
+    // A request that changes nothing is done anew, and may take any id.
     for _ in 0..2 {
         let Input::Request(request) = feed(&mut session, r#"{"v":1,"id":"c","op":"list"}"#) else {
             panic!()
@@ -540,7 +540,8 @@ fn a_file_in_pieces() {
     let crc = crc32fast::hash(whole);
     uploads.begin("k", 8, crc).unwrap();
     assert_eq!(chunk(&mut uploads, 0, b"a k"), Ok(3));
-    // Its answer was lost: the same again; and what is lost on the way.
+    // The answer was lost: the same piece comes again. Then come pieces that do not fit, as
+    // something was lost on the way.
     assert_eq!(chunk(&mut uploads, 0, b"a k"), Ok(3));
     assert_eq!(code(chunk(&mut uploads, 4, b"rnel")), ErrorCode::UploadOffset);
     assert_eq!(code(chunk(&mut uploads, 2, b"ker")), ErrorCode::UploadOffset);

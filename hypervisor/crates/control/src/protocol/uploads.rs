@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 /// Files that can be there at once.
 pub const MAX_UPLOADS: usize = 16;
 
-/// Where the bytes of files go.
+/// The memory that the bytes of files go to.
 pub trait Storage {
     /// A file's place.
     type File;
@@ -25,14 +25,14 @@ pub trait Storage {
     /// Makes room for a file of `size` bytes.
     ///
     /// # Errors
-    /// There is none: [`ErrorCode::NoMemory`], with the figures.
+    /// There is no room: [`ErrorCode::NoMemory`], with the figures.
     fn allocate(&mut self, size: u64) -> Result<Self::File, Refusal>;
 
     /// Writes `bytes` at `offset`, which lie within the file and behind what
     /// was written before.
     ///
     /// # Errors
-    /// It can't; nothing was written.
+    /// The bytes can't be written; nothing was.
     fn write(&mut self, file: &mut Self::File, offset: u64, bytes: &[u8]) -> Result<(), Refusal>;
 
     /// Gives the room back.
@@ -46,7 +46,7 @@ pub struct UploadState {
     pub name: String,
     /// Its bytes.
     pub size: u64,
-    /// Those that are there, from the first on.
+    /// Bytes that are there, from the first on.
     pub received: u64,
     /// It is whole, and was checked.
     pub complete: bool,
@@ -60,7 +60,7 @@ struct Upload<F> {
     received: u64,
     hasher: Hasher,
     complete: bool,
-    /// Guests that are made of it.
+    /// How many guests are made of the file.
     users: u32,
     file: F,
 }
@@ -81,7 +81,7 @@ pub struct Uploads<S: Storage> {
     limit: u64,
 }
 
-/// Whether a file may be called so: 1 to 100 visible ASCII characters.
+/// Whether a file may have this name: 1 to 100 visible ASCII characters.
 #[must_use]
 pub fn is_file_name(name: &str) -> bool {
     (1..=MAX_FILE_NAME).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
@@ -99,7 +99,7 @@ impl<S: Storage> Uploads<S> {
         self.limit
     }
 
-    /// A file will come. The same file once more: how far it has come.
+    /// A file will come. For the same file once more, this tells how far it has come.
     ///
     /// # Errors
     /// There is another of that name; there is no room; there are too many.

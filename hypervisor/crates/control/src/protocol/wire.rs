@@ -1,10 +1,9 @@
 //! Requests and answers as lines of JSON.
 //!
-//! A request is a flat object. It is read twice: first for its version, id and
-//! operation, so that whatever is wrong with the rest can be answered to the
-//! right request; then for its arguments, into one structure with all that there
-//! are, so that nothing is built but what is known. What an operation takes is
-//! in [`OPERATIONS`].
+//! A request is a flat object. It is read twice: first for its version, id and operation, so that
+//! whatever is wrong with the rest can be answered to the right request; then for its arguments,
+//! into one structure with all that there are, so that nothing is built but what is known.
+//! [`OPERATIONS`] has the arguments of each operation.
 
 use crate::answer::Answer;
 use crate::guests::{GuestRef, Quoted};
@@ -56,7 +55,7 @@ pub const OPERATIONS: [(&str, &[&str]); 27] = [
     ("top", &[]),
 ];
 
-/// What is read of any request.
+/// The part that is read of any request.
 #[derive(Deserialize)]
 pub(super) struct Header {
     v: Option<u64>,
@@ -100,9 +99,9 @@ struct Wire {
 /// A request that was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What the client calls it: 1 to [`MAX_ID`] bytes.
+    /// The client's name for it: 1 to [`MAX_ID`] bytes.
     pub id: String,
-    /// What it asks for.
+    /// The operation that it asks for.
     pub operation: Operation,
     /// Tells this request from another one with the same id.
     pub(super) digest: u64,
@@ -127,7 +126,7 @@ impl Request {
     /// Reads a line, without its line feed.
     ///
     /// # Errors
-    /// What is wrong, and the request's id where that much could be read.
+    /// The refusal to send, and the request's id if that much could be read.
     pub(super) fn from_line(line: &[u8]) -> Result<Self, (Option<String>, Refusal)> {
         let bad = |error: serde_json::Error| {
             Refusal::new(ErrorCode::BadRequest, format!("no such request: {error}"))
@@ -393,9 +392,9 @@ impl Wire {
 /// An answer, as a client reads it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reply {
-    /// Of which request; `None` where that could not be read.
+    /// Id of the request; `None` if it could not be read.
     pub id: Option<String>,
-    /// What came of it.
+    /// Result of the request.
     pub outcome: Result<Answer, Refusal>,
 }
 
@@ -431,7 +430,7 @@ impl Reply {
     /// Reads a line.
     ///
     /// # Errors
-    /// It is no answer of this version; in words.
+    /// The line is no answer of this version; in words.
     pub fn from_line(line: &[u8]) -> Result<Self, String> {
         let wire: ReplyWire = serde_json::from_slice(line).map_err(|error| error.to_string())?;
         if wire.v != VERSION {

@@ -53,7 +53,7 @@ pub fn list(guests: &[GuestInfo]) -> String {
     text
 }
 
-/// What the guests used between two snapshots, or since the machine's start.
+/// The guests' use of the machine between two snapshots, or since the machine's start.
 #[must_use]
 pub fn top(now: &Statistics, before: Option<&Statistics>) -> String {
     let elapsed = now.time_ns.saturating_sub(before.map_or(0, |before| before.time_ns));

@@ -6,7 +6,7 @@ use crate::status::{CpusStatus, MemoryStatus};
 use alloc::format;
 use alloc::string::{String, ToString};
 
-/// Who has the machine's memory.
+/// The machine's memory, and who has it.
 #[must_use]
 pub fn memory(snapshot: &MemoryStatus) -> String {
     let host = &snapshot.host;

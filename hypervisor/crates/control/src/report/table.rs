@@ -34,8 +34,7 @@ impl<const N: usize> Table<N> {
         self.rows.push(cells);
     }
 
-    /// The lines. Where they would be too wide, text columns are cut, the
-    /// widest first.
+    /// Writes the lines. If they would be too wide, text columns are cut, the widest first.
     pub(super) fn render(&self, out: &mut String) {
         let mut widths = self.columns.map(|(title, _)| title.len());
         for row in &self.rows {

@@ -1,4 +1,4 @@
-//! What happened: the last exits, and events.
+//! Reports of the past: the last exits, and events.
 
 use crate::protocol::event::{Event, EventKind, Events};
 use crate::report::table::cut;
@@ -42,7 +42,7 @@ pub fn trace(snapshot: &ExitTrace) -> String {
     text
 }
 
-/// What happened, the oldest first.
+/// The events, the oldest first.
 #[must_use]
 pub fn events(events: &Events) -> String {
     let mut text = String::new();

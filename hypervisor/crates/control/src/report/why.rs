@@ -17,7 +17,7 @@ use core::fmt::{self, Write};
 /// Characters of a guest's name in a heading.
 const NAME: usize = 20;
 
-/// What keeps a requested vector from its vCPU.
+/// Something that keeps a requested vector from its vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
     /// RFLAGS.IF is clear.
@@ -62,7 +62,7 @@ pub enum Finding {
     Timer {
         /// Its vector.
         vector: u8,
-        /// Until then.
+        /// Nanoseconds until then.
         in_ns: u64,
         /// Its interrupt is masked.
         masked: bool,
@@ -88,12 +88,12 @@ pub enum Finding {
     },
 }
 
-/// What is in the way of this vector.
+/// The obstacle in the way of this vector.
 fn obstacle(vcpu: &VcpuWait, vector: u8) -> Option<Obstacle> {
     let class = vector >> 4;
     let service = vcpu.isr.iter().copied().max();
     if class <= vcpu.ppr >> 4 {
-        // The processor priority is the higher of the two.
+        // The processor priority is the higher one of the task priority and the vector in service.
         return Some(match service {
             Some(service) if service >> 4 >= vcpu.tpr >> 4 => Obstacle::InService(service),
             _ => Obstacle::TaskPriority(vcpu.tpr),
@@ -102,7 +102,7 @@ fn obstacle(vcpu: &VcpuWait, vector: u8) -> Option<Obstacle> {
     gate(vcpu)
 }
 
-/// What is in the way of all interrupts.
+/// The obstacle in the way of all interrupts.
 const fn gate(vcpu: &VcpuWait) -> Option<Obstacle> {
     match (vcpu.interrupts_enabled, vcpu.shadow) {
         (false, _) => Some(Obstacle::InterruptFlag),
@@ -111,7 +111,7 @@ const fn gate(vcpu: &VcpuWait) -> Option<Obstacle> {
     }
 }
 
-/// What is known of a vCPU of a guest in this state.
+/// Findings about a vCPU of a guest in this state.
 #[must_use]
 pub fn vcpu(vcpu: &VcpuWait, state: GuestState) -> Vec<Finding> {
     let mut found = Vec::new();
@@ -160,7 +160,7 @@ pub fn vcpu(vcpu: &VcpuWait, state: GuestState) -> Vec<Finding> {
     found
 }
 
-/// What is known of the guest's interrupt lines.
+/// Findings about the guest's interrupt lines.
 #[must_use]
 pub fn lines(pins: &[PinState], pics: &[PicState]) -> Vec<Finding> {
     let mut found = Vec::new();

@@ -14,8 +14,8 @@
 //! comes out whole, in seven bits, never half.
 //!
 //! Changes that pass and outlast the guest's turn are undone by [`Screen::reset`] when somebody
-//! else gets the terminal. What nobody could put back on every terminal does not pass: tab
-//! stops, lines of double size, positions that count from the scrolling region's start.
+//! else gets the terminal. Changes that nobody could undo on every terminal do not pass: tab stops,
+//! lines of double size, positions that count from the scrolling region's start.
 //!
 //! For terminals that read UTF-8, or seven bits. One that takes the bytes 0x80 to 0x9f for
 //! control characters even inside of a UTF-8 character can't be served without mangling
@@ -73,7 +73,7 @@ enum State {
 #[derive(Clone, Debug, Default)]
 pub struct Screen {
     state: State,
-    /// The beginning of what is not complete.
+    /// The beginning of a sequence that is not complete.
     held: ArrayVec<u8, LONGEST>,
     /// Changes of the terminal by all that was shown.
     modes: Modes,
@@ -133,7 +133,7 @@ impl Screen {
     }
 
     /// Sequences that put the terminal back as it was before anything was shown: for when it goes
-    /// to somebody else. None, where only text was shown, and what changes nothing for long.
+    /// to somebody else. None, if only text was shown, and sequences that change nothing for long.
     #[must_use]
     pub fn reset(&mut self) -> Vec<u8> {
         self.modes.reset()
@@ -195,7 +195,7 @@ impl Screen {
         }
     }
 
-    /// A byte outside of all sequences; one that was not complete is none.
+    /// A byte outside of all sequences; a sequence that was not complete is dropped.
     fn text(&mut self, byte: u8, show: &mut impl FnMut(&[u8])) {
         self.begin(State::Text);
         match byte {
@@ -237,11 +237,10 @@ impl Screen {
     }
 }
 
-/// Whether the sequence `held`, which begins with ESC and is no control sequence, may end
-/// with `last`: save and restore the cursor, index and next line, keypad, reset, a character
-/// set for G0 to G3, usual line size and alignment. Not: what invokes an answer (DECID),
-/// another encoding, or controls of eight bits; a tab stop or a line of double size, which
-/// outlast the guest.
+/// Whether the sequence `held`, which begins with ESC and is no control sequence, may end with
+/// `last`: save and restore the cursor, index and next line, keypad, reset, a character set for G0
+/// to G3, usual line size and alignment. Not those that invoke an answer (DECID), another encoding,
+/// or controls of eight bits; nor a tab stop or a line of double size, which outlast the guest.
 fn shifts_only(held: &[u8], last: u8) -> bool {
     match held {
         [ESC] => b"78DEM=>c".contains(&last),

@@ -4,10 +4,10 @@
 //! after it. [`Modes`] sees each sequence that passes the filter, so that what comes next
 //! finds a terminal as it was, and a guest that only prints causes no byte.
 //!
-//! There is no one sequence for this: the soft reset (DECSTR) may leave the wrap of long
-//! lines off, says nothing of the alternate screen, and simple terminals show its last byte.
-//! So each mode has its own, and only what was set is put back: a terminal that does not
-//! know the one sequence did not know the other.
+//! There is no one sequence for this: the soft reset (DECSTR) may leave the wrap of long lines off,
+//! says nothing of the alternate screen, and simple terminals show its last byte. So each mode has
+//! a sequence of its own, and only a mode that was set is put back: a terminal that does not know
+//! the one sequence did not know the other.
 
 use crate::screen::ESC;
 use alloc::vec::Vec;
@@ -55,8 +55,8 @@ bitflags! {
     }
 }
 
-/// How each is put back, and set again, in this order: the screens first, as attributes
-/// come back with them. The cursor keeps its place.
+/// How each state is put back, and set again, in this order: the screens first, as attributes come
+/// back with them. The cursor keeps its place.
 const WAYS: [(Changed, &[u8], &[u8]); 17] = [
     (Changed::SCREEN_1049, b"\x1b[?1049l", b"\x1b[?1049h"),
     (Changed::SCREEN_1047, b"\x1b[?1047l", b"\x1b[?1047h"),
@@ -87,7 +87,7 @@ const WAYS: [(Changed, &[u8], &[u8]); 17] = [
 pub(super) struct Modes {
     /// States that may differ from the terminal's own. When in doubt, they do.
     changed: Changed,
-    /// Of [`Changed::KEPT`], what the guest wants as it said last.
+    /// The states of [`Changed::KEPT`] that the guest wants, as it said last.
     wanted: Changed,
 }
 
@@ -118,7 +118,7 @@ impl Modes {
             [ESC, b'='] => self.set(Changed::KEYPAD, true),
             [ESC, b'>'] => self.set(Changed::KEYPAD, false),
             [ESC, b'8'] | [ESC, b'[', b'u'] => self.changed |= Changed::RESTORED,
-            // Not all terminals put all back.
+            // Some terminals do not put everything back at a reset.
             [ESC, b'c'] => self.wanted = Changed::empty(),
             [ESC, b'[', b'!', b'p'] => {
                 self.wanted = Changed::empty();
@@ -133,7 +133,7 @@ impl Modes {
             [ESC, b'[', numbers @ .., b'm'] => {
                 self.set(Changed::ATTRIBUTES, numbers.iter().any(|byte| *byte != b'0'));
             }
-            // The other screen's stays as it is.
+            // The flag stays set, as the other screen's region stays as it is.
             [ESC, b'[', _, .., b'r'] => self.changed |= Changed::REGION,
             [ESC, b'[', number @ .., b' ', b'q'] => {
                 self.set(Changed::SHAPE, number.iter().any(|byte| *byte != b'0'));
@@ -172,7 +172,7 @@ impl Modes {
     pub(super) fn reset(&mut self) -> Vec<u8> {
         let mut changed = core::mem::take(&mut self.changed);
         if changed.intersects(Changed::SCREENS) {
-            // Leaving it brings back what was saved.
+            // Leaving the alternate screen brings back a saved state.
             changed |= Changed::RESTORED;
         }
         let ways = WAYS.iter().filter(|(what, ..)| changed.contains(*what));

@@ -23,8 +23,6 @@ mod tests;
 
 /// The number of input pins.
 pub const PINS: u8 = 24;
-/// Pins that PCI's interrupts use, wired active low on a PC: 16 to 23.
-pub const PCI_PINS: u32 = 0x00ff_0000;
 /// Version 0x20, 24 entries.
 const VERSION: u32 = 0x0017_0020;
 /// All pins, a bit each.
@@ -53,7 +51,7 @@ const INDEX_TABLE: u8 = 0x10;
 pub struct RedirectionEntry {
     /// The vector.
     pub vector: u8,
-    /// What to deliver.
+    /// Kind of interrupt to deliver.
     #[bits(3)]
     pub mode: DeliveryMode,
     /// The destination is logical.
@@ -70,7 +68,7 @@ pub struct RedirectionEntry {
     pub masked: bool,
     #[bits(39)]
     __: u64,
-    /// Whom to send it to.
+    /// APIC or set of APICs to send it to.
     pub destination: u8,
 }
 
@@ -80,7 +78,7 @@ impl RedirectionEntry {
     /// The bits that software may set.
     const WRITABLE: u64 = 0xff00_0000_0001_afff;
 
-    /// Whether it sends level interrupts. Modes that have no vector of their
+    /// Whether the entry sends level interrupts. Modes that have no vector of their
     /// own are edges whatever the trigger bit says.
     const fn is_level(self) -> bool {
         self.level() && self.mode().uses_vector()
@@ -142,8 +140,8 @@ impl IoApic {
         }
     }
 
-    /// The source at `pin` asserts its line, or does not. Returns the message
-    /// to send, if one is due. Pins from [`PINS`] on do not exist.
+    /// Sets whether the source at `pin` asserts its line. Returns the message to
+    /// send, if one is due. Pins from [`PINS`] on do not exist.
     pub fn set_line(&mut self, pin: u8, asserted: bool) -> Option<InterruptMessage> {
         let entry = self.entry(pin)?;
         let bit = 1 << pin;
@@ -172,8 +170,8 @@ impl IoApic {
         message.or(self.set_line(pin, false))
     }
 
-    /// A local APIC ended `vector`, which was level-triggered. Where a line is
-    /// still asserted its message is due again. Returns whether messages wait
+    /// Notes that a local APIC ended the level-triggered `vector`. If a line is
+    /// still asserted, its message is due again. Returns whether messages wait
     /// in [`next_message`](Self::next_message).
     pub fn eoi(&mut self, vector: Vector) -> bool {
         let mut ended = 0_u32;
@@ -197,13 +195,13 @@ impl IoApic {
         self.take(self.s.queued.trailing_zeros().low8())
     }
 
-    /// The entry of `pin`, to look at.
+    /// The entry of `pin`, for display.
     #[must_use]
     pub fn entry(&self, pin: u8) -> Option<RedirectionEntry> {
         self.s.table.get(usize::from(pin)).copied()
     }
 
-    /// Whether the source at `pin` asserts its line, to look at.
+    /// Whether the source at `pin` asserts its line, for display.
     #[must_use]
     pub fn is_asserted(&self, pin: u8) -> bool {
         pin < PINS && self.s.asserted & 1 << pin != 0

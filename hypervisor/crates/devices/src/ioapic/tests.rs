@@ -25,6 +25,9 @@ fn queued(io: &mut IoApic) -> Vec<u8> {
     core::iter::from_fn(|| io.next_message()).map(|message| message.vector).collect()
 }
 
+/// Pins 16 to 23, wired active low.
+const PCI_PINS: u32 = 0x00ff_0000;
+
 const LEVEL: u32 = 1 << 15;
 const MASKED: u32 = 1 << 16;
 const ACTIVE_LOW: u32 = 1 << 13;

@@ -66,9 +66,9 @@ impl Lapic {
     ///
     /// # Errors
     /// [`Gp`] for a reserved bit, or a change of mode that the manual forbids:
-    /// x2APIC to xAPIC, disabled to x2APIC. What the guest's physical addresses and
-    /// its RAM forbid is the caller's to check.
-    pub fn write_apic_base(&mut self, value: u64) -> Result<Effect, Gp> {
+    /// x2APIC to xAPIC, disabled to x2APIC. The caller checks the limits that the
+    /// guest's physical addresses and its RAM set.
+    pub(super) fn write_apic_base(&mut self, value: u64) -> Result<Effect, Gp> {
         if value & RESERVED != 0 {
             return Err(Gp);
         }

@@ -24,7 +24,7 @@ impl VectorSet {
 
     /// Adds `vector`.
     #[inline(always)]
-    pub fn insert(&mut self, vector: Vector) {
+    pub(super) fn insert(&mut self, vector: Vector) {
         if let Some(word) = self.0.get_mut(usize::from(vector >> 6)) {
             *word |= Self::bit(vector);
         }
@@ -32,7 +32,7 @@ impl VectorSet {
 
     /// Takes `vector` out.
     #[inline(always)]
-    pub fn remove(&mut self, vector: Vector) {
+    pub(super) fn remove(&mut self, vector: Vector) {
         if let Some(word) = self.0.get_mut(usize::from(vector >> 6)) {
             *word &= !Self::bit(vector);
         }
@@ -48,7 +48,7 @@ impl VectorSet {
     /// Whether there is no vector in it.
     #[inline(always)]
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    pub(super) const fn is_empty(&self) -> bool {
         let [a, b, c, d] = self.0;
         a | b | c | d == 0
     }
@@ -56,7 +56,7 @@ impl VectorSet {
     /// The highest vector; 0 for none, since 0 is never a legal one.
     #[inline(always)]
     #[must_use]
-    pub fn highest_or_zero(&self) -> Vector {
+    pub(super) fn highest_or_zero(&self) -> Vector {
         let [a, b, c, d] = self.0;
         let (base, word) = if d != 0 {
             (192, d)
@@ -74,7 +74,7 @@ impl VectorSet {
     /// The 32-bit window number `index` (0 to 7), as registers show it.
     #[inline]
     #[must_use]
-    pub fn window(&self, index: u8) -> u32 {
+    pub(super) fn window(&self, index: u8) -> u32 {
         let word = self.0.get(usize::from(index >> 1)).copied().unwrap_or(0);
         if index & 1 == 0 { word.low32() } else { (word >> 32).low32() }
     }
@@ -82,7 +82,7 @@ impl VectorSet {
     /// Whether a vector below [`FIRST_LEGAL_VECTOR`] is in it.
     #[inline(always)]
     #[must_use]
-    pub const fn has_illegal(&self) -> bool {
+    pub(super) const fn has_illegal(&self) -> bool {
         let [a, ..] = self.0;
         a & ((1 << FIRST_LEGAL_VECTOR) - 1) != 0
     }

@@ -1,5 +1,5 @@
-//! Interrupts from inside the CPU's package: the pins LINT0 and LINT1, the
-//! thermal sensor and performance counters (SDM: "Local Vector Table").
+//! Interrupts of the pins LINT0 and LINT1 (SDM: "Local Vector Table"). The thermal
+//! sensor and performance counters have entries in the table, but never interrupt.
 
 use super::Lapic;
 use super::message::{ApicMode, DeliveryMode, Trigger};
@@ -25,11 +25,11 @@ impl Lint {
     }
 }
 
-/// What a local source did to the CPU.
+/// Effect of a local source on the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum LintEvent {
-    /// Nothing.
+    /// No effect.
     None,
     /// A vector is requested in the APIC.
     Pending,
@@ -52,7 +52,7 @@ impl Lapic {
             || !lint0.masked() && matches!(lint0.mode(), DeliveryMode::ExtInt)
     }
 
-    /// Pin `pin` is now asserted or not. A pin in mode ExtINT causes no event:
+    /// Sets whether `pin` is asserted. A pin in mode ExtINT causes no event:
     /// see [`accepts_pic`](Self::accepts_pic).
     pub fn set_lint(&mut self, pin: Lint, asserted: bool) -> LintEvent {
         let was = self.s.lint_asserted & pin as u8 != 0;
@@ -69,20 +69,6 @@ impl Lapic {
         } else {
             LintEvent::None
         }
-    }
-
-    /// The thermal sensor signals.
-    pub fn raise_thermal(&mut self) -> LintEvent {
-        self.signal(self.lvt(Lvt::Thermal))
-    }
-
-    /// A performance counter overflows. The entry masks itself
-    /// (SDM: "Generating an Interrupt on Overflow").
-    pub fn raise_performance(&mut self) -> LintEvent {
-        let entry = self.lvt(Lvt::Performance);
-        let event = self.signal(entry);
-        self.put_lvt(Lvt::Performance, entry.with_masked(true));
-        event
     }
 
     /// An edge at `entry`.

@@ -1,12 +1,11 @@
-//! Interrupt messages and who they are for: what I/O APICs, MSIs and
-//! inter-processor interrupts have in common.
+//! Interrupt messages and their targets: the common part of I/O APICs, MSIs and
+//! inter-processor interrupts.
 
-use super::bitmap::FIRST_LEGAL_VECTOR;
 use bitfield_struct::bitfield;
 use serde::{Deserialize, Serialize};
 use x86defs::{Low, Vector};
 
-/// What a message asks of its target (SDM: "Interrupt Command Register (ICR)").
+/// Effect of a message on its target (SDM: "Interrupt Command Register (ICR)").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum DeliveryMode {
@@ -29,7 +28,7 @@ pub enum DeliveryMode {
 }
 
 impl DeliveryMode {
-    /// From bits 2:0 of `bits`.
+    /// The mode with the number in bits 2:0 of `bits`.
     #[inline]
     #[must_use]
     pub const fn from_bits(bits: u8) -> Self {
@@ -48,14 +47,14 @@ impl DeliveryMode {
     /// The number of the mode, 0 to 7.
     #[inline]
     #[must_use]
-    pub const fn into_bits(self) -> u8 {
+    pub(crate) const fn into_bits(self) -> u8 {
         self as u8
     }
 
     /// Whether the message carries a vector that lands in an IRR.
     #[inline]
     #[must_use]
-    pub const fn uses_vector(self) -> bool {
+    pub(crate) const fn uses_vector(self) -> bool {
         matches!(self, Self::Fixed | Self::LowestPriority)
     }
 }
@@ -63,52 +62,45 @@ impl DeliveryMode {
 /// How an interrupt is signalled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Trigger {
-    /// Once.
+    /// The interrupt is signalled once.
     Edge,
-    /// For as long as its line is asserted: its EOI is told to the I/O APICs.
+    /// It is signalled for as long as its line is asserted: its EOI is told to the I/O APICs.
     Level,
 }
 
 impl Trigger {
-    /// From a "level" bit.
+    /// The trigger of a "level" bit.
     #[inline]
     #[must_use]
     pub const fn from_level_bit(level: bool) -> Self {
         if level { Self::Level } else { Self::Edge }
-    }
-
-    /// Whether this is [`Level`](Self::Level).
-    #[inline]
-    #[must_use]
-    pub const fn is_level(self) -> bool {
-        matches!(self, Self::Level)
     }
 }
 
 /// How a destination is compared with an APIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DestinationMode {
-    /// With its identity.
+    /// The destination is compared with the APIC's identity.
     Physical,
-    /// With its logical destination register.
+    /// The destination is compared with the APIC's logical destination register.
     Logical,
 }
 
 impl DestinationMode {
-    /// From a "logical" bit.
+    /// The mode of a "logical" bit.
     #[inline]
     #[must_use]
-    pub const fn from_logical_bit(logical: bool) -> Self {
+    pub(crate) const fn from_logical_bit(logical: bool) -> Self {
         if logical { Self::Logical } else { Self::Physical }
     }
 }
 
-/// Whom a message is for.
+/// Targets of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Destination {
     /// Identity or logical set; [`Destination::BROADCAST`] is everybody.
     pub id: u32,
-    /// How `id` is to be understood.
+    /// Meaning of `id`.
     pub mode: DestinationMode,
 }
 
@@ -135,9 +127,9 @@ impl Destination {
 /// An interrupt on its way from a device or an I/O APIC to local APICs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct InterruptMessage {
-    /// For whom.
+    /// Targets of the message.
     pub destination: Destination,
-    /// What it asks.
+    /// Effect on its target.
     pub mode: DeliveryMode,
     /// The vector, where the mode uses one.
     pub vector: Vector,
@@ -195,16 +187,9 @@ impl InterruptMessage {
             trigger: Trigger::from_level_bit(data.level() && data.asserted()),
         })
     }
-
-    /// Whether its vector is one that no APIC would accept.
-    #[inline]
-    #[must_use]
-    pub const fn has_illegal_vector(&self) -> bool {
-        self.mode.uses_vector() && self.vector < FIRST_LEGAL_VECTOR
-    }
 }
 
-/// A short way to name the targets of an inter-processor interrupt.
+/// A shorthand for the targets of an inter-processor interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Shorthand {
     /// The destination field counts.
@@ -218,10 +203,10 @@ pub enum Shorthand {
 }
 
 impl Shorthand {
-    /// From bits 1:0 of `bits`.
+    /// The shorthand with the number in bits 1:0 of `bits`.
     #[inline]
     #[must_use]
-    pub const fn from_bits(bits: u8) -> Self {
+    pub(super) const fn from_bits(bits: u8) -> Self {
         match bits & 3 {
             0 => Self::None,
             1 => Self::ToSelf,
@@ -236,7 +221,7 @@ impl Shorthand {
 pub struct IpiCommand {
     /// The message; it is always an edge.
     pub message: InterruptMessage,
-    /// Who gets it, where the destination does not say.
+    /// Targets, unless the destination names them.
     pub shorthand: Shorthand,
 }
 
@@ -266,7 +251,7 @@ impl ApicMode {
     }
 }
 
-/// What others must know of a local APIC to tell whether a message is for it;
+/// A local APIC as others have to know it, to tell whether a message is for it;
 /// 64 bits, so that it can be published in one atomic.
 #[bitfield(u64)]
 #[derive(PartialEq, Eq)]
@@ -284,7 +269,7 @@ pub struct ApicIdentity {
     pub software_enabled: bool,
     #[bits(4)]
     __: u8,
-    /// What lowest-priority arbitration compares: the task priority, 0 to 255.
+    /// Rank in lowest-priority arbitration: the task priority, 0 to 255.
     pub priority: u8,
     __: u8,
 }
@@ -294,7 +279,7 @@ impl ApicIdentity {
     /// (SDM: "Deriving Logical x2APIC ID from the Local x2APIC ID").
     #[inline]
     #[must_use]
-    pub const fn x2apic_ldr(id: u32) -> u32 {
+    pub(super) const fn x2apic_ldr(id: u32) -> u32 {
         (id >> 4) << 16 | 1 << (id & 15)
     }
 

@@ -3,20 +3,19 @@
 //!
 //! [`Lapic`] is plain data that belongs to the CPU that runs its vCPU. Other
 //! CPUs never touch it: they post vectors elsewhere, and the owner brings them
-//! in with [`Lapic::merge`]. What it cannot do itself it tells its owner as an
+//! in with [`Lapic::merge`]. Work that it leaves to its owner it returns as an
 //! [`Effect`]: an inter-processor interrupt to route, an EOI to broadcast, a
 //! deadline to arm. After every call the owner may find a vector in
 //! [`Lapic::deliverable`].
 //!
-//! The calls of the exit fast path are [`Lapic::eoi`], [`Lapic::write_icr`],
-//! [`Lapic::set_tpr`], [`Lapic::write_tsc_deadline`], [`Lapic::merge`] and
-//! [`Lapic::deliverable`]. All else goes through the register file:
-//! [`Lapic::mmio_read`] and [`Lapic::mmio_write`], [`Lapic::msr_read`] and
-//! [`Lapic::msr_write`].
+//! Every register can be read and written: [`Lapic::mmio_read`] and
+//! [`Lapic::mmio_write`], [`Lapic::msr_read`] and [`Lapic::msr_write`]. The hot
+//! handler has calls of its own: [`Lapic::end_edge`], [`Lapic::sent_to_self`] with
+//! [`Lapic::note_command`], and [`Lapic::tsc_deadline_ahead`] with
+//! [`Lapic::move_tsc_deadline`].
 //!
-//! Choices where the manual leaves one: the ID register is read-only; the base
-//! address cannot be moved (#GP); illegal vectors are reported when they are
-//! sent or received, not when they are written to an LVT entry.
+//! Choices that the manual leaves: the ID register is read-only; illegal vectors are
+//! reported when they are sent or received, not when they are written to an LVT entry.
 
 mod base;
 mod bitmap;
@@ -39,33 +38,28 @@ pub use message::{
     IpiCommand, Shorthand, Trigger, arbitrate,
 };
 pub use page::{InterruptStatus, VirtualApicPage};
-pub use reg::{Esr, Lvt, LvtEntry, Reg, Svr, TimerMode, VERSION};
+pub use reg::{Lvt, LvtEntry, Reg, Svr, TimerMode, VERSION};
 pub use state::LapicState;
 pub use ticks::{TickRatio, Ticks};
-pub use timer::MIN_PERIOD_NS;
 
-use reg::IcrLow;
+use reg::{Esr, IcrLow};
 use x86defs::bits::high32;
-use x86defs::{Low, Msr, Vector};
+use x86defs::{Gp, Low, Msr, Vector};
 
-/// The guest must get #GP(0).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gp;
-
-/// What the owner has to do after a register was written.
+/// Work of the owner after a register was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Effect {
-    /// Nothing.
+    /// There is nothing to do.
     None,
     /// An interrupt ended: others may be deliverable now.
     Eoi {
-        /// Its vector.
+        /// The vector.
         vector: Vector,
-        /// It was level-triggered: tell the I/O APICs.
+        /// The interrupt was level-triggered: tell the I/O APICs.
         broadcast: bool,
     },
-    /// Send this.
+    /// Send this interrupt.
     Ipi(IpiCommand),
     /// The APIC sent itself an interrupt, or what was masked by priority may
     /// be deliverable now, or waits again.
@@ -77,7 +71,7 @@ pub enum Effect {
     IdentityChanged,
 }
 
-/// Whose APIC it is.
+/// Role of the processor that has the APIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The bootstrap processor.
@@ -129,7 +123,7 @@ impl Lapic {
         self.s.tpr = class << 4;
     }
 
-    /// Where a CPU tracks CR8 by itself: it must exit when CR8 falls below
+    /// Threshold for a CPU that tracks CR8 by itself: it must exit when CR8 falls below
     /// this, because an interrupt waits for that. 0 if none does.
     #[inline]
     #[must_use]
@@ -289,19 +283,19 @@ impl Lapic {
         true
     }
 
-    /// Interrupt request, in-service and trigger-mode registers, to look at.
+    /// Interrupt request, in-service and trigger-mode registers, for display.
     #[must_use]
     pub const fn vectors(&self) -> (VectorSet, VectorSet, VectorSet) {
         (self.s.irr, self.s.isr, self.s.tmr)
     }
 
-    /// The spurious-interrupt vector register, to look at.
+    /// The spurious-interrupt vector register, for display.
     #[must_use]
     pub const fn svr(&self) -> Svr {
         self.s.svr
     }
 
-    /// An entry of the local vector table, to look at.
+    /// An entry of the local vector table, for display.
     #[must_use]
     pub fn lvt(&self, entry: Lvt) -> LvtEntry {
         self.s.lvt.get(entry as usize).copied().unwrap_or(LvtEntry::RESET)
@@ -315,7 +309,7 @@ impl Lapic {
     /// # Errors
     /// [`Gp`] if a reserved bit is set; nothing is sent.
     #[inline]
-    pub fn write_icr(&mut self, value: u64) -> Result<Effect, Gp> {
+    fn write_icr(&mut self, value: u64) -> Result<Effect, Gp> {
         // Delivery status does not exist in this mode; CPUs of Intel ignore it.
         if value.low32() & !(IcrLow::WRITABLE | IcrLow::STATUS) != 0 {
             return Err(Gp);
@@ -347,9 +341,8 @@ impl Lapic {
             .then_some(value.low8())
     }
 
-    /// What the interrupt command register shows after a command to oneself in
-    /// x2APIC mode, which [`sent_to_self`](Self::sent_to_self) has checked and
-    /// the caller carries out.
+    /// Shows a command to oneself in the interrupt command register in x2APIC mode.
+    /// [`sent_to_self`](Self::sent_to_self) has checked it, and the caller carries it out.
     #[inline]
     pub fn note_command(&mut self, value: u64) {
         self.s.icr_low = value.low32();
@@ -378,7 +371,7 @@ impl Lapic {
             (DeliveryMode::Fixed, Shorthand::ToSelf) => return self.send_self(icr.vector()),
             // INIT de-assert: no CPU since the Pentium acts on it.
             (DeliveryMode::Init, _) if icr.level() && !icr.assert() => return Effect::None,
-            // Neither can be sent by an IPI.
+            // Neither mode can be sent by an IPI.
             (DeliveryMode::Reserved | DeliveryMode::ExtInt, _) => return Effect::None,
             // To oneself only fixed ones go; the rest is invalid.
             (_, Shorthand::ToSelf) => return Effect::None,
@@ -404,7 +397,7 @@ impl Lapic {
         self.s.id
     }
 
-    /// What other CPUs must know to address this APIC.
+    /// The identity by which other CPUs address this APIC.
     #[must_use]
     pub fn identity(&self) -> ApicIdentity {
         let shown_id = match self.mode() {
@@ -418,12 +411,6 @@ impl Lapic {
             .with_mode(self.mode())
             .with_software_enabled(self.s.svr.enabled())
             .with_priority(self.s.tpr)
-    }
-
-    /// Whether a message to `destination` is for this APIC.
-    #[must_use]
-    pub fn matches_destination(&self, destination: Destination) -> bool {
-        self.identity().matches(destination)
     }
 
     // ---- Errors (SDM: "Error Handling") ----

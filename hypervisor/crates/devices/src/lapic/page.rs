@@ -5,8 +5,8 @@
 //! entry [`Lapic::hand_over`] moves what the CPU will own (requests, interrupts
 //! in service, task priority) into the page and shows the other registers
 //! there for the guest to read; after the exit [`Lapic::take_back`] moves it
-//! back. What arrives in between (a timer that a hot exit armed too late) waits
-//! in the [`Lapic`] and joins the rest when it is taken back.
+//! back. An interrupt that arrives in between (of a timer that a hot exit armed too
+//! late) waits in the [`Lapic`] and joins the rest when it is taken back.
 
 use super::bitmap::VectorSet;
 use super::message::ApicMode;
@@ -50,7 +50,7 @@ impl VirtualApicPage {
 
     /// Sets register `reg`.
     #[inline(always)]
-    pub fn write(&self, reg: Reg, value: u32) {
+    pub(super) fn write(&self, reg: Reg, value: u32) {
         if let Some(word) = self.words.get(usize::from(reg.0) * 4) {
             word.store(value, Ordering::Relaxed);
         }
@@ -84,7 +84,7 @@ impl VirtualApicPage {
     }
 }
 
-/// What the CPU keeps beside the page (SDM: "Guest Interrupt Status").
+/// State that the CPU keeps beside the page (SDM: "Guest Interrupt Status").
 #[bitfield(u16)]
 #[derive(PartialEq, Eq)]
 pub struct InterruptStatus {
@@ -97,7 +97,7 @@ pub struct InterruptStatus {
 impl Lapic {
     /// Moves requests, interrupts in service and the task priority into `page`,
     /// and shows the other registers there. `left` is the status at the last
-    /// exit, so says what the page still holds. Returns the status to enter with.
+    /// exit, and tells what the page still holds. Returns the status to enter with.
     ///
     /// Until they are taken back, the state here counts as having nothing in
     /// service, so that whatever is requested meanwhile looks deliverable.
@@ -171,8 +171,8 @@ impl Lapic {
         page.write(Reg::DIVIDE, self.s.divide.into());
     }
 
-    /// The guest wrote `value` to the register at `offset` of the page (0 to
-    /// 0xfff): what the CPU does not do about it by itself.
+    /// Does the part of a write that the CPU leaves to software: the guest wrote `value`
+    /// to the register at `offset` of the page (0 to 0xfff).
     pub fn written(&mut self, offset: u16, value: u32, now: Ticks) -> Effect {
         const SELF_IPI: u16 = 0x3f0;
         match self.s.mode {
@@ -186,8 +186,8 @@ impl Lapic {
         }
     }
 
-    /// The CPU ended `vector` by itself, and it may be level-triggered. Returns
-    /// it if it was, and the I/O APICs must be told.
+    /// Notes that the CPU ended `vector` by itself. Returns the vector if it was
+    /// level-triggered and the I/O APICs must be told.
     pub fn ended(&mut self, vector: Vector) -> Option<Vector> {
         if cfg!(planted = "eoi-lost") {
             return None;

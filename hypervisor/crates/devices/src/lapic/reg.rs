@@ -32,7 +32,7 @@ impl Reg {
     pub const DFR: Self = Self(0x0e);
     /// Spurious-interrupt vector.
     pub const SVR: Self = Self(0x0f);
-    /// In service, first of eight.
+    /// In-service register, first of eight.
     pub const ISR: Self = Self(0x10);
     /// Trigger mode, first of eight.
     pub const TMR: Self = Self(0x18);
@@ -83,7 +83,7 @@ pub enum Lvt {
 impl Lvt {
     /// The entry of register `reg`, if it is one.
     #[must_use]
-    pub const fn from_reg(reg: Reg) -> Option<Self> {
+    pub(super) const fn from_reg(reg: Reg) -> Option<Self> {
         Some(match reg.0 {
             0x32 => Self::Timer,
             0x33 => Self::Thermal,
@@ -97,7 +97,7 @@ impl Lvt {
 
     /// The bits that software may set.
     #[must_use]
-    pub const fn writable(self) -> u32 {
+    pub(super) const fn writable(self) -> u32 {
         match self {
             Self::Timer => 0x0007_00ff,
             Self::Thermal | Self::Performance => 0x0001_07ff,
@@ -129,7 +129,7 @@ pub struct LvtEntry {
     pub level: bool,
     /// No interrupt is delivered.
     pub masked: bool,
-    /// What the timer does.
+    /// Mode of the timer.
     #[bits(2)]
     pub timer_mode: TimerMode,
     #[bits(13)]
@@ -138,15 +138,15 @@ pub struct LvtEntry {
 
 impl LvtEntry {
     /// After reset.
-    pub const RESET: Self = Self::new().with_masked(true);
+    pub(super) const RESET: Self = Self::new().with_masked(true);
 
     /// Bits that hardware owns: delivery status and remote IRR.
-    pub const READ_ONLY: u32 = 1 << 12 | Self::REMOTE_IRR;
+    pub(super) const READ_ONLY: u32 = 1 << 12 | Self::REMOTE_IRR;
     /// Remote IRR.
-    pub const REMOTE_IRR: u32 = 1 << 14;
+    pub(super) const REMOTE_IRR: u32 = 1 << 14;
 }
 
-/// What the timer does (SDM: "APIC Timer").
+/// Mode of the timer (SDM: "APIC Timer").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum TimerMode {
@@ -177,7 +177,7 @@ impl TimerMode {
     /// Whether the initial count drives it.
     #[inline]
     #[must_use]
-    pub const fn counts(self) -> bool {
+    pub(super) const fn counts(self) -> bool {
         matches!(self, Self::OneShot | Self::Periodic)
     }
 }
@@ -203,50 +203,50 @@ pub struct Svr {
 
 impl Svr {
     /// After reset.
-    pub const RESET: Self = Self::new().with_vector(0xff);
+    pub(super) const RESET: Self = Self::new().with_vector(0xff);
     /// The bits that software may set.
-    pub const WRITABLE: u32 = 0x13ff;
+    pub(super) const WRITABLE: u32 = 0x13ff;
 }
 
 /// The low half of the interrupt command register
 /// (SDM: "Interrupt Command Register (ICR)").
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
-pub struct IcrLow {
+pub(super) struct IcrLow {
     /// The vector.
-    pub vector: u8,
-    /// What to deliver.
+    pub(super) vector: u8,
+    /// Kind of interrupt to deliver.
     #[bits(3)]
-    pub mode: DeliveryMode,
+    pub(super) mode: DeliveryMode,
     /// The destination is logical.
-    pub logical: bool,
+    pub(super) logical: bool,
     /// Delivery status: never set here.
-    pub pending: bool,
+    pub(super) pending: bool,
     __: bool,
     /// Assert, as opposed to de-assert.
-    pub assert: bool,
+    pub(super) assert: bool,
     /// Level-triggered: only INIT de-assert uses it.
-    pub level: bool,
+    pub(super) level: bool,
     #[bits(2)]
     __: u8,
     /// Destination shorthand.
     #[bits(2)]
-    pub shorthand: u8,
+    pub(super) shorthand: u8,
     #[bits(12)]
     __: u16,
 }
 
 impl IcrLow {
     /// The bits that software may set.
-    pub const WRITABLE: u32 = 0x000c_cfff & !Self::STATUS;
+    pub(super) const WRITABLE: u32 = 0x000c_cfff & !Self::STATUS;
     /// Delivery status.
-    pub const STATUS: u32 = 1 << 12;
+    pub(super) const STATUS: u32 = 1 << 12;
 }
 
 /// Errors that an APIC finds (SDM: "Error Handling").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Esr(u32);
+pub(super) struct Esr(u32);
 
 bitflags! {
     impl Esr: u32 {

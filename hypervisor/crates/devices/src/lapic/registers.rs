@@ -224,7 +224,7 @@ impl Lapic {
                 if vector == 0 { Effect::None } else { Effect::Eoi { vector, broadcast } }
             }
             Reg::SVR => {
-                // What was due before the write is not masked by it.
+                // An interrupt that was due before the write is not masked by it.
                 self.advance(now);
                 self.write_svr(Svr::from_bits(value))
             }

@@ -25,21 +25,21 @@ pub struct LapicState {
     pub(super) isr_top: u8,
     pub(super) svr: Svr,
     pub(super) lvt: [LvtEntry; 6],
-    /// When the timer next acts.
+    /// Time at which the timer next acts.
     pub(super) deadline: Ticks,
-    /// What the guest wrote to IA32_TSC_DEADLINE; 0 when disarmed.
+    /// Value that the guest wrote to IA32_TSC_DEADLINE; 0 when disarmed.
     pub(super) tsc_deadline: u64,
     /// The guest's TSC less the VM's ticks, modulo 2^64.
     pub(super) tsc_offset: u64,
-    /// When the count reaches zero, in nanoseconds of VM time.
+    /// Time at which the count reaches zero, in nanoseconds of VM time.
     pub(super) expiry_ns: u64,
     pub(super) initial_count: u32,
     pub(super) divide: u8,
     pub(super) id: u32,
     pub(super) bootstrap: bool,
     pub(super) mode: ApicMode,
-    /// IA32_APIC_BASE as it reads: where the registers stand in xAPIC mode, and what
-    /// `mode` and `bootstrap` say.
+    /// IA32_APIC_BASE as it reads: the registers' address in xAPIC mode, and `mode` and
+    /// `bootstrap`.
     pub(super) apic_base: u64,
     /// xAPIC mode's logical destination; x2APIC mode derives its own.
     pub(super) ldr: u32,
@@ -84,7 +84,7 @@ impl LapicState {
         }
     }
 
-    /// Says what could not have come from [`Lapic::save`].
+    /// Refuses a state that can't have come from [`Lapic::save`].
     fn check(&self) -> Result<(), RestoreError> {
         let require = |holds: bool, what| if holds { Ok(()) } else { Err(RestoreError(what)) };
         let sets = [self.irr, self.isr, self.tmr];

@@ -15,7 +15,7 @@ pub struct Ticks(pub u64);
 
 impl Ticks {
     /// Later than everything that happens: a timer that is not armed.
-    pub const NEVER: Self = Self(u64::MAX);
+    pub(crate) const NEVER: Self = Self(u64::MAX);
 }
 
 /// Kilohertz in a gigahertz: ticks of a TSC of `n` kHz pass at n / this per nanosecond.
@@ -77,7 +77,7 @@ impl TickRatio {
     /// The nanosecond that `ticks` lie in, at most 1 ns early; saturates.
     #[inline]
     #[must_use]
-    pub fn to_nanos(self, ticks: Ticks) -> u64 {
+    pub(super) fn to_nanos(self, ticks: Ticks) -> u64 {
         self.to_ns.apply(ticks.0)
     }
 
@@ -85,7 +85,7 @@ impl TickRatio {
     /// later; [`Ticks::NEVER`] where there is none.
     #[inline]
     #[must_use]
-    pub fn to_ticks(self, nanos: u64) -> Ticks {
+    pub(super) fn to_ticks(self, nanos: u64) -> Ticks {
         let mut ticks = self.to_ticks.apply(nanos);
         // Both factors are rounded down, so the guess is at most a few ticks
         // early, and never late.

@@ -13,7 +13,7 @@ use super::ticks::Ticks;
 /// A periodic timer raises at most one interrupt in this many nanoseconds, so
 /// that a guest cannot flood its CPU; the count itself is truthful, and
 /// periods in between are merged as a busy CPU would merge them.
-pub const MIN_PERIOD_NS: u64 = 20_000;
+pub(super) const MIN_PERIOD_NS: u64 = 20_000;
 
 /// Timer mode and mask in the timer's entry.
 const TIMER_MODE_AND_MASK: u32 =
@@ -30,7 +30,7 @@ impl Lapic {
         timer
     }
 
-    /// When [`advance`](Self::advance) must be called, if ever: the timer would
+    /// Time at which [`advance`](Self::advance) must be called, if ever: the timer would
     /// raise an interrupt then.
     #[inline(always)]
     #[must_use]
@@ -51,7 +51,7 @@ impl Lapic {
     /// The guest's time-stamp counter now.
     #[inline(always)]
     #[must_use]
-    pub const fn guest_tsc(&self, now: Ticks) -> u64 {
+    pub(super) const fn guest_tsc(&self, now: Ticks) -> u64 {
         now.0.wrapping_add(self.s.tsc_offset)
     }
 
@@ -73,21 +73,21 @@ impl Lapic {
         }
     }
 
-    /// How many ticks ahead a write of `guest_value` to IA32_TSC_DEADLINE would
-    /// put the timer's interrupt: `None` if it does more or less than that.
-    /// It would disarm, or fire at once, or the timer is masked or in another
-    /// mode, or has fired and that is still to be noticed.
+    /// Ticks by which a write of `guest_value` to IA32_TSC_DEADLINE would put the timer's
+    /// interrupt ahead. `None` if the write does more or less than that: if it disarms or
+    /// fires at once, or if the timer is masked or in another mode, or has fired and that
+    /// is still to be noticed.
     #[inline(always)]
     #[must_use]
     pub fn tsc_deadline_ahead(&self, guest_value: u64, now: Ticks) -> Option<u64> {
         let ahead = guest_value.wrapping_sub(self.guest_tsc(now));
-        // Mode and mask in one comparison. What is not ahead is far ahead,
-        // modulo 2^64; so far ahead is nothing that the general code could not do.
+        // Mode and mask in one comparison. A deadline that is not ahead is far ahead modulo
+        // 2^64, and one that is so far ahead can be left to the general code.
         let simple = self.timer_lvt().into_bits() & TIMER_MODE_AND_MASK == TSC_DEADLINE_OPEN;
         (simple && ahead.wrapping_sub(1) < FAR_AHEAD && now.0 < self.s.deadline.0).then_some(ahead)
     }
 
-    /// The write, where [`tsc_deadline_ahead`](Self::tsc_deadline_ahead) has
+    /// Does the write for which [`tsc_deadline_ahead`](Self::tsc_deadline_ahead) has
     /// just told `ahead`.
     #[inline(always)]
     pub fn move_tsc_deadline(&mut self, guest_value: u64, now: Ticks, ahead: u64) {
@@ -100,7 +100,7 @@ impl Lapic {
     #[cold]
     #[inline(never)]
     fn write_tsc_deadline_slowly(&mut self, guest_value: u64, now: Ticks) {
-        // What was due before the write has happened.
+        // An interrupt that was due before the write has happened.
         self.advance(now);
         self.arm_tsc_deadline(guest_value, now);
     }
@@ -121,7 +121,7 @@ impl Lapic {
     /// RDMSR of IA32_TSC_DEADLINE: 0 when it is not armed, or has fired.
     #[inline]
     #[must_use]
-    pub const fn tsc_deadline(&self, now: Ticks) -> u64 {
+    pub(super) const fn tsc_deadline(&self, now: Ticks) -> u64 {
         if now.0 >= self.s.deadline.0 { 0 } else { self.s.tsc_deadline }
     }
 
@@ -135,7 +135,7 @@ impl Lapic {
         }
     }
 
-    /// The deadline has passed.
+    /// Does what is due when the deadline has passed.
     #[cold]
     fn fire(&mut self, now: Ticks) -> bool {
         let entry = self.timer_lvt();

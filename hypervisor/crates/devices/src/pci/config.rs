@@ -74,7 +74,7 @@ pub mod status {
     pub const CLEARABLE: u16 = 0xf900;
 }
 
-/// Who a function says that it is.
+/// Identity of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Vendor.
@@ -91,7 +91,7 @@ pub struct Identity {
     pub subsystem: u16,
 }
 
-/// What a base address register asks for. Sizes are powers of two.
+/// Range that a base address register asks for. Sizes are powers of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bar {
     /// I/O ports, 4 to 256.
@@ -121,7 +121,7 @@ const BAR_PREFETCHABLE: u64 = 1 << 3;
 /// Registers that are BARs.
 const BAR_COUNT: u8 = 6;
 
-/// Where the guest has put a BAR.
+/// The place that the guest gave a BAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BarRange {
     /// I/O ports.
@@ -163,12 +163,12 @@ pub struct ConfigSpace {
     writable: Box<[u8; CONFIG_SIZE]>,
     /// Bits that the guest clears by writing ones.
     clearable: Box<[u8; CONFIG_SIZE]>,
-    /// What reset puts back.
+    /// Values after a reset.
     initial: Box<[u8; CONFIG_SIZE]>,
     bars: [Option<Bar>; BAR_COUNT as usize],
-    /// Where the last capability has its pointer to the next.
+    /// The place of the last capability's pointer to the next.
     last_pointer: u8,
-    /// Where the next capability goes.
+    /// The next capability's place.
     free: u8,
 }
 
@@ -233,7 +233,7 @@ impl ConfigSpace {
     /// Adds BAR `index`, 0 to 5 (a 64-bit one takes the next as well).
     ///
     /// # Errors
-    /// Where there is no such BAR, or its size can't be.
+    /// No such BAR, or a size that can't be.
     pub fn add_bar(&mut self, index: u8, bar: Bar) -> Result<(), LayoutError> {
         let (size, flags, count, range) = match bar {
             Bar::Io { size } => (u64::from(size), BAR_IO, 4, 4..=256),
@@ -269,10 +269,10 @@ impl ConfigSpace {
     }
 
     /// Appends a capability: `body` follows its identity and pointer, and
-    /// `writable` says which of its bits the guest can write. Its offset.
+    /// `writable` says which of its bits the guest can write. Returns its offset.
     ///
     /// # Errors
-    /// Where it does not fit, or body and mask differ in length.
+    /// It does not fit, or body and mask differ in length.
     pub fn add_capability(
         &mut self,
         id: u8,
@@ -327,7 +327,7 @@ impl ConfigSpace {
         set_at(&mut self.bytes, header::STATUS, 2, status);
     }
 
-    /// Where the guest has put BAR `index`, if the command register lets the
+    /// The place that the guest gave BAR `index`, if the command register lets the
     /// function answer there and nothing of it is out of the address space.
     #[must_use]
     pub fn bar_range(&self, index: u8) -> Option<BarRange> {

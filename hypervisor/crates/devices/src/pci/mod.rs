@@ -48,7 +48,7 @@ const HOST_BRIDGE: Identity = Identity {
     subsystem: 0,
 };
 
-/// What stands at an address of the PCI bus.
+/// A function at an address of the PCI bus.
 pub trait PciFunction {
     /// Reads configuration space. `offset` and `width` (1, 2 or 4 bytes) stay
     /// within one aligned group of four bytes.
@@ -73,7 +73,7 @@ impl<F: PciFunction + ?Sized> PciFunction for Box<F> {
 pub struct DevFn(u8);
 
 impl DevFn {
-    /// The host bridge's.
+    /// The host bridge.
     pub const HOST_BRIDGE: Self = Self(0);
 
     /// Device 0 to 31, function 0 to 7; `None` beyond.
@@ -110,7 +110,7 @@ impl<F: PciFunction> Default for PciBus<F> {
 }
 
 impl<F: PciFunction> PciBus<F> {
-    /// Where a PC has the registers.
+    /// Ports of the registers in a PC.
     pub const PORTS: PortRange = PortRange::new(0xcf8, 8, 0);
 
     /// A bus with nothing but the host bridge on it.
@@ -187,7 +187,7 @@ const fn config_bytes(width: Width) -> u8 {
     }
 }
 
-/// Which of the two registers an access goes to.
+/// Register that an access goes to.
 enum Register {
     Address,
     Data,

@@ -40,7 +40,7 @@ mod ocw3 {
     pub(super) const ENABLE_SPECIAL_MASK: u8 = 1 << 6;
 }
 
-/// What the next write to the odd port is.
+/// Meaning of the next write to the odd port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Expects {
     Mask,
@@ -49,7 +49,7 @@ pub(super) enum Expects {
     Icw4,
 }
 
-/// What the chip says when the processor acknowledges.
+/// Answer of the chip when the processor acknowledges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Acknowledged {
     /// This input is now in service.
@@ -108,7 +108,7 @@ impl Chip {
         self.lowest < 8
     }
 
-    /// Requests, inputs in service, and masks, to look at.
+    /// Requests, inputs in service, and masks, for display.
     pub(super) fn registers(&self) -> [u8; 3] {
         [self.irr(), self.isr, self.imr]
     }
@@ -220,7 +220,7 @@ impl Chip {
         Acknowledged::Input(input)
     }
 
-    /// What the chip puts on the bus for `input` in the second INTA cycle: a
+    /// The byte that the chip puts on the bus for `input` in the second INTA cycle: a
     /// vector, or in MCS-80/85 mode the low byte of a call address.
     pub(super) fn vector(&self, input: u8) -> u8 {
         if self.icw4 & icw4::MODE_8086 != 0 {
@@ -337,14 +337,14 @@ impl Chip {
         }
     }
 
-    /// What [`Chip::read`] would give, if that changes nothing.
+    /// The value that [`Chip::read`] would give, if that changes nothing.
     #[inline]
     pub(super) fn peek(&self, odd: bool) -> Option<u8> {
         (!self.poll).then(|| self.register(odd))
     }
 }
 
-/// What a read gave.
+/// Result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Read {
     /// A register; nothing changed.

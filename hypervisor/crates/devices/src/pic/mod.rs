@@ -30,7 +30,7 @@ const CASCADE: u8 = 2;
 const MASTER_LEVEL_MASK: u8 = 0xf8;
 /// Slave inputs that can be: not 8 (clock) and 13 (coprocessor).
 const SLAVE_LEVEL_MASK: u8 = 0xde;
-/// What the processor reads when no chip answers an acknowledgement.
+/// Byte that the processor reads when no chip answers an acknowledgement.
 const FLOATING_BUS: u8 = 0xff;
 
 /// The two interrupt controllers. See the module's description.
@@ -47,7 +47,7 @@ impl Default for PicPair {
 }
 
 impl PicPair {
-    /// Where a PC has the registers.
+    /// Ports of the registers in a PC.
     pub const PORTS: [PortRange; 3] =
         [PortRange::new(0x20, 2, 0), PortRange::new(0xa0, 2, 2), PortRange::new(0x4d0, 2, 4)];
 
@@ -87,8 +87,8 @@ impl PicPair {
         self.master.output()
     }
 
-    /// The processor acknowledges; the vector that it gets. Where the request
-    /// has gone in the meantime that is the spurious one of line 7 or 15.
+    /// Acknowledges for the processor, and returns the vector that it gets. If the
+    /// request has gone in the meantime, that is the spurious one of line 7 or 15.
     pub fn acknowledge(&mut self) -> u8 {
         let input = match self.master.acknowledge() {
             Acknowledged::Input(input) => input,
@@ -108,8 +108,8 @@ impl PicPair {
         self.slave.vector(slave_input)
     }
 
-    /// Requests, inputs in service and masks of the first and the second chip,
-    /// to look at.
+    /// Requests, inputs in service and masks of the first and the second chip, for
+    /// display.
     #[must_use]
     pub fn registers(&self) -> [[u8; 3]; 2] {
         [self.master.registers(), self.slave.registers()]

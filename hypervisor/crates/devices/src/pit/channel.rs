@@ -1,7 +1,7 @@
 //! One channel of the PIT: its registers, latches, gate and output.
 //!
-//! Time is the number of the clock. What the counting element does between
-//! two accesses is worked out when somebody looks.
+//! Time is the number of the clock. The counting element's work between two
+//! accesses is computed when somebody looks.
 //!
 //! Data sheet: "82C54 Programmable Interval Timer", "Write Operations",
 //! "Read Operations", "Gate Pin Operations Summary".
@@ -11,7 +11,7 @@ use x86defs::Low;
 
 use super::element::{Element, Mode};
 
-/// Which bytes of a count are read and written.
+/// Bytes of a count that are read and written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
     Low,

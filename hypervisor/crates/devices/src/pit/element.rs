@@ -1,5 +1,5 @@
-//! The counting element of a channel: what the output and the count are so
-//! and so many clocks after it was loaded, for each of the six modes.
+//! The counting element of a channel: its output and its count at a number of clocks
+//! after it was loaded, for each of the six modes.
 //!
 //! Data sheet: "82C54 Programmable Interval Timer", "Mode Definitions".
 
@@ -99,7 +99,7 @@ impl Mode {
         }
     }
 
-    /// What the count reads as; `modulus` is 65,536, or 10,000 in BCD.
+    /// The count as it reads; `modulus` is 65,536, or 10,000 in BCD.
     pub(super) fn count(self, n: u64, elapsed: u64, modulus: u64) -> u64 {
         let count = match self {
             Self::RateGenerator => n - elapsed % n,
@@ -110,19 +110,19 @@ impl Mode {
                 let in_half = if position < half { position } else { position - half };
                 (n & !1).saturating_sub(2 * in_half)
             }
-            // Goes on below zero.
+            // These modes count on below zero.
             _ => n % modulus + modulus - elapsed % modulus,
         };
         count % modulus
     }
 }
 
-/// What the counting element does.
+/// State of the counting element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Element {
     /// Nothing was loaded since the mode was set; the count stands still.
     Idle {
-        /// What it reads as.
+        /// The count as it reads.
         count: u16,
     },
     /// Counts since the clock `start`, when it was loaded with `n`.
@@ -136,7 +136,7 @@ pub(super) enum Element {
     Held {
         /// Clocks that were counted.
         elapsed: u64,
-        /// As in `Running`.
+        /// The count with which it was loaded, as in `Running`.
         n: u32,
     },
 }

@@ -4,14 +4,11 @@
 //! All is worked out from the time of the access, so the 1.193182 MHz clock
 //! never drifts. Channel 0 drives ISA interrupt 0: its owner calls
 //! [`Pit::take_interrupt`] whenever [`Timed::next_deadline`] has come (and
-//! may at any other time), and on `true` pulses the line. Where several
-//! periods have gone by, that is one interrupt and the rest are counted as
-//! [`Pit::lost_edges`]: a real PC loses them in the same way when interrupts
-//! are off for long. [`Pit::take_edges`] gives the number itself, for an owner
-//! that injects them again.
+//! may at any other time), and on `true` pulses the line. If several periods
+//! have gone by, that is one interrupt: a real PC loses the others in the same
+//! way when interrupts are off for long.
 //!
-//! Offsets 0 to 3 are ports 0x40 to 0x43, offset 4 is port 0x61
-//! ([`crate::port61`]).
+//! Offsets 0 to 3 are ports 0x40 to 0x43, offset 4 is port 0x61.
 //!
 //! Data sheet: "82C54 Programmable Interval Timer".
 
@@ -32,19 +29,8 @@ mod tests;
 use channel::Channel;
 
 /// The clock of all channels, in hertz.
-pub const FREQUENCY: u32 = 1_193_182;
+const FREQUENCY: u32 = 1_193_182;
 const CLOCK: Clock = Clock::new(FREQUENCY);
-
-/// One of the three channels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PitChannel {
-    /// The system timer, on interrupt 0.
-    Timer,
-    /// Memory refresh.
-    Refresh,
-    /// The speaker, gated by port 0x61.
-    Speaker,
-}
 
 /// The PIT and port 0x61. See the module's description.
 #[derive(Clone, Debug)]
@@ -53,7 +39,6 @@ pub struct Pit {
     refresh: Channel,
     speaker: Channel,
     port61: Port61,
-    lost: u64,
 }
 
 impl Default for Pit {
@@ -63,7 +48,7 @@ impl Default for Pit {
 }
 
 impl Pit {
-    /// Where a PC has the registers.
+    /// Ports of the registers in a PC.
     pub const PORTS: [PortRange; 2] =
         [PortRange::new(0x40, 4, 0), PortRange::new(port61::PORT, 1, 4)];
 
@@ -76,45 +61,18 @@ impl Pit {
             refresh: Channel::new(true),
             speaker: Channel::new(false),
             port61: Port61::default(),
-            lost: 0,
         }
     }
 
-    /// The level of a channel's output at `now`.
-    #[must_use]
-    pub fn output(&self, channel: PitChannel, now: Nanos) -> bool {
-        match channel {
-            PitChannel::Timer => self.timer.output(clock(now)),
-            PitChannel::Refresh => self.refresh.output(clock(now)),
-            PitChannel::Speaker => self.speaker.output(clock(now)),
-        }
-    }
-
-    /// How often channel 0's output has risen since this or
-    /// [`take_interrupt`](Self::take_interrupt) was called last.
-    pub fn take_edges(&mut self, now: Nanos) -> u64 {
+    /// How often channel 0's output has risen since this was called last.
+    fn take_edges(&mut self, now: Nanos) -> u64 {
         self.timer.take_edges(clock(now))
     }
 
     /// Whether channel 0 interrupts: it has risen at least once since it was
-    /// last asked. Rises beyond the first are lost, and counted.
+    /// last asked. Rises beyond the first are lost.
     pub fn take_interrupt(&mut self, now: Nanos) -> bool {
-        let edges = self.take_edges(now);
-        self.lost = self.lost.saturating_add(edges.saturating_sub(1));
-        edges > 0
-    }
-
-    /// How many rises of channel 0 [`take_interrupt`](Self::take_interrupt)
-    /// has merged into others, for the statistics.
-    #[must_use]
-    pub fn lost_edges(&self) -> u64 {
-        self.lost
-    }
-
-    /// Port 0x61's bits.
-    #[must_use]
-    pub fn port61(&self) -> Port61 {
-        self.port61
+        self.take_edges(now) > 0
     }
 
     fn channel_mut(&mut self, index: u8) -> Option<&mut Channel> {
@@ -218,22 +176,17 @@ impl Timed for Pit {
 pub struct PitState {
     channels: [Channel; 3],
     port61: Port61,
-    lost: u64,
 }
 
 impl Device for Pit {
     type State = PitState;
 
     fn save(&self) -> PitState {
-        PitState {
-            channels: [self.timer, self.refresh, self.speaker],
-            port61: self.port61,
-            lost: self.lost,
-        }
+        PitState { channels: [self.timer, self.refresh, self.speaker], port61: self.port61 }
     }
 
     fn restore(&mut self, state: PitState) -> Result<(), RestoreError> {
-        let PitState { channels, port61, lost } = state;
+        let PitState { channels, port61 } = state;
         if !channels.iter().all(Channel::is_possible) || !port61.is_possible() {
             return Err(RestoreError("PIT: impossible counter"));
         }
@@ -241,11 +194,11 @@ impl Device for Pit {
         if !timer.gate() || !refresh.gate() || speaker.gate() != port61.gate() {
             return Err(RestoreError("PIT: a gate has the wrong level"));
         }
-        *self = Self { timer, refresh, speaker, port61, lost };
+        *self = Self { timer, refresh, speaker, port61 };
         Ok(())
     }
 
     fn reset(&mut self) {
-        *self = Self { lost: self.lost, ..Self::new() };
+        *self = Self::new();
     }
 }

@@ -1,11 +1,11 @@
 //! When the alarm next matches, worked out without waiting second by second.
 
-/// What one of the three alarm registers asks for.
+/// Values that match one of the three alarm registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Field {
     /// Any value: the two high bits are set.
     Any,
-    /// This value.
+    /// This value alone.
     Exactly(u64),
 }
 
@@ -17,7 +17,7 @@ impl Field {
         }
     }
 
-    /// The least value from `from` on, and below `limit`, that it matches.
+    /// The least matching value from `from` on, and below `limit`.
     fn next(self, from: u64, limit: u64) -> Option<u64> {
         match self {
             Self::Any => Some(from),
@@ -36,8 +36,8 @@ pub(super) struct Alarm {
 }
 
 impl Alarm {
-    /// How many seconds after `time`, a second of the day, it matches: 1 to
-    /// 86,400, or never.
+    /// Seconds from `time`, a second of the day, to the next match: 1 to 86,400, or
+    /// never.
     pub(super) fn seconds_until(self, time: u64) -> Option<u64> {
         let from = time + 1;
         // Later today, or tomorrow up to the same time.

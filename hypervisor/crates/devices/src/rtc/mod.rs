@@ -1,11 +1,11 @@
 //! The real-time clock: an MC146818 with its calendar, alarm, periodic and
 //! update interrupts, and 114 bytes of battery-backed memory.
 //!
-//! [`Rtc`] is set once from the host's time and then runs in the guest's. Its
+//! [`Rtc`] is set once from the host's time and then runs in the guest's. The
 //! registers hold what a chip's would, byte for byte, and are brought up to
 //! date whenever somebody looks; so a guest that sets them has set the clock.
 //! [`Rtc::irq`] is the level of ISA interrupt 8: high until register C is read.
-//! Offset 0 is port 0x70 (index, and the NMI mask), offset 1 port 0x71 (data).
+//! Offset 0 is port 0x70 (index), offset 1 port 0x71 (data).
 //!
 //! Data sheet: "MC146818 Real-Time Clock Plus RAM", chapters "Registers",
 //! "Update Cycle" and "Interrupts". The daylight-saving bit reads back and has
@@ -29,7 +29,7 @@ use alarm::{Alarm, Field};
 use calendar::{Date, Format, SECONDS_PER_DAY};
 
 /// Bytes behind the index port, clock registers included.
-pub const CMOS_SIZE: usize = 128;
+const CMOS_SIZE: usize = 128;
 /// How long the update-in-progress bit is set before the time changes:
 /// 244 µs ahead of the update cycle and the cycle's 1,984 µs.
 const UPDATE_IN_PROGRESS: u64 = 244_000 + 1_984_000;
@@ -54,9 +54,9 @@ mod reg {
     pub(super) const B: u8 = 0xb;
     pub(super) const C: u8 = 0xc;
     pub(super) const D: u8 = 0xd;
-    /// Where PCs keep the century, as ACPI's FADT says.
+    /// The century, as ACPI's FADT says.
     pub(super) const CENTURY: u8 = 0x32;
-    /// Those that are the time and the date.
+    /// Registers of the time and the date.
     pub(super) const TIME: [u8; 8] = [SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR, CENTURY];
 }
 
@@ -91,19 +91,18 @@ pub struct Rtc {
     /// All bytes but registers C and D, which are computed.
     cmos: [u8; CMOS_SIZE],
     index: u8,
-    nmi_masked: bool,
     /// The periodic, alarm and update flags of register C.
     flags: u8,
-    /// The time of an update, in nanoseconds modulo a second.
+    /// Time of an update, in nanoseconds modulo a second.
     phase: u64,
-    /// The registers are right for this moment.
+    /// Moment for which the registers are right.
     seen: Nanos,
     /// The guest has set the time.
     set_by_guest: bool,
 }
 
 impl Rtc {
-    /// Where a PC has the clock.
+    /// Ports of the clock in a PC.
     pub const PORTS: PortRange = PortRange::new(0x70, 2, 0);
 
     /// A clock that shows `unix_nanos`, nanoseconds since 1970-01-01 UTC, at `now`: the second
@@ -114,7 +113,6 @@ impl Rtc {
         let mut rtc = Self {
             cmos: [0; CMOS_SIZE],
             index: 0,
-            nmi_masked: false,
             flags: 0,
             phase: 0,
             seen: now,
@@ -126,8 +124,8 @@ impl Rtc {
         rtc
     }
 
-    /// The host has learned better what time it is: `unix_nanos` at `now`. A guest that has
-    /// set the clock keeps what it set.
+    /// Corrects the clock: the host has learned that it is `unix_nanos` at `now`. A guest that
+    /// has set the clock keeps what it set.
     pub fn correct(&mut self, unix_nanos: u64, now: Nanos) {
         self.advance(now);
         if !self.set_by_guest && self.updates() {
@@ -149,28 +147,6 @@ impl Rtc {
     #[must_use]
     pub fn irq(&self) -> bool {
         self.flags & self.get(reg::B) != 0
-    }
-
-    /// Whether bit 7 of the index port masks NMIs.
-    #[must_use]
-    pub fn nmi_masked(&self) -> bool {
-        self.nmi_masked
-    }
-
-    /// A byte of the memory as it stands, without any effect. `index` counts
-    /// modulo [`CMOS_SIZE`].
-    #[must_use]
-    pub fn cmos(&self, index: u8) -> u8 {
-        self.get(index)
-    }
-
-    /// Sets a byte of the memory above the clock's registers (index 14 to
-    /// 127), as firmware leaves something there for an operating system. Those
-    /// of the clock are left alone.
-    pub fn set_cmos(&mut self, index: u8, value: u8) {
-        if index > reg::D {
-            self.set(index, value);
-        }
     }
 
     fn get(&self, index: u8) -> u8 {
@@ -265,7 +241,7 @@ impl Rtc {
         u128::from(now.0) + u128::from(NANOS_PER_SECOND - self.phase)
     }
 
-    /// The other way round.
+    /// Time of the guest at a time on the divider's scale.
     fn guest_time(&self, divider_time: u128) -> Nanos {
         let time = divider_time.saturating_sub(u128::from(NANOS_PER_SECOND - self.phase));
         Nanos(u64::try_from(time).unwrap_or(u64::MAX))
@@ -347,16 +323,14 @@ impl PortDevice for Rtc {
         }
         let value = value.low8();
         match offset {
-            0 => {
-                self.index = value & 0x7f;
-                self.nmi_masked = value & 0x80 != 0;
-            }
+            // Bit 7 masks NMIs: the machine's devices raise none.
+            0 => self.index = value & 0x7f,
             1 => {
                 self.advance(now);
                 match self.index {
                     reg::A => self.write_a(value, now),
                     reg::B => self.write_b(value),
-                    // For reading only.
+                    // These registers are for reading only.
                     reg::C | reg::D => {}
                     index => {
                         self.set_by_guest |= reg::TIME.contains(&index);
@@ -430,7 +404,6 @@ impl Timed for Rtc {
 pub struct RtcState {
     cmos: Vec<u8>,
     index: u8,
-    nmi_masked: bool,
     flags: u8,
     phase: u64,
     seen: Nanos,
@@ -444,7 +417,6 @@ impl Device for Rtc {
         RtcState {
             cmos: self.cmos.to_vec(),
             index: self.index,
-            nmi_masked: self.nmi_masked,
             flags: self.flags,
             phase: self.phase,
             seen: self.seen,
@@ -453,7 +425,7 @@ impl Device for Rtc {
     }
 
     fn restore(&mut self, state: RtcState) -> Result<(), RestoreError> {
-        let RtcState { cmos, index, nmi_masked, flags, phase, seen, set_by_guest } = state;
+        let RtcState { cmos, index, flags, phase, seen, set_by_guest } = state;
         let cmos: [u8; CMOS_SIZE] =
             cmos.try_into().map_err(|_| RestoreError("RTC: the memory has not 128 bytes"))?;
         if index > 0x7f || flags & !(b::PERIODIC | b::ALARM | b::UPDATE) != 0 {
@@ -462,7 +434,7 @@ impl Device for Rtc {
         if phase >= NANOS_PER_SECOND {
             return Err(RestoreError("RTC: the phase is not within a second"));
         }
-        *self = Self { cmos, index, nmi_masked, flags, phase, seen, set_by_guest };
+        *self = Self { cmos, index, flags, phase, seen, set_by_guest };
         Ok(())
     }
 
@@ -473,6 +445,5 @@ impl Device for Rtc {
         self.set(reg::B, self.get(reg::B) & !enabled);
         self.flags = 0;
         self.index = 0;
-        self.nmi_masked = false;
     }
 }

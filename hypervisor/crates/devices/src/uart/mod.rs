@@ -2,12 +2,14 @@
 //! loopback.
 //!
 //! [`Uart`] sits between the guest's eight ports and a back end (a console
-//! ring): the back end offers bytes with [`Uart::receive`], as many as
-//! [`Uart::rx_space`] says, and fetches what the guest sent with
-//! [`Uart::take_output`]. Fetching *is* transmission: a byte that the back end
+//! ring): the back end offers bytes with [`Uart::receive`], which takes as many
+//! as there is room for, and fetches what the guest sent with
+//! [`Uart::drain_output`]. Fetching *is* transmission: a byte that the back end
 //! has not fetched still stands in the transmitter, so a slow back end slows
-//! the guest down as a slow line would, and one that wants the pace of a real
-//! line fetches one byte each [`Uart::character_time`].
+//! the guest down as a slow line would.
+//!
+//! A terminal is always there, and nothing goes wrong on the line: no parity or
+//! framing error, no break. In loopback a receiver that is not read overruns.
 //!
 //! Data sheet: "PC16550D Universal Asynchronous Receiver/Transmitter with
 //! FIFOs", chapter "Registers" and "FIFO Interrupt Mode Operation".
@@ -25,10 +27,10 @@ mod fifo;
 #[cfg(test)]
 mod tests;
 
-use fifo::{Fifo, Received};
+use fifo::Fifo;
 
 /// Bytes that each FIFO holds.
-pub const FIFO_SIZE: usize = 16;
+const FIFO_SIZE: usize = 16;
 /// The crystal's frequency over 16: bits per second at a divisor of 1.
 const BASE_BAUD: u64 = 115_200;
 
@@ -63,22 +65,9 @@ bitflags! {
         const LOOPBACK = 1 << 4;
     }
 
-    /// What went wrong with a received character, as in the line status register.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub struct LineErrors: u8 {
-        /// A character was lost: the receiver was full.
-        const OVERRUN = 1 << 1;
-        /// The parity bit was wrong.
-        const PARITY = 1 << 2;
-        /// The stop bit was missing.
-        const FRAMING = 1 << 3;
-        /// The line was held in the spacing state for a whole character.
-        const BREAK = 1 << 4;
-    }
-
     /// The four modem inputs, at their bits of the modem status register.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct ModemLines: u8 {
+    struct ModemLines: u8 {
         /// Clear to send.
         const CTS = 1 << 4;
         /// Data set ready.
@@ -90,13 +79,17 @@ bitflags! {
     }
 }
 
+/// The modem inputs that the terminal drives: it is there, and ready.
+const TERMINAL: ModemLines = ModemLines::CTS.union(ModemLines::DSR).union(ModemLines::DCD);
+
 /// The line status register's offset.
 const LINE_STATUS: u16 = 5;
 const DATA_READY: u8 = 1 << 0;
+/// A character was lost: the receiver was full.
+const OVERRUN: u8 = 1 << 1;
 /// THRE and TEMT: nothing waits to be sent. They are one here, because the
 /// shift register belongs to the back end.
 const TRANSMITTER_EMPTY: u8 = 1 << 5 | 1 << 6;
-const FIFO_HOLDS_ERROR: u8 = 1 << 7;
 
 /// FIFO control register.
 mod fcr {
@@ -126,17 +119,15 @@ pub struct Uart {
     trigger: u8,
     scratch: u8,
     divisor: u16,
-    /// Errors that the line status register shows until it is read.
-    errors: LineErrors,
-    /// The modem inputs as the outside drives them.
-    lines: ModemLines,
+    /// The receiver has overrun: the line status register shows it until it is read.
+    overrun: bool,
     /// Bits 3:0 of the modem status register.
     deltas: u8,
-    rx: Fifo<Received>,
-    tx: Fifo<u8>,
+    rx: Fifo,
+    tx: Fifo,
     /// The transmitter ran empty, and the guest was not told yet.
     thr_interrupt: bool,
-    /// When the receiver was last filled or read.
+    /// Time at which the receiver was last filled or read.
     rx_touched: Nanos,
     /// Characters lie in the receiver FIFO for too long.
     rx_timeout: bool,
@@ -149,11 +140,10 @@ impl Default for Uart {
 }
 
 impl Uart {
-    /// Where a PC has its first serial port.
+    /// Ports of a PC's first serial port.
     pub const COM1: PortRange = PortRange::new(0x3f8, 8, 0);
 
-    /// A serial port as after a reset, with a terminal attached that is ready
-    /// (CTS, DSR and DCD on).
+    /// A serial port as after a reset.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -164,8 +154,7 @@ impl Uart {
             trigger: 1,
             scratch: 0,
             divisor: 12,
-            errors: LineErrors::empty(),
-            lines: ModemLines::CTS | ModemLines::DSR | ModemLines::DCD,
+            overrun: false,
             deltas: 0,
             rx: Fifo::default(),
             tx: Fifo::default(),
@@ -186,8 +175,7 @@ impl Uart {
 
     /// How many bytes [`receive`](Self::receive) takes now: none in loopback,
     /// where the line is cut off.
-    #[must_use]
-    pub fn rx_space(&self) -> usize {
+    fn rx_space(&self) -> usize {
         if self.mcr.contains(ModemControl::LOOPBACK) {
             0
         } else {
@@ -200,28 +188,15 @@ impl Uart {
     pub fn receive(&mut self, bytes: &[u8], now: Nanos) -> usize {
         let count = self.rx_space().min(bytes.len());
         for byte in bytes.iter().take(count) {
-            self.character_arrives(*byte, LineErrors::empty(), now);
+            self.character_arrives(*byte, now);
         }
         count
-    }
-
-    /// A break on the line. It arrives as a zero character with
-    /// [`LineErrors::BREAK`], and overruns the receiver where that is full.
-    pub fn receive_break(&mut self, now: Nanos) {
-        self.receive_damaged(0, LineErrors::BREAK | LineErrors::FRAMING, now);
-    }
-
-    /// A character arrives with errors, whether or not there is room for it.
-    pub fn receive_damaged(&mut self, byte: u8, errors: LineErrors, now: Nanos) {
-        if !self.mcr.contains(ModemControl::LOOPBACK) {
-            self.character_arrives(byte, errors, now);
-        }
     }
 
     /// The next byte that the guest sent, if any. When the last one is
     /// fetched, the transmitter is empty and says so to the guest.
     #[inline]
-    pub fn take_output(&mut self) -> Option<u8> {
+    fn take_output(&mut self) -> Option<u8> {
         let byte = self.tx.pop()?;
         if self.tx.is_empty() {
             self.thr_interrupt = true;
@@ -248,12 +223,12 @@ impl Uart {
     }
 
     /// A read of one byte at `offset` that changes nothing: of the line status
-    /// while nothing was received and nothing waits to be sent. (Who waits for the
-    /// transmitter waits for those who empty it: they have to have their turn.)
+    /// while nothing was received and nothing waits to be sent. (A guest that waits for the
+    /// transmitter waits for the back end that empties it: that has to have its turn.)
     #[inline]
     #[must_use]
     pub fn hot_read(&self, offset: u16) -> Option<u8> {
-        let quiet = self.errors.is_empty() && self.rx.is_empty() && self.tx.is_empty();
+        let quiet = !self.overrun && self.rx.is_empty() && self.tx.is_empty();
         (offset == LINE_STATUS && quiet).then_some(TRANSMITTER_EMPTY)
     }
 
@@ -277,22 +252,8 @@ impl Uart {
         byte & self.word_mask()
     }
 
-    /// Whether the guest sends a break at the moment.
-    #[must_use]
-    pub fn sends_break(&self) -> bool {
-        self.lcr.contains(LineControl::BREAK)
-    }
-
-    /// The outside drives the modem inputs.
-    pub fn set_modem_lines(&mut self, lines: ModemLines) {
-        let before = self.modem_lines();
-        self.lines = lines;
-        self.note_modem_change(before);
-    }
-
     /// How long one character takes on the line, start and stop bits included.
-    #[must_use]
-    pub fn character_time(&self) -> Nanos {
+    fn character_time(&self) -> Nanos {
         let bits = u64::from((self.lcr & LineControl::WORD_LENGTH).bits()) + 5;
         let parity = u64::from(self.lcr.contains(LineControl::PARITY));
         // Counted in half bits, for the one and a half stop bits of 5-bit words.
@@ -316,7 +277,7 @@ impl Uart {
     }
 
     fn source(&self) -> Option<Source> {
-        if self.ier.contains(InterruptEnable::LINE_STATUS) && !self.errors.is_empty() {
+        if self.ier.contains(InterruptEnable::LINE_STATUS) && self.overrun {
             return Some(Source::LineStatus);
         }
         if self.ier.contains(InterruptEnable::RECEIVED_DATA) {
@@ -335,16 +296,15 @@ impl Uart {
             .then_some(Source::ModemStatus)
     }
 
-    /// When the characters in the receiver FIFO have lain there too long.
+    /// Time at which the characters in the receiver FIFO have lain there too long.
     fn timeout_due(&self) -> Option<Nanos> {
         (self.fifos && !self.rx.is_empty() && !self.rx_timeout)
             .then(|| Nanos(self.rx_touched.0.saturating_add(4 * self.character_time().0)))
     }
 
-    fn character_arrives(&mut self, byte: u8, errors: LineErrors, now: Nanos) {
-        let received = Received { byte: byte & self.word_mask(), errors };
+    fn character_arrives(&mut self, byte: u8, now: Nanos) {
         if self.rx.len() >= self.capacity() {
-            self.errors |= LineErrors::OVERRUN;
+            self.overrun = true;
             // Without FIFOs the new character takes the old one's place; with
             // FIFOs it is lost in the shift register.
             if self.fifos {
@@ -352,22 +312,14 @@ impl Uart {
             }
             self.rx.pop();
         }
-        let first = self.rx.is_empty();
-        self.rx.push(received);
-        if first {
-            self.errors |= errors;
-        }
+        self.rx.push(byte & self.word_mask());
         self.rx_touched = now;
     }
 
     fn read_receiver(&mut self, now: Nanos) -> u8 {
         self.rx_touched = now;
         self.rx_timeout = false;
-        let byte = self.rx.pop().map_or(0, |received| received.byte);
-        if let Some(next) = self.rx.front_mut() {
-            self.errors |= next.errors;
-        }
-        byte
+        self.rx.pop().unwrap_or(0)
     }
 
     #[inline]
@@ -375,7 +327,7 @@ impl Uart {
         let byte = byte & self.word_mask();
         self.thr_interrupt = false;
         if self.mcr.contains(ModemControl::LOOPBACK) {
-            self.character_arrives(byte, LineErrors::empty(), now);
+            self.character_arrives(byte, now);
             self.thr_interrupt = self.tx.is_empty();
         } else if self.fifos {
             // A character too many is lost.
@@ -425,7 +377,7 @@ impl Uart {
     /// The modem inputs as the chip sees them: in loopback, its own outputs.
     fn modem_lines(&self) -> ModemLines {
         if !self.mcr.contains(ModemControl::LOOPBACK) {
-            return self.lines;
+            return TERMINAL;
         }
         let mut lines = ModemLines::empty();
         lines.set(ModemLines::CTS, self.mcr.contains(ModemControl::RTS));
@@ -454,12 +406,8 @@ impl Uart {
     }
 
     fn read_lsr(&mut self) -> u8 {
-        let mut value = core::mem::take(&mut self.errors).bits();
-        if self.fifos && self.rx.iter().any(|received| !received.errors.is_empty()) {
-            value |= FIFO_HOLDS_ERROR;
-        }
-        if let Some(front) = self.rx.front_mut() {
-            front.errors = LineErrors::empty();
+        let mut value = if core::mem::take(&mut self.overrun) { OVERRUN } else { 0 };
+        if !self.rx.is_empty() {
             value |= DATA_READY;
         }
         if self.tx.is_empty() {
@@ -547,10 +495,9 @@ pub struct UartState {
     trigger: u8,
     scratch: u8,
     divisor: u16,
-    errors: u8,
-    lines: u8,
+    overrun: bool,
     deltas: u8,
-    rx: Vec<(u8, u8)>,
+    rx: Vec<u8>,
     tx: Vec<u8>,
     thr_interrupt: bool,
     rx_touched: Nanos,
@@ -569,10 +516,9 @@ impl Device for Uart {
             trigger: self.trigger,
             scratch: self.scratch,
             divisor: self.divisor,
-            errors: self.errors.bits(),
-            lines: self.lines.bits(),
+            overrun: self.overrun,
             deltas: self.deltas,
-            rx: self.rx.iter().map(|r| (r.byte, r.errors.bits())).collect(),
+            rx: self.rx.iter().collect(),
             tx: self.tx.iter().collect(),
             thr_interrupt: self.thr_interrupt,
             rx_touched: self.rx_touched,
@@ -589,13 +535,8 @@ impl Device for Uart {
         if !matches!(state.trigger, 1 | 4 | 8 | 14) || state.deltas > 0xf {
             return Err(RestoreError("UART: impossible trigger level or modem status"));
         }
-        let mut rx = Fifo::default();
-        for &(byte, errors) in &state.rx {
-            let errors = LineErrors::from_bits(errors)
-                .ok_or(RestoreError("UART: impossible errors of a character"))?;
-            rx.push(Received { byte, errors });
-        }
-        let mut tx = Fifo::default();
+        let (mut rx, mut tx) = (Fifo::default(), Fifo::default());
+        state.rx.iter().for_each(|&byte| rx.push(byte));
         state.tx.iter().for_each(|&byte| tx.push(byte));
         *self = Self {
             ier: InterruptEnable::from_bits(state.ier).ok_or(bits("UART: impossible IER"))?,
@@ -605,8 +546,7 @@ impl Device for Uart {
             trigger: state.trigger,
             scratch: state.scratch,
             divisor: state.divisor,
-            errors: LineErrors::from_bits(state.errors).ok_or(bits("UART: impossible LSR"))?,
-            lines: ModemLines::from_bits(state.lines).ok_or(bits("UART: impossible MSR"))?,
+            overrun: state.overrun,
             deltas: state.deltas,
             rx,
             tx,
@@ -617,10 +557,9 @@ impl Device for Uart {
         Ok(())
     }
 
-    /// Master reset. The divisor, the scratch register and the modem inputs
-    /// are not touched by it; what stood in the FIFOs is gone.
+    /// Master reset. The divisor and the scratch register are not touched by it;
+    /// what stood in the FIFOs is gone.
     fn reset(&mut self) {
-        *self =
-            Self { scratch: self.scratch, divisor: self.divisor, lines: self.lines, ..Self::new() };
+        *self = Self { scratch: self.scratch, divisor: self.divisor, ..Self::new() };
     }
 }

@@ -55,7 +55,7 @@ fn sleep_state(sink: &mut Vec<u8>) {
 fn pci_root(devices: &mut Vec<u8>) {
     let buses = AddressSpace::<u16>::new_bus_number(0, 0);
     let config = IO::new(PCI_CONFIG_PORT, PCI_CONFIG_PORT, 1, PCI_CONFIG_PORTS);
-    // What PCI devices may be given: every port but those of the bridge itself.
+    // Ports for PCI devices: every port but those of the bridge itself.
     let low_ports = AddressSpace::<u16>::new_io(0, PCI_CONFIG_PORT - 1, None);
     let high_ports =
         AddressSpace::<u16>::new_io(PCI_CONFIG_PORT + u16::from(PCI_CONFIG_PORTS), 0xffff, None);
@@ -104,7 +104,7 @@ fn pci_root(devices: &mut Vec<u8>) {
     .to_aml_bytes(devices);
 }
 
-/// What PCs have always had, and pvpanic.
+/// Devices that every PC has, and pvpanic.
 fn legacy_devices(devices: &mut Vec<u8>) {
     let ports = |first: u16, count: u8| IO::new(first, first, 1, count);
     // ISA interrupts: edge-triggered, active high, not shared.

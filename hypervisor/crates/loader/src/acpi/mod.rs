@@ -23,9 +23,9 @@ use config::layout::{
 };
 use x86defs::{GuestPhysAddr, Low};
 
-/// Who made the tables.
+/// Maker of the tables.
 const OEM_ID: [u8; 6] = *b"STEWRD";
-/// Which machine they are for.
+/// Machine that the tables are for.
 const OEM_TABLE_ID: [u8; 8] = *b"STEWARD ";
 const OEM_REVISION: u32 = 1;
 
@@ -35,11 +35,11 @@ const HEADER_SIZE: u32 = 36;
 /// A table and where it goes.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
-    /// Its signature.
+    /// Signature of the table.
     pub(crate) name: &'static str,
-    /// Where it goes.
+    /// Address of the table.
     pub(crate) address: GuestPhysAddr,
-    /// Its contents.
+    /// Contents of the table.
     pub(crate) bytes: Vec<u8>,
 }
 

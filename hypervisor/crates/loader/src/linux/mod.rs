@@ -88,13 +88,13 @@ enum Entry {
     Bits32,
 }
 
-/// What the setup header says, checked.
+/// The setup header, checked.
 struct Setup {
     version: u16,
     entry: Entry,
-    /// Where the protected-mode part stands in the image.
+    /// Offset of the protected-mode part in the image.
     payload: Range<u64>,
-    /// Where the setup header ends.
+    /// End of the setup header.
     header_end: u64,
     initrd_addr_max: u64,
     cmdline_size: u64,

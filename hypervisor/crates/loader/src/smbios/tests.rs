@@ -139,7 +139,7 @@ fn memory_addresses() {
 
 #[test]
 fn dmidecode_agrees() {
-    // Its dumps are laid out as ours is: the entry point, the table at 0x20.
+    // The program's dumps are laid out as ours: the entry point, the table at 0x20.
     let file = env::temp_dir().join(format!("steward-smbios-{}", std::process::id()));
     fs::write(&file, build(GuestPhysAddr::ZERO, 6 * GIB, 4, UUID)).unwrap();
     let output = Command::new("dmidecode").arg("--from-dump").arg(&file).output();

@@ -116,7 +116,7 @@ fn pvh() {
     ];
     for image in images {
         let ram = Ram::new(64 * MIB);
-        // What was there before is not seen in the bss.
+        // Earlier contents are not seen in the bss.
         ram.write(GuestPhysAddr::new(0x10_1000), &[0xff; 0x3000]).unwrap();
         let settings = LoadSettings {
             initrd: super::initrd(b"initrd"),

@@ -8,7 +8,7 @@ const CMDLINE_MAX: u32 = 2047;
 const PREF: u64 = 16 * MIB;
 const INIT_SIZE: u32 = 8 << 20;
 const SECTORS: usize = 4;
-/// Where the protected-mode part begins.
+/// Begin of the protected-mode part.
 const PAYLOAD: usize = (SECTORS + 1) * 512;
 
 /// A small bzImage of protocol 2.15, PE header and checksum included.

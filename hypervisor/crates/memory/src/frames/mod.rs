@@ -11,42 +11,40 @@
 
 mod owners;
 
-use bitflags::bitflags;
 pub use owners::Owners;
 use x86defs::addr::Hfn;
 
 /// Orders 0 to 18: blocks of 4 KiB to 1 GiB.
-pub const ORDERS: usize = 19;
+const ORDERS: usize = 19;
 /// The order of a block of 2 MiB.
 pub const ORDER_2M: u8 = 9;
-
 /// The order of a block of 1 GiB.
-pub const ORDER_1G: u8 = 18;
+pub(crate) const ORDER_1G: u8 = 18;
 
-/// Who a frame belongs to.
+/// Owner of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Owner(pub u16);
 
 impl Owner {
     /// Not RAM, or RAM that the firmware keeps.
-    pub const NOBODY: Self = Self(0);
+    const NOBODY: Self = Self(0);
     /// Free.
-    pub const FREE: Self = Self(1);
+    const FREE: Self = Self(1);
     /// The hypervisor.
     pub const HYPERVISOR: Self = Self(2);
     /// The first number of a guest; [`Owners`] gives each its own.
-    pub const GUESTS: Self = Self(16);
+    pub(crate) const GUESTS: Self = Self(16);
 }
 
-/// Of which free frames a block may be.
+/// Free frames of which a block may be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Of those that nobody was promised.
+    /// Frames that nobody was promised.
     Spare,
-    /// Of those that the taker was promised: the promise is used up by as many.
+    /// Frames that the taker was promised: the promise shrinks by as many.
     Promised,
-    /// Of all: for what the machine can't go on without. Promises may be broken by it.
+    /// All free frames, for uses that the machine can't go on without. Promises may break.
     Any,
 }
 
@@ -55,26 +53,8 @@ pub enum Source {
 pub struct NotYours {
     /// The first frame of it that is not the giver's.
     pub frame: Hfn,
-    /// The owner of that.
+    /// The owner of that frame.
     pub owner: Owner,
-}
-
-bitflags! {
-    /// What else is known of a frame.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    #[repr(transparent)]
-    pub struct FrameFlags: u8 {
-        /// Known to hold only zeros.
-        const ZEROED = 1 << 0;
-        /// A device may be writing to it.
-        const PINNED = 1 << 1;
-        /// Mapped by more than one guest.
-        const SHARED = 1 << 2;
-        /// A page table.
-        const TABLE = 1 << 3;
-        /// First frame of a free block; `order` is the block's.
-        const FREE_HEAD = 1 << 7;
-    }
 }
 
 /// One frame's entry.
@@ -82,7 +62,8 @@ bitflags! {
 #[repr(C)]
 pub struct Frame {
     owner: Owner,
-    flags: FrameFlags,
+    /// First frame of a free block of `order`.
+    free_head: bool,
     order: u8,
     references: u32,
     next: u32,
@@ -97,7 +78,7 @@ impl Frame {
     /// The entry of a frame that nobody may use.
     pub const ABSENT: Self = Self {
         owner: Owner::NOBODY,
-        flags: FrameFlags::empty(),
+        free_head: false,
         order: 0,
         references: 0,
         next: NONE,
@@ -140,15 +121,14 @@ impl<'a> FrameAllocator<'a> {
     }
 
     /// Frames that are free and that nobody was promised.
-    #[must_use]
-    pub const fn spare_frames(&self) -> u64 {
+    const fn spare_frames(&self) -> u64 {
         self.free.saturating_sub(self.promised)
     }
 
     /// Promises `count` frames, of whatever blocks.
     ///
     /// # Errors
-    /// There are not so many to spare; how many there are.
+    /// Fewer are to spare; the error is their number.
     pub const fn promise(&mut self, count: u64) -> Result<(), u64> {
         let spare = self.spare_frames();
         if count > spare {
@@ -169,9 +149,8 @@ impl<'a> FrameAllocator<'a> {
         self.total
     }
 
-    /// Who owns `frame`.
-    #[must_use]
-    pub fn owner(&self, frame: Hfn) -> Owner {
+    /// Owner of `frame`.
+    pub(crate) fn owner(&self, frame: Hfn) -> Owner {
         self.get(frame).map_or(Owner::NOBODY, |f| f.owner)
     }
 
@@ -188,45 +167,38 @@ impl<'a> FrameAllocator<'a> {
     }
 
     /// Takes a block of 2^`order` frames for `owner`, aligned to its size.
-    /// Returns it with the flag that tells whether all of it is known to be zero.
-    pub fn allocate(
-        &mut self,
-        order: u8,
-        owner: Owner,
-        source: Source,
-    ) -> Option<(Hfn, FrameFlags)> {
+    pub fn allocate(&mut self, order: u8, owner: Owner, source: Source) -> Option<Hfn> {
         let count = 1u32.checked_shl(order.into())?;
         let enough = source != Source::Spare || self.spare_frames() >= u64::from(count);
-        let (first, zeroed) = enough.then(|| self.take(order, owner))??;
+        let first = enough.then(|| self.take(order, owner))??;
         if source == Source::Promised {
             self.withdraw(count.into());
         }
-        Some((first, zeroed))
+        Some(first)
     }
 
-    fn take(&mut self, order: u8, owner: Owner) -> Option<(Hfn, FrameFlags)> {
+    fn take(&mut self, order: u8, owner: Owner) -> Option<Hfn> {
         let found =
             (order..).take_while(|o| usize::from(*o) < ORDERS).find(|o| self.head(*o) != NONE)?;
         let head = self.head(found);
         self.unlink(head, found);
-        let zeroed = self.entry(head)?.flags & FrameFlags::ZEROED;
         // Halves that are not wanted go back, each one order lower.
         for smaller in (order..found).rev() {
-            self.link(head.wrapping_add(1 << smaller), smaller, zeroed);
+            self.link(head.wrapping_add(1 << smaller), smaller);
         }
         let count = 1u32 << order;
         let block = head as usize..head.wrapping_add(count) as usize;
-        let taken = Frame { owner, flags: zeroed, references: 1, ..Frame::ABSENT };
+        let taken = Frame { owner, references: 1, ..Frame::ABSENT };
         self.table.get_mut(block)?.fill(taken);
         self.free = self.free.wrapping_sub(count.into());
-        Some((Hfn::new(head.into()), zeroed))
+        Some(Hfn::new(head.into()))
     }
 
     /// Gives back a block of 2^`order` frames that `owner` got from
     /// [`allocate`](Self::allocate), or a part of one, aligned to its own size.
     ///
     /// # Errors
-    /// A frame of it is somebody else's, or nobody's; then nothing is done.
+    /// A frame of the block is somebody else's, or nobody's; then nothing is done.
     pub fn free(&mut self, first: Hfn, order: u8, owner: Owner) -> Result<(), NotYours> {
         let count = 1u64 << order.min(31);
         let all = first.number()..first.number().saturating_add(count);
@@ -258,11 +230,9 @@ impl<'a> FrameAllocator<'a> {
         self.free = self.free.wrapping_add(count.into());
         while usize::from(order) + 1 < ORDERS {
             let buddy = index ^ (1 << order);
-            let joins = self.get(Hfn::new(buddy.into())).is_some_and(|f| {
-                f.owner == Owner::FREE
-                    && f.flags.contains(FrameFlags::FREE_HEAD)
-                    && f.order == order
-            });
+            let joins = self
+                .get(Hfn::new(buddy.into()))
+                .is_some_and(|f| f.owner == Owner::FREE && f.free_head && f.order == order);
             if !joins {
                 break;
             }
@@ -270,7 +240,7 @@ impl<'a> FrameAllocator<'a> {
             index &= !(1 << order);
             order = order.saturating_add(1);
         }
-        self.link(index, order, FrameFlags::empty());
+        self.link(index, order);
     }
 
     fn get(&self, frame: Hfn) -> Option<&Frame> {
@@ -291,12 +261,12 @@ impl<'a> FrameAllocator<'a> {
         }
     }
 
-    fn link(&mut self, index: u32, order: u8, zeroed: FrameFlags) {
+    fn link(&mut self, index: u32, order: u8) {
         let next = self.head(order);
         if let Some(entry) = self.entry(index) {
             *entry = Frame {
                 owner: Owner::FREE,
-                flags: zeroed | FrameFlags::FREE_HEAD,
+                free_head: true,
                 order,
                 references: 0,
                 next,
@@ -311,7 +281,7 @@ impl<'a> FrameAllocator<'a> {
 
     fn unlink(&mut self, index: u32, order: u8) {
         let Some(entry) = self.entry(index) else { return };
-        entry.flags.remove(FrameFlags::FREE_HEAD);
+        entry.free_head = false;
         let (next, previous) = (entry.next, entry.previous);
         if let Some(entry) = self.entry(next) {
             entry.previous = previous;

@@ -4,7 +4,7 @@ use super::Owner;
 
 /// Numbers that a guest may have.
 const NUMBERS: usize = u16::MAX as usize + 1 - Owner::GUESTS.0 as usize;
-/// In words of 64.
+/// Words of 64 bits, a bit for each number.
 const WORDS: usize = NUMBERS.div_ceil(64);
 
 /// Which numbers are in use. One that was given back is used again late, so that a frame
@@ -23,7 +23,7 @@ impl Default for Owners {
 }
 
 impl Owners {
-    /// None is in use.
+    /// No number is in use.
     #[must_use]
     pub const fn new() -> Self {
         Self { used: [0; WORDS], next: 0 }

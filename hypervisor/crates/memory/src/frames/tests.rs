@@ -11,14 +11,14 @@ fn joins_what_it_split() {
     let mut frames = FrameAllocator::new(&mut table);
     frames.add(Hfn::new(1), 2000);
     assert_eq!(frames.free_frames(), 2000);
-    let (big, _) = frames.allocate(ORDER_2M, Owner::HYPERVISOR, Source::Spare).unwrap();
+    let big = frames.allocate(ORDER_2M, Owner::HYPERVISOR, Source::Spare).unwrap();
     assert_eq!(big.number() % 512, 0);
     assert_eq!(frames.owner(big), Owner::HYPERVISOR);
     assert_eq!(frames.free(big, ORDER_2M, Owner::HYPERVISOR), Ok(()));
     let again = frames.free(big, ORDER_2M, Owner::HYPERVISOR);
     assert_eq!(again, Err(NotYours { frame: big, owner: Owner::FREE }), "a second time");
     let mut all = Vec::new();
-    while let Some((frame, _)) = frames.allocate(0, Owner::GUESTS, Source::Spare) {
+    while let Some(frame) = frames.allocate(0, Owner::GUESTS, Source::Spare) {
         all.push(frame);
     }
     assert_eq!(all.len(), 2000);
@@ -30,7 +30,7 @@ fn joins_what_it_split() {
         frames.allocate(10, Owner::GUESTS, Source::Any).is_none(),
         "neither 0.. nor 1024.. is whole"
     );
-    assert_eq!(frames.allocate(9, Owner::GUESTS, Source::Spare).unwrap().0.number() % 512, 0);
+    assert_eq!(frames.allocate(9, Owner::GUESTS, Source::Spare).unwrap().number() % 512, 0);
 }
 
 #[test]
@@ -39,8 +39,8 @@ fn nobody_gives_back_what_is_not_his() {
     let mut frames = FrameAllocator::new(&mut table);
     frames.add(Hfn::new(0), 64);
     let (one, other) = (Owner(Owner::GUESTS.0), Owner(Owner::GUESTS.0 + 1));
-    let (mine, _) = frames.allocate(2, one, Source::Spare).unwrap();
-    let (yours, _) = frames.allocate(2, other, Source::Spare).unwrap();
+    let mine = frames.allocate(2, one, Source::Spare).unwrap();
+    let yours = frames.allocate(2, other, Source::Spare).unwrap();
     let free = frames.free_frames();
     let refused = frames.free(yours, 2, one);
     assert_eq!(refused, Err(NotYours { frame: yours, owner: other }));
@@ -81,8 +81,8 @@ fn what_is_promised_is_there() {
 }
 
 proptest! {
-    /// Whatever others take of what is to spare, and in whichever pieces memory comes back:
-    /// who was promised frames gets them, one by one at least.
+    /// Whatever others take of the frames to spare, and in whichever pieces memory comes back:
+    /// a taker that was promised frames gets them, one by one at least.
     #[test]
     fn promises_are_kept(
         steps in prop::collection::vec((0u8..10, 0u8..4, any::<prop::sample::Index>()), 1..200)
@@ -100,11 +100,11 @@ proptest! {
                     let got = frames.allocate(order, Owner::GUESTS, Source::Promised);
                     prop_assert!(got.is_some() || order > 0, "a promise is broken");
                     promised -= got.map_or(0, |_| count);
-                    live.extend(got.map(|(first, _)| (first, order)));
+                    live.extend(got.map(|first| (first, order)));
                 }
                 2 => {
                     let got = frames.allocate(order, Owner::GUESTS, Source::Spare);
-                    live.extend(got.map(|(first, _)| (first, order)));
+                    live.extend(got.map(|first| (first, order)));
                 }
                 3 if !live.is_empty() => {
                     let (first, order) = live.swap_remove(which.index(live.len()));
@@ -130,7 +130,7 @@ proptest! {
         let mut live: BTreeMap<u64, u8> = BTreeMap::new();
         for (order, take, which) in steps {
             if take || live.is_empty() {
-                if let Some((first, _)) = frames.allocate(order, Owner::GUESTS, Source::Spare) {
+                if let Some(first) = frames.allocate(order, Owner::GUESTS, Source::Spare) {
                     let n = first.number();
                     prop_assert_eq!(n % (1 << order), 0);
                     prop_assert!(n >= 3 && n + (1 << order) <= 903);

@@ -6,9 +6,9 @@
 //! was shown is taken back.
 //!
 //! Zeroing takes long, and the guest's other vCPUs have pages of their own to back: nobody zeroes
-//! with the guest's lock held. A frame is taken when both trees have an empty entry for it, and they are
-//! asked again when it is zero. Where another vCPU was first, the frame is left over: what is zero is
-//! kept for the next touch.
+//! with the guest's lock held. A frame is taken when both trees have an empty entry for it, and
+//! they are asked again when it is zero. If another vCPU was first, the frame is left over: if it
+//! is zero, it is kept for the next touch.
 
 use crate::frames::FrameAllocator;
 use crate::holdings::{Holdings, Short};
@@ -50,10 +50,10 @@ pub trait Guarded {
     /// Makes the tables for `page`.
     ///
     /// # Errors
-    /// As [`make_room`].
+    /// Those of [`make_room`].
     fn make_room(&mut self, page: &Page) -> Result<(), Backing>;
 
-    /// See [`show`].
+    /// Does the work of [`show`].
     fn show(&mut self, page: &Page, frame: HostPhysAddr) -> bool;
 
     /// The guest's frames.
@@ -68,7 +68,7 @@ pub trait Space {
     /// Does `work` with the guest's lock held.
     fn locked<R>(&self, work: impl FnOnce(&mut Self::Guarded) -> R) -> R;
 
-    /// The same, unless somebody holds the lock.
+    /// Does `work` with the guest's lock held, unless somebody holds it already.
     fn try_locked<R>(&self, work: impl FnOnce(&mut Self::Guarded) -> R) -> Option<R>;
 
     /// Does `work` with the machine's frames locked, if there are any; the guest's lock may be

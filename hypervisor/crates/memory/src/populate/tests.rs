@@ -466,7 +466,7 @@ enum Step {
     Ahead(u8),
     /// The thread that began is done, or fails.
     Finish(usize, bool),
-    /// The hot path.
+    /// The hot handler backs a page.
     Ready(u64),
     /// Another guest takes a block, or gives one back.
     Neighbour(bool),
@@ -537,7 +537,7 @@ proptest! {
                     let mut frames = guest.frames.lock().unwrap();
                     if takes {
                         let taken = frames.allocate(3, Owner::HYPERVISOR, Source::Spare);
-                        neighbour.extend(taken.map(|(first, _)| first));
+                        neighbour.extend(taken);
                     } else if let Some(first) = neighbour.pop() {
                         frames.free(first, 3, Owner::HYPERVISOR).unwrap();
                     }

@@ -4,7 +4,7 @@ use super::{Attributes, PageSize, Permissions};
 use x86defs::HostPhysAddr;
 use x86defs::pte::{ADDRESS_MASK, EPT_MEMORY_TYPE_SHIFT, EptEntry, MemoryType, Pte};
 
-/// What IA32_PAT must hold on every CPU that uses tables of [`HostTable`] or
+/// Value of IA32_PAT on every CPU that uses tables of [`HostTable`] or
 /// [`Npt`] (which AMD-V interprets through the host's PAT): entries 0 to 3 as
 /// after reset (WB, WT, UC−, UC), then WP, WC, UC−, UC.
 pub const HOST_PAT: u64 = 0x0007_0105_0007_0406;
@@ -33,6 +33,9 @@ const fn pat_type(index: u64) -> MemoryType {
 
 /// The layout of entries. A zero entry is absent in every format.
 pub trait Format {
+    /// The bits in which a CPU notes that the page was used, and written to.
+    const ACCESSED_DIRTY: u64;
+
     /// An entry that refers to the next lower table and restricts nothing.
     fn table(table: HostPhysAddr) -> u64;
 
@@ -60,9 +63,6 @@ pub trait Format {
 
     /// How a leaf maps its page.
     fn attributes(entry: u64, size: PageSize) -> Attributes;
-
-    /// The bits in which a CPU notes that the page was used, and written to.
-    fn accessed_dirty() -> (u64, u64);
 
     /// `attributes` as [`Format::attributes`] will report them.
     fn normalize(attributes: Attributes) -> Attributes;
@@ -123,6 +123,8 @@ fn below_48_bits(last: u64) -> bool {
 pub enum Npt {}
 
 impl Format for Npt {
+    const ACCESSED_DIRTY: u64 = Pte::A.union(Pte::D).bits();
+
     fn table(table: HostPhysAddr) -> u64 {
         (Pte::P | Pte::W | Pte::U).bits() | table.as_u64()
     }
@@ -139,10 +141,6 @@ impl Format for Npt {
         ordinary_attributes(entry, size)
     }
 
-    fn accessed_dirty() -> (u64, u64) {
-        (Pte::A.bits(), Pte::D.bits())
-    }
-
     fn normalize(attributes: Attributes) -> Attributes {
         second_stage(attributes)
     }
@@ -157,6 +155,8 @@ impl Format for Npt {
 pub enum HostTable {}
 
 impl Format for HostTable {
+    const ACCESSED_DIRTY: u64 = Pte::A.union(Pte::D).bits();
+
     fn table(table: HostPhysAddr) -> u64 {
         (Pte::P | Pte::W | Pte::U).bits() | table.as_u64()
     }
@@ -180,10 +180,6 @@ impl Format for HostTable {
         attributes
     }
 
-    fn accessed_dirty() -> (u64, u64) {
-        (Pte::A.bits(), Pte::D.bits())
-    }
-
     fn normalize(attributes: Attributes) -> Attributes {
         attributes
     }
@@ -200,6 +196,8 @@ impl Format for HostTable {
 pub enum Ept {}
 
 impl Format for Ept {
+    const ACCESSED_DIRTY: u64 = EptEntry::A.union(EptEntry::D).bits();
+
     fn table(table: HostPhysAddr) -> u64 {
         (EptEntry::R | EptEntry::W | EptEntry::X).bits() | table.as_u64()
     }
@@ -230,10 +228,6 @@ impl Format for Ept {
             _ => MemoryType::Uncacheable,
         };
         Attributes { permissions, memory_type }
-    }
-
-    fn accessed_dirty() -> (u64, u64) {
-        (EptEntry::A.bits(), EptEntry::D.bits())
     }
 
     fn normalize(attributes: Attributes) -> Attributes {

@@ -51,7 +51,7 @@ pub struct Mapper<F: Format> {
     format: PhantomData<F>,
 }
 
-/// How far an edit has come.
+/// Progress of an edit.
 struct Cursor {
     addr: u64,
     remaining: u64,
@@ -74,7 +74,7 @@ impl<F: Format> Mapper<F> {
     /// An empty tree. Pages of more than `max_leaf` bytes are never used.
     ///
     /// # Errors
-    /// When there is no table for the root.
+    /// There is no table for the root.
     pub fn new<M: TableMemory>(mem: &mut M, max_leaf: PageSize) -> Result<Self, M::Error> {
         Ok(Self::from_root(mem.alloc_table()?, max_leaf))
     }
@@ -104,7 +104,7 @@ impl<F: Format> Mapper<F> {
     /// # Errors
     /// Stops at what is mapped already, or when there is no table left; what it
     /// mapped until then stays, and [`MapError::done`] tells how much that is.
-    /// Nothing is done where the arguments are wrong.
+    /// Nothing is done if the arguments are wrong.
     pub fn map<M: TableMemory>(
         &mut self,
         mem: &mut M,
@@ -134,7 +134,7 @@ impl<F: Format> Mapper<F> {
     /// that reach beyond the range are split. Holes are no error.
     ///
     /// # Errors
-    /// When a page must be split and there is no table left.
+    /// A page must be split and there is no table left.
     pub fn unmap<M: TableMemory>(
         &mut self,
         mem: &mut M,
@@ -151,7 +151,7 @@ impl<F: Format> Mapper<F> {
     /// reach beyond the range are split. Holes are no error.
     ///
     /// # Errors
-    /// When a page must be split and there is no table left.
+    /// A page must be split and there is no table left.
     pub fn protect<M: TableMemory>(
         &mut self,
         mem: &mut M,
@@ -159,29 +159,12 @@ impl<F: Format> Mapper<F> {
         len: u64,
         attributes: Attributes,
     ) -> Result<(), MapError<M::Error>> {
-        self.update(mem, addr, len, |_| attributes)
-    }
-
-    /// Gives every page mapped in the range the attributes that `change` makes
-    /// of its mapping. A large page that reaches beyond the range is split where
-    /// `change` would change it, and `change` is then asked again for its parts.
-    ///
-    /// # Errors
-    /// When a page must be split and there is no table left, or when `change`
-    /// takes away [`Permissions::READ`].
-    pub fn update<M: TableMemory>(
-        &mut self,
-        mem: &mut M,
-        addr: u64,
-        len: u64,
-        change: impl Fn(&Mapping) -> Attributes,
-    ) -> Result<(), MapError<M::Error>> {
         let mut cursor = Self::cursor(addr, len).map_err(|kind| MapError { kind, done: 0 })?;
-        self.update_in(mem, self.root, ROOT, &mut cursor, &change)
+        self.protect_in(mem, self.root, ROOT, &mut cursor, attributes)
             .map_err(|kind| MapError { kind, done: len.saturating_sub(cursor.remaining) })
     }
 
-    /// What `addr` translates to, if it is mapped.
+    /// The translation of `addr`, if it is mapped.
     pub fn query<M: TableMemory>(&self, mem: &M, addr: u64) -> Option<Mapping> {
         if !F::covers(addr, addr) {
             return None;
@@ -205,12 +188,12 @@ impl<F: Format> Mapper<F> {
         None
     }
 
-    /// Gives slot `slot` of the root (below [`ENTRIES`]) a table that stays for
+    /// Gives slot `slot` (0 to 511) of the root a table that stays for
     /// good, empty or not, so that other trees can [share](Mapper::share_slot)
     /// what will ever be mapped there.
     ///
     /// # Errors
-    /// When there is no table left, or the slot is shared from another tree.
+    /// There is no table left, or the slot is shared from another tree.
     pub fn reserve_slot<M: TableMemory>(
         &mut self,
         mem: &mut M,
@@ -234,7 +217,7 @@ impl<F: Format> Mapper<F> {
     /// [reserved](Mapper::reserve_slot). This mapper will not edit it.
     ///
     /// # Errors
-    /// When the slot is in use here, or not reserved there.
+    /// The slot is in use here, or not reserved there.
     pub fn share_slot<M: TableMemory>(
         &mut self,
         mem: &mut M,
@@ -249,25 +232,8 @@ impl<F: Format> Mapper<F> {
         Ok(())
     }
 
-    /// Empties a slot that was [shared](Mapper::share_slot) from another tree,
-    /// which loses nothing by it.
-    ///
-    /// # Errors
-    /// When the slot is not a shared one.
-    pub fn clear_shared_slot<M: TableMemory>(
-        &mut self,
-        mem: &mut M,
-        slot: usize,
-    ) -> Result<(), MapErrorKind<M::Error>> {
-        if Self::slot(mem, self.root, slot)? & SHARED == 0 {
-            return Err(MapErrorKind::SharedSlot);
-        }
-        mem.write(self.root, slot, 0);
-        Ok(())
-    }
-
     /// Takes the tree apart: calls `removed` with each page, frees every table
-    /// and the root. What is shared from other trees is left alone.
+    /// and the root. Tables that are shared from other trees are left alone.
     pub fn free_all<M: TableMemory>(
         self,
         mem: &mut M,
@@ -391,13 +357,13 @@ impl<F: Format> Mapper<F> {
         Ok(())
     }
 
-    fn update_in<M: TableMemory>(
+    fn protect_in<M: TableMemory>(
         &self,
         mem: &mut M,
         table: HostPhysAddr,
         level: u32,
         cursor: &mut Cursor,
-        change: &impl Fn(&Mapping) -> Attributes,
+        attributes: Attributes,
     ) -> Result<(), MapErrorKind<M::Error>> {
         while cursor.remaining != 0 {
             let slot = index(cursor.addr, level);
@@ -410,23 +376,22 @@ impl<F: Format> Mapper<F> {
                 return Err(MapErrorKind::SharedSlot);
             } else if let Some(size) = leaf {
                 let old = mapping::<F>(entry, size);
-                let new = F::normalize(change(&old));
+                let new = F::normalize(attributes);
                 if !new.permissions.contains(Permissions::READ) {
                     return Err(MapErrorKind::Unreadable);
                 }
                 if new == old.attributes {
                     cursor.advance(part);
                 } else if part == span(level) {
-                    let (accessed, dirty) = F::accessed_dirty();
-                    let kept = entry & (accessed | dirty);
+                    let kept = entry & F::ACCESSED_DIRTY;
                     mem.write(table, slot, F::leaf(old.hpa, size, new) | kept);
                     cursor.advance(part);
                 } else {
                     let next = Self::next_or_split(mem, table, slot, level)?;
-                    self.update_in(mem, next, level.wrapping_sub(1), cursor, change)?;
+                    self.protect_in(mem, next, level.wrapping_sub(1), cursor, attributes)?;
                 }
             } else {
-                self.update_in(mem, F::next(entry), level.wrapping_sub(1), cursor, change)?;
+                self.protect_in(mem, F::next(entry), level.wrapping_sub(1), cursor, attributes)?;
             }
             if cursor.leaves(level) {
                 break;
@@ -453,11 +418,10 @@ impl<F: Format> Mapper<F> {
             return Ok(F::next(entry));
         }
         let next = mem.alloc_table().map_err(MapErrorKind::NoTable)?;
-        let (accessed, dirty) = F::accessed_dirty();
         let old = mapping::<F>(entry, size);
         let mut hpa = old.hpa;
         for part in 0..ENTRIES {
-            let leaf = F::leaf(hpa, smaller, old.attributes) | entry & (accessed | dirty);
+            let leaf = F::leaf(hpa, smaller, old.attributes) | entry & F::ACCESSED_DIRTY;
             mem.write(next, part, leaf);
             hpa = hpa.wrapping_add(smaller.bytes());
         }
@@ -494,16 +458,9 @@ impl<F: Format> Mapper<F> {
     }
 }
 
-/// What a leaf says of its page.
+/// The mapping that a leaf makes.
 fn mapping<F: Format>(entry: u64, size: PageSize) -> Mapping {
-    let (accessed, dirty) = F::accessed_dirty();
-    Mapping {
-        hpa: F::page(entry, size),
-        size,
-        attributes: F::attributes(entry, size),
-        accessed: entry & accessed != 0,
-        dirty: entry & dirty != 0,
-    }
+    Mapping { hpa: F::page(entry, size), size, attributes: F::attributes(entry, size) }
 }
 
 fn is_empty<M: TableMemory>(mem: &M, table: HostPhysAddr) -> bool {

@@ -27,7 +27,7 @@ pub use mapper::Mapper;
 pub use vacancy::Vacancy;
 
 /// Entries in a table.
-pub const ENTRIES: usize = 512;
+pub(crate) const ENTRIES: usize = 512;
 
 /// How many tables a tree has at most, its root among them, that maps no more than these
 /// ranges of addresses, however small the pages are. The ranges are in rising order and do
@@ -47,7 +47,7 @@ pub fn most_tables(ranges: impl Iterator<Item = Range<u64>> + Clone) -> u64 {
     [21, 30, 39].map(of_level).iter().fold(1, |sum: u64, count| sum.saturating_add(*count))
 }
 
-/// Where tables live and come from.
+/// Memory of tables.
 pub trait TableMemory {
     /// Why no table could be had.
     type Error;
@@ -55,17 +55,17 @@ pub trait TableMemory {
     /// A table of 4 KiB for the mapper's own use, all zero.
     ///
     /// # Errors
-    /// When there is none left.
+    /// There is none left.
     fn alloc_table(&mut self) -> Result<HostPhysAddr, Self::Error>;
 
     /// Takes back a table that is no longer linked. CPUs may still have it
     /// cached: it must not be reused before their caches were flushed.
     fn free_table(&mut self, table: HostPhysAddr);
 
-    /// Entry `index` (below [`ENTRIES`]) of `table`.
+    /// Entry `index` (0 to 511) of `table`.
     fn read(&self, table: HostPhysAddr, index: usize) -> u64;
 
-    /// Sets entry `index` (below [`ENTRIES`]) of `table`, in one store that a
+    /// Sets entry `index` (0 to 511) of `table`, in one store that a
     /// CPU sees whole.
     fn write(&mut self, table: HostPhysAddr, index: usize, entry: u64);
 }
@@ -113,7 +113,7 @@ impl PageSize {
 }
 
 bitflags! {
-    /// What a mapping allows. Each format keeps what it can express
+    /// Rights of a mapping. Each format keeps what it can express
     /// ([`Format::normalize`]).
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct Permissions: u8 {
@@ -140,9 +140,9 @@ impl Permissions {
 /// How a page is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Attributes {
-    /// What may be done with it.
+    /// Rights of the page.
     pub permissions: Permissions,
-    /// Its memory type; MTRRs and, below second-stage tables, the guest's PAT
+    /// Memory type of the page; MTRRs and, below second-stage tables, the guest's PAT
     /// have their say beside it.
     pub memory_type: MemoryType,
 }
@@ -161,7 +161,7 @@ impl Attributes {
     }
 }
 
-/// What an address translates to.
+/// Translation of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Mapping {
     /// The address that was asked for, translated (its offset in the page included).
@@ -170,10 +170,6 @@ pub struct Mapping {
     pub size: PageSize,
     /// How the page is mapped.
     pub attributes: Attributes,
-    /// A CPU has used the page, where the format and the CPU record it.
-    pub accessed: bool,
-    /// A CPU has written to the page, where the format and the CPU record it.
-    pub dirty: bool,
 }
 
 /// Why an edit failed.
@@ -198,7 +194,7 @@ pub enum MapErrorKind<E> {
 /// Why an edit failed, and what it had done by then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapError<E> {
-    /// Why.
+    /// Kind of the failure.
     pub kind: MapErrorKind<E>,
     /// The first so many bytes of the range were dealt with; the rest is as it was.
     pub done: u64,

@@ -56,12 +56,12 @@ impl<F: Format> Mapper<F> {
         })
     }
 
-    /// As [`vacancy`](Self::vacancy), but makes the tables that are missing. They are
-    /// linked as one, when the last of them is there: none is ever taken back.
+    /// Finds the empty entry as [`vacancy`](Self::vacancy) does, but makes the tables that are
+    /// missing. They are linked as one, when the last of them is there: none is ever taken back.
     ///
     /// # Errors
-    /// When there is no table left, something is mapped in the page's range, or no such page
-    /// can stand there.
+    /// There is no table left, something is mapped in the page's range, or no such page can
+    /// stand there.
     pub fn make_vacancy<M: TableMemory>(
         &mut self,
         mem: &mut M,

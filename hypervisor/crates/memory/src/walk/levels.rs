@@ -7,8 +7,8 @@ use x86defs::{Cr0, Cr4, Efer, GuestPhysAddr, GuestVirtAddr, Width};
 
 /// Bits 62:52, which PAE paging reserves and longer modes ignore.
 const PAE_HIGH_RESERVED: u64 = 0x7ff0_0000_0000_0000;
-/// What the top entries of PAE paging reserve below the address, but for bit 5:
-/// one emulator sets it, as if the entry had an accessed bit.
+/// Bits below the address that the top entries of PAE paging reserve. Bit 5 is left
+/// out: one emulator sets it, as if the entry had an accessed bit.
 const PDPTE_RESERVED: u64 = 0x1c6;
 /// Bits of a physical address that PSE-36 can name.
 const PSE36_BITS: u8 = 40;
@@ -27,7 +27,7 @@ pub(super) enum Shape {
 }
 
 impl Shape {
-    /// The mode that the registers select; none while paging is off.
+    /// The mode that the registers select; `None` while paging is off.
     pub(super) fn of(config: &WalkConfig) -> Option<Self> {
         if !config.cr0.contains(Cr0::PG) {
             None
@@ -85,7 +85,7 @@ impl Shape {
         }
     }
 
-    /// Where the entry for `gva` stands in `table`.
+    /// Address of the entry for `gva` in `table`.
     pub(super) const fn entry_address(self, table: u64, gva: u64, level: u32) -> GuestPhysAddr {
         let mask = match self {
             Self::Legacy => 0x3ff,

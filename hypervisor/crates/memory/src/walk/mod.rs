@@ -29,7 +29,7 @@ pub trait GuestPageTables {
     /// The naturally aligned entry of `width` (four or eight bytes) at `gpa`.
     ///
     /// # Errors
-    /// When there is no memory.
+    /// There is no memory.
     fn read_entry(&mut self, gpa: GuestPhysAddr, width: Width) -> Result<u64, Self::Error>;
 
     /// Replaces the entry by `new` if it is still `current`, in one atomic step,
@@ -37,7 +37,7 @@ pub trait GuestPageTables {
     /// returns `current` and stores nothing.
     ///
     /// # Errors
-    /// When there is no memory, or it is read-only.
+    /// There is no memory, or it is read-only.
     fn compare_exchange(
         &mut self,
         gpa: GuestPhysAddr,
@@ -48,7 +48,7 @@ pub trait GuestPageTables {
 }
 
 bitflags! {
-    /// What CPUID promised the guest, as far as page tables go.
+    /// Features of page tables that CPUID promised the guest.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct WalkFeatures: u8 {
         /// Pages of 1 GiB.
@@ -75,11 +75,11 @@ pub struct WalkConfig {
     pub pkru: u32,
     /// Bits of a guest-physical address, 32 to 52.
     pub physical_bits: u8,
-    /// What the guest's CPU can do.
+    /// Features of the guest's CPU.
     pub features: WalkFeatures,
 }
 
-/// What is done to the memory.
+/// Kind of an access to memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
     /// A read of data.
@@ -109,20 +109,13 @@ impl Access {
     }
 }
 
-/// Where a linear address leads.
+/// Translation of a linear address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
     /// The byte's guest-physical address.
     pub gpa: GuestPhysAddr,
     /// Bytes in the page: 4 KiB, 2 MiB, 4 MiB or 1 GiB. Without paging 4 KiB.
     pub page_size: u64,
-    /// What the entries allow, taken together: only `W`, `U` and `NX`; of the
-    /// last entry `G` and `D` (as they are after the walk).
-    pub flags: Pte,
-    /// Which entry of the PAT gives the page's memory type, 0 to 7.
-    pub pat_index: u8,
-    /// The protection key, 0 to 15; 0 where there are none.
-    pub key: u8,
 }
 
 /// Why there is no translation.
@@ -148,7 +141,7 @@ struct Step {
     set: Pte,
 }
 
-/// What an attempt came to.
+/// Outcome of an attempt.
 enum Attempt {
     Done(Translation),
     /// The guest changed an entry under our hands.
@@ -173,9 +166,6 @@ pub fn walk<M: GuestPageTables>(
         return Ok(Translation {
             gpa: GuestPhysAddr::new(u64::from(gva.as_u64().low32())),
             page_size: 4096,
-            flags: Pte::W | Pte::U,
-            pat_index: 0,
-            key: 0,
         });
     };
     // Four levels, the usual shape, are compiled as a constant.
@@ -246,23 +236,17 @@ fn attempt<M: GuestPageTables>(
                 return Ok(Attempt::Again);
             }
         }
-        let mut last = bits & Pte::D;
-        last.set(Pte::D, bits.contains(Pte::D) || access.is_write());
-        last.set(Pte::G, bits.contains(Pte::G) && config.cr4.contains(Cr4::PGE));
         let size = shape.page_size(level);
         return Ok(Attempt::Done(Translation {
             gpa: GuestPhysAddr::new(shape.page(entry, level) | gva.as_u64() & size.wrapping_sub(1)),
             page_size: size,
-            flags: flags | last,
-            pat_index: pat_index(bits, level),
-            key,
         }));
     }
     // The lowest level is always a leaf, so the loop never ends by itself.
     Ok(Attempt::Again)
 }
 
-/// Sets the bits of a step. False: the entry is no longer what it was.
+/// Sets the bits of a step. `false`: the entry has changed.
 #[inline(always)]
 fn set_bits<M: GuestPageTables>(shape: Shape, mem: &mut M, step: &Step) -> Result<bool, M::Error> {
     let mut current = step.entry;
@@ -284,13 +268,6 @@ fn set_bits<M: GuestPageTables>(shape: Shape, mem: &mut M, step: &Step) -> Resul
         current = found;
     }
     Ok(false)
-}
-
-fn pat_index(leaf: Pte, level: u32) -> u8 {
-    let pat = if level == 1 { Pte::PAT } else { Pte::PAT_LARGE };
-    u8::from(leaf.contains(Pte::PWT))
-        | u8::from(leaf.contains(Pte::PCD)) << 1
-        | u8::from(leaf.contains(pat)) << 2
 }
 
 /// Whether the access is made with the rights of a user.

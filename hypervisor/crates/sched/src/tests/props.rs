@@ -27,7 +27,7 @@ fn ideal(guests: &[(u32, f64)], cpus: usize) -> Vec<f64> {
     }
 }
 
-/// A guest that never has enough: weight, cap, vCPUs, service contexts.
+/// A guest that never has enough: weight, cap, vCPUs, services.
 type Hungry = (u32, Option<u32>, usize, usize);
 
 fn hungry() -> impl Strategy<Value = Hungry> {
@@ -63,7 +63,8 @@ proptest! {
 
     /// Guests that never have enough get what is ideal, over a second: within
     /// 2 % of it, or 2 ms where it is little (a cap's bucket; on several CPUs 30 ms,
-    /// for the balance remembers 20 ms on either side); with caps, different numbers of vCPUs, and service contexts charged.
+    /// for the balance remembers 20 ms on either side); with caps, different numbers of
+    /// vCPUs, and services charged.
     #[test]
     fn shares_follow_weights(
         cpus in 1usize..5,
@@ -150,8 +151,9 @@ proptest! {
     }
 
     /// A vCPU of a guest within its share runs soon after an interrupt, or the time that
-    /// its timer was set for: it waits for the least of what runs, for what is short (a boosted one, a service context's step), for
-    /// the others that interrupts woke, and for the operator's reserve.
+    /// its timer was set for: it waits for the least of what runs, for what is short (a boosted
+    /// vCPU, a service's step), for the others that interrupts woke, and for the operator's
+    /// reserve.
     #[test]
     fn interrupts_are_answered_in_time(
         cpus in 1usize..4,
@@ -251,8 +253,8 @@ fn who_leaves_ahead_delays_nobody() {
     }
 }
 
-/// What the limits above leave open for several CPUs: nearly all guests are
-/// much nearer to the ideal.
+/// The limits above are wide for several CPUs: nearly all guests are much nearer to
+/// the ideal.
 #[test]
 fn several_cpus_share_closely() {
     let (mut all, mut off, mut worst) = (0, 0, 0.0f64);
@@ -291,7 +293,6 @@ enum Step {
     Pause(usize),
     Resume(usize),
     Remove(usize),
-    Pin(usize, u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -302,12 +303,11 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (weight, cap, reserve)
             .prop_map(|(weight, cap, reserve)| Step::Guest { weight, cap, reserve }),
-        8 => (0usize..9, any::<bool>(), affinity.clone(), 0usize..6)
+        8 => (0usize..9, any::<bool>(), affinity, 0usize..6)
             .prop_map(|(guest, service, affinity, work)| Step::Actor { guest, service, affinity, work }),
         1 => (0usize..9).prop_map(Step::Pause),
         2 => (0usize..9).prop_map(Step::Resume),
         1 => (0usize..9).prop_map(Step::Remove),
-        1 => ((0usize..20), affinity).prop_map(|(actor, affinity)| Step::Pin(actor, affinity)),
     ]
 }
 
@@ -319,7 +319,7 @@ fn set(sim: &Sim, bits: u64) -> CpuSet {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Guests come and go, are paused, resumed and pinned, with any mix of
+    /// Guests come and go, are paused and resumed, with pinned vCPUs and any mix of
     /// work: nothing runs where or when it must not, no CPU idles for nothing,
     /// no cap is exceeded by more than a slice, nobody waits for longer than
     /// the bound, and all books agree.
@@ -356,12 +356,6 @@ proptest! {
                 Step::Pause(guest) if there(&sim, guest) => sim.pause(guest),
                 Step::Resume(guest) if there(&sim, guest) => sim.resume(guest),
                 Step::Remove(guest) if there(&sim, guest) => sim.remove(guest),
-                Step::Pin(actor, affinity)
-                    if sim.actors.get(actor).is_some_and(|actor| there(&sim, actor.guest)) =>
-                {
-                    let set = set(&sim, affinity);
-                    sim.pin(actor, set);
-                }
                 _ => {}
             }
             sim.run_for(pause * MILLI);

@@ -22,10 +22,10 @@ pub(super) fn timing() -> Timing {
     Timing::new(TscFrequency::from_khz(1_000_000).unwrap())
 }
 
-/// What an entity does with the CPU.
+/// Work of an entity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
-    /// Never enough.
+    /// Runs for ever.
     Hog,
     /// Runs for up to the first time, sleeps for up to the second.
     Sleeper(u64, u64, Reason),
@@ -48,7 +48,7 @@ pub(super) struct Costs {
     pub(super) load: u64,
     /// From its last one to the scheduler's being told.
     pub(super) save: u64,
-    /// From there to the next decision.
+    /// From then to the next decision.
     pub(super) gap: u64,
     /// An exit to see who has to be woken.
     pub(super) exit: u64,
@@ -73,16 +73,14 @@ pub(super) struct Actor {
     added: u64,
     since: u64,
     ready_since: u64,
-    /// When its affinity last changed.
-    pinned: u64,
-    /// When what woke it came.
+    /// Time at which its waking event came.
     due: u64,
     by_interrupt: bool,
     /// It was woken on its way to sleep.
     woken: bool,
     /// It was woken while it had work: it is sent to run once more, and finds nothing.
     heard: bool,
-    /// That is what it runs for.
+    /// It was sent to run only for that.
     in_vain: bool,
     pub(super) run: u64,
     /// The part of `run` in which it was not loaded, saved or held up.
@@ -156,7 +154,7 @@ pub(super) struct Sim {
     /// Whether stops and kicks are late at times.
     pub(super) late: bool,
     pub(super) decisions: u64,
-    /// What has gone wrong.
+    /// Faults that were found.
     pub(super) faults: Vec<std::string::String>,
 }
 
@@ -227,7 +225,6 @@ impl Sim {
             added: now,
             since: now,
             ready_since: now,
-            pinned: now,
             due: 0,
             by_interrupt: false,
             woken: false,
@@ -308,13 +305,6 @@ impl Sim {
         for actor in self.actors.iter_mut().filter(|actor| actor.guest == guest) {
             actor.gone = true;
         }
-        self.kick(kicks);
-    }
-
-    pub(super) fn pin(&mut self, actor: usize, set: CpuSet) {
-        let kicks = self.sched.set_affinity(self.actors[actor].id, set, self.now).unwrap();
-        self.actors[actor].allowed = set;
-        self.actors[actor].pinned = self.now;
         self.kick(kicks);
     }
 
@@ -568,7 +558,7 @@ impl Sim {
         self.at(least.max(entered), What::Least(cpu, epoch));
     }
 
-    /// What must hold at any time.
+    /// Checks the rules that hold at any time.
     fn audit(&mut self) {
         let now = self.now;
         for guest in 0..self.parties.len() {
@@ -592,7 +582,7 @@ impl Sim {
                 if skip || actor.state != State::Ready || !actor.allowed.contains(cpu) {
                     continue;
                 }
-                let wasted = now - idle.max(actor.ready_since).max(actor.pinned);
+                let wasted = now - idle.max(actor.ready_since);
                 check!(self, wasted <= 2 * LATE, "CPU {cpu} idles while actor {index} waits");
             }
         }
@@ -642,7 +632,7 @@ impl Sim {
         self.run_until(self.now + time);
     }
 
-    /// That the scheduler's books agree with the simulation's.
+    /// Checks that the scheduler's books agree with the simulation's.
     pub(super) fn settle_books(&mut self) {
         for index in 0..self.actors.len() {
             self.book(index);

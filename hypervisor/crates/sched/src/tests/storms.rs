@@ -1,5 +1,5 @@
 //! Guests that sleep and wake so fast that it hurts: what is left to their neighbour.
-//! Switches take their time here, and who sleeps may be due again within one.
+//! Switches take their time here, and a sleeper may be due again within one.
 
 extern crate std;
 
@@ -10,7 +10,7 @@ use crate::tests::sim::*;
 use crate::*;
 use proptest::prelude::*;
 
-/// As measured, and a little more.
+/// Costs as measured, and a little more.
 const COSTS: Costs = Costs { load: 3 * MICRO, save: 2 * MICRO, gap: MICRO, exit: MICRO };
 
 /// Work that a guest of this weight gets done in half a second beside others of weight
@@ -65,7 +65,7 @@ proptest! {
     }
 }
 
-/// The same where it has been worst.
+/// The storms that have been worst.
 #[test]
 fn the_worst_storms_leave_a_neighbour_its_share() {
     for gap in [300, 2 * MICRO] {

@@ -1,4 +1,5 @@
-use crate::{Adjustments, GOOD_US, Offset, SecondEdge, Standing};
+use crate::offset::GOOD_US;
+use crate::{Adjustments, Offset, SecondEdge, Standing};
 use proptest::prelude::*;
 
 /// A tick is a nanosecond.
@@ -135,7 +136,7 @@ fn a_second_that_begins_between_two_looks() {
     let wall = edge.wall(1_000_000).unwrap();
     assert!(wall.nanos.abs_diff(100 * NANOS + 800_000_000) < 20, "{wall:?}");
     assert!(wall.unsure.abs_diff(200_000_000) < 20, "{wall:?}");
-    // It changes.
+    // The second changes.
     edge.look(700_000_000, 101, 700_000_010);
     let wall = edge.wall(1_000_000).unwrap();
     assert_eq!(wall.nanos, 101 * NANOS);

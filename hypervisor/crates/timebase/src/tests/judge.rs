@@ -6,7 +6,8 @@ use std::vec;
 use std::vec::Vec;
 
 fn about(source: Source, hz: u64, ppm: u32) -> Measured {
-    Measured { source, rate: Rate::new(hz, hz).unwrap().widened(ppm) }
+    let off = (hz * u64::from(ppm)).div_ceil(1_000_000);
+    Measured { source, rate: Rate::new(hz - off, hz + off).unwrap() }
 }
 
 fn claim(hz: u64) -> Claim {

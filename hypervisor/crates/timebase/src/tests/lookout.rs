@@ -79,7 +79,7 @@ fn without_a_clock_nobody_looks_for_ever() {
     run.to(3_600 * SECOND, 0, |_| Look::NoDate);
     assert!(matches!(run.findings[..], [(_, Finding::NoClock)]), "{:?}", run.findings);
     assert!(run.looks <= 100 && run.forgotten == 0, "{}", run.looks);
-    // The same where the operator seldom gets a CPU.
+    // The same if the operator seldom gets a CPU.
     let mut lookout = Lookout::NEW;
     let findings = [0, 1, 2, 3].map(|at| lookout.saw(at * SECOND, Look::NoDate));
     assert_eq!(findings[2..], [Finding::None, Finding::NoClock]);
@@ -111,7 +111,7 @@ fn a_clock_may_be_busy_for_a_while() {
     run.to(190 * MILLI, 0, |_| Look::NoDate);
     run.to(10 * SECOND, 0, healthy);
     assert_eq!(run.findings, [(1_000, Finding::First)]);
-    // It is about to change at a look of an operator who has not had the CPU at an edge yet.
+    // The clock is about to change when an operator looks that has not seen an edge yet.
     let mut run = Run::new();
     run.to(5 * SECOND, 0, |now| if now >= 4_999 * MILLI { Look::NoDate } else { Look::Date });
     run.to(7 * SECOND, 0, healthy);

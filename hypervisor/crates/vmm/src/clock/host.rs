@@ -8,9 +8,9 @@ use x86defs::time::Scale;
 /// The origin that the clock is reckoned from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Base {
-    /// A moment.
+    /// A moment, as a tick of the TSC.
     tsc: u64,
-    /// Nanoseconds since 1970-01-01 UTC then.
+    /// Nanoseconds since 1970-01-01 UTC at that moment.
     nanos: u64,
     /// How fast the TSC counts.
     scale: Scale,
@@ -45,9 +45,9 @@ impl Slot {
 /// it at any time, without a lock; it must not be changed by two at a time.
 #[derive(Debug)]
 pub struct HostClock {
-    /// Two: the one that is changed is not the one that is read.
+    /// Two, because the slot that is changed is never the slot that is read.
     slots: [Slot; 2],
-    /// How often it was changed; its lowest bit says which one is read.
+    /// How often the clock was changed; the lowest bit says which slot is read.
     changes: AtomicU64,
 }
 
@@ -102,7 +102,7 @@ impl HostClock {
         HostTime { tsc, wall }
     }
 
-    /// Sets it: `nanos` since 1970-01-01 UTC had passed at the tick `tsc`.
+    /// Sets the clock: `nanos` since 1970-01-01 UTC had passed at the tick `tsc`.
     pub fn set(&self, tsc: u64, nanos: u64) {
         self.put(Base { tsc, nanos, ..self.base() });
     }

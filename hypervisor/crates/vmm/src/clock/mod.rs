@@ -72,7 +72,7 @@ pub struct VmClockState {
     pub ticks: u64,
 }
 
-/// What one vCPU has of time beside its guest's.
+/// State of time that one vCPU has beside its guest's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VcpuClock {
     /// IA32_TSC_ADJUST.
@@ -89,7 +89,7 @@ pub struct VcpuClock {
     pauses: u64,
 }
 
-/// What must be done after a write that changed a vCPU's TSC.
+/// Duties after a write that changed a vCPU's TSC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct TscChanged {
@@ -295,9 +295,9 @@ impl VmClock {
         }
     }
 
-    /// What a vCPU does before it runs again: if its guest was paused since it
-    /// last ran, its kvmclock says so from now on, and its new offset from the
-    /// host's TSC is returned, for VMCB or VMCS.
+    /// Brings a vCPU's time up to date before it runs again: if its guest was paused since it last
+    /// ran, its kvmclock says so from now on, and its new offset from the host's TSC is returned,
+    /// for VMCB or VMCS.
     pub fn catch_up(
         &self,
         vcpu: &mut VcpuClock,
@@ -308,8 +308,8 @@ impl VmClock {
             return None;
         }
         vcpu.pauses = self.pauses;
-        // The page was writable when it was registered; if the guest has put
-        // something else there since, its clock is what it loses.
+        // The page was writable when it was registered; if the guest has put something else there
+        // since, it loses its clock and nothing else.
         let _ = self.publish(vcpu, memory, agreement, Interruption::Paused);
         Some(self.tsc_offset(vcpu))
     }
@@ -393,8 +393,8 @@ impl VmClock {
         })
     }
 
-    /// WRMSR of KVM_WALL_CLOCK (either number): writes the wall clock of the
-    /// moment when the guest's time was 0 to the address. Address 0 is nothing.
+    /// WRMSR of KVM_WALL_CLOCK (either number): writes the wall clock of the moment when the
+    /// guest's time was 0 to the address. Address 0 writes nothing.
     ///
     /// # Errors
     /// [`Gp`] where the address is not a multiple of 4, or not in writable RAM.
@@ -483,8 +483,8 @@ impl VcpuClock {
         };
     }
 
-    /// The CPU was reset: its TSC starts with its guest's again, and kvmclock
-    /// is not registered. (INIT alone leaves all this as it is.)
+    /// The CPU was reset: its TSC starts with its guest's again, and kvmclock is not registered.
+    /// (INIT alone leaves TSC_ADJUST as it is.)
     pub fn reset(&mut self) {
         *self = Self { version: self.version, pauses: self.pauses, ..Self::default() };
     }

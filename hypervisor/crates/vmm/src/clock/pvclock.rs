@@ -104,7 +104,7 @@ impl WallClock {
     ) -> Result<(), MemoryError> {
         let mut version = [0; 4];
         memory.read(address, &mut version)?;
-        // An odd version is what was there before the guest used the place.
+        // An odd version was there before the guest used the place.
         let version = (u32::from_le_bytes(version) | 1).wrapping_add(1);
         let [s0, s1, s2, s3] = self.seconds.to_le_bytes();
         let [n0, n1, n2, n3] = self.nanoseconds.to_le_bytes();
@@ -112,9 +112,9 @@ impl WallClock {
     }
 }
 
-/// Writes `body` behind a version of four bytes, odd in between and `version`
-/// afterwards. Where a part of it is no RAM, nothing is written: who asked for it
-/// gets a fault and goes on with what it had.
+/// Writes `body` behind a version of four bytes, odd in between and `version` afterwards. If a part
+/// of the structure is not in RAM, nothing is written: the guest that asked for it gets a fault and
+/// goes on with the old structure.
 fn write_versioned<const BODY: usize>(
     memory: &impl GuestMemory,
     address: GuestPhysAddr,
@@ -127,7 +127,7 @@ fn write_versioned<const BODY: usize>(
     memory.write(address, &version.to_le_bytes())
 }
 
-/// Where a value of the MSR KVM_SYSTEM_TIME says that the structure is.
+/// Address of the structure in a value of the MSR KVM_SYSTEM_TIME; `None` if bit 0 is clear.
 pub(super) const fn system_time_address(value: u64) -> Option<GuestPhysAddr> {
     if value & 1 != 0 { Some(GuestPhysAddr::new(value & !3)) } else { None }
 }

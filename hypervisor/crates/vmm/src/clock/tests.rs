@@ -320,12 +320,12 @@ fn deadlines() {
     let vcpu = VcpuClock { tsc_adjust: 100, ..VcpuClock::default() };
     // Guest TSC 1100 is tick 1000, nanosecond 500.
     assert_eq!(clock.deadline(&vcpu, 0, 1100), Nanos(500));
-    // An odd tick lies within a nanosecond: the next one.
+    // An odd tick lies within a nanosecond: the deadline is the next one.
     assert_eq!(clock.deadline(&vcpu, 0, 1101), Nanos(501));
-    // Gone by: now.
+    // A deadline that has gone by is now.
     assert_eq!(clock.deadline(&vcpu, 2000, 1100), Nanos(1000));
     assert_eq!(clock.deadline(&vcpu, 2000, 0), Nanos(1000));
-    // As far as it goes: never, but no overflow.
+    // The farthest deadline never comes, and nothing overflows.
     assert!(clock.deadline(&vcpu, 0, u64::MAX) > Nanos(1 << 62));
 }
 
@@ -397,8 +397,8 @@ proptest! {
         prop_assume!(deadline > clock.tsc(&vcpu, start));
         let at = clock.host_tsc_at(clock.deadline(&vcpu, start, deadline)).unwrap();
         prop_assert!(clock.tsc(&vcpu, at) >= deadline);
-        // And late by no more than a nanosecond and the ticks that the shift
-        // leaves out, which are less than another.
+        // The deadline is late by no more than a nanosecond and the ticks that the shift leaves
+        // out, which are less than another.
         prop_assert!(clock.tsc(&vcpu, at) - deadline <= 2 * (khz / 1_000_000 + 1));
     }
 }
@@ -426,9 +426,9 @@ fn the_hosts_clock_follows_a_corrected_rate() {
             let off = shown.abs_diff(truth(seconds));
             assert!(off <= limit, "{wrong:?}: {off} ns off after {seconds} s");
         }
-        // It leaps by what it was off, which is little so soon.
+        // The clock leaps by its error, which is small so soon.
         assert!(before.abs_diff(truth(10)) <= 9_000_000, "{wrong:?}");
-        // Moments before it was set.
+        // Moments before the clock was set are right, too.
         assert!(clock.at(tsc(1)).wall.abs_diff(truth(1)) <= 1_000);
     }
 }

@@ -26,11 +26,11 @@ pub enum Register {
 /// When a bit is set in a guest's CPUID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rule {
-    /// Where the host has it.
+    /// If the host has the feature.
     Host,
-    /// Always: it is ours to emulate.
+    /// Always: Steward emulates the feature.
     Emulated,
-    /// Where the host has it and these extended states are offered.
+    /// If the host has the feature and these extended states are offered.
     State(Xcr0),
     /// In guests of several vCPUs.
     Multiprocessor,
@@ -38,8 +38,8 @@ pub enum Rule {
     MultiprocessorAmd,
     /// Follows a register of the vCPU: set at lookup.
     Dynamic,
-    /// Follows a register of the vCPU, where the host has it: set at lookup.
-    /// 8000_0001 EDX repeats some of leaf 1 on AMD's CPUs only.
+    /// Follows a register of the vCPU, if the host has the feature: set at lookup. 8000_0001 EDX
+    /// repeats some of leaf 1 on AMD's CPUs only.
     DynamicIfHost,
 }
 

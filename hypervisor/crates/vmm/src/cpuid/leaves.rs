@@ -30,11 +30,11 @@ const AMD_HIGHEST_EXTENDED: u32 = 0x8000_0021;
 /// The one is Steward's, the other KVM's.
 const FIRST_SIGNATURE: u32 = 0x4000_0000;
 const SECOND_SIGNATURE: u32 = 0x4000_0100;
-/// The highest leaves of the two: the one with frequencies is where other hypervisors
-/// have it too.
+/// The highest leaves of the two ranges: the leaf with frequencies has the number that it has in
+/// other hypervisors, too.
 const FIRST_HIGHEST: u32 = hvabi::CPUID_LEAF_TIMING;
 const SECOND_HIGHEST: u32 = SECOND_SIGNATURE + 1;
-/// What of KVM's interface is always there.
+/// The parts of KVM's interface that are always there.
 const KVM_FEATURES: u32 =
     kvm::feature::CLOCKSOURCE | kvm::feature::NOP_IO_DELAY | kvm::feature::CLOCKSOURCE2;
 
@@ -142,7 +142,7 @@ impl<H: CpuidSource> Builder<'_, H> {
         }
     }
 
-    /// Whose signature the range with `leaf` has.
+    /// Owner of the signature in the range that has `leaf`.
     fn owner(&self, leaf: u32) -> Signature {
         match (leaf < SECOND_SIGNATURE, self.config.signature) {
             (true, first) => first,
@@ -415,7 +415,7 @@ impl<H: CpuidSource> Builder<'_, H> {
     }
 }
 
-/// A leaf of twelve letters.
+/// A signature's leaf: the highest leaf of its range, then twelve letters.
 fn signature(highest: u32, letters: [u8; 12]) -> CpuidResult {
     let [b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3] = letters;
     CpuidResult {

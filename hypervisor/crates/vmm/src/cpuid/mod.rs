@@ -1,8 +1,8 @@
-//! What CPUID tells a guest: a table made once from the host's CPUID and the
-//! guest's settings, looked up at each exit without a search.
+//! CPUID as a guest sees it: a table made once from the host's CPUID and the guest's settings,
+//! looked up at each exit without a search.
 //!
 //! - [`features`]: the feature bits, one line each.
-//! - [`VcpuView`]: what differs between vCPUs and changes as they run.
+//! - [`VcpuView`]: registers that differ between vCPUs and change as they run.
 //!
 //! Leaves beyond the highest answer as hardware does: on Intel's CPUs with the
 //! highest basic leaf, elsewhere with zeros (SDM: "CPUID—CPU Identification";
@@ -16,6 +16,7 @@
 
 pub mod features;
 mod leaves;
+pub mod model;
 #[cfg(test)]
 mod tests;
 pub mod xstate;
@@ -39,25 +40,25 @@ pub struct CpuidConfig<'a> {
     pub max_apic_id: u32,
     /// The guest's TSC.
     pub tsc: TscFrequency,
-    /// What the local APIC's timer counts before its divider, in Hz.
+    /// Frequency of the local APIC's timer before its divider, in Hz.
     pub apic_timer_hz: u32,
     /// Bits of a guest-physical address, 36 to 52; never more than the host
     /// has.
     pub physical_address_bits: u8,
     /// Extended states that may be offered, as far as the host has them.
     pub xcr0: Xcr0,
-    /// What is offered of KVM's interface beside the clock.
+    /// The parts of KVM's interface that are offered beside the clock.
     pub pv: PvFeatures,
     /// The hypercalls that the guest may make.
     pub calls: CallSet,
-    /// Whose signature stands first.
+    /// The signature that stands first.
     pub signature: Signature,
-    /// Features that the back end can't virtualise on this CPU (on VT-x, those
-    /// that need a control which is missing).
+    /// Features that the backend can't virtualise on this CPU (on VT-x, those that need a control
+    /// which is missing).
     pub withheld: &'a [FeatureBit],
 }
 
-/// What CPUID depends on beside the table: registers of the vCPU that asks.
+/// Input of CPUID beside the table: registers of the vCPU that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VcpuView {
     /// CR4 as the guest sees it.
@@ -79,7 +80,7 @@ enum Indexing {
     Subleaves,
 }
 
-/// Where a leaf's entries stand in the table.
+/// Place of a leaf's entries in the table.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     first: u16,
@@ -139,7 +140,7 @@ impl CpuidTable {
         leaves::build(host, config)
     }
 
-    /// The CPU's maker, whom the guest sees as well.
+    /// The CPU's maker, which the guest sees as well.
     #[must_use]
     pub const fn vendor(&self) -> Vendor {
         self.vendor
@@ -151,7 +152,7 @@ impl CpuidTable {
         &self.xstate
     }
 
-    /// What is offered of KVM's interface beside the clock.
+    /// The parts of KVM's interface that are offered beside the clock.
     #[must_use]
     pub const fn pv(&self) -> PvFeatures {
         self.pv
@@ -269,8 +270,8 @@ impl CpuidTable {
     /// The bits of CR4 that the guest may set.
     #[must_use]
     pub fn cr4_allowed(&self) -> Cr4 {
-        // Machine checks and the TSC are ours to emulate, and reading counters
-        // from user mode concerns no one where there are none.
+        // Steward emulates machine checks and the TSC; and to allow user mode to read counters does
+        // no harm, as there are none.
         let always = Cr4::MCE | Cr4::TSD | Cr4::PCE;
         CR4_FEATURES
             .iter()

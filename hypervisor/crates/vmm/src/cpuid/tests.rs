@@ -363,7 +363,7 @@ fn hypervisor_leaves() {
         .find(|base| letters(*base).1 == *b"KVMKVMKVM\0\0\0");
     assert_eq!(found, Some(0x4000_0100));
     assert_eq!(table.lookup(0x4000_0101, 0, &vcpu(0)), regs(0x0100_2aeb, 0, 0, 0));
-    // EOI is for those whose CPU does not deliver interrupts by itself; no hints.
+    // EOI is for guests whose CPU does not deliver interrupts by itself; no hints are given in EDX.
     let settings = CpuidConfig { pv: PvFeatures::all() - PvFeatures::EOI, ..config(1) };
     let delivering = CpuidTable::new(&everything(Vendor::Amd), &settings);
     assert_eq!(delivering.lookup(0x4000_0101, 0, &vcpu(0)), regs(0x0100_2aab, 0, 0, 0));

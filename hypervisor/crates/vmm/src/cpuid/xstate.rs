@@ -21,7 +21,7 @@ const COMPONENT_ECX_ALIGN64: u32 = 1 << 1;
 /// never offered.
 const COMPONENTS: usize = 10;
 
-/// Where a component lies in an XSAVE area.
+/// Place of a component in an XSAVE area.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Component {
     /// Bytes.
@@ -40,8 +40,8 @@ pub struct Xstate {
 }
 
 impl Xstate {
-    /// What the host has and `allowed` allows, less what lacks something that
-    /// it builds upon. Without XSAVE on the host, nothing.
+    /// The states that the host has and `allowed` allows, less those that lack a state that they
+    /// build upon. A host without XSAVE has none.
     pub fn from_host(host: &impl CpuidSource, allowed: Xcr0) -> Self {
         let none = Self { offered: Xcr0::empty(), components: [Component::default(); COMPONENTS] };
         if host.cpuid(0, 0).eax < 0xd || host.cpuid(1, 0).ecx & LEAF1_ECX_XSAVE == 0 {

@@ -43,7 +43,7 @@ pub(super) fn written<B: Backend, M: GuestRam>(
     Ok(None)
 }
 
-/// The CPU ended the interrupt `vector`, of which somebody wants to know.
+/// The CPU ended the interrupt `vector`, whose end an I/O APIC may wait for.
 pub(super) fn ended<B: Backend, M: GuestRam>(
     vcpu: &mut Vcpu<B>,
     vm: &Vm<M>,

@@ -9,16 +9,16 @@ use memory::GuestRam;
 use x86defs::{Event, Exception, VmExit};
 use x86emu::{Fault, GuestException, SkipError, SystemInstruction};
 
-/// What serving an exit comes to: nothing, the end of the guest, or its failure.
+/// Result of serving an exit: nothing, the end of the guest, or its failure.
 pub(crate) type Served = Result<Option<EndReason>, VmError>;
 
-/// What an instruction's handler came to.
+/// Result of an instruction's handler.
 pub(crate) enum Done {
     /// The instruction is done.
     Complete,
-    /// It is done, and the guest with it.
+    /// The instruction is done, and the guest ends with it.
     End(EndReason),
-    /// It faults instead.
+    /// The instruction faults instead.
     Fault(Event),
 }
 

@@ -151,10 +151,10 @@ fn tsc_changed<B: Backend, M: GuestRam>(
     vm.tsc_changed(vcpu.index);
 }
 
-/// kvmclock, where the guest has registered it, tells what is true of it now.
+/// Brings kvmclock up to date, if the guest has registered it.
 pub(crate) fn tell_clock<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) {
     let clock = &mut vcpu.core.clock;
-    // The page was writable when it was registered; if the guest has put
-    // something else there since, its clock is what it loses.
+    // The page was writable when it was registered; if the guest has put something else there
+    // since, it loses its clock and nothing else.
     let _ = vm.clock.read().publish(clock, &vm.memory, vm.tsc_agreement(), Interruption::None);
 }

@@ -15,7 +15,7 @@ use x86emu::{Step, Stop};
 /// Why a guest can't go on whose stack or descriptors lie in device memory.
 pub(crate) const DELIVERY: &str = "to deliver an event through memory that is not RAM";
 
-/// Why a guest can't go on whose RIP is there.
+/// Why a guest can't go on whose RIP is in device memory.
 pub(super) const EXECUTION: &str = "to execute instructions from device memory";
 
 pub(super) fn serve<B: Backend, M: GuestRam>(

@@ -32,14 +32,14 @@ pub(super) fn halt<B: Backend, M: GuestRam, H: Host>(
     Ok(Done::Complete)
 }
 
-/// The vCPU spins, for something that another one does.
+/// The vCPU spins: it waits for another vCPU to do something.
 pub(super) fn pause<B: Backend, M: GuestRam, H: Host>(
     vcpu: &mut Vcpu<B>,
     vm: &Vm<M>,
     _: &mut H,
 ) -> Result<Done, VmError> {
     let others = vm.vcpus.iter().enumerate().filter(|(index, _)| *index != vcpu.index);
-    // Where all others run, it would only lose time.
+    // The vCPU would only lose time while all others run.
     if others.into_iter().any(|(_, other)| !other.is_on_cpu()) {
         vcpu.give_way();
     }

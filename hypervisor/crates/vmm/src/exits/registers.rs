@@ -192,7 +192,7 @@ fn directory_pointers<B: Backend, M: GuestRam>(
         return Ok(None);
     }
     let mut bytes = [0xff; 32];
-    // Where there is no RAM, all ones are read.
+    // All ones are read where there is no RAM.
     let _ = vm.memory.read(GuestPhysAddr::new(cr3 & 0xffff_ffe0), &mut bytes);
     let (words, _) = bytes.as_chunks::<8>();
     let mut pointers = [0; 4];

@@ -1,8 +1,8 @@
 //! CPUID's usual answers, one load away.
 //!
-//! The table of [`CpuidTable`] serves every leaf of every vCPU; what a vCPU
-//! asks most often, leaves that do not look at ECX, is copied from it with the
-//! vCPU's own bits in place, and copied again when one of those changes.
+//! The table of [`CpuidTable`] serves every leaf of every vCPU; the leaves that a vCPU asks for
+//! most often, those that do not look at ECX, are copied from it with the vCPU's own bits in place,
+//! and copied again when one of those bits changes.
 
 use crate::cpuid::{CpuidTable, VcpuView};
 use alloc::boxed::Box;
@@ -20,7 +20,8 @@ pub struct HotLeaves {
     view: VcpuView,
     /// For each range, a bit for each leaf whose answer is kept.
     known: [u32; RANGES],
-    /// All ranges in a row. Boxed: it would keep the vCPU's own state apart.
+    /// All ranges in a row. Boxed, because the array would push the other fields of the vCPU far
+    /// apart.
     answers: Box<[CpuidResult; KEPT * RANGES]>,
 }
 

@@ -2,7 +2,7 @@
 //! APIC's timer and everything else that is due. The loop sets it before each
 //! entry; the hot handler moves it when the guest programs its timer.
 
-/// What ends a guest's turn at its deadline.
+/// The timer that ends a guest's turn at its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimerKind {
     /// The timer of the machine's local APIC, through its interrupt.
@@ -21,19 +21,20 @@ pub const NEVER: u64 = u64::MAX;
 /// The deadline of the CPU that runs a vCPU. All times are the host's TSC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HotTimer {
-    /// What is armed.
+    /// The timer that is armed.
     pub kind: TimerKind,
     /// Guest ticks less the host's TSC, modulo 2^64.
     pub offset: u64,
     /// When something but the local APIC's timer is due.
     others: u64,
-    /// What the timer is armed for.
+    /// The deadline that the timer is armed for.
     pub armed: u64,
-    /// Least time of the guest behind an entry, whatever is due: a device could ring
-    /// so fast that it never went on.
+    /// Least time of the guest behind an entry, whatever is due: a device could ring so fast that
+    /// the guest never went on.
     least: u64,
-    /// When it has had that. It is the entry's and not each write's: a guest that wrote its
-    /// timer again and again would push everything that is due before itself.
+    /// Tick at which the guest has had that time. It is set at each entry and not at each write of
+    /// the guest's timer: a guest that wrote its timer again and again would push everything that
+    /// is due before itself.
     floor: u64,
 }
 
@@ -53,16 +54,16 @@ impl HotTimer {
         self.set(due);
     }
 
-    /// The local APIC's timer is due at `due`: the deadline is that or the
-    /// earlier one of the others. Whether it has moved.
+    /// The local APIC's timer is due at `due`: the deadline is that or the earlier one of the
+    /// others. Returns whether it has moved.
     #[inline(always)]
     pub fn set(&mut self, due: u64) -> bool {
         let at = due.min(self.others).max(self.floor);
         core::mem::replace(&mut self.armed, at) != at
     }
 
-    /// What a timer of [`TimerKind::Own`] counts down from, `now` being the TSC:
-    /// it ends at the deadline or less than one count after it.
+    /// The number that a timer of [`TimerKind::Own`] counts down from, `now` being the TSC: the
+    /// timer ends at the deadline or less than one count after it.
     ///
     /// A deadline that has passed gives 0, which ends the turn at the entry. One
     /// count more might never end: it is counted only when a bit of the TSC

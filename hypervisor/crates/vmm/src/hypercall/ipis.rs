@@ -19,13 +19,12 @@ pub struct Ipis {
     vector: u8,
 }
 
-/// Bits of the command that may be set: vector, delivery mode, and what means
-/// nothing here (level and trigger mode, as every IPI is an edge).
+/// Bits of the command that may be set: vector, delivery mode, and two bits that mean nothing here
+/// (level and trigger mode, as every IPI is an edge).
 const COMMAND: u64 = 0xff | 7 << 8 | 1 << 14 | 1 << 15;
 
 impl Ipis {
-    /// From the call's registers: sets of 64 bits each if the caller is `wide`, of
-    /// 32 else.
+    /// Reads the call's registers: sets of 64 bits each if the caller is `wide`, else of 32.
     ///
     /// # Errors
     /// [`Status::InvalidArgument`] for a logical destination or a shorthand, for a
@@ -57,12 +56,12 @@ impl Ipis {
             }
             let bit = left.trailing_zeros();
             left &= left - 1;
-            // Beyond the last id there is nobody, wherever it wraps to.
+            // A sum that is cut off reaches nobody: no vCPU has so high an id.
             Some(first.saturating_add(bit.into()))
         })
     }
 
-    /// Sends them; returns how many reached a vCPU that takes them.
+    /// Sends the interrupts; returns how many reached a vCPU that takes them.
     pub fn send<M: GuestRam>(&self, vm: &Vm<M>) -> u64 {
         let accepts = |index: &usize| {
             self.mode == DeliveryMode::Nmi || vm.routes.identity(*index).software_enabled()

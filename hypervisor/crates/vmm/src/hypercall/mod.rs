@@ -17,7 +17,7 @@ use x86defs::{GuestPhysAddr, Low};
 /// Bytes that are copied out of a guest at a time.
 const CHUNK: usize = 256;
 
-/// What serves calls: the guest's machine.
+/// The server of calls: the guest's machine.
 pub trait HypercallHost {
     /// The guest's RAM.
     fn memory(&self) -> &impl GuestMemory;
@@ -38,11 +38,11 @@ pub trait HypercallHost {
     /// The calls that the guest may make.
     fn allowed(&self) -> CallSet;
 
-    /// What the guest is offered of KVM's interface.
+    /// The parts of KVM's interface that the guest is offered.
     fn offered(&self) -> PvFeatures;
 
-    /// Ends the HLT of the vCPU with this APIC id, or its next one. One that is
-    /// not there is nothing.
+    /// Ends the HLT of the vCPU with this APIC id, or its next one. An id that no vCPU has does
+    /// nothing.
     fn kick(&mut self, apic_id: u64);
 
     /// Sends interrupts; returns how many reached a vCPU.
@@ -53,7 +53,7 @@ pub trait HypercallHost {
     fn waits_for_cpu(&self, apic_id: u64) -> bool;
 }
 
-/// Who calls, and how wide.
+/// The caller of a hypercall, and how wide its registers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// The current privilege level, 0 to 3.
@@ -62,8 +62,7 @@ pub struct Caller {
     pub mode: CpuMode,
 }
 
-/// What the vCPU's loop does next. RIP moves past the instruction in every
-/// case.
+/// Next step of the vCPU's loop. RIP moves past the instruction in every case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Outcome {
@@ -73,9 +72,9 @@ pub enum Outcome {
     Yield(Registers),
     /// End the guest.
     ShutDown {
-        /// How.
+        /// The kind of shutdown.
         kind: ShutDownKind,
-        /// A status for whoever started it.
+        /// A status for whoever started the guest.
         status: u8,
     },
 }
@@ -87,7 +86,7 @@ pub fn dispatch(registers: Registers, caller: Caller, host: &mut impl HypercallH
     let result = if caller.cpl != 0 {
         Err(Status::NotPermitted)
     } else if CallName::from_rax(arguments.rax).is_some_and(|call| !host.allowed().contains(call)) {
-        // For this guest there is none.
+        // This guest has no such call.
         Err(Status::UnknownCall)
     } else if Call::is_steward(arguments.rax) {
         Call::try_from(arguments).and_then(|call| steward_call(call, host))
@@ -162,7 +161,7 @@ fn console_write(
         let Some(bytes) = chunk.get_mut(..size) else { break };
         match host.memory().read(at, bytes) {
             Ok(()) => {}
-            // What was written before the hole stays written, and is told.
+            // Bytes that were written before the hole stay written, and are reported.
             Err(_) if taken != 0 => break,
             Err(error) => return Err(fault(error)),
         }
@@ -201,7 +200,7 @@ fn kvm_call(
             Ok(Served::Count(host.send_ipis(&Ipis::new(arguments, wide)?)))
         }
         kvm::call::SCHED_YIELD if offered.contains(PvFeatures::SCHED_YIELD) => {
-            // To make room for one that runs already is of no use.
+            // To make room for a vCPU that runs already is of no use.
             let waits = host.waits_for_cpu(arguments.rbx);
             Ok(if waits { Served::Yield } else { Served::Nothing })
         }

@@ -261,7 +261,7 @@ fn interrupts_for_a_set() {
     let fixed = 0xfd;
     assert_eq!(send(0b1011, 1, 0, fixed, KERNEL), (3, [0, 1, 3, 64].into()));
     assert_eq!(send(0b1011, 1, 0, fixed, KERNEL32), (3, [0, 1, 3, 32].into()));
-    // Narrow callers have low halves.
+    // Narrow callers have only the low halves of registers.
     assert_eq!(send(1 << 40 | 2, 1 << 32, 1 << 32, fixed, KERNEL32), (1, [1].into()));
     assert_eq!(send(1, 1 << 63, 3, 0x400, KERNEL), (1, [3, 130].into()));
     assert_eq!(send(3, 0, u64::MAX, fixed, KERNEL), (0, [u64::MAX, u64::MAX].into()));
@@ -363,7 +363,7 @@ fn calls_that_are_not_allowed_are_not_there() {
             assert_eq!(refused, call != allowed, "{call:?} where {allowed:?} is allowed");
         }
     }
-    // Every guest may ask which there are.
+    // Every guest may ask which calls there are.
     let mut machine = Machine { allowed: CallSet::from_iter([CallName::Time]), ..Machine::new() };
     let version = Registers { rax: STEWARD_BASE, ..Registers::default() };
     let Outcome::Return(registers) = dispatch(version, KERNEL, &mut machine) else { panic!() };

@@ -1,10 +1,9 @@
 //! The life of a guest, from its definition to its deletion: one state machine
 //! that commands of the operator, events of the guest and the clock drive.
 //!
-//! Pure: what is to be done comes out as [`Action`]s, whose results come back
-//! as [`Event`]s. Whatever a start took is given back by one
-//! [`Action::Reclaim`], on every way out; nothing is started before that is
-//! done. [`State`] says where a guest is:
+//! Pure: what is to be done comes out as [`Action`]s, whose results come back as [`Event`]s.
+//! Whatever a start took is given back by one [`Action::Reclaim`], on every way out; nothing is
+//! started before that is done. [`State`] is the stage of a guest's life:
 //!
 //! ```text
 //! Defined ─┬─> Starting ──> Running <──> Paused
@@ -29,15 +28,14 @@ use config::{OnReset, Rules};
 use core::fmt;
 use hvabi::ShutDownKind;
 
-/// Where a guest is.
+/// Stage of a guest's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Known, never started.
     Defined,
-    /// It takes memory, is loaded, gets its vCPUs. `cancel`: the operator
-    /// wants that no more; what comes instead.
+    /// It takes memory, is loaded, gets its vCPUs.
     Starting {
-        /// What comes instead.
+        /// The step that comes instead, if the operator has cancelled the start.
         cancel: Option<After>,
     },
     /// It runs.
@@ -48,26 +46,26 @@ pub enum State {
     Stopping {
         /// When it ends by force.
         deadline: u64,
-        /// What comes then.
+        /// The step after that.
         then: After,
     },
-    /// It has ended; what it had is given back.
+    /// It has ended; all that it had is being given back.
     Clearing {
-        /// What comes then.
+        /// The step after that.
         then: After,
     },
     /// It has ended, and holds nothing. [`Lifecycle::last`] says why.
     Ended,
     /// It has ended, holds nothing, and starts again.
     Waiting {
-        /// When.
+        /// The tick of its start.
         until: u64,
     },
     /// It is no longer known.
     Deleted,
 }
 
-/// What comes after a guest has been cleared away.
+/// The step after a guest has been cleared away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
     /// Nothing.
@@ -92,7 +90,7 @@ pub enum Cause {
     /// The operator ended it.
     #[error("killed")]
     Killed,
-    /// The operator changed its mind while it started.
+    /// The operator cancelled the start while it was under way.
     #[error("its start was cancelled")]
     Cancelled,
     /// It could not be started.
@@ -124,7 +122,7 @@ impl fmt::Display for Words<'_> {
     }
 }
 
-/// What the end of a guest means for its restart.
+/// Meaning of a guest's end for its restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Success,
@@ -145,7 +143,7 @@ fn kind(reason: &EndReason) -> Kind {
     }
 }
 
-/// What the operator asks for.
+/// A command of the operator's for a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Start it. One that waits for its restart starts now.
@@ -158,33 +156,32 @@ pub enum Command {
     Stop(u64),
     /// End it now.
     Kill,
-    /// Stop it so, and start it again.
+    /// Stop it as [`Stop`](Self::Stop) does, and start it again.
     Restart(u64),
     /// Forget it. It must not run.
     Delete,
 }
 
-/// What happened.
+/// An event in the life of a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The start succeeded: its vCPUs run.
     Started,
-    /// The start failed at this step. What the steps before took is still
-    /// held; [`Action::Reclaim`] follows.
+    /// The start failed at this step. The resources of the steps before are still held;
+    /// [`Action::Reclaim`] follows.
     StartFailed(&'static str),
     /// The guest has ended, or can't go on. Only the first of several counts.
     Ended(EndReason),
-    /// What [`Action::Reclaim`] asked for is done. No more news of that start
-    /// will come.
+    /// [`Action::Reclaim`] has been carried out. No more news of that start will come.
     Reclaimed,
 }
 
-/// What is to be done.
+/// An action that the state machine asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Start it, step by step: [`Event::Started`] or [`Event::StartFailed`] follows.
     Start,
-    /// Start no further: the same event follows, whichever is true.
+    /// Start no further: [`Event::Started`] or [`Event::StartFailed`] follows, whichever is true.
     CancelStart,
     /// Stop its vCPUs, then its clock.
     Pause,
@@ -199,7 +196,7 @@ pub enum Action {
     Forget,
 }
 
-/// What is to be done, in this order.
+/// The actions that are asked for, in this order.
 pub type Actions = ArrayVec<Action, 2>;
 
 fn one(action: Action) -> Actions {
@@ -259,7 +256,7 @@ impl Refused {
     }
 }
 
-/// Who started it.
+/// Origin of a guest's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     /// The operator, or the boot: a start that fails is an answer.
@@ -274,7 +271,7 @@ pub struct Lifecycle {
     rules: Rules,
     state: State,
     origin: Origin,
-    /// When it began to run.
+    /// When the guest began to run.
     started: Option<u64>,
     /// Restarts since it was last healthy.
     failures: u32,
@@ -297,25 +294,25 @@ impl Lifecycle {
         }
     }
 
-    /// Where it is.
+    /// The stage of the guest's life.
     #[must_use]
     pub const fn state(&self) -> State {
         self.state
     }
 
-    /// Why it ended last.
+    /// Why the guest ended last.
     #[must_use]
     pub const fn last(&self) -> Option<&Cause> {
         self.last.as_ref()
     }
 
-    /// How often it was started.
+    /// How often the guest was started.
     #[must_use]
     pub const fn starts(&self) -> u64 {
         self.starts
     }
 
-    /// Whether the operator wants the start that is under way no more.
+    /// Whether the operator has cancelled the start that is under way.
     #[must_use]
     pub const fn is_cancelled(&self) -> bool {
         matches!(self.state, State::Starting { cancel: Some(_) })
@@ -331,7 +328,7 @@ impl Lifecycle {
         }
     }
 
-    /// Obeys the operator. No action: it is so already, or is on its way.
+    /// Obeys the operator. No action is returned if the guest is so already, or on its way there.
     ///
     /// # Errors
     /// The command does not fit the state; nothing has changed.
@@ -476,7 +473,7 @@ impl Lifecycle {
         }
     }
 
-    /// What the rules say comes after an end by itself.
+    /// The step that the rules name after a guest's own end.
     fn after(&mut self, kind: Kind, now: u64) -> After {
         let ran = self.started.map_or(0, |started| now.saturating_sub(started));
         let healthy = self.started.is_some() && ran >= self.rules.back_off.healthy;

@@ -13,14 +13,14 @@ const RULES: Rules = Rules {
     back_off: BackOff { first: 100, most: 1000, healthy: 5000, hasty: 50 },
 };
 
-/// What really happens to a guest, with a clock: it does what it is told, and
-/// complains about orders that make no sense.
+/// The world that a guest lives in, with a clock: it obeys actions, and complains about those that
+/// make no sense.
 struct World {
     life: Lifecycle,
     now: u64,
     /// A start is under way.
     starting: bool,
-    /// It was told to start no further.
+    /// The start was told to go no further.
     cancelled: bool,
     /// vCPUs are there.
     alive: bool,
@@ -233,7 +233,7 @@ proptest! {
             match step {
                 Step::Command(command) => {
                     if world.command(command).is_ok() {
-                        // Again, it changes nothing, but for what is deleted,
+                        // The same command again changes nothing, but for a guest that is deleted,
                         // and for a restart, which is a deed and no state.
                         let repeatable = match command {
                             Command::Delete => world.life.state() != State::Deleted,
@@ -255,7 +255,7 @@ proptest! {
                 Step::Pass(ticks) => world.pass(ticks),
             }
             world.check();
-            // There is always something to wait for, or it is at rest.
+            // There is always something to wait for, or the guest is at rest.
             let moving = world.starting || world.reclaiming || world.life.deadline().is_some();
             let resting = matches!(
                 world.life.state(),
@@ -295,7 +295,7 @@ fn restarts_back_off_and_recover() {
         assert_eq!(world.life.state(), State::Running);
     }
     assert_eq!(waits, [100, 200, 400, 800, 1000, 1000]);
-    // A healthy time later, it begins anew.
+    // After a healthy time the waits begin anew.
     world.now += 5000;
     let until = world.now + 100;
     assert_eq!(world.ended(EndReason::Panicked), State::Waiting { until });
@@ -353,7 +353,7 @@ fn a_start_that_fails_is_an_answer_to_the_operator() {
     assert_eq!(world.life.state(), State::Ended);
     let cause = world.life.last().unwrap().to_string();
     assert_eq!(cause, "its start failed at step \"memory\"");
-    // One that the policy began is tried again.
+    // A start that the policy began is tried again.
     world.run();
     world.ended(EndReason::TripleFault);
     world.pass(100);
@@ -380,7 +380,7 @@ fn stopping_has_a_deadline() {
     world.finish_reclaim();
     assert_eq!(world.life.state(), State::Ended);
     assert_eq!(world.life.last(), Some(&Cause::Forced));
-    // In time, it is the guest's own end, which starts nothing again.
+    // An end in time is the guest's own end, which starts nothing again.
     world.run();
     world.command(Command::Stop(9000)).unwrap();
     assert_eq!(world.ended(EndReason::TripleFault), State::Ended);
@@ -388,7 +388,7 @@ fn stopping_has_a_deadline() {
     world.run();
     world.command(Command::Restart(9000)).unwrap();
     assert_eq!(world.ended(EndReason::PowerOff), State::Starting { cancel: None });
-    // One that is asked for during a stop has its own patience, if that is less.
+    // A restart that is asked for during a stop has its own patience, if that is less.
     world.finish_start(true);
     world.command(Command::Stop(9000)).unwrap();
     world.command(Command::Restart(7000)).unwrap();

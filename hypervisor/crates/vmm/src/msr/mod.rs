@@ -1,6 +1,6 @@
-//! What RDMSR and WRMSR do for a guest: a table with one line for each MSR. A
-//! number without a line gives #GP, as on hardware that lacks the register;
-//! nothing reads as zero just because nobody thought of it.
+//! RDMSR and WRMSR for a guest: a table with one line for each MSR. A number without a line gives
+//! #GP, as on hardware that lacks the register; nothing reads as zero just because nobody thought
+//! of it.
 //!
 //! - [`table`]: the lines, and [`MsrTable`] made of those that a guest has.
 //! - [`MsrFile`]: the values of the registers that are no more than storage.
@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 pub use table::{MsrConfig, MsrTable};
 use x86defs::{Gp, Msr};
 
-/// An MSR that the CPU itself holds for the guest, in VMCB, VMCS or, while the
-/// guest runs, in the register. Values were checked when they get there.
+/// An MSR that the CPU itself holds for the guest, in VMCB, VMCS or, while the guest runs, in the
+/// register. Values have been checked before they get there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HardwareMsr {
     /// SYSENTER's code segment.
@@ -44,7 +44,7 @@ pub enum HardwareMsr {
     GsBase,
     /// The base that SWAPGS swaps in.
     KernelGsBase,
-    /// What RDTSCP and RDPID return.
+    /// The value that RDTSCP and RDPID return.
     TscAux,
 }
 
@@ -93,18 +93,18 @@ pub enum Slot {
 }
 
 impl Slot {
-    /// How many there are.
+    /// How many slots there are.
     pub const COUNT: usize = 5;
 }
 
-/// What a read finds.
+/// Source of the value that a read finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadAction {
     /// Always this value.
     Constant(u64),
-    /// What was stored.
+    /// The value that was stored.
     Stored(Slot),
-    /// Ask the back end.
+    /// Ask the backend.
     Hardware(HardwareMsr),
     /// Ask the part of the machine that holds it.
     Special(SpecialMsr),
@@ -112,12 +112,12 @@ pub enum ReadAction {
     Fault,
 }
 
-/// What a write does, once its value has passed.
+/// Effect of a write, once its value has passed the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteAction {
     /// Stores it.
     Stored(Slot),
-    /// Hands it to the back end.
+    /// Hands it to the backend.
     Hardware(HardwareMsr),
     /// Hands it to the part of the machine that holds it.
     Special(SpecialMsr),
@@ -140,8 +140,8 @@ pub enum Rule {
     Pat,
     /// Only these bits may differ from the register's value after reset.
     Change(u64),
-    /// Those of the first word may; those of the second are read-only: a write of
-    /// them is lost.
+    /// Bits of the first word may differ so; bits of the second are read-only: a write of them is
+    /// lost.
     ChangeOrLose(u64, u64),
 }
 
@@ -158,23 +158,23 @@ pub struct MsrLine {
     pub reset: u64,
 }
 
-/// What RDMSR has to return.
+/// Source of the value that RDMSR has to return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MsrRead {
-    /// This.
+    /// This value.
     Value(u64),
-    /// What the back end has.
+    /// The backend.
     Hardware(HardwareMsr),
-    /// What this part of the machine has.
+    /// This part of the machine.
     Special(SpecialMsr),
 }
 
-/// What WRMSR still has to do.
+/// Work that is left of a WRMSR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MsrWrite {
     /// Nothing.
     Done,
-    /// Give the value to the back end; it is valid.
+    /// Give the value to the backend; it is valid.
     Hardware(HardwareMsr),
     /// Give the value to this part of the machine, which checks it.
     Special(SpecialMsr),
@@ -202,7 +202,7 @@ impl MsrFile {
     /// A saved file, if each value is one that its register takes.
     ///
     /// # Errors
-    /// A register holds what it can't.
+    /// A register holds a value that it can't have.
     pub fn restored(table: &MsrTable, saved: Self) -> Result<Self, RestoreError> {
         let legal = table.lines().all(|(_, line)| match line.read {
             ReadAction::Stored(slot) => {

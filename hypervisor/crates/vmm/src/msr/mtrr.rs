@@ -6,20 +6,18 @@ use config::layout;
 use core::ops::Range;
 use devices::RestoreError;
 use serde::{Deserialize, Serialize};
-use x86defs::{Gp, GuestPhysAddr, Low, Msr};
+use x86defs::{Gp, Low, Msr};
 
 /// Pairs of variable registers.
 pub const VARIABLE: usize = 8;
 /// Fixed-range registers.
 const FIXED: usize = 11;
-/// Fixed ranges end here.
-const FIXED_END: u64 = 0x10_0000;
 
 /// IA32_MTRRCAP: fixed ranges.
 const CAP_FIX: u64 = 1 << 8;
 /// IA32_MTRRCAP: write-combining.
 const CAP_WC: u64 = 1 << 10;
-/// What IA32_MTRRCAP reads as.
+/// Value of IA32_MTRRCAP.
 pub const CAP: u64 = VARIABLE as u64 | CAP_FIX | CAP_WC;
 
 /// IA32_MTRR_DEF_TYPE: fixed ranges count.
@@ -117,9 +115,9 @@ pub struct Mtrrs {
 }
 
 impl Mtrrs {
-    /// As firmware leaves them on a machine with `physical_address_bits`:
-    /// write-back but for the legacy video and option-ROM area and the gigabyte
-    /// below 4 GiB, which is the devices'.
+    /// The MTRRs as firmware leaves them on a machine with `physical_address_bits`: write-back but
+    /// for the legacy video and option-ROM area and the gigabyte below 4 GiB, which is the
+    /// devices'.
     #[must_use]
     pub fn new(physical_address_bits: u8) -> Self {
         let address_mask =
@@ -152,7 +150,7 @@ impl Mtrrs {
     /// written them.
     ///
     /// # Errors
-    /// A register holds what it can't.
+    /// A register holds a value that it can't have.
     pub fn restored(saved: &Self, physical_address_bits: u8) -> Result<Self, RestoreError> {
         let mut mtrrs = Self::new(physical_address_bits);
         (Msr::MTRR_PHYS_BASE0.0..=Msr::MTRR_DEF_TYPE.0)
@@ -211,71 +209,6 @@ impl Mtrrs {
             _ => Err(Gp),
         }
     }
-
-    /// The type of the byte at `gpa` (SDM: "MTRR Precedences"). Where variable
-    /// ranges overlap in a way that the manual leaves undefined: uncacheable.
-    #[must_use]
-    pub fn memory_type(&self, gpa: GuestPhysAddr) -> MemoryType {
-        let address = gpa.as_u64();
-        if self.def_type & DEF_TYPE_ENABLE == 0 {
-            return MemoryType::Uncacheable;
-        }
-        if self.def_type & DEF_TYPE_FIXED != 0 && address < FIXED_END {
-            return self.fixed_type(address);
-        }
-        self.variable()
-            .filter(|(base, mask, _)| address & mask == base & mask)
-            .map(|(_, _, memory_type)| memory_type)
-            .reduce(overlap)
-            .unwrap_or_else(|| type_of(self.def_type))
-    }
-
-    /// The type of the naturally aligned block of `size` bytes (a power of two,
-    /// at least 4096) around `gpa`, if it has the same type everywhere: whether
-    /// one page of that size can map it. Where a variable range covers a part
-    /// of it the answer is no, even if that part has the type of the rest.
-    #[must_use]
-    pub fn block_type(&self, gpa: GuestPhysAddr, size: u64) -> Option<MemoryType> {
-        let inside = size - 1;
-        let start = gpa.as_u64() & !inside;
-        let end = start.checked_add(inside)?;
-        if self.def_type & DEF_TYPE_ENABLE == 0 {
-            return Some(MemoryType::Uncacheable);
-        }
-        let partial = self.variable().any(|(base, mask, _)| {
-            mask & inside & !0xfff != 0 && (start ^ base) & mask & !inside == 0
-        });
-        if partial {
-            return None;
-        }
-        // With no part of it in a variable range, its last byte (which is the
-        // last to be in a fixed range) speaks for all that lies above 1 MiB.
-        let memory_type = self.memory_type(GuestPhysAddr::new(end));
-        let uniform = self.def_type & DEF_TYPE_FIXED == 0
-            || (start..end.min(FIXED_END))
-                .step_by(0x1000)
-                .all(|page| self.fixed_type(page) == memory_type);
-        uniform.then_some(memory_type)
-    }
-
-    /// Base, mask and type of the variable ranges that count.
-    fn variable(&self) -> impl Iterator<Item = (u64, u64, MemoryType)> {
-        self.base
-            .into_iter()
-            .zip(self.mask)
-            .filter(|(_, mask)| mask & MASK_VALID != 0)
-            .map(|(base, mask)| (base & !0xfff, mask & !0xfff, type_of(base)))
-    }
-
-    fn fixed_type(&self, address: u64) -> MemoryType {
-        let (register, byte) = match address {
-            0..0x8_0000 => (0, address >> 16),
-            0x8_0000..0xc_0000 => (1 + ((address - 0x8_0000) >> 17), address >> 14 & 7),
-            _ => (3 + (address.wrapping_sub(0xc_0000) >> 15), address >> 12 & 7),
-        };
-        let register = self.fixed.get(usize::from(register.low8())).copied().unwrap_or(0);
-        type_of(register >> (byte * 8))
-    }
 }
 
 /// The addresses that a fixed-range register covers.
@@ -294,21 +227,6 @@ fn fixed_range(index: usize) -> Range<u64> {
     }
 }
 
-/// The type in bits 7:0; only legal ones were let in.
-fn type_of(value: u64) -> MemoryType {
-    MemoryType::from_bits(value.low8()).unwrap_or(MemoryType::Uncacheable)
-}
-
-/// Two variable ranges over one byte.
-fn overlap(a: MemoryType, b: MemoryType) -> MemoryType {
-    use MemoryType::{Uncacheable, WriteBack, WriteThrough};
-    match (a, b) {
-        _ if a == b => a,
-        (WriteThrough, WriteBack) | (WriteBack, WriteThrough) => WriteThrough,
-        _ => Uncacheable,
-    }
-}
-
 /// Whether a value may be written to the page-attribute table: eight types
 /// that exist; beside those of MTRRs that is UC- (7)
 /// (SDM: "Page Attribute Table (PAT)").
@@ -320,9 +238,66 @@ pub fn is_valid_pat(value: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use x86defs::GuestPhysAddr;
+
+    /// Fixed ranges end here.
+    const FIXED_END: u64 = 0x10_0000;
 
     const GIB: u64 = 1 << 30;
+
+    // Effective types, as a guest computes them of what it reads.
+    impl Mtrrs {
+        /// The type of the byte at `gpa` (SDM: "MTRR Precedences"). If variable ranges overlap in a
+        /// way that the manual leaves undefined, the type is uncacheable.
+        fn memory_type(&self, gpa: GuestPhysAddr) -> MemoryType {
+            let address = gpa.as_u64();
+            if self.def_type & DEF_TYPE_ENABLE == 0 {
+                return MemoryType::Uncacheable;
+            }
+            if self.def_type & DEF_TYPE_FIXED != 0 && address < FIXED_END {
+                return self.fixed_type(address);
+            }
+            self.variable()
+                .filter(|(base, mask, _)| address & mask == base & mask)
+                .map(|(_, _, memory_type)| memory_type)
+                .reduce(overlap)
+                .unwrap_or_else(|| type_of(self.def_type))
+        }
+
+        /// Base, mask and type of the variable ranges that count.
+        fn variable(&self) -> impl Iterator<Item = (u64, u64, MemoryType)> {
+            self.base
+                .into_iter()
+                .zip(self.mask)
+                .filter(|(_, mask)| mask & MASK_VALID != 0)
+                .map(|(base, mask)| (base & !0xfff, mask & !0xfff, type_of(base)))
+        }
+
+        fn fixed_type(&self, address: u64) -> MemoryType {
+            let (register, byte) = match address {
+                0..0x8_0000 => (0, address >> 16),
+                0x8_0000..0xc_0000 => (1 + ((address - 0x8_0000) >> 17), address >> 14 & 7),
+                _ => (3 + (address.wrapping_sub(0xc_0000) >> 15), address >> 12 & 7),
+            };
+            let register = self.fixed.get(usize::from(register.low8())).copied().unwrap_or(0);
+            type_of(register >> (byte * 8))
+        }
+    }
+
+    /// The type in bits 7:0; only legal ones were let in.
+    fn type_of(value: u64) -> MemoryType {
+        MemoryType::from_bits(value.low8()).unwrap_or(MemoryType::Uncacheable)
+    }
+
+    /// Type of a byte that two variable ranges cover.
+    fn overlap(a: MemoryType, b: MemoryType) -> MemoryType {
+        use MemoryType::{Uncacheable, WriteBack, WriteThrough};
+        match (a, b) {
+            _ if a == b => a,
+            (WriteThrough, WriteBack) | (WriteBack, WriteThrough) => WriteThrough,
+            _ => Uncacheable,
+        }
+    }
 
     fn type_at(mtrrs: &Mtrrs, address: u64) -> MemoryType {
         mtrrs.memory_type(GuestPhysAddr::new(address))
@@ -458,21 +433,8 @@ mod tests {
         let mut mtrrs = Mtrrs::new(36);
         mtrrs.write(MtrrRegister::DefType, 0x406).unwrap();
         assert_eq!(type_at(&mtrrs, 0x10_0000), MemoryType::Uncacheable);
-        assert_eq!(mtrrs.block_type(GuestPhysAddr::ZERO, GIB), Some(MemoryType::Uncacheable));
         mtrrs.write(MtrrRegister::DefType, 0x806).unwrap();
         assert_eq!(type_at(&mtrrs, 0xa_0000), MemoryType::WriteBack);
-    }
-
-    #[test]
-    fn blocks() {
-        let mtrrs = Mtrrs::new(40);
-        let block = |address, size| mtrrs.block_type(GuestPhysAddr::new(address), size);
-        assert_eq!(block(0, 0x20_0000), None);
-        assert_eq!(block(0x20_0000, 0x20_0000), Some(MemoryType::WriteBack));
-        assert_eq!(block(3 * GIB, GIB), Some(MemoryType::Uncacheable));
-        assert_eq!(block(0, 4 * GIB), None);
-        assert_eq!(block(4 * GIB, 4 * GIB), Some(MemoryType::WriteBack));
-        assert_eq!(block(0xa_0000, 0x1000), Some(MemoryType::Uncacheable));
     }
 
     #[test]
@@ -482,33 +444,5 @@ mod tests {
         assert!(!is_valid_pat(0x0007_0406_0007_0402));
         assert!(!is_valid_pat(0x0307_0406_0007_0406));
         assert!(!is_valid_pat(0x0807_0406_0007_0406));
-    }
-
-    proptest! {
-        /// A block's type, where it has one, is that of each of its pages.
-        #[test]
-        fn blocks_agree_with_bytes(
-            def_type in prop::sample::select(&[0xc06u64, 0xc00, 0x806, 0x800, 0x006][..]),
-            ranges in prop::collection::vec(
-                (prop::sample::select(&[0u64, 1, 4, 5, 6][..]), 0u64..64, 0u64..64), 0..4),
-            at in 0u64..64,
-            order in 0u32..6,
-        ) {
-            const UNIT: u64 = 0x8_0000;
-            let mut mtrrs = Mtrrs::new(36);
-            mtrrs.write(MtrrRegister::DefType, def_type).unwrap();
-            for (index, (memory_type, base, mask)) in (1u8..).zip(ranges) {
-                mtrrs.write(MtrrRegister::Base(index), (base * UNIT) | memory_type).unwrap();
-                let mask = ((mask * UNIT) | 0xf_fe00_0000) | MASK_VALID;
-                mtrrs.write(MtrrRegister::Mask(index), mask).unwrap();
-            }
-            let size = UNIT << order;
-            let start = (at * UNIT) & !(size - 1);
-            if let Some(memory_type) = mtrrs.block_type(GuestPhysAddr::new(at * UNIT), size) {
-                for page in (start..start + size).step_by(0x1000) {
-                    prop_assert_eq!(type_at(&mtrrs, page), memory_type);
-                }
-            }
-        }
     }
 }

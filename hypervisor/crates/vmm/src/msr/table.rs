@@ -15,9 +15,9 @@ pub struct MsrConfig {
     /// Revision of the microcode, as bits 31:0 of AMD's PATCH_LEVEL and bits
     /// 63:32 of Intel's IA32_BIOS_SIGN_ID have it.
     pub microcode: u32,
-    /// Where RAM below 4 GiB ends.
+    /// End of the RAM below 4 GiB.
     pub low_ram_end: u64,
-    /// Where RAM above 4 GiB ends; 4 GiB where there is none.
+    /// End of the RAM above 4 GiB; 4 GiB if there is none.
     pub high_ram_end: u64,
 }
 
@@ -147,8 +147,8 @@ const COMMON: &[(Msr, MsrLine)] = &[
 fn intel(config: &MsrConfig) -> [(Msr, MsrLine); 3] {
     [
         (Msr::PLATFORM_ID, constant(0)),
-        // Software writes 0 and executes CPUID leaf 1, which puts the revision
-        // back: it is always there.
+        // Software writes 0 and executes CPUID leaf 1, which puts the revision back: here it is
+        // always in place.
         (
             Msr::BIOS_SIGN_ID,
             MsrLine {
@@ -160,8 +160,8 @@ fn intel(config: &MsrConfig) -> [(Msr, MsrLine); 3] {
         ),
         (
             Msr::MISC_ENABLE,
-            // Of its other bits CPUID offers the features to no guest, or they hide
-            // leaves and no-execute, which firmware alone may: reserved.
+            // The register's other bits are reserved: CPUID offers their features to no guest, or
+            // they hide leaves and no-execute, which only firmware may do.
             MsrLine {
                 rule: Rule::ChangeOrLose(
                     MISC_ENABLE_FAST_STRINGS | MISC_ENABLE_XTPR_DISABLE,
@@ -204,7 +204,7 @@ fn amd(config: &MsrConfig) -> [(Msr, MsrLine); 8] {
         (Msr::NB_CFG, stored(Slot::NbCfg, 0, NB_CFG_CF8_EXTENDED)),
         // Memory-mapped configuration space is not there: disabled.
         (MMIO_CFG_BASE, constant(0)),
-        // Setting a bit that is set is what hardware takes.
+        // Hardware takes a write that sets the bit that is set already.
         (
             Msr::DE_CFG,
             MsrLine {

@@ -65,7 +65,7 @@ fn every_value_after_reset_may_be_written_back() {
     }
 }
 
-/// What Linux 6.1 reads without being ready for a fault, by vendor.
+/// The MSRs that Linux 6.1 reads without being ready for a fault, by vendor.
 #[test]
 fn reads_that_linux_does_not_check() {
     let both = [

@@ -99,7 +99,7 @@ impl PvEoi {
         counts: &mut PvCounts,
     ) -> Option<Vector> {
         self.offered = false;
-        // Without its word it can't have ended anything that way.
+        // A guest without its word can't have ended an interrupt that way.
         if set(memory, self.address()?, false)? {
             return None;
         }
@@ -108,8 +108,8 @@ impl PvEoi {
     }
 }
 
-/// Sets or clears the bit; what it was before. The guest's CPU is this one, so that
-/// nothing comes in between. Nothing is written that is so already.
+/// Sets or clears the bit; returns what it was before. The guest runs on this CPU, so that nothing
+/// comes in between. A bit that is right already is not written.
 fn set(memory: &impl GuestMemory, at: GuestPhysAddr, pending: bool) -> Option<bool> {
     let mut word = [0];
     memory.read(at, &mut word).ok()?;

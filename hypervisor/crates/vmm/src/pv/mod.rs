@@ -2,9 +2,9 @@
 //! "KVM-specific MSRs", "KVM CPUID bits"; the calls are in
 //! [`crate::hypercall`], kvmclock in [`crate::clock`]).
 //!
-//! - [`PvFeatures`]: what of it a guest is offered.
-//! - [`StealTime`]: how long the vCPU had no CPU, and whether it has one now;
-//!   by which other vCPUs leave it a flush of its translations to do.
+//! - [`PvFeatures`]: the parts of it that a guest is offered.
+//! - [`StealTime`]: how long the vCPU had no CPU, and whether it has one now; by this structure
+//!   other vCPUs leave it a flush of its translations to do.
 //! - [`PvEoi`]: ends of interrupts that cause no exit.
 //! - [`PvCounts`]: how much each part was used.
 //!
@@ -24,8 +24,8 @@ use hvabi::{CallName, CallSet, kvm::feature};
 use serde::{Deserialize, Serialize};
 
 bitflags! {
-    /// What a guest is offered of KVM's interface beside the clock: bits of EAX
-    /// in CPUID leaf 0x4000_0101.
+    /// The parts of KVM's interface that a guest is offered beside the clock: bits of EAX in CPUID
+    /// leaf 0x4000_0101.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct PvFeatures: u32 {
         /// Steal time.
@@ -45,8 +45,8 @@ bitflags! {
 }
 
 impl PvFeatures {
-    /// Those of `self` that a guest can use which may make the hypercalls
-    /// `calls`, without what depends on something that is missing.
+    /// The parts of `self` that a guest can use if it may make the hypercalls `calls`, without
+    /// those that depend on a missing one.
     #[must_use]
     pub fn usable(mut self, calls: CallSet) -> Self {
         for (feature, call) in [
@@ -110,7 +110,7 @@ counts! {
     tlb_flushes,
     /// An entry on which the interrupt in service could end without an exit.
     eoi_offers,
-    /// Interrupts that ended so.
+    /// Interrupts that ended without an exit.
     eois,
     /// Kicks sent to other vCPUs.
     kicks,
@@ -118,9 +118,9 @@ counts! {
     unhalts,
     /// Calls that sent interrupts.
     ipi_calls,
-    /// Interrupts that they sent.
+    /// Interrupts that these calls sent.
     ipis,
-    /// Turns given up by hypercall, for another vCPU or whomever.
+    /// Turns given up by hypercall, for a certain vCPU or for any.
     yields,
     /// Pauses of the guest that the vCPU was told of.
     pauses_told,

@@ -31,7 +31,7 @@ pub struct StealTime {
     /// How long the vCPU has waited for a CPU in its life.
     #[serde(skip)]
     waited: u64,
-    /// The part of it that the guest has been told, or that passed before it asked.
+    /// The part of `waited` that the guest has been told, or that passed before it asked.
     #[serde(skip)]
     told: u64,
 }
@@ -43,7 +43,7 @@ impl StealTime {
         self.msr
     }
 
-    /// Where the structure is, if there is one.
+    /// Address of the structure, if there is one.
     const fn address(&self) -> Option<GuestPhysAddr> {
         if self.msr & MSR_ENABLED == 0 {
             return None;
@@ -51,8 +51,8 @@ impl StealTime {
         Some(GuestPhysAddr::new(self.msr & !(MSR_ENABLED | RESERVED)))
     }
 
-    /// WRMSR of KVM_STEAL_TIME: registers a structure of 64 bytes, or ends the
-    /// registration where bit 0 is clear. What is in the structure is added to.
+    /// WRMSR of KVM_STEAL_TIME: registers a structure of 64 bytes, or ends the registration where
+    /// bit 0 is clear. Steal time goes on from the value that the structure holds.
     ///
     /// # Errors
     /// [`Gp`] where a reserved bit is set, or the structure is not in writable
@@ -72,8 +72,8 @@ impl StealTime {
         Ok(())
     }
 
-    /// The vCPU gets a CPU, after it has waited for one for `waited` in its life.
-    /// What follows must be done before it enters the guest.
+    /// The vCPU gets a CPU, after it has waited for one for `waited` in its life. The flush that is
+    /// returned must be done before it enters the guest.
     ///
     /// The structure was in RAM when it was registered; a guest that has none
     /// there any more loses its steal time and nothing else.
@@ -123,7 +123,7 @@ fn add(memory: &impl GuestMemory, at: GuestPhysAddr, nanos: u64) -> Result<(), M
     memory.read(at.wrapping_add(steal::STEAL), &mut old)?;
     memory.read(version_at, &mut version)?;
     let (old, version) = (u64::from_le_bytes(old), u32::from_le_bytes(version));
-    // An odd version is what was there before the guest used the place.
+    // An odd version was there before the guest used the place.
     let version = version.wrapping_add(version & 1);
     memory.write(version_at, &version.wrapping_add(1).to_le_bytes())?;
     memory.write(at.wrapping_add(steal::STEAL), &old.wrapping_add(nanos).to_le_bytes())?;
@@ -152,8 +152,8 @@ fn take_preempted(memory: &impl GuestMemory, at: GuestPhysAddr) -> Flush {
             Err(_) => return Flush::None,
         }
     }
-    // Whoever asks before this write is served, whoever comes after it sees that
-    // the vCPU runs: what was asked for need not be known.
+    // A vCPU that asks before this write is served; one that comes after it sees that this vCPU
+    // runs. So it need not be known whether one has asked.
     let _ = memory.write(at, &[0]);
     Flush::Due
 }

@@ -17,7 +17,7 @@ use x86defs::bits::{Low, high32, join};
 use x86defs::{Event, Gp, Gpr, GuestPhysAddr, Msr, Rflags, VmExit, Width};
 
 const IF: u64 = Rflags::IF.bits() | 2;
-/// Where the structures are.
+/// Address of the structures.
 const AT: u64 = 0x4_0040;
 
 /// 1 MiB of RAM; other vCPUs may get in before so many compare-and-exchanges.
@@ -90,7 +90,7 @@ fn preempted(memory: &impl GuestMemory) -> u8 {
     flags
 }
 
-/// What another vCPU does that wants a flush; whether it need not interrupt.
+/// Asks for a flush, as another vCPU does; returns whether that vCPU need not interrupt.
 fn ask_for_flush(memory: &impl GuestMemory) -> bool {
     let seen = preempted(memory);
     let waits = seen & steal::VCPU_PREEMPTED != 0;
@@ -107,7 +107,7 @@ fn steal_time_from_the_registration_on() {
     let all = PvFeatures::all();
     assert_eq!(steal.on_cpu(1_000, all, &ram, &mut counts), Flush::None);
     assert_eq!(counts, PvCounts::default(), "nothing is registered");
-    // What was there before: an odd version, a steal time to add to.
+    // Contents before the registration: an odd version, a steal time to add to.
     put(&ram, AT, &[5, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 3]);
     assert_eq!(steal.write(AT | 1, &ram), Ok(()));
     assert_eq!((steal.msr(), told(&ram), preempted(&ram)), (AT | 1, (5, 10), 0));
@@ -116,7 +116,7 @@ fn steal_time_from_the_registration_on() {
     assert_eq!(told(&ram), (5, 10), "nothing to tell");
     assert_eq!(steal.on_cpu(1_700, all, &ram, &mut counts), Flush::None);
     assert_eq!(told(&ram), (705, 12));
-    // Registered again: what was told stays told.
+    // After a second registration, time that was told stays told.
     assert_eq!(steal.write(0, &ram), Ok(()));
     assert_eq!(steal.on_cpu(5_000, all, &ram, &mut counts), Flush::None);
     assert_eq!((steal.msr(), told(&ram)), (0, (705, 12)));
@@ -139,7 +139,7 @@ fn steal_time_is_refused_where_it_can_not_be() {
     assert_eq!(steal.write(1 << 20 | 1, &ram), Err(Gp));
     assert_eq!(steal.write(u64::MAX - 62, &ram), Err(Gp));
     assert_eq!((steal, ram.0.borrow().clone()), before);
-    // Not in use: any address will do.
+    // Any address will do if the structure is not in use.
     assert_eq!(steal.write(u64::MAX << 6, &ram), Ok(()));
     assert_eq!(steal.on_cpu(9, PvFeatures::all(), &ram, &mut PvCounts::default()), Flush::None);
     assert_eq!(*ram.0.borrow(), before.1);
@@ -178,8 +178,8 @@ fn a_flush_that_is_asked_for_at_the_last_moment() {
         steal.off_cpu(&ram, &mut counts);
         ram.1.set(others);
         let flush = steal.on_cpu(0, PvFeatures::all(), &ram, &mut counts);
-        // Who gets in for the last time before it is taken decides; beyond the
-        // attempts it is done to be sure.
+        // The vCPU that gets in last before the flag is taken decides; beyond the attempts the
+        // flush is done to be sure.
         let due = others > 3 || others % 2 == 1;
         assert_eq!(flush == Flush::Due, due, "{others}");
         assert_eq!(preempted(&ram), 0);
@@ -334,7 +334,7 @@ fn an_end_is_offered_where_it_has_no_consequence() {
     lapic.accept(0x41, Trigger::Level);
     lapic.acknowledge(0x41);
     assert!(!offered(&mut eoi, &mut lapic), "level-triggered");
-    // Only addresses in RAM, of words.
+    // Only addresses of words in RAM are taken.
     for value in [AT | 2, AT | 3, 1 << 20 | 1] {
         assert_eq!(eoi.write(value, &ram), Err(Gp));
         assert_eq!(eoi.msr(), AT | 1);
@@ -433,13 +433,13 @@ fn kicks_end_the_next_hlt() {
     let mut play = Play::new();
     play.vcpu.hw.next_rip = Some(0x1001);
     let halt = |play: &mut Play| play.turn(VmExit::Halt);
-    // While it is halted, with interrupts off.
+    // A kick while the vCPU is halted, with interrupts off.
     assert_eq!(halt(&mut play), Next::Continue);
     assert!(matches!(play.idle(), Next::Idle(_)));
     play.vm.unhalt(0);
     assert_eq!(play.turn(VmExit::HostInterrupt), Next::Continue);
     assert_eq!(play.vcpu.core.pv_counts.unhalts, 1);
-    // Before it halts, and just once.
+    // A kick before the vCPU halts: it counts just once.
     assert_eq!(hypercall(&mut play, [call::KICK_CPU, 0, 0, 0, 0]), (Next::Continue, 0));
     assert_eq!(play.turn(VmExit::HostInterrupt), Next::Continue);
     assert_eq!(halt(&mut play), Next::Continue);
@@ -447,7 +447,7 @@ fn kicks_end_the_next_hlt() {
     assert_eq!(play.vcpu.activity, Activity::Running);
     assert_eq!(halt(&mut play), Next::Continue);
     assert!(matches!(play.idle(), Next::Idle(_)));
-    // Nobody is there.
+    // No vCPU has these ids.
     for id in [1, 0xff, 0xffff_ffff, u64::MAX] {
         assert_eq!(play.vm.vcpu_of(id), None);
     }
@@ -478,7 +478,7 @@ fn interrupts_and_turns_by_hypercall() {
     assert_eq!(play.injected(), Some(Event::interrupt(0x41)));
     let counts = play.vcpu.core.pv_counts;
     assert_eq!((counts.ipi_calls, counts.ipis, counts.yields), (3, 2, 0));
-    // To oneself one does not yield, nor to nobody.
+    // A vCPU yields neither to itself nor to an id that no vCPU has.
     for id in [0, 1] {
         assert_eq!(hypercall(&mut play, [call::SCHED_YIELD, id, 0, 0, 0]), (Next::Continue, 0));
     }
@@ -493,7 +493,7 @@ fn interrupts_and_turns_by_hypercall() {
     assert_eq!(hypercall(&mut play, to_other), (Next::Yield, 0));
     play.vm.vcpus[1].set_on_cpu(true);
     assert_eq!(hypercall(&mut play, to_other), (Next::Continue, 0));
-    // It spins: of use only while another has no CPU.
+    // A vCPU that spins gives way only while another has no CPU.
     assert_eq!(play.turn(VmExit::Pause), Next::Continue);
     play.vm.vcpus[1].set_on_cpu(false);
     assert_eq!(play.turn(VmExit::Pause), Next::Yield);
@@ -533,7 +533,7 @@ fn time_stands_still_while_paused() {
     assert_eq!(guest_tsc(&play), tsc + 500);
     assert_eq!(play.vm.now(play.stage.tsc).0, now.0 + 500);
     assert_eq!(play.vm.clock.read().wall(play.stage.tsc), wall + PAUSE + 500);
-    // The same clock, by another version, and the flag.
+    // The page holds the same clock with another version, and the flag.
     let after = page(&play);
     assert_eq!((&before[4..29], &before[30..]), (&after[4..29], &after[30..]));
     let version = |page: [u8; 32]| u32::from_le_bytes([page[0], page[1], page[2], page[3]]);
@@ -564,7 +564,7 @@ fn time_stands_still_while_paused() {
     assert_eq!(clock.catch_up(&mut other, &play.vm.memory, TscAgreement::Matched), None);
 }
 
-/// Who reads a clock on one vCPU and then on another relies on that flag.
+/// A program that reads a clock on one vCPU and then on another relies on the flag TSC_STABLE.
 #[test]
 fn a_clock_is_stable_across_vcpus_only_while_their_tscs_agree() {
     let mut play = Play::new();
@@ -576,20 +576,20 @@ fn a_clock_is_stable_across_vcpus_only_while_their_tscs_agree() {
     };
     assert!(wrmsr(&mut play, Msr::KVM_SYSTEM_TIME, AT | 1));
     assert!(stable(&play));
-    // The other's is changed.
+    // The other vCPU's TSC is changed.
     other.set_tsc_adjust(5);
     play.vm.tsc_changed(1);
     assert!(other.is_quiet(), "it asks itself");
     play.turn(VmExit::HostInterrupt);
     assert!(!stable(&play));
-    // One that comes to a CPU after a pause, and one that registers now.
+    // The same holds for a vCPU that comes to a CPU after a pause, and for one that registers now.
     play.vm.pause(play.stage.tsc);
     play.vm.resume(HostTime { tsc: play.stage.tsc, wall: 0 });
     on_cpu(&mut play.vcpu, &play.vm, 0);
     assert!(!stable(&play));
     assert!(wrmsr(&mut play, Msr::KVM_SYSTEM_TIME, AT | 1));
     assert!(!stable(&play));
-    // Its own follows: they agree again, and the other is told.
+    // The first vCPU's own TSC follows: the two agree again, and the other is told.
     assert!(wrmsr(&mut play, Msr::TSC_ADJUST, 5));
     assert!(stable(&play));
     assert!(other.take_requests().requests.contains(Requests::CLOCK));

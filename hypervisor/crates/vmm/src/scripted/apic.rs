@@ -31,7 +31,7 @@ fn interrupts_go_into_the_page() {
     assert_eq!((play.injected(), play.vcpu.hw.window), (None, false));
     assert_eq!(play.vcpu.hw.status, InterruptStatus::new().with_requesting(0x41));
     assert_eq!(shown(&play, Reg(0x22)), 1 << 1);
-    // What is there is still there after the exit, and ends HLT.
+    // An interrupt in the page is still there after the exit, and ends HLT.
     assert_eq!(play.vcpu.core.lapic.deliverable(), Some(0x41));
     assert!(play.vcpu.has_wake_up(false));
 }
@@ -60,7 +60,7 @@ fn the_8259s_are_injected_and_wait_for_a_window() {
 #[test]
 fn a_written_command_is_sent() {
     let mut play = play();
-    // To all, oneself included.
+    // An IPI to all, the sender included.
     let write = ApicWrite { offset: 0x300, value: 2 << 18 | 1 << 14 | 0x55 };
     play.turn(VmExit::ApicWrite(write));
     play.turn(VmExit::HostInterrupt);

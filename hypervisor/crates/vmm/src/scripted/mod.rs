@@ -44,7 +44,7 @@ use x86defs::{
 };
 
 const KHZ: u64 = 1_000_000;
-/// Bytes of RAM, where nothing else is said.
+/// Bytes of RAM, unless a test says otherwise.
 pub const RAM: usize = 2 << 20;
 /// The nearest deadline.
 pub const LEAST: u64 = 100;
@@ -130,7 +130,7 @@ impl GuestRam for Ram {
     }
 }
 
-/// What the hot handler sees of the RAM.
+/// The RAM as the hot handler sees it.
 #[derive(Debug)]
 pub struct Touched;
 
@@ -142,7 +142,7 @@ pub const UNTOUCHED: u64 = 1 << 20;
 pub struct Script {
     /// The exits to come.
     pub exits: VecDeque<ExitWithEvent>,
-    /// What each entry injected.
+    /// The event that each entry injected, if any.
     pub injected: Vec<Option<Event>>,
     /// An exit was asked for once the guest can take an interrupt.
     pub window: bool,
@@ -186,7 +186,7 @@ pub struct Script {
     idtr: DescriptorTable,
     /// The virtual-APIC page, if the CPU delivers interrupts by itself.
     pub page: Option<std::boxed::Box<VirtualApicPage>>,
-    /// And its status.
+    /// The interrupt status that goes with that page.
     pub status: InterruptStatus,
     /// EFER.
     pub efer: u64,
@@ -547,7 +547,7 @@ impl Play {
         self.vm.memory.write(GuestPhysAddr::new(self.vcpu.hw.rip), bytes).unwrap();
     }
 
-    /// What the last entry injected.
+    /// The event that the last entry injected, if any.
     pub fn injected(&self) -> Option<Event> {
         *self.vcpu.hw.injected.last().unwrap()
     }

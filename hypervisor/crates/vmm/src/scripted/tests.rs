@@ -1,4 +1,4 @@
-//! What the loop makes of exits.
+//! Tests of the loop: its answers to exits.
 
 use super::{Arc, Play, Vec};
 use crate::end::{EndReason, VmError};
@@ -129,7 +129,7 @@ fn a_halt_whose_shadow_the_cpu_loses_still_gets_its_wake_up() {
         play.vcpu.hw.shadow = true;
         play.turn(exit);
         assert_eq!(play.injected(), None, "in the shadow");
-        // The CPU stopped at once, and reports none.
+        // The CPU stopped at once, and reports no shadow.
         play.vcpu.hw.shadow = false;
         play.turn(VmExit::HostInterrupt);
         assert_eq!(play.vcpu.hw.rip, 0x1001, "{exit:?}: the HLT was executed");
@@ -355,7 +355,7 @@ fn init_and_start_up() {
     assert_eq!(play.vcpu.activity, Activity::Running);
     assert_eq!(play.injected(), None, "neither the NMI nor the vector came");
     let rip = play.vcpu.hw.rip;
-    // It runs: another start-up changes nothing.
+    // The vCPU runs: another start-up changes nothing.
     shared.request_start_up(0x10);
     play.turn(VmExit::Pause);
     assert_eq!(play.vcpu.hw.rip, rip);

@@ -1,5 +1,5 @@
-//! ACPI's tables, as far as the hypervisor needs them: where they are and which CPUs there
-//! are ([`tables`]); to switch the machine off, where to write ([`FixedTable`]), and what
+//! ACPI's tables, as far as the hypervisor needs them: the way to them and the machine's CPUs
+//! ([`tables`]); the registers that switch the machine off ([`FixedTable`]), and their values
 //! ([`soft_off_types`]); and its clocks ([`PmTimer`], [`hpet_base`]). Fuzz target: `acpi`.
 
 pub mod tables;
@@ -23,7 +23,7 @@ const PACKAGE: u8 = 0x12;
 const ROOT: u8 = b'\\';
 const ONES: u8 = 0xff;
 
-/// Of the Fixed ACPI Description Table: what switching off takes
+/// Registers of the Fixed ACPI Description Table that switch the machine off
 /// (ACPI: "Fixed ACPI Description Table (FADT)").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FixedTable {
@@ -31,13 +31,13 @@ pub struct FixedTable {
     pub control: (u16, Option<u16>),
     /// The port, and what to write there, by which firmware hands these over.
     pub enable: Option<(u16, u8)>,
-    /// Where the DSDT is.
+    /// Address of the DSDT.
     pub dsdt: u64,
 }
 
 impl FixedTable {
     /// Reads a table, header and all, as long as it is: firmware's word on its revision
-    /// is not to be trusted. `None` where the registers are no ports, or it ends before
+    /// is not to be trusted. `None` if the registers are no ports, or the table ends before
     /// them.
     #[must_use]
     pub fn read(table: &[u8]) -> Option<Self> {
@@ -81,7 +81,7 @@ impl PmTimer {
 #[must_use]
 pub fn hpet_base(table: &[u8]) -> Option<u64> {
     let space = byte(table, 40)?;
-    // They take a kilobyte, on a boundary of such.
+    // The registers take a kilobyte, aligned to a kilobyte.
     long(table, 44).filter(|at| space == MEMORY && *at != 0 && *at % 1024 == 0)
 }
 

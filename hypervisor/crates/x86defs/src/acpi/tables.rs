@@ -2,20 +2,20 @@
 //! machine's CPUs ([`processors`]).
 //!
 //! Firmware's bytes may be wrong, and whoever reads them must come to an end all the same:
-//! every table is as long as it says and at most [`MOST_BYTES`], its checksum holds, at most
-//! [`MOST_TABLES`] are looked at, and a list of variable entries ends at the first one that
+//! every table is as long as it says and at most 16 MiB, its checksum holds, at most
+//! 256 are looked at, and a list of variable entries ends at the first one that
 //! does not fit.
 
 use core::fmt;
 
-/// Bytes of a table at the most.
-pub const MOST_BYTES: u32 = 16 << 20;
-/// Tables that are looked at.
-pub const MOST_TABLES: usize = 256;
+/// The most bytes that a table may have.
+const MOST_BYTES: u32 = 16 << 20;
+/// The most tables that are looked at.
+pub(crate) const MOST_TABLES: usize = 256;
 /// Bytes of the header that tables begin with.
 pub const HEADER: usize = 36;
 
-/// The same as lengths are given.
+/// [`HEADER`], in the type of a table's length.
 const HEADER_BYTES: u32 = 36;
 /// Bytes of the root pointer that its first checksum covers.
 const OLD_ROOT: u32 = 20;
@@ -25,7 +25,7 @@ const ROOT: u32 = 36;
 const MADT_ENTRIES: usize = 44;
 /// MADT: the CPU is ready for use.
 const ENABLED: u32 = 1 << 0;
-/// The local-APIC identifier of "all CPUs", which is none.
+/// The local-APIC identifier that means all CPUs, so that no CPU has it.
 const BROADCAST: u32 = u32::MAX;
 
 /// Firmware's memory.
@@ -73,15 +73,15 @@ impl fmt::Display for TableError {
 #[derive(Clone, Copy, Debug)]
 pub struct Tables<'a, M> {
     memory: &'a M,
-    /// The addresses of the others, without the header.
+    /// The list of the other tables' addresses, without its header.
     list: &'a [u8],
-    /// Bytes of an address in it.
+    /// Bytes of an address in the list.
     width: usize,
 }
 
 impl<'a, M: Memory> Tables<'a, M> {
-    /// Finds them from the root pointer at `root` (ACPI: "Root System Description Pointer
-    /// (RSDP)"). The list of 64-bit addresses goes before the old one, where it is whole.
+    /// Finds the tables from the root pointer at `root` (ACPI: "Root System Description Pointer
+    /// (RSDP)"). The list of 64-bit addresses is preferred to the old one, if it is whole.
     ///
     /// # Errors
     /// [`TableError`] tells what is damaged.
@@ -107,7 +107,7 @@ impl<'a, M: Memory> Tables<'a, M> {
     /// The first table with this name, header and all.
     ///
     /// # Errors
-    /// There is none, or it is damaged.
+    /// There is no such table, or it is damaged.
     pub fn find(&self, name: [u8; 4]) -> Result<&'a [u8], TableError> {
         for entry in self.list.chunks_exact(self.width).take(MOST_TABLES) {
             let at = entry.iter().rev().fold(0, |at, byte| at << 8 | u64::from(*byte));
@@ -123,7 +123,7 @@ impl<'a, M: Memory> Tables<'a, M> {
 /// The table `name` at `at`, header and all (ACPI: "System Description Table Header").
 ///
 /// # Errors
-/// It is not there, or damaged.
+/// The table is not there, or damaged.
 pub fn table<M: Memory>(memory: &M, at: u64, name: [u8; 4]) -> Result<&[u8], TableError> {
     let header = memory.bytes(at, HEADER_BYTES).ok_or(TableError::Address(at))?;
     if !header.starts_with(&name) {

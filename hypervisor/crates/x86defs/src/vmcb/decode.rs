@@ -111,7 +111,7 @@ fn width_of(bits: u64) -> Option<Width> {
 }
 
 /// The access of an IOIO exit, if it moves one byte and is no string
-/// instruction's: the short way for the hot handler.
+/// instruction's: for the hot handler.
 #[inline(always)]
 #[must_use]
 pub const fn byte_port(info1: u64) -> Option<BytePort> {
@@ -138,7 +138,7 @@ fn port_io(info1: u64) -> Option<PortIo> {
     let string = if info1 & 1 << 2 != 0 {
         Some(StringIo {
             rep: info1 & 1 << 3 != 0,
-            // One emulator leaves it out.
+            // One emulator leaves the address size out.
             address_width: match info1 >> 7 & 7 {
                 1 => Some(Width::B2),
                 2 => Some(Width::B4),
@@ -165,8 +165,8 @@ fn assisted_gpr(info1: u64) -> Option<Gpr> {
     (info1 >> 63 != 0).then(|| Gpr::from_number(info1.low8() & 15))
 }
 
-/// What EXITCODE, EXITINFO1 and EXITINFO2 say. `decode_assists` tells whether
-/// the CPU fills the latter for MOV CR and MOV DR.
+/// The exit that EXITCODE, EXITINFO1 and EXITINFO2 describe. `decode_assists` tells
+/// whether the CPU names the register of MOV CR and MOV DR.
 #[must_use]
 pub fn decode(exit_code: u64, info1: u64, info2: u64, decode_assists: bool) -> VmExit {
     let raw = RawExit { reason: exit_code, info1, info2 };
@@ -330,7 +330,7 @@ mod tests {
                 string: Some(StringIo { rep: true, address_width: Some(Width::B4), segment: None })
             })
         );
-        // No size at all is nothing that we know.
+        // An access without a size is not known.
         assert!(matches!(decode(0x7b, 0x03f8_0000, 0, false), VmExit::Unhandled(_)));
     }
 

@@ -1,4 +1,4 @@
-//! [`Intercepts`]: what a guest is stopped for (APM: "Intercept Operation").
+//! [`Intercepts`]: the events that stop a guest (APM: "Intercept Operation").
 //!
 //! The words stand here rather than where they are written, so that a test sees
 //! each bit that may be set and asks what becomes of its exit.
@@ -15,17 +15,17 @@ pub struct Intercepts {
     pub cr_writes: u16,
     /// Exceptions, by vector.
     pub exceptions: u32,
-    /// Vector 3.
+    /// Intercept vector 3.
     pub third: Intercepts3,
-    /// Vector 4.
+    /// Intercept vector 4.
     pub fourth: Intercepts4,
 }
 
 impl Intercepts {
-    /// Those that are set on each CPU, always.
+    /// Intercepts that are set on each CPU, always.
     pub const ALWAYS: Self = Self {
         cr_reads: 0,
-        // Of CR4, whose bits CPUID may not offer.
+        // Writes of CR4: CPUID may not offer some of its bits.
         cr_writes: 1 << 4,
         exceptions: EXITING_EXCEPTIONS,
         third: Intercepts3::INTR
@@ -53,9 +53,9 @@ impl Intercepts {
             .union(Intercepts4::RDPRU),
     };
 
-    /// Those that are set on some CPUs, or at times: windows, the end of an NMI's
+    /// Intercepts that are set on some CPUs, or at times: windows, the end of an NMI's
     /// handler, loops of PAUSE, writes of CR0 and CR8, reads of CR4.
-    pub const AT_TIMES: Self = Self {
+    const AT_TIMES: Self = Self {
         cr_reads: 1 << 4,
         cr_writes: 1 << 0 | 1 << 8,
         exceptions: 0,
@@ -66,7 +66,7 @@ impl Intercepts {
         fourth: Intercepts4::empty(),
     };
 
-    /// All that may ever be set.
+    /// All intercepts that may ever be set.
     pub const POSSIBLE: Self = Self {
         cr_reads: Self::ALWAYS.cr_reads | Self::AT_TIMES.cr_reads,
         cr_writes: Self::ALWAYS.cr_writes | Self::AT_TIMES.cr_writes,

@@ -419,7 +419,7 @@ pub struct Save {
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(4096))]
 pub struct Vmcb {
-    /// What the hypervisor wants and what the CPU reports.
+    /// Wishes of the hypervisor, and reports of the CPU.
     pub control: Control,
     /// The guest's registers that VMRUN loads and an exit saves.
     pub save: Save,

@@ -105,7 +105,7 @@ bitflags! {
         const INVPCID = 1 << 12;
         /// VMFUNC exists.
         const VMFUNC = 1 << 13;
-        /// A VMCS shadows.
+        /// VMREAD and VMWRITE of the guest use a shadow VMCS.
         const VMCS_SHADOWING = 1 << 14;
         /// ENCLS exits.
         const ENCLS_EXITING = 1 << 15;
@@ -202,9 +202,9 @@ bitflags! {
 
 /// Required bits that a CPU does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MissingControls(pub u32);
+pub(crate) struct MissingControls(pub(crate) u32);
 
-/// What a capability MSR says of a control word.
+/// Bits that a capability MSR allows in a control word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ControlCapability {
     /// Bits that must be 1.
@@ -214,18 +214,18 @@ pub struct ControlCapability {
 }
 
 impl ControlCapability {
-    /// From the MSR's value.
+    /// The bits in the MSR's value.
     #[must_use]
     pub fn from_msr(value: u64) -> Self {
         Self { must: value.low32(), may: high32(value) }
     }
 
     /// A control word with all of `required`, as much of `optional` as there
-    /// is, and what must be.
+    /// is, and the bits that must be 1.
     ///
     /// # Errors
     /// [`MissingControls`] where a required bit may not be 1.
-    pub const fn settle(self, required: u32, optional: u32) -> Result<u32, MissingControls> {
+    pub(crate) const fn settle(self, required: u32, optional: u32) -> Result<u32, MissingControls> {
         match required & !self.may {
             0 => Ok(required | optional & self.may | self.must),
             missing => Err(MissingControls(missing)),
@@ -237,7 +237,7 @@ impl ControlCapability {
 #[bitfield(u64)]
 #[derive(PartialEq, Eq)]
 pub struct VmxBasic {
-    /// What stands in the first word of a VMCS or VMXON region.
+    /// Revision, in the first word of a VMCS or VMXON region.
     #[bits(31)]
     pub revision: u32,
     __: bool,
@@ -311,7 +311,7 @@ bitflags! {
         const INVEPT = 1 << 20;
         /// Accessed and dirty flags.
         const ACCESSED_DIRTY = 1 << 21;
-        /// EPT violations tell more.
+        /// EPT violations tell more about the access.
         const ADVANCED_INFORMATION = 1 << 22;
         /// Supervisor shadow stacks have a permission of their own.
         const SHADOW_STACK = 1 << 23;
@@ -340,15 +340,15 @@ mod tests {
     fn settling() {
         let capability = ControlCapability::from_msr(0x0000_00ff_0000_0016);
         assert_eq!(capability.settle(1, 1 << 3), Ok(0x1f));
-        // What is optional and missing is left out.
+        // An optional bit that is missing is left out.
         assert_eq!(capability.settle(1, 1 << 20), Ok(0x17));
-        // What is required and missing is named.
+        // A required bit that is missing is named.
         assert_eq!(capability.settle(1 | 1 << 9, 0), Err(MissingControls(1 << 9)));
     }
 
     #[test]
     fn misc() {
-        // Those of a Haswell: all states, four targets.
+        // The register of a Haswell: all states, four targets.
         let misc = VmxMisc::from_bits(0x0000_0000_2004_01e5);
         assert_eq!(misc.preemption_timer_rate(), 5);
         assert!(misc.stores_long_mode() && !misc.injects_length_0());

@@ -13,9 +13,8 @@ impl InstructionError {
     /// VMLAUNCH or VMRESUME: the host's fields are wrong.
     pub const INVALID_HOST_STATE: Self = Self(8);
 
-    /// What the number means.
-    #[must_use]
-    pub const fn meaning(self) -> &'static str {
+    /// Meaning of the number.
+    const fn meaning(self) -> &'static str {
         match self.0 {
             1 => "VMCALL executed in VMX root operation",
             2 => "VMCLEAR with an invalid physical address",

@@ -112,11 +112,11 @@ fields! {
     EPT_POINTER = 0x201a;
     /// Vectors 0 to 63 whose EOI exits.
     EOI_EXIT0 = 0x201c;
-    /// Vectors 64 to 127.
+    /// Vectors 64 to 127 whose EOI exits.
     EOI_EXIT1 = 0x201e;
-    /// Vectors 128 to 191.
+    /// Vectors 128 to 191 whose EOI exits.
     EOI_EXIT2 = 0x2020;
-    /// Vectors 192 to 255.
+    /// Vectors 192 to 255 whose EOI exits.
     EOI_EXIT3 = 0x2022;
     /// EPT pointers for VMFUNC.
     EPTP_LIST = 0x2024;
@@ -124,7 +124,7 @@ fields! {
     VMREAD_BITMAP = 0x2026;
     /// VMWRITEs that exit.
     VMWRITE_BITMAP = 0x2028;
-    /// Where virtualization exceptions tell about themselves.
+    /// Address of the area that describes virtualization exceptions.
     VIRTUALIZATION_EXCEPTION = 0x202a;
     /// State components whose XSAVES exits.
     XSS_EXITING = 0x202c;
@@ -152,11 +152,11 @@ fields! {
     GUEST_PERF_GLOBAL_CTRL = 0x2808;
     /// First page-directory pointer of PAE paging.
     GUEST_PDPTE0 = 0x280a;
-    /// Second.
+    /// Second page-directory pointer of PAE paging.
     GUEST_PDPTE1 = 0x280c;
-    /// Third.
+    /// Third page-directory pointer of PAE paging.
     GUEST_PDPTE2 = 0x280e;
-    /// Fourth.
+    /// Fourth page-directory pointer of PAE paging.
     GUEST_PDPTE3 = 0x2810;
     /// BNDCFGS of the guest.
     GUEST_BNDCFGS = 0x2812;
@@ -203,9 +203,9 @@ fields! {
     ENTRY_MSR_LOAD_COUNT = 0x4014;
     /// The event that an entry injects.
     ENTRY_INTERRUPTION_INFO = 0x4016;
-    /// Its error code.
+    /// Error code of the event that an entry injects.
     ENTRY_EXCEPTION_ERROR = 0x4018;
-    /// The length of the instruction that raised it.
+    /// Length of the instruction that raised the event that an entry injects.
     ENTRY_INSTRUCTION_LENGTH = 0x401a;
     /// Task priorities below this exit.
     TPR_THRESHOLD = 0x401c;
@@ -215,17 +215,17 @@ fields! {
     PLE_GAP = 0x4020;
     /// Length of a loop of PAUSEs that exits.
     PLE_WINDOW = 0x4022;
-    /// Why VMLAUNCH and their kin failed.
+    /// Number of the error of a VMX instruction that failed.
     INSTRUCTION_ERROR = 0x4400;
     /// The exit's reason.
     EXIT_REASON = 0x4402;
     /// The exception or interrupt that exited.
     EXIT_INTERRUPTION_INFO = 0x4404;
-    /// Its error code.
+    /// Error code of the exception that exited.
     EXIT_INTERRUPTION_ERROR = 0x4406;
     /// The event whose delivery the exit interrupted.
     IDT_VECTORING_INFO = 0x4408;
-    /// Its error code.
+    /// Error code of the event whose delivery the exit interrupted.
     IDT_VECTORING_ERROR = 0x440a;
     /// The instruction's length. It means something after some exits only:
     /// [`ExitReason::length_field`](crate::vmcs::ExitReason::length_field) and
@@ -236,41 +236,41 @@ fields! {
     EXIT_INSTRUCTION_INFO = 0x440e;
     /// Limit of the guest's ES.
     GUEST_ES_LIMIT = 0x4800;
-    /// Of CS.
+    /// Limit of the guest's CS.
     GUEST_CS_LIMIT = 0x4802;
-    /// Of SS.
+    /// Limit of the guest's SS.
     GUEST_SS_LIMIT = 0x4804;
-    /// Of DS.
+    /// Limit of the guest's DS.
     GUEST_DS_LIMIT = 0x4806;
-    /// Of FS.
+    /// Limit of the guest's FS.
     GUEST_FS_LIMIT = 0x4808;
-    /// Of GS.
+    /// Limit of the guest's GS.
     GUEST_GS_LIMIT = 0x480a;
-    /// Of LDTR.
+    /// Limit of the guest's LDTR.
     GUEST_LDTR_LIMIT = 0x480c;
-    /// Of TR.
+    /// Limit of the guest's TR.
     GUEST_TR_LIMIT = 0x480e;
-    /// Of GDTR.
+    /// Limit of the guest's GDTR.
     GUEST_GDTR_LIMIT = 0x4810;
-    /// Of IDTR.
+    /// Limit of the guest's IDTR.
     GUEST_IDTR_LIMIT = 0x4812;
     /// Access rights of the guest's ES.
     GUEST_ES_RIGHTS = 0x4814;
-    /// Of CS.
+    /// Access rights of the guest's CS.
     GUEST_CS_RIGHTS = 0x4816;
-    /// Of SS.
+    /// Access rights of the guest's SS.
     GUEST_SS_RIGHTS = 0x4818;
-    /// Of DS.
+    /// Access rights of the guest's DS.
     GUEST_DS_RIGHTS = 0x481a;
-    /// Of FS.
+    /// Access rights of the guest's FS.
     GUEST_FS_RIGHTS = 0x481c;
-    /// Of GS.
+    /// Access rights of the guest's GS.
     GUEST_GS_RIGHTS = 0x481e;
-    /// Of LDTR.
+    /// Access rights of the guest's LDTR.
     GUEST_LDTR_RIGHTS = 0x4820;
-    /// Of TR.
+    /// Access rights of the guest's TR.
     GUEST_TR_RIGHTS = 0x4822;
-    /// What holds interrupts and NMIs off.
+    /// Reasons that hold interrupts and NMIs off.
     GUEST_INTERRUPTIBILITY = 0x4824;
     /// Active, halted and so on.
     GUEST_ACTIVITY = 0x4826;
@@ -291,27 +291,27 @@ fields! {
     CR0_MASK = 0x6000;
     /// Bits of CR4 that are the host's.
     CR4_MASK = 0x6002;
-    /// What the guest reads in those bits of CR0.
+    /// Values that the guest reads in those bits of CR0.
     CR0_SHADOW = 0x6004;
-    /// What the guest reads in those bits of CR4.
+    /// Values that the guest reads in those bits of CR4.
     CR4_SHADOW = 0x6006;
     /// First value of CR3 that does not exit.
     CR3_TARGET0 = 0x6008;
-    /// Second.
+    /// Second value of CR3 that does not exit.
     CR3_TARGET1 = 0x600a;
-    /// Third.
+    /// Third value of CR3 that does not exit.
     CR3_TARGET2 = 0x600c;
-    /// Fourth.
+    /// Fourth value of CR3 that does not exit.
     CR3_TARGET3 = 0x600e;
-    /// What the exit's reason leaves open.
+    /// Details of the exit, beyond its reason.
     EXIT_QUALIFICATION = 0x6400;
     /// RCX before an I/O instruction that entered SMM.
     IO_RCX = 0x6402;
-    /// RSI.
+    /// RSI before an I/O instruction that entered SMM.
     IO_RSI = 0x6404;
-    /// RDI.
+    /// RDI before an I/O instruction that entered SMM.
     IO_RDI = 0x6406;
-    /// RIP.
+    /// RIP before an I/O instruction that entered SMM.
     IO_RIP = 0x6408;
     /// Linear address of the last EPT violation.
     GUEST_LINEAR_ADDRESS = 0x640a;
@@ -323,23 +323,23 @@ fields! {
     GUEST_CR4 = 0x6804;
     /// Base of the guest's ES.
     GUEST_ES_BASE = 0x6806;
-    /// Of CS.
+    /// Base of the guest's CS.
     GUEST_CS_BASE = 0x6808;
-    /// Of SS.
+    /// Base of the guest's SS.
     GUEST_SS_BASE = 0x680a;
-    /// Of DS.
+    /// Base of the guest's DS.
     GUEST_DS_BASE = 0x680c;
-    /// Of FS.
+    /// Base of the guest's FS.
     GUEST_FS_BASE = 0x680e;
-    /// Of GS.
+    /// Base of the guest's GS.
     GUEST_GS_BASE = 0x6810;
-    /// Of LDTR.
+    /// Base of the guest's LDTR.
     GUEST_LDTR_BASE = 0x6812;
-    /// Of TR.
+    /// Base of the guest's TR.
     GUEST_TR_BASE = 0x6814;
-    /// Of GDTR.
+    /// Base of the guest's GDTR.
     GUEST_GDTR_BASE = 0x6816;
-    /// Of IDTR.
+    /// Base of the guest's IDTR.
     GUEST_IDTR_BASE = 0x6818;
     /// DR7 of the guest.
     GUEST_DR7 = 0x681a;
@@ -369,13 +369,13 @@ fields! {
     HOST_CR4 = 0x6c04;
     /// Base of the host's FS.
     HOST_FS_BASE = 0x6c06;
-    /// Of GS.
+    /// Base of the host's GS.
     HOST_GS_BASE = 0x6c08;
-    /// Of TR.
+    /// Base of the host's TR.
     HOST_TR_BASE = 0x6c0a;
-    /// Of GDTR.
+    /// Base of the host's GDTR.
     HOST_GDTR_BASE = 0x6c0c;
-    /// Of IDTR.
+    /// Base of the host's IDTR.
     HOST_IDTR_BASE = 0x6c0e;
     /// SYSENTER_ESP of the host.
     HOST_SYSENTER_ESP = 0x6c10;

@@ -12,8 +12,8 @@ mod fields;
 mod words;
 
 pub use controls::{
-    ControlCapability, EntryControls, EptVpidCapabilities, ExitControls, MissingControls,
-    PinControls, PrimaryControls, SecondaryControls, VmxBasic, VmxMisc,
+    ControlCapability, EntryControls, EptVpidCapabilities, ExitControls, PinControls,
+    PrimaryControls, SecondaryControls, VmxBasic, VmxMisc,
 };
 pub use error::InstructionError;
 pub use event::{InterruptionInfo, InterruptionKind, interrupted_event};

@@ -23,8 +23,8 @@ const PRIMARY: PrimaryControls = PrimaryControls::TSC_OFFSETTING
     .union(PrimaryControls::SECONDARY);
 const CR8_EXITING: PrimaryControls =
     PrimaryControls::CR8_LOAD_EXITING.union(PrimaryControls::CR8_STORE_EXITING);
-/// Must be possible, but are set only where they are wanted: while an event
-/// waits, and without the TPR shadow.
+/// Controls that must be possible, but are set only when they are wanted: while an
+/// event waits, and without the TPR shadow.
 const AT_TIMES: PrimaryControls =
     PrimaryControls::INTERRUPT_WINDOW.union(PrimaryControls::NMI_WINDOW).union(CR8_EXITING);
 
@@ -34,8 +34,8 @@ const SECONDARY: SecondaryControls = SecondaryControls::EPT
 /// Controls that follow the mode of the guest's APIC.
 const APIC_BY_MODE: SecondaryControls =
     SecondaryControls::VIRTUAL_APIC_ACCESSES.union(SecondaryControls::VIRTUAL_X2APIC);
-/// What a CPU must have to deliver interrupts by itself, beside the TPR shadow:
-/// with fewer of them some accesses would neither exit nor work.
+/// Controls by which a CPU delivers interrupts itself, beside the TPR shadow: with
+/// fewer of them some accesses would neither exit nor work.
 const APIC_DELIVERY: SecondaryControls = APIC_BY_MODE
     .union(SecondaryControls::APIC_REGISTER_VIRTUALIZATION)
     .union(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY);
@@ -53,7 +53,7 @@ const EPT: EptVpidCapabilities = EptVpidCapabilities::FOUR_LEVELS
     .union(EptVpidCapabilities::PAGES_2M)
     .union(EptVpidCapabilities::INVEPT)
     .union(EptVpidCapabilities::INVEPT_SINGLE);
-/// What VPIDs need.
+/// Capabilities that VPIDs need.
 const VPID: EptVpidCapabilities = EptVpidCapabilities::INVVPID
     .union(EptVpidCapabilities::INVVPID_SINGLE)
     .union(EptVpidCapabilities::INVVPID_ALL);
@@ -65,7 +65,7 @@ pub enum Missing {
     Pin(PinControls),
     /// Primary processor-based controls.
     Primary(PrimaryControls),
-    /// Secondary ones.
+    /// Secondary processor-based controls.
     Secondary(SecondaryControls),
     /// Exit controls.
     Exit(ExitControls),
@@ -76,7 +76,7 @@ pub enum Missing {
 }
 
 impl Missing {
-    /// The control word that lacks them.
+    /// Name of the control word that lacks them.
     #[must_use]
     pub const fn word(&self) -> &'static str {
         match self {
@@ -119,8 +119,8 @@ pub struct ControlWords {
     pub pin: PinControls,
     /// Primary processor-based controls, without any window.
     pub primary: PrimaryControls,
-    /// Secondary ones. Those of APIC virtualization are all that the CPU has:
-    /// see [`for_apic_mode`](Self::for_apic_mode).
+    /// Secondary processor-based controls. Those of APIC virtualization are all that the
+    /// CPU has: see [`for_apic_mode`](Self::for_apic_mode).
     pub secondary: SecondaryControls,
     /// Exit controls.
     pub exit: ExitControls,
@@ -134,11 +134,11 @@ pub struct ControlWords {
 /// The mode of a guest's APIC, as far as APIC virtualization has a part in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApicSpace {
-    /// Its registers are in memory.
+    /// The APIC's registers are in memory.
     Memory,
-    /// Its registers are MSRs.
+    /// The APIC's registers are MSRs.
     Msrs,
-    /// It has none.
+    /// APIC virtualization has no part: the APIC is off, or its registers stand elsewhere.
     None,
 }
 
@@ -155,8 +155,8 @@ fn settle<F: Flags<Bits = u32>>(
 }
 
 impl ControlWords {
-    /// What is required, what there is of the rest that is of use, and what the
-    /// CPU insists on.
+    /// The required controls, the useful ones that the CPU has, and those that it
+    /// insists on.
     ///
     /// # Errors
     /// [`Missing`] names what is required and not there.
@@ -170,7 +170,7 @@ impl ControlWords {
         optional.set(SecondaryControls::VPID, cpu.ept.contains(VPID));
         let (pin, exit) = (PinControls::PREEMPTION_TIMER, ExitControls::SAVE_PREEMPTION_TIMER);
         let counts = cpu.pin.may & pin.bits() != 0 && cpu.exit.may & exit.bits() != 0;
-        // Half of it is of no use.
+        // Each of the two is of no use without the other.
         let (pin, exit) = if counts { (pin, exit) } else { Default::default() };
         let long = EntryControls::IA32E_GUEST;
         let shadow = PrimaryControls::TPR_SHADOW;
@@ -182,7 +182,7 @@ impl ControlWords {
             entry: settle(cpu.entry, ENTRY | long, EntryControls::empty(), Missing::Entry)? - long,
             preemption_timer: counts.then(|| cpu.misc.preemption_timer_rate()),
         };
-        // Only a CPU with EPT can tell what it has of it.
+        // Only a CPU with EPT tells its capabilities.
         match EPT - cpu.ept {
             lacking if lacking.is_empty() => Ok(words),
             lacking => Err(Missing::Ept(lacking)),

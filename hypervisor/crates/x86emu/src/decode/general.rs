@@ -29,7 +29,7 @@ pub fn instruction_length(bytes: &[u8], mode: CpuMode) -> Option<u8> {
 
 pub(super) fn decode(bytes: &[u8], mode: CpuMode, rip: u64) -> Result<Instruction, DecodeError> {
     if Prefixes::read(&mut Stream::new(bytes), mode).is_none() {
-        // Nothing but prefixes so far.
+        // There is nothing but prefixes so far.
         return Err(DecodeError::Incomplete);
     }
     let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::NONE);
@@ -221,7 +221,7 @@ fn operation(found: &iced_x86::Instruction) -> Option<Op> {
 }
 
 fn condition(found: &iced_x86::Instruction) -> Option<Condition> {
-    // None is 0, then they follow the encoding.
+    // 0 is no condition; the others follow the encoding.
     (found.condition_code() as usize).checked_sub(1).map(|number| Condition(number.low8()))
 }
 
@@ -291,8 +291,8 @@ fn memory(found: &iced_x86::Instruction, mode: CpuMode) -> Option<MemoryOperand>
 /// The address size of an operand that is nothing but a displacement.
 fn displacement_bytes(found: &iced_x86::Instruction, mode: CpuMode) -> usize {
     match found.memory_displ_size() {
-        // The encoding gives the size, but that in 64-bit mode four bytes are
-        // sign-extended where no address-size prefix stands.
+        // The encoding gives the size. But in 64-bit mode without an address-size prefix,
+        // four bytes are sign-extended.
         4 if mode == CpuMode::Long64 => {
             if Width::B4.truncate(found.memory_displacement64()) == found.memory_displacement64() {
                 4
@@ -304,7 +304,7 @@ fn displacement_bytes(found: &iced_x86::Instruction, mode: CpuMode) -> usize {
     }
 }
 
-/// In 64-bit mode only FS and GS override.
+/// The operand's segment: in 64-bit mode only prefixes of FS and GS count.
 fn effective_segment(
     found: &iced_x86::Instruction,
     mode: CpuMode,

@@ -21,7 +21,7 @@ pub(crate) fn group1(number: u8) -> AluOp {
     }
 }
 
-/// Which operands the ModRM byte gives.
+/// Operands that the ModRM byte gives.
 enum Form {
     /// r/m is written (or compared with) the register.
     RmReg,
@@ -31,7 +31,7 @@ enum Form {
     RmImmediate(Width),
 }
 
-/// Decodes what it knows; none for all else.
+/// Decodes the instructions that it knows; `None` for all others.
 pub(crate) fn decode(bytes: &[u8], mode: CpuMode, rip: u64) -> Option<Instruction> {
     if mode.bits() == 16 {
         return None;

@@ -19,14 +19,14 @@ pub enum DecodeError {
     Invalid,
     /// A CPU may know it; the emulator does not.
     Unsupported {
-        /// Its name.
+        /// Name of the instruction.
         mnemonic: Mnemonic,
-        /// Its length in bytes; all that was given where even that is unknown.
+        /// Length in bytes; if even that is unknown, of all that was given.
         length: u8,
     },
 }
 
-/// Which decoder to use.
+/// Choice of a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decoder {
     /// The hand-made one where it knows the instruction, else the general one.

@@ -19,7 +19,7 @@ impl<'a> Stream<'a> {
         Self { bytes: bytes.get(..MAX_INSTRUCTION).unwrap_or(bytes), position: 0 }
     }
 
-    /// The next byte; none where the bytes end, or 15 were read.
+    /// The next byte; `None` if the bytes end, or 15 were read.
     pub(crate) fn byte(&mut self) -> Option<u8> {
         let byte = self.bytes.get(self.position).copied()?;
         self.position = self.position.saturating_add(1);
@@ -53,13 +53,13 @@ impl<'a> Stream<'a> {
 /// The prefixes of an instruction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Prefixes {
-    /// 66.
+    /// 66: the other operand size.
     pub(crate) operand_size: bool,
-    /// 67.
+    /// 67: the other address size.
     pub(crate) address_size: bool,
-    /// F0.
+    /// F0: LOCK.
     pub(crate) lock: bool,
-    /// The last of F2 and F3.
+    /// The last repeat prefix, F2 or F3.
     pub(crate) repeat: Option<u8>,
     /// The last segment override that counts.
     pub(crate) segment: Option<SegmentRegister>,
@@ -95,7 +95,7 @@ impl Prefixes {
                     }
                 }
                 0x40..=0x4f if long => {
-                    // Counts only right before the opcode.
+                    // A REX prefix counts only right before the opcode.
                     prefixes.rex = byte;
                     stream.byte()?;
                     continue;
@@ -140,7 +140,7 @@ pub(crate) struct ModRm {
     rip_relative: bool,
 }
 
-/// What the r/m field names.
+/// Operand that the r/m field names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RmOperand {
     /// A register's number, REX.B included.

@@ -184,9 +184,9 @@ pub(crate) fn assign<C: Cpu>(
     Ok(())
 }
 
-/// Replaces the destination by what `change` makes of it, in one atomic step
-/// where the instruction is locked, and returns what it was. None: it was
-/// contended, and nothing was written.
+/// Replaces the destination by what `change` makes of it, in one atomic step if
+/// the instruction is locked, and returns its old value. `None`: the destination
+/// was contended, and nothing was written.
 fn modify<C: Cpu>(
     cpu: &mut C,
     instruction: &Instruction,
@@ -300,7 +300,7 @@ fn run<C: Cpu>(cpu: &mut C, instruction: &Instruction) -> Result<Step, Fault<C::
             let Some(old) = modify(cpu, instruction, 0, |a| sum(a).value)? else {
                 return Ok(Step::Again);
             };
-            // Where both are the same register, the sum stays.
+            // If both are the same register, the sum stays.
             if source != destination {
                 assign(cpu, source, width, old)?;
             }

@@ -16,7 +16,7 @@ const ITERATIONS: u32 = 256;
 const RAX: Register = Register { gpr: Gpr::Rax, high: false };
 const RCX: Register = Register { gpr: Gpr::Rcx, high: false };
 
-/// Where INS reads and OUTS writes.
+/// Ports that INS reads and OUTS writes.
 pub trait Ports {
     /// Why the host could not serve an access.
     type Error;
@@ -24,13 +24,13 @@ pub trait Ports {
     /// IN of one, two or four bytes.
     ///
     /// # Errors
-    /// When the host could not serve it.
+    /// The host could not serve the access.
     fn port_in(&mut self, port: u16, width: Width) -> Result<u32, Self::Error>;
 
     /// OUT of one, two or four bytes.
     ///
     /// # Errors
-    /// When the host could not serve it.
+    /// The host could not serve the access.
     fn port_out(&mut self, port: u16, width: Width, value: u32) -> Result<(), Self::Error>;
 }
 
@@ -46,8 +46,8 @@ pub(super) fn run<C: Cpu>(
 /// Executes the INS or OUTS at RIP, or a bounded part of a repeated one. The
 /// CPU has checked the guest's rights to the port before the exit.
 ///
-/// Where another instruction stands at RIP by now, nothing is done: the guest
-/// then runs that one.
+/// If another instruction stands at RIP by now, nothing is done: the guest then
+/// runs that one.
 ///
 /// # Errors
 /// [`Stop`], as [`step`](super::step).

@@ -76,7 +76,7 @@ impl Code {
     }
 }
 
-/// Where the code under test stands (for RIP-relative operands).
+/// Address of the code under test (for RIP-relative operands).
 pub(crate) const CODE_AT: u64 = guests::user::BASE + 0x8000;
 
 /// How a memory operand is addressed.
@@ -85,7 +85,7 @@ pub(crate) struct Memory {
     pub(crate) address: u64,
 }
 
-/// What stands around the memory operand.
+/// Parts of an instruction around the memory operand.
 pub(crate) struct Shape<'a> {
     /// Legacy prefixes, 0x66 and LOCK among them.
     pub(crate) prefixes: &'a [u8],

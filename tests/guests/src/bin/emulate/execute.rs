@@ -15,7 +15,7 @@ pub(crate) const SCRATCH: u64 = 0xfed4_0000;
 /// RAM that instructions with two memory operands use beside the window.
 pub(crate) const OTHER: u64 = user::DATA + 0x5_0000;
 
-/// What backs the window.
+/// Storage that backs the window.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backing {
     Ram,
@@ -24,7 +24,7 @@ pub(crate) enum Backing {
     Mixed,
 }
 
-/// Where the storage of a page of the window is.
+/// Address of the storage of a page of the window.
 pub(crate) fn page(backing: Backing, index: u64) -> u64 {
     let device = if info::flag("ram") { RAM + 0x8000 } else { SCRATCH };
     match backing {

@@ -11,10 +11,10 @@ use guests::{check, info, io, println, skip};
 const ALL: u64 = 0x8d5;
 /// All but AF.
 const LOGIC: u64 = 0x8c5;
-/// What BT leaves defined: CF (and ZF unchanged).
+/// The flags that BT leaves defined: CF (and ZF unchanged).
 const BIT_TEST: u64 = 0x41;
 
-/// What fills the ModRM register field.
+/// Content of the ModRM register field.
 #[derive(Clone, Copy)]
 enum Field {
     /// A general register as wide as the operand.
@@ -164,7 +164,7 @@ fn repeat(rounds: u64, mut body: impl FnMut() -> Outcome) -> Outcome {
     Ok(())
 }
 
-/// Where in the window the operand lies: mostly inside a page, sometimes
+/// Place of the operand in the window: mostly inside a page, sometimes
 /// across two (and then perhaps from RAM to the device).
 fn placement(random: &mut Random) -> (u64, Backing) {
     match random.below(8) {

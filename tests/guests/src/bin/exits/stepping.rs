@@ -1,7 +1,7 @@
 //! Single-stepping over instructions that exit, and interrupt shadows.
 //!
-//! What is stepped raises one #DB with the address behind it, whether the CPU
-//! or the hypervisor carried it out (SDM: "Single-Step Exception Condition").
+//! An instruction that is stepped raises one #DB with the address behind it,
+//! whether the CPU or the hypervisor carried it out (SDM: "Single-Step Exception Condition").
 
 use guests::apic::Lapic;
 use guests::cpu;

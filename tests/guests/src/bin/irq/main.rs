@@ -33,7 +33,7 @@ pub(crate) fn forget() {
     ORDER.set([0; 32]);
 }
 
-/// What arrived, as a fixed-size list to compare with.
+/// Interrupts that arrived, as a fixed-size list to compare with.
 pub(crate) fn arrived<const N: usize>() -> ([u8; N], usize) {
     let order = ORDER.get();
     (core::array::from_fn(|i| order[i]), ARRIVED.get())

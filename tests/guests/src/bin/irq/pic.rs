@@ -195,7 +195,7 @@ fn pic_rotation() -> Outcome {
             pic::eoi(4)
         }),
     );
-    // Both wait; line 0 has the highest priority.
+    // The two interrupts wait; line 0 has the highest priority.
     for (lowest, order) in [(7, [0x20, 0x24]), (0, [0x24, 0x20])] {
         forget();
         pic::unmask_only(0);

@@ -69,11 +69,11 @@ fn main() -> ! {
     harness::exit(u8::from(failed != 0))
 }
 
-/// What a program did.
+/// Result of a program.
 struct Outcome {
-    /// What it saw with the hot handler declining.
+    /// Events that it saw with the hot handler declining.
     cold: Seen,
-    /// What it saw with it.
+    /// Events that it saw with the hot handler serving.
     hot: Seen,
     /// Its exits.
     exits: u64,
@@ -84,7 +84,7 @@ static TELLING: Shared<bool> = Shared::new(false);
 
 /// The most values that a program leaves.
 const MOST_LEFT: usize = 96;
-/// What the last program has left, in order: in its first run and in its second.
+/// Values that the last program has left, in order: in its first run and in its second.
 static LEFT: Shared<[[(&str, u64); MOST_LEFT]; 2]> = Shared::new([[("", 0); MOST_LEFT]; 2]);
 /// How many values there are of the run.
 static LEFT_COUNT: Shared<usize> = Shared::new(0);

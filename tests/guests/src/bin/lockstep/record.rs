@@ -1,4 +1,4 @@
-//! What a program saw: each exception and interrupt with all registers.
+//! Events that a program saw: each exception and interrupt with all registers.
 
 use crate::At;
 use crate::run::{Run, SYSCALL_VECTOR};
@@ -63,7 +63,7 @@ struct Records {
     count: usize,
 }
 
-/// Of the first run and of the second.
+/// Records of the first run and of the second.
 static RECORDS: [Shared<Records>; 2] =
     [const { Shared::new(Records { list: [NOTHING; MAX], count: 0 }) }; 2];
 /// The one that goes on.

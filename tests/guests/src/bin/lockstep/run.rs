@@ -11,7 +11,7 @@ use guests::trap::{self, Frame, RECOVER_RIP, RECOVER_RSP};
 use micro::layout::{END_VECTOR, IPI_VECTORS, PAGE, WINDOW};
 use micro::{Program, mix};
 
-/// What a program starts with. The assembly below knows its layout.
+/// Registers that a program starts with. The assembly below knows its layout.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Start {
@@ -24,7 +24,7 @@ struct Start {
 
 static START: Shared<Start> = Shared::new(Start { gprs: [0; 16], rip: 0, cs: 0, rflags: 0, ss: 0 });
 
-/// What the handler is to do.
+/// Phase of a run, by which the handler acts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// No program runs: exceptions are the harness' own.
@@ -39,7 +39,7 @@ static PHASE: Shared<Phase> = Shared::new(Phase::Idle);
 static STEPS: Shared<u8> = Shared::new(0);
 static DRAINED: Shared<u64> = Shared::new(0);
 
-/// Where SYSCALL comes in, as a vector.
+/// Vector that stands for SYSCALL's entry.
 pub(crate) const SYSCALL_VECTOR: u8 = 0x82;
 
 global_asm!(
@@ -232,7 +232,7 @@ pub(crate) fn on_trap(frame: &mut Frame) {
         trap::vector::BP | 4 | 0x20.. => {}
         _ => skip(frame, program),
     }
-    // What would have woken it up may just have come: it would wait for ever.
+    // An event that would have ended a HLT may just have come: the program would wait for ever.
     let halts = program.offset(frame.rip).is_some_and(|o| program.code().get(o) == Some(&HLT));
     if halts && program.mode.is_supervisor() {
         skip(frame, program);
@@ -286,7 +286,7 @@ fn skip(frame: &mut Frame, program: &Program) {
     }
 }
 
-/// What stands on the program's stack, if that is in the window's RAM.
+/// Word on the program's stack, if that is in the window's RAM.
 fn stack_word(rsp: u64, bytes: u64) -> Option<u64> {
     let index = usize::try_from(rsp.checked_sub(WINDOW)? / PAGE).ok()?;
     let stack = micro::layout::PAGES.get(index) == Some(&micro::layout::Page::Stack);

@@ -48,7 +48,7 @@ fn entry_of(index: u64) -> u64 {
     ENTRIES.get() + index * 8
 }
 
-/// Where the fresh page of this run is.
+/// Address of the fresh page of this run.
 fn fresh(seed: u64, run: u64) -> u64 {
     // An odd factor: neighbours are far apart, and all pages are used.
     FRESH + ((seed * 2 + run).wrapping_mul(0x6487) % FRESH_PAGES.get()) * PAGE
@@ -136,7 +136,7 @@ pub(crate) fn add_to(mut digest: Seen) -> Seen {
             // The hypercall instruction is another for each vendor.
             Page::Code => {}
             page if is_filled(page) => digest = left(digest, "sum", sum(0, backing(index))),
-            // Where it was touched only for a fault, it is as it was: all zero.
+            // A page that was touched only for a fault is as it was: all zero.
             Page::Fresh if used & bits::DIRTY != 0 => {
                 digest = left(digest, "fresh", sum(0, FRESH_NOW.get()));
                 fill_zero(FRESH_NOW.get());

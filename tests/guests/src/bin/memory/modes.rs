@@ -1,7 +1,7 @@
 //! Out of long mode and back: PAE paging, 32-bit paging, no paging, real mode.
 //!
 //! [`trip`] leaves long mode through compatibility mode. The real-mode part is
-//! copied to 0x8000; what it finds out goes to 0x7000. Both are restored.
+//! copied to 0x8000; what it finds out goes to 0x7000. The memory at both is restored.
 
 use core::arch::global_asm;
 use guests::harness::{Outcome, Shared, Tests};

@@ -77,7 +77,7 @@ fn log(vector: u8, taken: bool) {
     }
 }
 
-/// What was logged, then zeros.
+/// The log's entries, then zeros.
 fn logged() -> [u8; 4] {
     [0, 1, 2, 3].map(|index: usize| LOG[index].load(SeqCst))
 }

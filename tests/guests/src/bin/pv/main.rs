@@ -240,7 +240,7 @@ fn steal_time() -> Outcome {
     let (end, mine_after, its_after) = read();
     let elapsed = (end - start) * 1000 / (time::tsc_hz() / 1_000_000);
     let (mine, its) = (mine_after - mine, its_after - its);
-    // One of them waits at every moment.
+    // One of the two vCPUs waits at every moment.
     check!(
         time::close(mine + its, elapsed, 5),
         "steal of {mine} and {its} in {elapsed} ns, in which one CPU served both"
@@ -254,7 +254,7 @@ fn steal_time() -> Outcome {
     Ok(())
 }
 
-/// One that spins with PAUSE leaves the CPU to the other.
+/// A vCPU that spins with PAUSE leaves the CPU to the other.
 fn spinning_gives_way() -> Outcome {
     need_other!(feature::STEAL_TIME);
     if !other::one_cpu() {
@@ -317,7 +317,7 @@ fn flush_waits() -> Outcome {
         paging::write_entry(entry, other::page(to) | flags);
         paging::invlpg(other::WINDOW);
         if !its.ask_for_flush() {
-            // It runs: another round.
+            // The second CPU runs: another round.
             continue;
         }
         other::advance()?;
@@ -346,7 +346,7 @@ fn kick_before_hlt() -> Outcome {
     other::advance()?;
     other::tell();
     other::reached(Phase::Woken)?;
-    // It counts once.
+    // A kick counts once.
     other::begin(Job::Halt)?;
     time::delay(20_000);
     check_eq!(other::phase(), Phase::Begun, "a kick ended two HLTs");
@@ -408,7 +408,7 @@ fn send_nmi() -> Outcome {
     check_eq!(ipis(0b10, 0, 0, 0x400), 1, "how many were reached");
     let came = time::wait_for(1000, || trap::count(vector::NMI) > before);
     check!(came, "no NMI came");
-    // It also ends HLT.
+    // An NMI also ends HLT.
     other::begin(Job::Halt)?;
     time::delay(10_000);
     check_eq!(ipis(0b10, 0, 0, 0x400), 1, "how many were reached");

@@ -36,12 +36,12 @@ impl Steal {
         }
     }
 
-    /// Where it is.
+    /// Its address.
     pub(crate) fn address(&self) -> u64 {
         ptr::from_ref(self).expose_provenance() as u64
     }
 
-    /// Writes what the hypervisor then goes on from.
+    /// Writes the values that the hypervisor then goes on from.
     pub(crate) fn put(&self, nanos: u64, version: u32) {
         self.nanos.store(nanos, SeqCst);
         self.version.store(version, SeqCst);
@@ -78,10 +78,10 @@ impl Steal {
     }
 }
 
-/// Both CPUs' steal time.
+/// Steal time of the two CPUs.
 pub(crate) static STEAL: [Steal; 2] = [const { Steal::new() }; 2];
 
-/// What the second CPU is to do.
+/// Job of the second CPU.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Job {
@@ -129,7 +129,7 @@ pub(crate) fn page(number: u64) -> u64 {
     PAGES[usize::from(number != 0)].0.get().expose_provenance() as u64
 }
 
-/// What stands in it.
+/// Mark that stands in page `number`.
 pub(crate) fn mark(number: u64) -> u64 {
     0x1111_0000 + number
 }
@@ -239,7 +239,7 @@ pub(crate) fn count() -> u64 {
     COUNT.load(SeqCst)
 }
 
-/// What it read last.
+/// Value that it read last.
 pub(crate) fn value() -> u64 {
     VALUE.load(SeqCst)
 }

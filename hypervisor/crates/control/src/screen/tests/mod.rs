@@ -89,7 +89,7 @@ fn what_makes_a_terminal_answer_or_reprograms_it_does_not_pass() {
         "\x1bH\x1b[g\x1b[3g",
         "\x1b#3\x1b#4\x1b#6",
         "\x1b[?6h\x1b[?6l",
-        // No terminal's.
+        // No terminal has this.
         "\x1b[999999999b",
         // A flood.
         "\x1b[1000b\x1b[99999b\x1b[00999b\x1b[9;999b",

@@ -9,7 +9,7 @@ struct Kind {
     apart: bool,
     /// A cursor that was saved brings back the wrap of long lines, too.
     saves_wrap: bool,
-    /// A soft reset turns that off, as DEC's terminals do.
+    /// A soft reset turns the wrap off, as DEC's terminals do.
     soft_stops_wrap: bool,
     /// A reset leaves the alternate screen.
     reset_leaves: bool,
@@ -22,7 +22,7 @@ struct Pen {
     charset: u8,
     shifted: bool,
     wraps: bool,
-    /// It was taken to the corner.
+    /// The cursor was taken to the corner.
     home: bool,
 }
 
@@ -213,7 +213,7 @@ fn kind() -> impl Strategy<Value = Kind> {
     })
 }
 
-/// Each of them leaves something.
+/// Output that leaves a state changed, each piece by itself.
 const LEAVING: [&str; 25] = [
     "\x1b[8m",
     "\x1b[0;31m",
@@ -267,7 +267,7 @@ fn what_a_guest_leaves_is_put_back() {
         assert!(!terminal.is_usual(), "{text:?}");
         terminal.take(&screen.reset());
         assert!(terminal.is_usual(), "{text:?}: {terminal:?}");
-        // Once is enough.
+        // One reset is enough.
         assert_eq!(screen.reset(), b"", "{text:?}");
     }
 }
@@ -301,7 +301,7 @@ fn a_guest_that_comes_back_finds_what_its_programs_count_on() {
     terminal.take(&again);
     let Lasting { cursor_keys, keypad, hidden, paste, .. } = terminal.lasting;
     assert!(terminal.alternate && cursor_keys && keypad && hidden && paste, "{again:?}");
-    // And leaves them as before.
+    // The reset leaves them as before.
     terminal.take(&screen.reset());
     assert!(terminal.is_usual(), "{terminal:?}");
     // The program has ended meanwhile, or the guest has.

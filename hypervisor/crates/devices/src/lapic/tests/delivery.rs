@@ -185,19 +185,3 @@ fn lint0_level_waits_for_eoi() {
     let _ = store(&mut apic, 0x350, 0x8051);
     assert_eq!(apic.deliverable(), Some(0x51), "unmasked while asserted");
 }
-
-#[test]
-fn local_sources() {
-    let mut apic = xapic(0);
-    assert_eq!(apic.raise_performance(), LintEvent::None, "masked");
-    let _ = store(&mut apic, 0x340, 0x400);
-    assert_eq!(apic.raise_performance(), LintEvent::Nmi);
-    assert_eq!(load(&mut apic, 0x340), 0x1_0400, "masks itself");
-    let _ = store(&mut apic, 0x330, 0xfa);
-    assert_eq!(apic.raise_thermal(), LintEvent::Pending);
-    assert_eq!(apic.deliverable(), Some(0xfa));
-    let _ = store(&mut apic, 0x330, 0x200);
-    assert_eq!(apic.raise_thermal(), LintEvent::Smi);
-    let _ = store(&mut apic, 0x330, 0x500);
-    assert_eq!(apic.raise_thermal(), LintEvent::Init);
-}

@@ -86,18 +86,18 @@ fn flat_and_cluster() {
     let mut apic = xapic(3);
     let _ = store(&mut apic, 0xd0, 0x0812_3456);
     assert_eq!(load(&mut apic, 0xd0), 0x0800_0000);
-    assert!(apic.matches_destination(logical(0x0f)));
-    assert!(!apic.matches_destination(logical(0xf7)));
-    assert!(apic.matches_destination(logical(0xff)));
+    assert!(apic.identity().matches(logical(0x0f)));
+    assert!(!apic.identity().matches(logical(0xf7)));
+    assert!(apic.identity().matches(logical(0xff)));
     assert_eq!(store(&mut apic, 0xe0, 0), Effect::IdentityChanged);
     assert_eq!(load(&mut apic, 0xe0), 0x0fff_ffff);
     let _ = store(&mut apic, 0xd0, 0x2400_0000);
-    assert!(apic.matches_destination(logical(0x2c)));
-    assert!(!apic.matches_destination(logical(0x1c)), "another cluster");
-    assert!(!apic.matches_destination(logical(0x23)));
-    assert!(apic.matches_destination(Destination::from_xapic(3, DestinationMode::Physical)));
-    assert!(!apic.matches_destination(Destination::from_xapic(4, DestinationMode::Physical)));
-    assert!(apic.matches_destination(Destination::from_xapic(255, DestinationMode::Physical)));
+    assert!(apic.identity().matches(logical(0x2c)));
+    assert!(!apic.identity().matches(logical(0x1c)), "another cluster");
+    assert!(!apic.identity().matches(logical(0x23)));
+    assert!(apic.identity().matches(Destination::from_xapic(3, DestinationMode::Physical)));
+    assert!(!apic.identity().matches(Destination::from_xapic(4, DestinationMode::Physical)));
+    assert!(apic.identity().matches(Destination::from_xapic(255, DestinationMode::Physical)));
 }
 
 #[test]
@@ -105,15 +105,15 @@ fn x2apic_logical() {
     let mut apic = x2apic(0x25);
     assert_eq!(rdmsr(&mut apic, 0x80d), Ok(0x0002_0020));
     let to = |id| Destination::from_x2apic(id, DestinationMode::Logical);
-    assert!(apic.matches_destination(to(0x0002_0021)));
-    assert!(!apic.matches_destination(to(0x0002_001f)));
-    assert!(!apic.matches_destination(to(0x0003_0020)));
-    assert!(apic.matches_destination(to(u32::MAX)));
-    assert!(!apic.matches_destination(to(0x0002_0000)));
+    assert!(apic.identity().matches(to(0x0002_0021)));
+    assert!(!apic.identity().matches(to(0x0002_001f)));
+    assert!(!apic.identity().matches(to(0x0003_0020)));
+    assert!(apic.identity().matches(to(u32::MAX)));
+    assert!(!apic.identity().matches(to(0x0002_0000)));
     let physical = |id| Destination::from_x2apic(id, DestinationMode::Physical);
-    assert!(apic.matches_destination(physical(0x25)));
-    assert!(!apic.matches_destination(physical(0x125)));
-    assert!(!apic.matches_destination(physical(0xff)), "no broadcast in 32 bits");
+    assert!(apic.identity().matches(physical(0x25)));
+    assert!(!apic.identity().matches(physical(0x125)));
+    assert!(!apic.identity().matches(physical(0xff)), "no broadcast in 32 bits");
 }
 
 #[test]

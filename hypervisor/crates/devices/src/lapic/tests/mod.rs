@@ -15,14 +15,14 @@ use x86defs::{Msr, Width};
 const RATIO: TickRatio = TickRatio::from_khz(1_000_000);
 const NOW: Ticks = Ticks(1_000);
 
-/// In xAPIC mode, software-enabled.
+/// An APIC in xAPIC mode, software-enabled.
 fn xapic(id: u32) -> Lapic {
     let mut apic = Lapic::new(id, RATIO, Role::Bootstrap);
     assert_eq!(store(&mut apic, 0xf0, 0x1ff), Effect::IdentityChanged);
     apic
 }
 
-/// In x2APIC mode, software-enabled.
+/// An APIC in x2APIC mode, software-enabled.
 fn x2apic(id: u32) -> Lapic {
     let mut apic = xapic(id);
     assert_eq!(apic.write_apic_base(0xfee0_0c00), Ok(Effect::IdentityChanged));

@@ -4,7 +4,7 @@ use super::*;
 use alloc::vec::Vec;
 use proptest::prelude::*;
 
-/// What a CPU does with the page while the guest runs
+/// The work of a CPU on the page while the guest runs
 /// (SDM: "Virtualizing APIC Accesses", "Evaluation and Delivery of Virtual Interrupts").
 struct Cpu {
     page: VirtualApicPage,

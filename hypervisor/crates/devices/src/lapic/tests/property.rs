@@ -21,7 +21,6 @@ enum Step {
     Advance(u64),
     TscOffset(u64),
     Lint(bool, bool),
-    Local(bool),
     Init,
 }
 
@@ -58,7 +57,6 @@ fn step() -> impl Strategy<Value = Step> {
         4 => prop_oneof![0_u64..100_000, any::<u64>()].prop_map(Step::Advance),
         1 => any::<u64>().prop_map(Step::TscOffset),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(pin, level)| Step::Lint(pin, level)),
-        1 => any::<bool>().prop_map(Step::Local),
         1 => Just(Step::Init),
     ]
 }
@@ -102,9 +100,6 @@ fn apply(apic: &mut Lapic, now: &mut Ticks, step: &Step) -> alloc::string::Strin
         Step::Lint(pin, level) => {
             format!("{:?}", apic.set_lint(if pin { Lint::Lint1 } else { Lint::Lint0 }, level))
         }
-        Step::Local(thermal) => {
-            format!("{:?}", if thermal { apic.raise_thermal() } else { apic.raise_performance() })
-        }
         Step::Init => {
             apic.init();
             "".into()
@@ -124,7 +119,7 @@ proptest! {
         let _ = apic.mmio_write(0xf0, Width::B4, 0x1ff, now);
         for step in &before {
             apply(&mut apic, &mut now, step);
-            // What the caches claim holds, and time never runs backwards into a deadline.
+            // The claims of the caches hold, and time never runs backwards into a deadline.
             let (irr, isr, tmr) = apic.vectors();
             prop_assert!(!irr.has_illegal() && !isr.has_illegal() && !tmr.has_illegal());
             if matches!(step, Step::Advance(_)) {

@@ -1,6 +1,7 @@
 //! SDM: "APIC Timer", "TSC-Deadline Mode".
 
 use super::*;
+use crate::lapic::timer::MIN_PERIOD_NS;
 
 const ONE_SHOT: u32 = 0;
 const PERIODIC: u32 = 1 << 17;

@@ -1,9 +1,9 @@
 //! The hot handler: exits that come often, served in place.
 //!
-//! It is called from a backend's assembly with the guest's registers saved,
-//! waits for no lock, allocates nothing and reads of the hardware only what it
-//! needs. What it does not know, can't finish, or must refuse, it declines:
-//! then nothing has changed, and the general code serves the exit.
+//! It is called from a backend's assembly with the guest's registers saved, waits for no lock,
+//! allocates nothing and reads of the hardware only what it needs. It declines an exit that it does
+//! not know, can't finish, or must refuse: then nothing has changed, and the general code serves
+//! the exit.
 
 #[cfg(test)]
 mod tests;
@@ -48,8 +48,8 @@ fn finish(core: &VcpuCore, regs: &mut impl ExitRegs, handled: Option<Handled>) -
     }
 }
 
-// What is not inlined stands last in what calls it, so that the straight paths
-// need not save the registers that it uses.
+// Functions that are not inlined stand last in their callers, so that the straight paths need not
+// save the registers that these functions use.
 
 /// A timer of the backend's own has lost the time that these exits took.
 #[inline(never)]
@@ -58,8 +58,8 @@ fn reset_timer(core: &VcpuCore, regs: &mut impl ExitRegs, handled: Handled) -> H
         let now = regs.tsc();
         regs.arm(&core.timer, now);
     }
-    // If the compiler saw that this is what was passed, its callers would keep it,
-    // in a register that they would have to save, instead of jumping here.
+    // If the compiler saw that this is the value that was passed, the callers would keep it, in a
+    // register that they would have to save, instead of jumping here.
     core::hint::black_box(handled)
 }
 
@@ -130,7 +130,7 @@ fn read_msr(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
     Some(Handled::Reenter)
 }
 
-/// What WRMSR writes.
+/// The value that WRMSR writes.
 #[inline(always)]
 fn written(core: &VcpuCore) -> u64 {
     join(core.gpr(Gpr::Rdx).low32(), core.gpr(Gpr::Rax).low32())
@@ -148,7 +148,7 @@ fn write_msr(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Handled {
     finish(core, regs, handled)
 }
 
-/// A deadline that is still to come moves the CPU's.
+/// A TSC deadline of the guest's that is still to come moves the CPU's deadline.
 #[inline(always)]
 fn write_tsc_deadline(core: &mut VcpuCore, regs: &mut impl ExitRegs, value: u64) -> Handled {
     let tsc = regs.tsc();
@@ -178,15 +178,15 @@ fn write_eoi(core: &mut VcpuCore, regs: &mut impl ExitRegs, value: u64) -> Optio
     advance(core, regs, VmExit::WriteMsr)?;
     core.counts.hot.write_msr += 1;
     core.lapic.end_edge();
-    // An interrupt that waited has to be injected, or waits for the task
-    // priority alone now: the general code's.
+    // An interrupt that waited has to be injected, or waits for the task priority alone now: that
+    // is the general code's work.
     if core.lapic.highest_pending().is_some() {
         return Some(recheck(core));
     }
     Some(Handled::Reenter)
 }
 
-/// A level-triggered interrupt has to be told to the I/O APIC: by the general code.
+/// The general code has to tell the I/O APIC that a level-triggered interrupt has ended.
 #[inline(never)]
 fn end_level(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
     advance(core, regs, VmExit::WriteMsr)?;

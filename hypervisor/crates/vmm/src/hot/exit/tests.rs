@@ -1,5 +1,5 @@
-//! The hot handler against the general code: what it serves comes to the same,
-//! and what it declines it leaves alone.
+//! The hot handler against the general code: an exit that it serves has the same result, and an
+//! exit that it declines has changed nothing.
 
 extern crate std;
 
@@ -300,7 +300,7 @@ fn a_first_touch_is_served_where_memory_is_at_hand() {
     assert_eq!(play.vcpu.core.counts.hot.touch, 1);
 }
 
-/// What a guest does to its local APIC.
+/// Something that a guest does to its local APIC.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Deadline(i64),
@@ -377,7 +377,7 @@ proptest! {
             prop_assert_eq!(a.core.timer, b.core.timer, "{:?}", step);
             prop_assert_eq!(a.hw.rip, b.hw.rip);
             if handled == Handled::Reenter {
-                // The general code enters anew, and the guest has its least from then on.
+                // The general code enters anew, and the guest has its least time from then on.
                 let entered = hot.stage.tsc + crate::scripted::LEAST;
                 prop_assert_eq!(moved.max(entered), b.core.timer.armed, "{:?}", step);
             }

@@ -1,8 +1,8 @@
 //! Why a VMRUN fails: the rules that the CPU checks, over a VMCB
 //! (APM: "Canonicalization and Consistency Checks", "Event Injection", "Nested
-//! Paging and VMRUN/#VMEXIT"). What can't be told from the VMCB alone (the
-//! host's CR0.PG, U_CET) has no rule here, nor has what is never used: AVIC,
-//! virtual NMIs, encrypted guests.
+//! Paging and VMRUN/#VMEXIT"). State outside the VMCB (the host's CR0.PG, U_CET)
+//! has no rule here, nor have features that are never used: AVIC, virtual NMIs,
+//! encrypted guests.
 //!
 //! A VMCB is checked before the entry. A refused entry may have overwritten
 //! it: one emulator saves what it has of the guest even then.
@@ -17,7 +17,7 @@ use crate::event::Exception;
 use crate::segment::Segment;
 use core::fmt;
 
-/// What the CPU allows.
+/// Limits of a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Width of physical addresses, 32 to 52.
@@ -39,7 +39,7 @@ enum Register {
     Edx,
 }
 
-/// Which feature brings which bits: leaf, register, bit number, what it brings
+/// Features and the bits that they bring: leaf, register, bit number, bits
 /// (APM: "CR4 Register", "Extended Feature Enable Register (EFER)").
 const CR4_FEATURES: &[(u32, Register, u32, Cr4)] = &[
     (1, Register::Edx, 1, Cr4::VME.union(Cr4::PVI)),
@@ -78,7 +78,7 @@ const NO_LMSLE: u32 = 1 << 20;
 const NESTED_PAGING: u32 = 1 << 0;
 
 impl Limits {
-    /// Those of `cpu`, which answers 0 for leaves that it does not have.
+    /// The limits of `cpu`, which answers 0 for leaves that it does not have.
     #[must_use]
     pub fn of(cpu: &impl CpuidSource) -> Self {
         let has = |leaf, register, bit: u32| {
@@ -111,7 +111,7 @@ impl Limits {
     }
 }
 
-/// What the rules look at.
+/// State that the rules look at.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// The VMCB.
@@ -122,7 +122,7 @@ pub struct Subject<'a> {
 
 /// A rule of the manual.
 pub struct Rule {
-    /// What is wrong where it is broken.
+    /// Fault of a state that breaks the rule, in words.
     pub broken: &'static str,
     /// The manual's section.
     pub section: &'static str,
@@ -142,7 +142,7 @@ impl fmt::Debug for Rule {
 }
 
 impl<'a> Subject<'a> {
-    /// The rules that it breaks.
+    /// The rules that the VMCB breaks.
     pub fn broken(&'a self) -> impl Iterator<Item = &'static Rule> + 'a {
         RULES.iter().filter(|rule| !(rule.holds)(self))
     }
@@ -209,7 +209,7 @@ macro_rules! rules {
 }
 
 /// The rules, in the order of the manual.
-pub static RULES: &[Rule] = rules! {
+static RULES: &[Rule] = rules! {
     "Canonicalization and Consistency Checks" {
         "guest EFER.SVME = 0" => |s| s.efer().contains(Efer::SVME);
         "guest CR0.NW = 1 with CR0.CD = 0" =>

@@ -218,7 +218,8 @@ fn good_vmcbs_break_nothing() {
     let mut compatibility = good();
     compatibility.save.segments[1] = Segment::code32(8).into();
     inject(&mut compatibility, 0x8000_0305);
-    // What is not valid is not injected; without nested paging, its fields do not count.
+    // An event that is not valid is not injected. Without nested paging, the fields of nested
+    // paging do not count.
     let mut quiet = good();
     inject(&mut quiet, 0x0000_0702);
     quiet.control.nested_control = 0;

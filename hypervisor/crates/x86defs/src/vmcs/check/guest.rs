@@ -35,7 +35,7 @@ fn activity(s: &Subject<'_>) -> u32 {
     s.image.get32(Field32::GUEST_ACTIVITY)
 }
 
-/// What a guest that is not active can be woken with.
+/// Whether the event to inject can wake the guest, if it is not active.
 fn event_fits_activity(s: &Subject<'_>) -> bool {
     let Some(info) = s.injected() else { return true };
     let exception = |one: Exception| {

@@ -1,8 +1,8 @@
 //! Why an entry fails: the rules that the CPU checks, over a plain copy of the
 //! VMCS (SDM: "Checks on VMX Controls and Host-State Area", "Checking and
-//! Loading Guest State"). What can't be told from the VMCS alone (the contents
-//! of MSR areas and of the page at the VMCS link pointer, structures of
-//! system-management mode, whether Processor Trace runs) has no rule here, nor
+//! Loading Guest State"). State outside the VMCS (the contents of MSR areas and of
+//! the page at the VMCS link pointer, structures of system-management mode,
+//! whether Processor Trace runs) has no rule here, nor
 //! have the fields behind tertiary controls, RTIT_CTL, LBR_CTL and UINV, which
 //! are not used.
 
@@ -96,16 +96,16 @@ impl Default for Image {
     }
 }
 
-/// What the CPU allows (SDM: "VMX Capability Reporting Facility").
+/// Limits of a CPU (SDM: "VMX Capability Reporting Facility").
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Pin-based controls.
     pub pin: ControlCapability,
     /// Primary processor-based controls.
     pub primary: ControlCapability,
-    /// Secondary ones.
+    /// Secondary processor-based controls.
     pub secondary: ControlCapability,
-    /// Tertiary ones that may be 1.
+    /// Tertiary processor-based controls that may be 1.
     pub tertiary: u64,
     /// Exit controls.
     pub exit: ControlCapability,
@@ -121,7 +121,7 @@ pub struct Limits {
     pub any_error_code: bool,
     /// Activity states, CR3 targets, injection without a length.
     pub misc: VmxMisc,
-    /// What of EPT there is.
+    /// Capabilities of EPT and VPID.
     pub ept: EptVpidCapabilities,
     /// Functions that VMFUNC may be given.
     pub functions: u64,
@@ -129,7 +129,7 @@ pub struct Limits {
     pub performance_counters: u64,
 }
 
-/// What the rules look at.
+/// State that the rules look at.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// The VMCS.
@@ -142,7 +142,7 @@ pub struct Subject<'a> {
 
 /// A rule of the manual.
 pub struct Rule {
-    /// What is wrong where it is broken.
+    /// Fault of a state that breaks the rule, in words.
     pub broken: &'static str,
     /// The manual's section.
     pub section: &'static str,
@@ -161,7 +161,7 @@ impl fmt::Debug for Rule {
     }
 }
 
-/// Which check of the entry failed.
+/// Stage of the entry's checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// The control fields: VM-instruction error 7.
@@ -173,11 +173,11 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// All of them.
+    /// All stages, in the order of the checks.
     pub const ALL: [Self; 3] = [Self::Controls, Self::Host, Self::Guest];
 
-    /// Its rules.
-    pub fn rules(self) -> impl Iterator<Item = &'static Rule> {
+    /// The rules of this stage.
+    fn rules(self) -> impl Iterator<Item = &'static Rule> {
         let (first, second): (&[Rule], &[Rule]) = match self {
             Self::Controls => (controls::RULES, events::RULES),
             Self::Host => (host::RULES, &[]),

@@ -16,7 +16,7 @@ const RESERVED_RIGHTS: u32 = 0xfffe_0f00;
 /// Access rights in virtual-8086 mode.
 const VIRTUAL_8086_RIGHTS: u32 = 0xf3;
 
-/// One register.
+/// A segment register of the guest, by its fields.
 struct Part {
     register: SegmentRegister,
     selector: u16,

@@ -146,7 +146,7 @@ fn posted(i: &mut Image) {
     i.set16(Field16::POSTED_INTERRUPT_VECTOR, 0xff);
 }
 
-/// Without EPT, what needs it, and with `control`.
+/// Switches EPT off with all that needs it, and `control` on.
 fn without_ept(i: &mut Image, control: u32) {
     i.set32(Field32::SECONDARY_CONTROLS, SECONDARY & !0x82 | control);
 }
@@ -545,7 +545,7 @@ fn images_keep_every_field() {
     for (name, field) in FieldNatural::ALL {
         assert_eq!(image.get(*field), field.0.into(), "{name}");
     }
-    // One that is not known is 0 and stays so.
+    // A field that is not known is 0 and stays so.
     image.set64(Field64(0x23fe), 1);
     assert_eq!(image.get64(Field64(0x23fe)), 0);
 }
@@ -570,7 +570,7 @@ fn what_wakes_a_guest() {
     }
 }
 
-/// What one CPU refuses, another may have.
+/// A bit that one CPU refuses, another may have.
 #[test]
 fn limits_widen_the_rules() {
     let rich = Limits {

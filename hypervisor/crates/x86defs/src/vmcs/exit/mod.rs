@@ -141,7 +141,7 @@ reasons! {
     TPAUSE = 68;
     /// SEAMCALL: no control asks for it.
     SEAMCALL = 76;
-    /// TDCALL: likewise.
+    /// TDCALL: no control asks for it.
     TDCALL = 77;
     /// RDMSR with the number in the instruction.
     RDMSR_IMMEDIATE = 84;
@@ -217,7 +217,7 @@ impl ExitReason {
     }
 }
 
-/// What an exit left in the VMCS.
+/// Fields of the VMCS that describe an exit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExitInformation {
     /// The exit reason, all 32 bits.
@@ -230,7 +230,7 @@ pub struct ExitInformation {
     pub guest_linear: u64,
     /// The interruption information.
     pub interruption: u32,
-    /// Its error code.
+    /// Error code of the interruption.
     pub interruption_error: u32,
     /// The instruction information.
     pub instruction: u32,
@@ -251,7 +251,7 @@ impl ExitInformation {
 struct CrQualification {
     #[bits(4)]
     cr: u8,
-    /// 0 to it, 1 from it, 2 CLTS, 3 LMSW.
+    /// 0: MOV to the register, 1: MOV from it, 2: CLTS, 3: LMSW.
     #[bits(2)]
     kind: u8,
     lmsw_memory: bool,
@@ -311,7 +311,7 @@ struct IoQualification {
 }
 
 /// The access of an I/O exit, if it moves one byte and is no string
-/// instruction's: the short way for the hot handler.
+/// instruction's: for the hot handler.
 #[inline(always)]
 #[must_use]
 pub const fn byte_port(qualification: u64) -> Option<BytePort> {
@@ -370,7 +370,7 @@ fn port_io(qualification: u64, information: u32) -> Option<PortIo> {
     Some(PortIo { port: q.port(), width, direction, string })
 }
 
-/// Where in the virtual-APIC page the guest accessed or wrote a register.
+/// Offset of the register that the guest accessed or wrote, in the virtual-APIC page.
 #[must_use]
 pub fn apic_offset(qualification: u64) -> u16 {
     qualification.low16() & 0xfff
@@ -399,7 +399,7 @@ struct EptQualification {
     read: bool,
     write: bool,
     fetch: bool,
-    /// Readable, writable, executable as it was.
+    /// Rights that the entry gave: read, write, execute.
     #[bits(3)]
     allowed: u8,
     __: bool,
@@ -479,7 +479,7 @@ fn exception(information: &ExitInformation, raw: RawExit) -> VmExit {
     }
 }
 
-/// What the exit's fields say.
+/// The exit that the fields describe.
 #[must_use]
 pub fn decode(information: &ExitInformation) -> VmExit {
     let qualification = information.qualification;

@@ -226,7 +226,7 @@ fn nmi_unblocking() {
     assert!(!unblocks_nmi(&cpuid, false));
 }
 
-/// The list of the manual, and nothing else.
+/// The length is defined for the reasons on the manual's list, and no others.
 #[test]
 fn instruction_lengths() {
     let defined = [
