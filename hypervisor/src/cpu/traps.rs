@@ -19,26 +19,8 @@ fn take(counter: &AtomicU64) -> u64 {
     if counter.load(Ordering::Relaxed) == 0 { 0 } else { counter.swap(0, Ordering::Relaxed) }
 }
 
-// Debug exceptions and NMIs may come while a guest's GS is loaded: they can't be counted by CPU.
-
-/// Debug exceptions that came in the hypervisor.
-static STRAY_DEBUG_TRAPS: AtomicU64 = AtomicU64::new(0);
-
-/// How many debug exceptions have come in the hypervisor since the last call.
-pub fn take_stray_debug_traps() -> u64 {
-    take(&STRAY_DEBUG_TRAPS)
-}
-
 /// Exceptions that instructions of the exception table may raise: #GP, #PF, #MC.
 const FORESEEN: [u64; 3] = [13, 14, 18];
-
-/// Non-maskable interrupts seen.
-static NMIS: AtomicU64 = AtomicU64::new(0);
-
-/// How many non-maskable interrupts have come since the last call.
-pub fn take_nmis() -> u64 {
-    take(&NMIS)
-}
 
 /// Takes the set of vectors that this CPU has seen since the last call.
 pub fn take_seen() -> [u64; 4] {
@@ -147,13 +129,10 @@ extern "C" fn trap(frame: &mut TrapFrame) {
     let vector = frame.vector;
     if vector >= 32 {
         interrupt(vector);
-    } else if vector == NMI {
-        // An NMI may come while any lock is held: it is only counted.
-        NMIS.fetch_add(1, Ordering::Relaxed);
-    } else if vector == DEBUG {
-        // Nothing here single-steps or sets a breakpoint: it is a guest's trap
-        // that one emulator lets through to the first instruction after an exit.
-        STRAY_DEBUG_TRAPS.fetch_add(1, Ordering::Relaxed);
+    } else if vector == NMI || vector == DEBUG {
+        // Nothing here asks for NMIs, single-steps or sets a breakpoint. A debug exception is a
+        // guest's, which one emulator lets through to the first instruction after an exit.
+        // Locks may be held, and a guest's GS may be loaded: they are dropped.
     } else if FORESEEN.contains(&vector)
         && let Some(fixup) = extable::fixup(frame.rip)
     {

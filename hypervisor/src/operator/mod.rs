@@ -4,8 +4,8 @@
 //! Key types: [`Operator`]; `Record`, a guest that is known, whether it runs or
 //! not; `Terminal`; `Control`.
 
+mod control_line;
 mod inspect;
-mod line;
 mod lives;
 mod perform;
 mod status;
@@ -13,7 +13,7 @@ mod terminal;
 mod uploads;
 mod watch;
 
-use crate::cpu::{asm, traps};
+use crate::cpu::asm;
 use crate::drivers::{framebuffer, serial};
 use crate::error::HostError;
 use crate::journal::{self, Status};
@@ -28,8 +28,8 @@ use config::bundle::Bundle;
 use config::{ConsoleBytes, CpuSet, GuestSettings, WhenEmpty};
 use control::protocol::event::EventGuest;
 use control::protocol::{EventKind, EventLog};
+use control_line::Control;
 use hvabi::ShutDownKind;
-use line::Control;
 use lives::Record;
 use sched::{EntityId, Kind, SchedError, Share};
 use service::{Service, Stop};
@@ -56,8 +56,9 @@ impl Service for Desk {
         "operator"
     }
 
-    fn step(&self, until: u64) -> Stop {
-        self.operator.lock().step(until)
+    /// Every part of a step is short by itself.
+    fn step(&self, _until: u64) -> Stop {
+        self.operator.lock().step()
     }
 
     /// Without interrupts of the serial port, it looks all the same.
@@ -79,11 +80,12 @@ pub(crate) fn begin(
 ) -> Result<(), HostError> {
     let world = machine.world();
     let entity = schedule(world)?;
-    let mut operator = Operator::new(bundle, machine);
-    journal::guests_run();
-    operator.start_all();
-    machine.serve(entity, Arc::new(Desk { operator: Mutex::new(operator), world }));
+    let operator = Mutex::new(Operator::new(bundle, machine));
+    let desk = Arc::new(Desk { operator, world });
+    machine.serve(entity, Arc::<Desk>::clone(&desk));
     world.set_operator(entity);
+    journal::guests_run();
+    desk.operator.lock().start_all();
     Ok(())
 }
 
@@ -163,7 +165,7 @@ impl Operator {
     }
 
     /// Works for a while.
-    fn step(&mut self, until: u64) -> Stop {
+    fn step(&mut self) -> Stop {
         let world = self.machine.world();
         serial::CONSOLE.drain();
         serial::CONTROL.drain();
@@ -174,14 +176,13 @@ impl Operator {
             busy |= self.look_after(world, at);
         }
         self.records.retain(|record| record.life.state() != State::Deleted);
-        tell_of_traps();
         self.watch.step(self.machine);
         self.show(world);
         let now = asm::rdtsc();
         if now >= self.draws {
             // Nobody waits for the screen; guests wait for the CPU.
             self.draws = now + world.poll_interval() / 2;
-            framebuffer::draw(until.max(now + world.step() / 2));
+            framebuffer::draw(now + world.step());
         }
         if let Some(leave) = self.leave
             && self.control.is_quiet()
@@ -228,16 +229,6 @@ impl Operator {
             .get(at)
             .map(|record| EventGuest { number: record.number, name: record.settings.name.clone() });
         self.events.push(world.nanos(asm::rdtsc()), guest, what);
-    }
-}
-
-/// Tells of traps that nothing has asked for.
-fn tell_of_traps() {
-    let [nmis, debug] = [traps::take_nmis(), traps::take_stray_debug_traps()];
-    for (count, name) in [(nmis, "non-maskable interrupts"), (debug, "debug exceptions")] {
-        if count != 0 {
-            log::warn!("{count} {name} came to the hypervisor, which has no use for them");
-        }
     }
 }
 

@@ -11,11 +11,11 @@ use control::status::ExitTrace;
 use serde_json::{Value, json};
 
 /// The trace in that format.
-pub fn trace(snapshot: &ExitTrace) -> Result<Value> {
+pub fn trace(exits: &ExitTrace) -> Result<Value> {
     let mut events = vec![json!({
-        "name": "process_name", "ph": "M", "pid": 1, "args": { "name": snapshot.name },
+        "name": "process_name", "ph": "M", "pid": 1, "args": { "name": exits.name },
     })];
-    for vcpu in &snapshot.vcpus {
+    for vcpu in &exits.vcpus {
         events.push(json!({
             "name": "thread_name", "ph": "M", "pid": 1, "tid": vcpu.index,
             "args": { "name": format!("vCPU {}", vcpu.index) },
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
     use control::status::{TracedExit, VcpuTrace};
 
-    fn snapshot(time_ns: Option<u64>, took_ns: Option<u64>) -> ExitTrace {
+    fn traced(time_ns: Option<u64>, took_ns: Option<u64>) -> ExitTrace {
         several(&[(time_ns, took_ns)])
     }
 
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn an_exit_is_a_slice_on_its_vcpus_row() {
-        let trace = trace(&snapshot(Some(2_000_001_500), Some(250))).unwrap();
+        let trace = trace(&traced(Some(2_000_001_500), Some(250))).unwrap();
         let events = trace["traceEvents"].as_array().unwrap();
         assert_eq!(events[0]["args"]["name"], "tiny");
         assert_eq!(events[1]["args"]["name"], "vCPU 1");
@@ -124,8 +124,8 @@ mod tests {
 
     #[test]
     fn without_lengths_instants_and_without_times_nothing() {
-        let instants = trace(&snapshot(Some(1), None)).unwrap();
+        let instants = trace(&traced(Some(1), None)).unwrap();
         assert_eq!(instants["traceEvents"][2]["ph"], "i");
-        assert!(trace(&snapshot(None, None)).is_err());
+        assert!(trace(&traced(None, None)).is_err());
     }
 }

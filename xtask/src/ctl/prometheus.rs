@@ -35,19 +35,19 @@ impl Text {
 }
 
 /// The statistics in Prometheus' text format.
-pub fn text(snapshot: &Statistics) -> String {
+pub fn text(statistics: &Statistics) -> String {
     let mut text = Text(String::new());
     text.metric("libvirt_up", "gauge", "Whether the hypervisor answered.", vec![one("", 1)]);
-    guests(snapshot, &mut text);
-    vcpus(snapshot, &mut text);
-    exits(snapshot, &mut text);
-    machine(snapshot, &mut text);
+    guests(statistics, &mut text);
+    vcpus(statistics, &mut text);
+    exits(statistics, &mut text);
+    machine(statistics, &mut text);
     text.0
 }
 
-fn guests(snapshot: &Statistics, text: &mut Text) {
+fn guests(statistics: &Statistics, text: &mut Text) {
     let each = |value: &dyn Fn(&GuestStats) -> String| -> Vec<Sample> {
-        snapshot.guests.iter().map(|guest| (domain(guest), value(guest))).collect()
+        statistics.guests.iter().map(|guest| (domain(guest), value(guest))).collect()
     };
     let meta = |guest: &GuestStats| {
         let uuid = escape(guest.uuid.as_deref().unwrap_or_default());
@@ -59,7 +59,7 @@ fn guests(snapshot: &Statistics, text: &mut Text) {
         "libvirt_domain_info_meta",
         "gauge",
         "What the domain is called.",
-        snapshot.guests.iter().map(meta).collect(),
+        statistics.guests.iter().map(meta).collect(),
     );
     text.metric(
         "libvirt_domain_info_vstate",
@@ -124,9 +124,9 @@ fn guests(snapshot: &Statistics, text: &mut Text) {
     );
 }
 
-fn vcpus(snapshot: &Statistics, text: &mut Text) {
+fn vcpus(statistics: &Statistics, text: &mut Text) {
     let each = |value: &dyn Fn(&GuestStats, &VcpuStats) -> Option<String>| -> Vec<Sample> {
-        let all = snapshot.guests.iter();
+        let all = statistics.guests.iter();
         all.flat_map(|guest| {
             guest.vcpus.iter().filter_map(move |vcpu| {
                 let labels = format!("{},vcpu=\"{}\"", domain(guest), vcpu.index);
@@ -209,11 +209,11 @@ fn vcpus(snapshot: &Statistics, text: &mut Text) {
     );
 }
 
-fn exits(snapshot: &Statistics, text: &mut Text) {
+fn exits(statistics: &Statistics, text: &mut Text) {
     let mut counts = Vec::new();
     let mut times = Vec::new();
     let mut counters = Vec::new();
-    for guest in &snapshot.guests {
+    for guest in &statistics.guests {
         for vcpu in &guest.vcpus {
             for exit in &vcpu.exits {
                 let reason = escape(&exit.reason);
@@ -236,9 +236,9 @@ fn exits(snapshot: &Statistics, text: &mut Text) {
     text.metric("steward_domain_counter_total", "counter", "What else was counted.", counters);
 }
 
-fn machine(snapshot: &Statistics, text: &mut Text) {
+fn machine(statistics: &Statistics, text: &mut Text) {
     let cpus = |value: &dyn Fn(u64, u64) -> u64| -> Vec<Sample> {
-        let all = snapshot.cpus.iter();
+        let all = statistics.cpus.iter();
         all.map(|cpu| (format!("cpu=\"{}\"", cpu.index), seconds(value(cpu.busy_ns, cpu.idle_ns))))
             .collect()
     };
@@ -254,7 +254,7 @@ fn machine(snapshot: &Statistics, text: &mut Text) {
         "Time that the CPU was idle.",
         cpus(&|_, idle| idle),
     );
-    let memory = &snapshot.memory;
+    let memory = &statistics.memory;
     for (name, help, value) in [
         ("total", "Memory of the machine.", memory.total),
         ("free", "Memory that is free, promised or not.", memory.free),
@@ -267,7 +267,7 @@ fn machine(snapshot: &Statistics, text: &mut Text) {
         let name = format!("steward_memory_{name}_bytes");
         text.metric(&name, "gauge", help, vec![one("", value)]);
     }
-    let up = vec![(String::new(), seconds(snapshot.time_ns))];
+    let up = vec![(String::new(), seconds(statistics.time_ns))];
     text.metric("steward_uptime_seconds", "counter", "Time since the machine's start.", up);
 }
 
@@ -309,7 +309,7 @@ mod tests {
     };
     use std::collections::BTreeSet;
 
-    fn snapshot() -> Statistics {
+    fn statistics() -> Statistics {
         let vcpu = |index| VcpuStats {
             index,
             times: Times {
@@ -362,7 +362,7 @@ mod tests {
 
     #[test]
     fn figures_and_names() {
-        let text = text(&snapshot());
+        let text = text(&statistics());
         let name = r#"domain="a \"b\\\n""#;
         for line in [
             "libvirt_up 1".to_owned(),
@@ -399,7 +399,7 @@ mod tests {
 
     #[test]
     fn the_format_is_kept() {
-        let text = text(&snapshot());
+        let text = text(&statistics());
         assert!(text.ends_with('\n'));
         let mut seen = BTreeSet::new();
         let mut samples = BTreeSet::new();
@@ -425,7 +425,7 @@ mod tests {
 
     #[test]
     fn without_guests_there_still_is_a_machine() {
-        let mut empty = snapshot();
+        let mut empty = statistics();
         empty.guests.clear();
         let text = text(&empty);
         assert!(text.contains("steward_memory_total_bytes") && !text.contains("libvirt_domain"));

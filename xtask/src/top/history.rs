@@ -7,7 +7,7 @@ use super::picture::Row;
 /// As long as shares are kept, in nanoseconds.
 const MINUTE: u64 = 60 * 1_000_000_000;
 
-/// A guest's share between two snapshots.
+/// A guest's share between two looks.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     from_ns: u64,

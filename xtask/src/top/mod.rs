@@ -1,6 +1,6 @@
 //! `top`: the guests of a running Steward in a live table.
 //!
-//! [`picture`] computes what happened between two snapshots, [`model`] knows what
+//! [`picture`] computes what happened between two looks, [`model`] knows what
 //! of it is shown, [`view`] how it looks. A thread of its own speaks on the control
 //! line, so that keys work while no answer comes. It has the line for one request
 //! at a time: `ctl` gets its turn in between.

@@ -1,4 +1,4 @@
-//! Content of the table, but for how it looks: snapshots, an order and a selection
+//! Content of the table, but for how it looks: statistics, an order and a selection
 //! come to ordered rows, keys to actions. Nothing here reads or writes.
 
 use std::cmp::Reverse;
@@ -127,7 +127,7 @@ pub fn key(event: KeyEvent) -> Option<Action> {
 /// Everything that is shown.
 #[derive(Debug, Default)]
 pub struct Model {
-    snapshot: Option<Statistics>,
+    statistics: Option<Statistics>,
     head: Option<Head>,
     rows: Vec<Row>,
     history: History,
@@ -146,7 +146,7 @@ impl Model {
         Self { sort, ..Self::default() }
     }
 
-    /// The machine, once there was a snapshot.
+    /// The machine, once there were statistics.
     #[must_use]
     pub const fn head(&self) -> Option<&Head> {
         self.head.as_ref()
@@ -198,11 +198,11 @@ impl Model {
     /// first; `None` where nothing is known.
     #[must_use]
     pub fn minute(&self, row: &Row, parts: u16) -> Vec<Option<u64>> {
-        let now = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.time_ns);
+        let now = self.statistics.as_ref().map_or(0, |statistics| statistics.time_ns);
         self.history.minute(row.number, &row.name, now, parts)
     }
 
-    /// Takes a new snapshot in, unless the picture is kept.
+    /// Takes new statistics in, unless the picture is kept.
     pub fn take(&mut self, now: Statistics) {
         self.late = None;
         if matches!(self.message, Some(Message::Trouble(_))) {
@@ -213,7 +213,7 @@ impl Model {
         }
         let place = self.selected();
         // A clock that went back is that of a machine that was started again.
-        let before = self.snapshot.take().filter(|before| before.time_ns <= now.time_ns);
+        let before = self.statistics.take().filter(|before| before.time_ns <= now.time_ns);
         let (head, rows) = picture(&now, before.as_ref());
         match &before {
             None => self.history.clear(),
@@ -221,7 +221,7 @@ impl Model {
         }
         self.head = Some(head);
         self.rows = rows;
-        self.snapshot = Some(now);
+        self.statistics = Some(now);
         self.order();
         if self.selected().is_none() {
             self.select(place.unwrap_or(0));

@@ -4,10 +4,10 @@
 //! they never lag behind the device. Lock order: device, then interrupt
 //! controllers, then (by the atomics of [`crate::fabric`]) local APICs.
 
-use crate::console::Serial;
 use crate::lines::{IrqChip, Lines};
 use crate::scratch::{SCRATCH_BASE, SCRATCH_SIZE, Scratch};
-use crate::test_port::TracePort;
+use crate::serial::Serial;
+use crate::trace_port::TracePort;
 use config::layout::{COM1_IRQ, IOAPIC_BASE, IOAPIC_ID, IOAPIC_SIZE, RTC_IRQ, SCI_IRQ};
 use core::sync::atomic::{AtomicU64, Ordering};
 use devices::acpi_pm::{AcpiPm, TimerWidth};

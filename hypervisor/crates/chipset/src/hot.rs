@@ -2,8 +2,8 @@
 //! a polling console. All others are declined.
 
 use crate::board::Board;
-use crate::console::Serial;
 use crate::ports::{Target, lookup};
+use crate::serial::Serial;
 use spin::MutexGuard;
 
 impl Board {

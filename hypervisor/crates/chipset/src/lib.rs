@@ -16,14 +16,15 @@ extern crate alloc;
 extern crate std;
 
 mod board;
-mod console;
 pub mod fabric;
 mod hot;
 mod lines;
 mod ports;
 mod scratch;
-pub mod test_port;
+mod serial;
+pub mod trace_port;
 
 pub use board::{Board, BoardEnd, DebugPorts, PortOutcome};
 pub use hot::HotWrite;
 pub use lines::{Lines, Pin};
+pub use trace_port::HOT_DECLINES;

@@ -2,7 +2,7 @@
 //! answers reads as all ones.
 
 use crate::board::{Board, BoardEnd, PortOutcome};
-use crate::test_port::TracePort;
+use crate::trace_port::TracePort;
 use config::layout::{
     DEBUG_EXIT_PORT, FIRMWARE_PORT, FIRMWARE_RESET, PM1A_EVENT_PORT, PVPANIC_PORT, TRACE_PORT,
 };

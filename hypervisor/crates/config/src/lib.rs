@@ -27,6 +27,7 @@ mod host;
 pub mod layout;
 mod life;
 pub mod limits;
+#[cfg(feature = "toml")]
 pub mod size;
 #[cfg(feature = "toml")]
 pub mod toml;
@@ -42,6 +43,6 @@ pub use life::{BackOff, BackOffSettings, OnHalt, OnReset, OnTripleFault, Restart
 pub use values::{EscapeKey, Hypercalls, Uuid};
 
 // The Rust in a document, which `cargo test --doc` compiles and runs.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "toml"))]
 #[doc = include_str!("../../../../docs/how-to-setting.md")]
 mod how_to {}

@@ -1,10 +1,10 @@
 //! The exits of a test guest, in a form free of vendor: lock-step tests compare those of different
-//! machines. They go to the board's trace port ([`chipset::test_port`]). `describe` says which
+//! machines. They go to the board's trace port ([`chipset::trace_port`]). `describe` says which
 //! exits are left out, and why.
 
 use crate::backend::Backend;
 use crate::vcpu::Vcpu;
-use chipset::test_port::{TracePort, mix};
+use chipset::trace_port::{TracePort, mix};
 use memory::GuestRam;
 use x86defs::bits::{Low, high32};
 use x86defs::exit::{CacheControl, Direction, NestedAccess, NestedFault, PortIo};

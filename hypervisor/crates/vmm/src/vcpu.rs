@@ -32,7 +32,7 @@ pub struct VcpuCore {
     /// The hot handler served the exit that [`Backend::run`] is about to report.
     pub served: bool,
     /// Flags of the guest with which the hot handler declines
-    /// ([`chipset::test_port::HOT_DECLINES`]).
+    /// ([`chipset::HOT_DECLINES`]).
     pub hold: Rflags,
     /// A level-triggered interrupt that the hot handler ended: the I/O APIC is
     /// still to be told.

@@ -281,7 +281,7 @@ impl Parts {
         let core = VcpuCore {
             hot: HotState::default(),
             served: false,
-            hold: chipset::test_port::HOT_DECLINES,
+            hold: chipset::HOT_DECLINES,
             ended_level: None,
             timer: HotTimer::new(self.khz / 1000 * MIN_SLICE_US),
             leaves: HotLeaves::new(&self.cpuid, view),

@@ -117,6 +117,7 @@ pub(crate) struct Starter<C: VendorCpu> {
 impl<C: VendorCpu> Start for Starter<C> {
     fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
+        *self.made.lock() = None;
     }
 
     fn result(&self) -> Option<Result<Arc<AnyGuest>, HostError>> {
@@ -133,7 +134,8 @@ impl<C: VendorCpu> Start for Starter<C> {
     }
 
     fn admit(&self) {
-        if let Some(guest) = self.made.lock().take() {
+        let made = self.made.lock().take();
+        if let Some(guest) = made {
             (self.admit)(&guest);
         }
     }
@@ -256,6 +258,9 @@ impl<C: VendorCpu> Starter<C> {
     /// with one broken rule after the other, or violates the hypervisor's own rights.
     #[cfg(feature = "check-entries")]
     fn break_rules(&self, vendor: &C, guest: &Guest<Slots<C>>) {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return;
+        }
         let cmdline = &self.settings.cmdline;
         if crate::hw::broken::requested(cmdline).is_some() {
             let slice = self.world.poll_interval();

@@ -19,7 +19,7 @@ use ratatui::backend::TestBackend;
 
 use super::super::model::{Asked, Model, Sort};
 use super::super::{Line, News, Table, TopOptions, once, serve};
-use super::{S, guest, snapshot};
+use super::{S, guest, statistics};
 
 const PERIOD: Duration = Duration::from_millis(20);
 
@@ -95,7 +95,7 @@ fn outcome(operation: &Operation, seconds: &mut u64) -> Result<Answer, Refusal> 
             *seconds += 1;
             let busy = guest(2, "busy", *seconds * S, *seconds * 1000);
             let guests = vec![guest(1, "idle", 0, 0), busy];
-            Ok(Answer::Stats(Box::new(snapshot(*seconds * S, guests))))
+            Ok(Answer::Stats(Box::new(statistics(*seconds * S, guests))))
         }
         Operation::Pause(GuestRef::Number(1)) => Ok(Answer::Guest(Box::new(GuestInfo {
             number: 1,

@@ -43,7 +43,7 @@ fn guest(number: u32, name: &str, run_ns: u64, exits: u64) -> GuestStats {
 }
 
 /// Two CPUs, one of them off; the other was busy half of the time.
-fn snapshot(time_ns: u64, guests: Vec<GuestStats>) -> Statistics {
+fn statistics(time_ns: u64, guests: Vec<GuestStats>) -> Statistics {
     let cpu = |index| CpuInfo {
         index,
         apic_id: index,

@@ -7,7 +7,7 @@ use ratatui::style::{Color, Modifier};
 
 use super::super::model::{Action, Model, Sort};
 use super::super::view::draw;
-use super::{S, guest, snapshot};
+use super::{S, guest, statistics};
 
 fn drawn(model: &Model, width: u16, height: u16) -> TestBackend {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
@@ -39,7 +39,7 @@ fn model() -> Model {
         gamma.vcpus[0].times.paused_ns = second * S;
         // Less in each second.
         let alpha = guest(1, "alpha", second * (20 - second) * S / 20, second / 8);
-        model.take(snapshot(100 * S + second * S, vec![alpha, beta, gamma]));
+        model.take(statistics(100 * S + second * S, vec![alpha, beta, gamma]));
     }
     model.act(Action::First);
     model
@@ -150,7 +150,7 @@ fn what_the_status_line_says() {
 fn the_selected_guest_is_in_sight() {
     let mut model = Model::new(Sort::Name);
     let guests = (1..=50).map(|number| guest(number, &format!("guest{number:02}"), 0, 0));
-    model.take(snapshot(S, guests.collect()));
+    model.take(statistics(S, guests.collect()));
     assert!(!screen(&model, 60, 10).contains("guest50"));
     model.act(Action::Last);
     assert!(screen(&model, 60, 10).contains("guest50"));

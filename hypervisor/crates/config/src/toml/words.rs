@@ -1,5 +1,7 @@
 //! Known words that a word may be a misspelling of.
 
+use alloc::collections::BTreeMap;
+use alloc::vec;
 use alloc::vec::Vec;
 
 /// The word of `known` that `word` is a misspelling of, if there is one.
@@ -12,37 +14,41 @@ pub fn similar<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&
         .map(|(_, other)| other)
 }
 
-/// How many characters have to be put in, left out, replaced, or swapped with their neighbour to
-/// make one word of the other; no character is touched twice.
+/// Distance of two words by Damerau and Levenshtein: characters that have to be put in, left out,
+/// replaced, or swapped with their neighbour to make one of the other.
 #[must_use]
 pub fn distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
-    // Distances of the beginnings of `one` that are shorter by two and by one character from
-    // each beginning of `other`.
-    let mut before: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=other.len()).collect();
-    let mut previous = None;
+    let far = one.chars().count() + other.len();
+    // Distances of the beginnings of `one`, a row for each, from those of `other`.
+    let mut rows: Vec<Vec<usize>> = vec![(0..=other.len()).collect()];
+    let at = |rows: &[Vec<usize>], row: usize, column: usize| {
+        rows.get(row).and_then(|line| line.get(column)).copied().unwrap_or(far)
+    };
+    // The last row, from 1, of each character of `one` so far.
+    let mut seen: BTreeMap<char, usize> = BTreeMap::new();
     for (row, a) in one.chars().enumerate() {
-        let mut line = Vec::with_capacity(last.len());
-        line.push(row + 1);
+        let mut line = vec![row + 1];
+        // The last column, from 1, at which `other` had this row's character.
+        let mut hit = 0usize;
         for (column, b) in other.iter().enumerate() {
-            let at =
-                |line: &[usize], column: usize| line.get(column).copied().unwrap_or(usize::MAX);
-            let mut least = at(&last, column).saturating_add(usize::from(a != *b));
-            least = least.min(at(&last, column + 1).saturating_add(1));
-            least = least.min(at(&line, column).saturating_add(1));
-            let swapped = column
-                .checked_sub(1)
-                .filter(|left| previous == Some(*b) && other.get(*left) == Some(&a));
-            if let Some(left) = swapped {
-                least = least.min(at(&before, left).saturating_add(1));
+            let before = seen.get(b).copied().unwrap_or(0);
+            let replaced = at(&rows, row, column) + usize::from(a != *b);
+            let left_out = at(&rows, row, column + 1) + 1;
+            let put_in = line.last().map_or(far, |least| least + 1);
+            let swapped = match (before.checked_sub(1), hit.checked_sub(1)) {
+                (Some(up), Some(left)) => at(&rows, up, left) + (row - before) + 1 + (column - hit),
+                _ => far,
+            };
+            line.push(replaced.min(left_out).min(put_in).min(swapped));
+            if a == *b {
+                hit = column + 1;
             }
-            line.push(least);
         }
-        before = core::mem::replace(&mut last, line);
-        previous = Some(a);
+        rows.push(line);
+        seen.insert(a, row + 1);
     }
-    last.last().copied().unwrap_or(0)
+    at(&rows, rows.len() - 1, other.len())
 }
 
 #[cfg(test)]
@@ -68,7 +74,9 @@ mod tests {
             ("abc", "abd", 1),
             ("abc", "acb", 1),
             ("abc", "bc", 1),
-            ("ca", "abc", 3),
+            ("ca", "abc", 2),
+            ("wixeght", "weight", 2),
+            ("nmxae", "name", 2),
             ("kitten", "sitting", 3),
         ] {
             assert_eq!(distance(one, other), wanted, "{one} {other}");

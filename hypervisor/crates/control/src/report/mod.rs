@@ -1,4 +1,4 @@
-//! Snapshots and answers as text for a terminal of 80 columns.
+//! Status and answers as text for a terminal of 80 columns.
 //!
 //! Everything here makes whole lines that end in a line feed. Nothing computes
 //! with floating point: the image has none.
@@ -31,9 +31,9 @@ pub fn answer(answer: &Answer) -> String {
         }
         Answer::Guests(guests) => list(guests),
         Answer::Guest(guest) => list(core::slice::from_ref(guest)),
-        Answer::Stats(snapshot) => {
+        Answer::Stats(status) => {
             let mut text = String::new();
-            for guest in &snapshot.guests {
+            for guest in &status.guests {
                 text.push_str(&stats(guest));
             }
             text
@@ -48,10 +48,10 @@ pub fn answer(answer: &Answer) -> String {
             }
             text
         }
-        Answer::Trace(snapshot) => trace(snapshot),
-        Answer::Why(snapshot) => why::why(snapshot),
-        Answer::Memory(snapshot) => memory(snapshot),
-        Answer::Cpus(snapshot) => cpus(snapshot),
+        Answer::Trace(status) => trace(status),
+        Answer::Why(status) => why::why(status),
+        Answer::Memory(status) => memory(status),
+        Answer::Cpus(status) => cpus(status),
         Answer::Events(found) => events(found),
         Answer::Upload(upload) => {
             let whole = if upload.complete { "whole" } else { "not whole" };

@@ -481,7 +481,7 @@ impl Play {
         let core = VcpuCore {
             hot: HotState::default(),
             served: false,
-            hold: chipset::test_port::HOT_DECLINES,
+            hold: chipset::HOT_DECLINES,
             ended_level: None,
             timer: HotTimer::new(LEAST),
             leaves: HotLeaves::new(&cpuid, view),

@@ -185,3 +185,13 @@ fn lint0_level_waits_for_eoi() {
     let _ = store(&mut apic, 0x350, 0x8051);
     assert_eq!(apic.deliverable(), Some(0x51), "unmasked while asserted");
 }
+
+#[test]
+fn a_pin_in_mode_smi_or_init_says_so() {
+    for (mode, event) in [(0x200, LintEvent::Smi), (0x500, LintEvent::Init)] {
+        let mut apic = xapic(0);
+        let _ = store(&mut apic, 0x350, mode);
+        assert_eq!(apic.set_lint(Lint::Lint0, true), event);
+        assert_eq!(apic.set_lint(Lint::Lint0, true), LintEvent::None, "no new edge");
+    }
+}

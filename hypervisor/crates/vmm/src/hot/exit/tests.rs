@@ -184,7 +184,7 @@ fn a_trap_behind_the_instruction_is_the_general_codes() {
 
 #[test]
 fn what_is_traced_is_the_general_codes() {
-    let trace = chipset::test_port::TracePort::default();
+    let trace = chipset::trace_port::TracePort::default();
     trace.port_write(0, Width::B4, 1).unwrap();
     each_kind(|play, cpu, reason| {
         cpu.rflags |= Rflags::RESERVED1;
@@ -442,7 +442,7 @@ proptest! {
 }
 
 #[test]
-fn a_polling_console_takes_the_short_way() {
+fn a_polling_console_is_hot() {
     let mut play = Play::new();
     let text = b"Linux version 6.1\r\n".repeat(100);
     let mut cold = 0;

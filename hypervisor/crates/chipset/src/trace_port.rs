@@ -11,11 +11,11 @@ use spin::Mutex;
 use x86defs::bits::{Low, high32};
 use x86defs::{Rflags, Width};
 
-/// How many exits are kept one by one; the digest covers all.
-const KEPT: usize = 256;
-
 /// Flags with which the hot handler leaves an instruction to the general code.
 pub const HOT_DECLINES: Rflags = Rflags::TF.union(Rflags::RF);
+
+/// How many exits are kept one by one; the digest covers all.
+const KEPT: usize = 256;
 
 /// One exit: kind, what distinguishes it, RIP, a hash of registers and flags.
 pub type Record = [u32; 4];
