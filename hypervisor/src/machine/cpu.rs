@@ -259,13 +259,13 @@ impl<C: VendorCpu> ThisCpu<C> {
         self.console = None;
         let core = &mut private.vcpu.core;
         let left = asm::rdtsc();
-        let (spent, counts, pv) = (core.watch.end(left), core.counts, core.pv_counts);
+        let (spent, counts, counters) = (core.watch.end(left), core.counts, core.counters);
         #[cfg(feature = "stamp-exits")]
         core.hot.stamps.end(left);
         *slot.published.lock() = Published {
             counts,
             spent,
-            pv,
+            counters,
             left,
             #[cfg(feature = "stamp-exits")]
             stamps: core.hot.stamps,

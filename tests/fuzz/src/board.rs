@@ -3,29 +3,18 @@
 //! deadline in the past, for which the CPU would wake again and again.
 
 use super::input::Input;
-use chipset::{Board, DebugPorts};
-use config::layout::{DEBUG_EXIT_PORT, IOAPIC_BASE, PM1A_EVENT_PORT, PVPANIC_PORT, TRACE_PORT};
+use chipset::{Board, has_device};
+use config::GuestSettings;
+use config::layout::IOAPIC_BASE;
 use core::cell::Cell;
+use std::sync::LazyLock;
+use std::vec::Vec;
 use x86defs::time::Nanos;
 use x86defs::{GuestPhysAddr, Width};
 
-/// First ports of devices, and how many belong to each.
-const PORTS: [(u16, u16); 14] = [
-    (0x20, 2),
-    (0xa0, 2),
-    (0x4d0, 2),
-    (0x40, 4),
-    (0x61, 1),
-    (0x70, 4),
-    (0x3f8, 8),
-    (PM1A_EVENT_PORT, 12),
-    (0x60, 5),
-    (0x92, 1),
-    (0xcf8, 8),
-    (PVPANIC_PORT, 1),
-    (DEBUG_EXIT_PORT, 4),
-    (TRACE_PORT, 4),
-];
+/// Ports that devices have.
+static PORTS: LazyLock<Vec<u16>> =
+    LazyLock::new(|| (0..=u16::MAX).filter(|port| has_device(*port)).collect());
 /// Accesses in one case at the most.
 const ACCESSES: usize = 200;
 /// No guest is older: a hundred years and more.
@@ -46,8 +35,9 @@ fn width_of(choice: u8) -> Width {
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
     let [seconds, debug] = input.take();
-    let debug = if debug & 1 == 0 { DebugPorts::Present } else { DebugPorts::Absent };
-    let board = Board::new(1_700_000_000 + (u64::from(seconds) << 24), debug);
+    let mut settings = GuestSettings::new("guest", 1 << 20, "kernel");
+    settings.debug_exit = debug & 1 == 0;
+    let board = Board::new(1_700_000_000 + (u64::from(seconds) << 24), &settings);
     let mut now = Nanos(0);
     let mut console = [0; 100];
     for _ in 0..ACCESSES {
@@ -58,8 +48,8 @@ pub fn run(data: &[u8]) {
         let mut deliver = |_| sent.set(sent.get() + 1);
         let [operation, choice] = input.take();
         let width = width_of(operation >> 6);
-        let port = match PORTS.get(usize::from(choice >> 4)) {
-            Some((first, count)) => first + u16::from(choice & 15) % count,
+        let port = match PORTS.get(usize::from(choice)) {
+            Some(port) => *port,
             None => u16::from_le_bytes(input.take()),
         };
         match operation & 15 {

@@ -8,6 +8,7 @@ use crate::lines::{IrqChip, Lines};
 use crate::scratch::{SCRATCH_BASE, SCRATCH_SIZE, Scratch};
 use crate::serial::Serial;
 use crate::trace_port::TracePort;
+use config::GuestSettings;
 use config::layout::{COM1_IRQ, IOAPIC_BASE, IOAPIC_ID, IOAPIC_SIZE, RTC_IRQ, SCI_IRQ};
 use core::sync::atomic::{AtomicU64, Ordering};
 use devices::acpi_pm::{AcpiPm, TimerWidth};
@@ -88,12 +89,12 @@ pub struct Board {
 
 impl Board {
     /// The devices after power-up. `unix_nanos`, nanoseconds since 1970-01-01 UTC when the
-    /// guest's time is 0, sets the real-time clock;
-    /// with `debug_exit` the guest has port 0xf4, the scratch memory that tests
-    /// of instruction emulation use, and the trace of its exits.
+    /// guest's time is 0, sets the real-time clock; the guest's `settings` say which devices it
+    /// has: with `debug_exit` port 0xf4, the scratch memory that tests of instruction emulation
+    /// use, and the trace of its exits.
     #[must_use]
-    pub fn new(unix_nanos: u64, debug_exit: DebugPorts) -> Self {
-        let debug = debug_exit == DebugPorts::Present;
+    pub fn new(unix_nanos: u64, settings: &GuestSettings) -> Self {
+        let debug = settings.debug_exit;
         Self {
             irq: Mutex::new(IrqChip::new(PicPair::new(), IoApic::new(IOAPIC_ID, 0))),
             pit: Mutex::new(Pit::new()),
@@ -302,13 +303,4 @@ impl Board {
             scratch.lock().write(offset, width, value);
         }
     }
-}
-
-/// Whether a guest has ports that only tests want.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DebugPorts {
-    /// Port 0xf4, the scratch memory and the trace are there.
-    Present,
-    /// Port 0xf4, the scratch memory and the trace are not there.
-    Absent,
 }

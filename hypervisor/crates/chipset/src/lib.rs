@@ -24,7 +24,8 @@ mod scratch;
 mod serial;
 pub mod trace_port;
 
-pub use board::{Board, BoardEnd, DebugPorts, PortOutcome};
+pub use board::{Board, BoardEnd, PortOutcome};
 pub use hot::HotWrite;
 pub use lines::{Lines, Pin};
+pub use ports::has_device;
 pub use trace_port::HOT_DECLINES;

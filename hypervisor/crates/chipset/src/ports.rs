@@ -89,12 +89,24 @@ const fn fill(
         while port < range.count {
             let offset = range.offset + port;
             assert!(offset <= 0xff);
-            table[(range.first + port) as usize] = (target, offset as u8);
+            let place = &mut table[(range.first + port) as usize];
+            // A port has one device. The reset register 0xcf9 alone lies among PCI's, as on a PC.
+            assert!(matches!(
+                (place.0, target),
+                (Target::Nobody, _) | (Target::Pci, Target::Reset)
+            ));
+            *place = (target, offset as u8);
             port += 1;
         }
         n += 1;
     }
     table
+}
+
+/// Whether a device of the board answers at `port`; some are there only if a setting says so.
+#[must_use]
+pub fn has_device(port: u16) -> bool {
+    lookup(port).0 != Target::Nobody
 }
 
 #[inline(always)]
@@ -302,5 +314,56 @@ impl Board {
             }
             Target::Trace => Err(AccessError::NoRegister),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use config::GuestSettings;
+
+    const NOW: Nanos = Nanos(0);
+
+    fn board(debug_exit: bool) -> Board {
+        let mut settings = GuestSettings::new("guest", 1 << 20, "kernel");
+        settings.debug_exit = debug_exit;
+        Board::new(0, &settings)
+    }
+
+    fn read(board: &Board, port: u16, width: Width) -> u32 {
+        board.port_read(port, width, NOW, &mut |_| ())
+    }
+
+    fn write(board: &Board, port: u16, width: Width, value: u32) -> PortOutcome {
+        board.port_write(port, width, value, NOW, &mut |_| ())
+    }
+
+    #[test]
+    fn a_device_that_the_settings_leave_out_is_not_there() {
+        let port = DEBUG_EXIT_PORT;
+        assert!(has_device(port));
+        let without = board(false);
+        assert_eq!(read(&without, port, Width::B4), u32::MAX);
+        assert_eq!(write(&without, port, Width::B4, 5), PortOutcome::default());
+        let with = board(true);
+        assert_eq!(read(&with, port, Width::B4), 0);
+        assert_eq!(write(&with, port, Width::B4, 5).end, Some(BoardEnd::DebugExit(5)));
+    }
+
+    #[test]
+    fn wide_accesses_are_split_where_a_device_has_bytes() {
+        let board = board(false);
+        // Port 0x92 has a device, its neighbours have none.
+        assert_eq!([0x91, 0x92, 0x93].map(has_device), [false, true, false]);
+        let byte = read(&board, 0x92, Width::B1);
+        assert_eq!(read(&board, 0x92, Width::B2), 0xff00 | byte);
+        assert_eq!(read(&board, 0x91, Width::B1), 0xff, "nobody answers");
+        // The reset register is a byte among PCI's, which are wide.
+        assert_eq!((lookup(0xcf8).0, lookup(0xcf9).0), (Target::Pci, Target::Reset));
+        write(&board, 0xcf8, Width::B4, 0x8000_0000);
+        assert_eq!(read(&board, 0xcf8, Width::B4), 0x8000_0000);
+        assert_eq!(read(&board, 0xcf9, Width::B1), 0);
+        let reset = write(&board, 0xcf9, Width::B1, 6);
+        assert_eq!(reset.end, Some(BoardEnd::Reset));
     }
 }

@@ -5,6 +5,7 @@ use crate::limits::{
     MAX_CONSOLE_RING, MAX_CPU, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_VCPUS, MAX_WATCHDOG_MS,
     MAX_WEIGHT, MIN_BACK_OFF_MS, MIN_CONSOLE_RING, MIN_MEMORY, MIN_WATCHDOG_MS, MIN_WEIGHT,
 };
+use crate::plain::plain_settings;
 use crate::values::{Hypercalls, Uuid};
 use crate::{
     BackOff, BackOffSettings, CpuSet, GuestFault, OnHalt, OnReset, OnTripleFault, RestartPolicy,
@@ -16,79 +17,89 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use x86defs::time::TscFrequency;
 
-/// Settings of one guest. [`GuestSettings::new`] has a default for most.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GuestSettings {
-    /// Its name, unique: 1 to 64 of `A-Z a-z 0-9 . _ -`.
-    pub name: String,
-    /// The UUID of its machine; see [`GuestSettings::machine_uuid`].
-    #[serde(default)]
-    pub uuid: Option<Uuid>,
-    /// Memory in bytes: a multiple of 4096, [`MIN_MEMORY`] to [`MAX_MEMORY`].
-    pub memory: u64,
-    /// When its memory is populated.
-    #[serde(default)]
-    pub populate: Populate,
-    /// Its number of vCPUs, 1 to 64.
-    pub vcpus: u32,
-    /// Its part of the CPUs in proportion to the others': [`MIN_WEIGHT`] to
-    /// [`MAX_WEIGHT`].
-    #[serde(default = "default_weight")]
-    pub weight: u32,
-    /// The most that all its vCPUs get together, in percent of one CPU: 1 to
-    /// [`MAX_CAP`]. `None`: no limit.
-    #[serde(default)]
-    pub cap: Option<u32>,
-    /// The CPUs that its vCPUs may run on, 0 to [`MAX_CPU`], each once. `None`: all.
-    #[serde(default)]
-    pub affinity: Option<Vec<u8>>,
-    /// The file with its kernel.
-    pub kernel: String,
-    /// The file with its initial ramdisk, if any.
-    pub initrd: Option<String>,
-    /// Multiboot and PVH modules, in order; at most 64.
-    pub modules: Vec<ModuleSettings>,
-    /// The kernel's command line.
-    pub cmdline: String,
-    /// Whether the guest has the debug-exit port 0xf4.
-    pub debug_exit: bool,
-    /// Rule that makes the run's status of a value written to that port.
-    #[serde(default)]
-    pub debug_status: DebugStatus,
-    /// Consequence of a reset of its machine.
-    #[serde(default)]
-    pub on_reset: OnReset,
-    /// Consequence of a shutdown of its CPU (a triple fault).
-    #[serde(default)]
-    pub on_triple_fault: OnTripleFault,
-    /// Consequence of a halt of all its vCPUs, when nothing can wake them.
-    #[serde(default)]
-    pub on_halt: OnHalt,
-    /// How far the CPU may run its local APICs.
-    #[serde(default)]
-    pub apic: ApicAssist,
-    /// Whether it is started again when it has ended.
-    #[serde(default)]
-    pub restart: RestartPolicy,
-    /// How long a restart waits.
-    #[serde(default)]
-    pub back_off: BackOffSettings,
-    /// A guest that shows no sign of life for so many milliseconds has failed:
-    /// [`MIN_WATCHDOG_MS`] to [`MAX_WATCHDOG_MS`]. `None`: no watchdog.
-    #[serde(default)]
-    pub watchdog_ms: Option<u32>,
-    /// How many bytes of its console's output are kept while nobody looks:
-    /// [`MIN_CONSOLE_RING`] to [`MAX_CONSOLE_RING`].
-    #[serde(default = "default_console_ring")]
-    pub console_ring: u32,
-    /// The hypercalls that it may make.
-    #[serde(default)]
-    pub hypercalls: Hypercalls,
-    /// The signature that CPUID shows first.
-    #[serde(default)]
-    pub signature: Signature,
+macro_rules! guest_settings {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $words:tt;)*) => {
+        /// Settings of one guest. [`GuestSettings::new`] has a default for most.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct GuestSettings {
+            /// Its name, unique: 1 to 64 of `A-Z a-z 0-9 . _ -`.
+            pub name: String,
+            /// The UUID of its machine; see [`GuestSettings::machine_uuid`].
+            #[serde(default)]
+            pub uuid: Option<Uuid>,
+            /// Memory in bytes: a multiple of 4096, [`MIN_MEMORY`] to [`MAX_MEMORY`].
+            pub memory: u64,
+            /// When its memory is populated.
+            #[serde(default)]
+            pub populate: Populate,
+            /// Its number of vCPUs, 1 to 64.
+            pub vcpus: u32,
+            /// Its part of the CPUs in proportion to the others': [`MIN_WEIGHT`] to
+            /// [`MAX_WEIGHT`].
+            #[serde(default = "default_weight")]
+            pub weight: u32,
+            /// The most that all its vCPUs get together, in percent of one CPU: 1 to
+            /// [`MAX_CAP`]. `None`: no limit.
+            #[serde(default)]
+            pub cap: Option<u32>,
+            /// The CPUs that its vCPUs may run on, 0 to [`MAX_CPU`], each once. `None`: all.
+            #[serde(default)]
+            pub affinity: Option<Vec<u8>>,
+            /// The file with its kernel.
+            pub kernel: String,
+            /// The file with its initial ramdisk, if any.
+            pub initrd: Option<String>,
+            /// Multiboot and PVH modules, in order; at most 64.
+            pub modules: Vec<ModuleSettings>,
+            /// The kernel's command line.
+            pub cmdline: String,
+            /// Whether the guest has the debug-exit port 0xf4.
+            pub debug_exit: bool,
+            /// How long a restart waits.
+            #[serde(default)]
+            pub back_off: BackOffSettings,
+            /// A guest that shows no sign of life for so many milliseconds has failed:
+            /// [`MIN_WATCHDOG_MS`] to [`MAX_WATCHDOG_MS`]. `None`: no watchdog.
+            #[serde(default)]
+            pub watchdog_ms: Option<u32>,
+            /// How many bytes of its console's output are kept while nobody looks:
+            /// [`MIN_CONSOLE_RING`] to [`MAX_CONSOLE_RING`].
+            #[serde(default = "default_console_ring")]
+            pub console_ring: u32,
+            $($(#[$doc])*
+            #[serde(default)]
+            pub $name: $type,)*
+        }
+
+        impl GuestSettings {
+            /// A guest with one vCPU, the file `kernel`, and the default of everything else.
+            #[must_use]
+            pub fn new(name: impl Into<String>, memory: u64, kernel: impl Into<String>) -> Self {
+                Self {
+                    name: name.into(),
+                    uuid: None,
+                    memory,
+                    populate: Populate::default(),
+                    vcpus: 1,
+                    weight: DEFAULT_WEIGHT,
+                    cap: None,
+                    affinity: None,
+                    kernel: kernel.into(),
+                    initrd: None,
+                    modules: Vec::new(),
+                    cmdline: String::new(),
+                    debug_exit: false,
+                    back_off: BackOffSettings::default(),
+                    watchdog_ms: None,
+                    console_ring: DEFAULT_CONSOLE_RING,
+                    $($name: Default::default(),)*
+                }
+            }
+        }
+    };
 }
+plain_settings!(guest_settings);
 
 const fn default_weight() -> u32 {
     DEFAULT_WEIGHT
@@ -177,37 +188,6 @@ pub fn is_guest_name(name: &str) -> bool {
 }
 
 impl GuestSettings {
-    /// A guest with one vCPU, the file `kernel`, and the default of everything else.
-    #[must_use]
-    pub fn new(name: impl Into<String>, memory: u64, kernel: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            uuid: None,
-            memory,
-            populate: Populate::default(),
-            vcpus: 1,
-            weight: DEFAULT_WEIGHT,
-            cap: None,
-            affinity: None,
-            kernel: kernel.into(),
-            initrd: None,
-            modules: Vec::new(),
-            cmdline: String::new(),
-            debug_exit: false,
-            debug_status: DebugStatus::default(),
-            on_reset: OnReset::default(),
-            on_triple_fault: OnTripleFault::default(),
-            on_halt: OnHalt::default(),
-            apic: ApicAssist::default(),
-            restart: RestartPolicy::default(),
-            back_off: BackOffSettings::default(),
-            watchdog_ms: None,
-            console_ring: DEFAULT_CONSOLE_RING,
-            hypercalls: Hypercalls::default(),
-            signature: Signature::default(),
-        }
-    }
-
     /// The UUID of its machine: the one in the settings, or the one of its name.
     #[must_use]
     pub fn machine_uuid(&self) -> Uuid {

@@ -27,6 +27,7 @@ mod host;
 pub mod layout;
 mod life;
 pub mod limits;
+mod plain;
 #[cfg(feature = "toml")]
 pub mod size;
 #[cfg(feature = "toml")]

@@ -17,6 +17,7 @@ extern crate self as vmm;
 mod apic;
 pub mod backend;
 pub mod clock;
+pub mod counters;
 pub mod cpuid;
 mod emulate;
 pub mod end;

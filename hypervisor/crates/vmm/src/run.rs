@@ -37,12 +37,12 @@ pub fn on_cpu<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, ready: u6
     core.shared.set_on_cpu(true);
     if let Some(offset) = clock.catch_up(&mut core.clock, &vm.memory, vm.tsc_agreement()) {
         vcpu.hw.set_tsc_offset(offset);
-        core.pv_counts.pauses_told += 1;
+        core.counters.pauses_told += 1;
     }
     let waited = clock.nanos(ready);
     drop(clock);
     let offered = core.cpuid.pv();
-    match core.pv.steal.on_cpu(waited, offered, &vm.memory, &mut core.pv_counts) {
+    match core.pv.steal.on_cpu(waited, offered, &vm.memory, &mut core.counters) {
         Flush::Due => vcpu.hw.flush_translations(),
         Flush::None => {}
     }
@@ -52,7 +52,7 @@ pub fn on_cpu<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, ready: u6
 pub fn off_cpu<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) {
     let core = &mut vcpu.core;
     core.shared.set_on_cpu(false);
-    core.pv.steal.off_cpu(&vm.memory, &mut core.pv_counts);
+    core.pv.steal.off_cpu(&vm.memory, &mut core.counters);
 }
 
 /// Runs `vcpu` once: up to an exit that the general code has to serve.
@@ -72,7 +72,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     }
     vcpu.prepare_injection(pic, || vm.board.pic_acknowledge(|message| vm.deliver(message)));
     let core = &mut vcpu.core;
-    core.pv.eoi.to_guest(&core.lapic, &vm.memory, &mut core.pv_counts);
+    core.pv.eoi.to_guest(&core.lapic, &vm.memory, &mut core.counters);
     let nmi_waits = vcpu.nmi_waits();
     let timer = &mut vcpu.core.timer;
     timer.kind = vcpu.hw.timer();
@@ -90,7 +90,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     let ExitWithEvent { exit, interrupted } = vcpu.hw.run(&mut vcpu.core);
     let core = &mut vcpu.core;
     vcpu.hw.take_apic(&mut core.lapic);
-    let ended = core.pv.eoi.from_guest(&mut core.lapic, &vm.memory, &mut core.pv_counts);
+    let ended = core.pv.eoi.from_guest(&mut core.lapic, &vm.memory, &mut core.counters);
     if let Some(vector) = ended {
         vm.board.end_of_interrupt(vector, |message| vm.deliver(message));
     }

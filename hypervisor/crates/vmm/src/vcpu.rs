@@ -4,11 +4,12 @@
 
 use crate::backend::{Backend, HotState, InterruptDelivery};
 use crate::clock::VcpuClock;
+use crate::counters::Counters;
 use crate::cpuid::{CpuidTable, VcpuView};
 use crate::hot::cpuid::HotLeaves;
 use crate::hot::timer::HotTimer;
 use crate::msr::{MsrFile, MsrTable};
-use crate::pv::{PvCounts, PvState};
+use crate::pv::PvState;
 use crate::recorder::Recorder;
 use crate::stats::ExitCounts;
 use crate::stopwatch::Stopwatch;
@@ -69,8 +70,8 @@ pub struct VcpuCore {
     pub watch: Stopwatch,
     /// KVM's paravirtual interface.
     pub pv: PvState,
-    /// How much of that interface was used.
-    pub pv_counts: PvCounts,
+    /// Counts that are no exits by kind.
+    pub counters: Counters,
 }
 
 impl VcpuCore {
@@ -409,13 +410,13 @@ impl<B: Backend + ?Sized> Vcpu<B> {
     pub(crate) fn wake(&mut self) {
         self.activity = Activity::Running;
         if core::mem::take(&mut self.core.pv.kicked) {
-            self.core.pv_counts.unhalts += 1;
+            self.core.counters.unhalts += 1;
         }
     }
 
     /// Gives the CPU up after the instruction at hand.
     pub(crate) fn give_way(&mut self) {
-        self.core.pv_counts.yields += 1;
+        self.core.counters.yields += 1;
         self.gives_way = true;
     }
 

@@ -15,8 +15,8 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use chipset::Board;
 use chipset::fabric::{Posted, Routes};
-use chipset::{Board, DebugPorts};
 use config::GuestSettings;
 use devices::lapic::{Lapic, Role, TickRatio};
 use loader::{self, LoadError, LoadSettings, Loading, Module, TablesConfig, e820};
@@ -24,12 +24,13 @@ use sched::GuestId;
 use spin::{Mutex, RwLock};
 use vmm::backend::{Backend, HotState};
 use vmm::clock::{Interruption, TscAgreement, VcpuClock, VmClock};
+use vmm::counters::Counters;
 use vmm::cpuid::{CpuidConfig, CpuidTable, FeatureBit, VcpuView, model};
 use vmm::hot::cpuid::HotLeaves;
 use vmm::hot::timer::HotTimer;
 use vmm::msr::mtrr::Mtrrs;
 use vmm::msr::{MsrConfig, MsrFile, MsrTable};
-use vmm::pv::{PvCounts, PvFeatures, PvState};
+use vmm::pv::{PvFeatures, PvState};
 use vmm::recorder::Recorder;
 use vmm::stats::ExitCounts;
 use vmm::stopwatch::Stopwatch;
@@ -174,8 +175,7 @@ impl<C: VendorCpu> Assembly<C> {
             },
         ));
         let time = world.time();
-        let debug = if settings.debug_exit { DebugPorts::Present } else { DebugPorts::Absent };
-        let board = Arc::new(Board::new(time.wall, debug));
+        let board = Arc::new(Board::new(time.wall, settings));
         let watched = vendor.watches_apic_page(settings.apic);
         let page = watched.then(|| space.add_apic_page()).transpose()?;
         let apic = GuestApic { assist: settings.apic, page };
@@ -299,7 +299,7 @@ impl Parts {
             counts: ExitCounts::default(),
             watch: Stopwatch::default(),
             pv: PvState::default(),
-            pv_counts: PvCounts::default(),
+            counters: Counters::default(),
         };
         Ok(Vcpu::new(index, core, hw))
     }

@@ -10,7 +10,7 @@ use control::Account;
 use core::fmt::Debug;
 use spin::Mutex;
 use vmm::backend::Backend;
-use vmm::pv::PvCounts;
+use vmm::counters::Counters;
 #[cfg(feature = "stamp-exits")]
 use vmm::stamps::Stamps;
 use vmm::stats::ExitCounts;
@@ -47,8 +47,8 @@ pub(crate) struct Published {
     /// Time by what it was spent on, measured at each exit.
     #[cfg(feature = "stamp-exits")]
     pub(crate) stamps: Stamps,
-    /// Its use of KVM's paravirtual interface.
-    pub(crate) pv: PvCounts,
+    /// Its counts that are no exits by kind.
+    pub(crate) counters: Counters,
     /// The TSC when it left.
     pub(crate) left: u64,
 }
@@ -56,7 +56,7 @@ pub(crate) struct Published {
 impl Published {
     /// Its other counters.
     pub(crate) fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
-        self.pv.iter()
+        self.counters.iter()
     }
 
     /// Account of its time, in ticks; exits that the hot handler served have these `costs`.

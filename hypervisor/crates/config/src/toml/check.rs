@@ -82,6 +82,7 @@ impl<S: Surroundings> Checker<'_, S> {
         let (memory, populate) = self.memory(guest.memory.as_ref());
         // The files get their names in the bundle when it is made.
         let mut settings = GuestSettings::new(guest.name.get_ref(), memory, "");
+        guest.set_plain(&mut settings);
         settings.populate = populate;
         settings.uuid = guest.uuid.as_ref().and_then(|text| self.uuid(text));
         if let Some(vcpus) = &guest.vcpus {
@@ -93,21 +94,13 @@ impl<S: Surroundings> Checker<'_, S> {
             .map_or(DEFAULT_WEIGHT, |weight| self.number(weight, MIN_WEIGHT..=MAX_WEIGHT));
         settings.cap = guest.cap.as_ref().map(|cap| self.number(cap, 1..=MAX_CAP));
         settings.affinity = guest.affinity.as_ref().map(|cpus| self.affinity(cpus));
-        settings.restart = guest.restart;
         settings.back_off = self.back_off(&guest.back_off);
-        settings.on_reset = guest.on_reset;
-        settings.on_triple_fault = guest.on_triple_fault;
-        settings.on_halt = guest.on_halt;
-        settings.debug_status = guest.debug_status;
-        settings.apic = guest.apic;
         settings.watchdog_ms =
             guest.watchdog.as_ref().map(|time| self.time(time, MIN_WATCHDOG_MS..=MAX_WATCHDOG_MS));
         settings.console_ring = guest.console.ring.as_ref().map_or(DEFAULT_CONSOLE_RING, |size| {
             let range = u64::from(MIN_CONSOLE_RING)..=u64::from(MAX_CONSOLE_RING);
             u32::try_from(self.size(size, range)).unwrap_or(MAX_CONSOLE_RING)
         });
-        settings.hypercalls = guest.hypercalls;
-        settings.signature = guest.signature;
         let cmdline = self.cmdline(guest.cmdline.as_ref());
         settings.cmdline = cmdline.unwrap_or_else(|| self.surroundings.cmdline(&kernel).to_owned());
         settings.debug_exit = guest.debug_exit.unwrap_or_else(|| kernel.has_debug_exit());

@@ -1,9 +1,10 @@
 //! The keys of a configuration, as serde reads them: types, and which keys there
 //! are. Ranges and everything else are [`check`](super::check)'s.
 
+use crate::plain::plain_settings;
 use crate::{
-    ApicAssist, DebugStatus, Hypercalls, LogLevel, OnHalt, OnReset, OnTripleFault, Populate,
-    RestartPolicy, Signature, WhenEmpty,
+    ApicAssist, DebugStatus, GuestSettings, Hypercalls, LogLevel, OnHalt, OnReset, OnTripleFault,
+    Populate, RestartPolicy, Signature, WhenEmpty,
 };
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -35,45 +36,43 @@ pub(super) struct Host {
     pub(super) memory: Option<Spanned<String>>,
 }
 
-/// `[[guest]]`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Guest {
-    pub(super) name: Spanned<String>,
-    pub(super) kernel: Spanned<String>,
-    pub(super) uuid: Option<Spanned<String>>,
-    pub(super) initrd: Option<Spanned<String>>,
-    #[serde(default)]
-    pub(super) modules: Vec<Module>,
-    pub(super) cmdline: Option<Spanned<String>>,
-    pub(super) memory: Option<Spanned<Memory>>,
-    pub(super) vcpus: Option<Spanned<Number>>,
-    pub(super) weight: Option<Spanned<Number>>,
-    pub(super) cap: Option<Spanned<Number>>,
-    pub(super) affinity: Option<Spanned<Vec<Spanned<Number>>>>,
-    #[serde(default)]
-    pub(super) restart: RestartPolicy,
-    #[serde(default)]
-    pub(super) back_off: BackOff,
-    #[serde(default)]
-    pub(super) on_reset: OnReset,
-    #[serde(default)]
-    pub(super) on_triple_fault: OnTripleFault,
-    #[serde(default)]
-    pub(super) on_halt: OnHalt,
-    #[serde(default)]
-    pub(super) apic: ApicAssist,
-    pub(super) watchdog: Option<Spanned<Time>>,
-    #[serde(default)]
-    pub(super) console: Console,
-    #[serde(default)]
-    pub(super) hypercalls: Hypercalls,
-    #[serde(default)]
-    pub(super) signature: Signature,
-    pub(super) debug_exit: Option<bool>,
-    #[serde(default)]
-    pub(super) debug_status: DebugStatus,
+macro_rules! guest {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $words:tt;)*) => {
+        /// `[[guest]]`
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(super) struct Guest {
+            pub(super) name: Spanned<String>,
+            pub(super) kernel: Spanned<String>,
+            pub(super) uuid: Option<Spanned<String>>,
+            pub(super) initrd: Option<Spanned<String>>,
+            #[serde(default)]
+            pub(super) modules: Vec<Module>,
+            pub(super) cmdline: Option<Spanned<String>>,
+            pub(super) memory: Option<Spanned<Memory>>,
+            pub(super) vcpus: Option<Spanned<Number>>,
+            pub(super) weight: Option<Spanned<Number>>,
+            pub(super) cap: Option<Spanned<Number>>,
+            pub(super) affinity: Option<Spanned<Vec<Spanned<Number>>>>,
+            #[serde(default)]
+            pub(super) back_off: BackOff,
+            pub(super) watchdog: Option<Spanned<Time>>,
+            #[serde(default)]
+            pub(super) console: Console,
+            pub(super) debug_exit: Option<bool>,
+            $(#[serde(default)]
+            pub(super) $name: $type,)*
+        }
+
+        impl Guest {
+            /// Sets the plain settings.
+            pub(super) fn set_plain(&self, settings: &mut GuestSettings) {
+                $(settings.$name = self.$name;)*
+            }
+        }
+    };
 }
+plain_settings!(guest);
 
 /// One of `guest.modules`.
 #[derive(Debug, Deserialize)]

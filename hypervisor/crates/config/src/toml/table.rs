@@ -7,11 +7,11 @@ use crate::limits::{
     MAX_WATCHDOG_MS, MAX_WEIGHT, MIN_BACK_OFF_MS, MIN_CONSOLE_RING, MIN_MACHINE_MEMORY, MIN_MEMORY,
     MIN_WATCHDOG_MS, MIN_WEIGHT,
 };
+use crate::plain::plain_settings;
 use crate::size::short_size;
-use alloc::format;
 use alloc::string::String;
-use alloc::vec;
 use alloc::vec::Vec;
+use alloc::{format, vec};
 use core::fmt::Write;
 
 /// A setting.
@@ -103,7 +103,7 @@ pub fn guest() -> Vec<Setting> {
     let default_memory = short_size(DEFAULT_MEMORY);
     let default_ring = short_size(DEFAULT_CONSOLE_RING.into());
     let hasty = HASTY_RESET_MS / 1000;
-    vec![
+    let mut settings = vec![
         setting(
             "guest.name",
             "name",
@@ -210,13 +210,6 @@ pub fn guest() -> Vec<Setting> {
             "the CPUs that its vCPUs may run on".into(),
         ),
         setting(
-            "guest.restart",
-            "restart",
-            "`\"never\"`, `\"on-failure\"`, `\"always\"`".into(),
-            "`\"never\"`".into(),
-            "whether it starts again when it has ended: never; after a crash or a failure; whatever the end, unless the operator ended it".into(),
-        ),
-        setting(
             "guest.back_off",
             "back_off",
             "a table".into(),
@@ -245,34 +238,6 @@ pub fn guest() -> Vec<Setting> {
             "a guest that ran so long is healthy: the next wait is the first again".into(),
         ),
         setting(
-            "guest.on_reset",
-            "on_reset",
-            "`\"restart\"`, `\"end\"`".into(),
-            "`\"restart\"`".into(),
-            "what a reset of its machine does".into(),
-        ),
-        setting(
-            "guest.on_triple_fault",
-            "on_triple_fault",
-            "`\"crash\"`, `\"reset\"`".into(),
-            "`\"crash\"`".into(),
-            "what a triple fault is: a crash, with a dump and status 3, or a reset of its machine, as a PC's chipset has it (Linux resets so with `reboot=t`)".into(),
-        ),
-        setting(
-            "guest.on_halt",
-            "on_halt",
-            "`\"stay\"`, `\"end\"`".into(),
-            "`\"stay\"`; `\"end\"` under `run --headless`".into(),
-            "what happens when all its vCPUs have been halted with interrupts disabled for a second, so that nothing will wake them: it stays, which the log says, or it has ended, well".into(),
-        ),
-        setting(
-            "guest.apic",
-            "apic",
-            "`\"full\"`, `\"priority\"`, `\"none\"`".into(),
-            "`\"full\"`".into(),
-            "how far the CPU may run its local APICs, where it can: registers, delivery and end of interrupts; the task priority only; not at all".into(),
-        ),
-        setting(
             "guest.watchdog",
             "watchdog_ms",
             watchdog,
@@ -294,35 +259,32 @@ pub fn guest() -> Vec<Setting> {
             "how much of its console's output is kept while nobody looks".into(),
         ),
         setting(
-            "guest.hypercalls",
-            "hypercalls",
-            "a list of `\"console-write\"`, `\"yield\"`, `\"time\"`, `\"shut-down\"`, `\"kvm-poll-irq\"`, `\"kvm-kick-cpu\"`, `\"kvm-clock-pairing\"`, `\"kvm-send-ipi\"`, `\"kvm-sched-yield\"`".into(),
-            "all".into(),
-            "the hypercalls (`docs/hypercalls.md`) that it may make; any guest may ask for the version".into(),
-        ),
-        setting(
-            "guest.signature",
-            "signature",
-            "`\"steward\"`, `\"kvm\"`".into(),
-            "`\"steward\"`".into(),
-            "whose CPUID signature stands at leaf 0x40000000, for programs that look for KVM's nowhere else; the other's is at 0x40000100".into(),
-        ),
-        setting(
             "guest.debug_exit",
             "debug_exit",
             "`true`, `false`".into(),
             "`true` for `\"builtin\"` and `\"test:NAME\"`, else `false`".into(),
             "whether it has the debug-exit port 0xf4, the trace port 0xf8 and the scratch memory of the tests".into(),
         ),
-        setting(
-            "guest.debug_status",
-            "debug_status",
-            "`\"shifted\"`, `\"plain\"`".into(),
-            "`\"shifted\"`".into(),
-            "the run's status where it wrote V to that port: (V << 1) \\| 1, or V (255 for a larger one)".into(),
-        ),
-    ]
+    ];
+    settings.extend(plain());
+    settings
 }
+
+macro_rules! rows {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = [$allowed:expr, $default:expr, $meaning:expr];)*) => {
+        /// Plain settings.
+        fn plain() -> Vec<Setting> {
+            vec![$(setting(
+                concat!("guest.", stringify!($name)),
+                stringify!($name),
+                $allowed.into(),
+                $default.into(),
+                $meaning.into(),
+            ),)*]
+        }
+    };
+}
+plain_settings!(rows);
 
 /// The table in Markdown.
 #[must_use]

@@ -2,9 +2,10 @@
 
 use super::instruction::Done;
 use crate::backend::Backend;
+use crate::counters::Counters;
 use crate::end::{EndReason, VmError};
 use crate::hypercall::{Caller, HypercallHost, Ipis, Outcome, dispatch};
-use crate::pv::{PvCounts, PvFeatures};
+use crate::pv::PvFeatures;
 use crate::vcpu::Vcpu;
 use crate::vm::{Host, Vm};
 use hvabi::{CallSet, Registers, ShutDownKind, kvm};
@@ -22,7 +23,7 @@ struct CallHost<'a, M, H> {
     index: usize,
     allowed: CallSet,
     offered: PvFeatures,
-    counts: &'a mut PvCounts,
+    counts: &'a mut Counters,
 }
 
 impl<M: GuestRam, H: Host> HypercallHost for CallHost<'_, M, H> {
@@ -101,7 +102,7 @@ pub(super) fn serve<B: Backend, M: GuestRam, H: Host>(
         index: vcpu.index,
         allowed: vcpu.core.cpuid.calls(),
         offered: vcpu.core.cpuid.pv(),
-        counts: &mut vcpu.core.pv_counts,
+        counts: &mut vcpu.core.counters,
     };
     let after = match dispatch(registers, caller, &mut call_host) {
         Outcome::Return(after) => after,

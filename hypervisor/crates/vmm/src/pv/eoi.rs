@@ -5,7 +5,7 @@
 //! interrupt has no consequence but its own: nothing waits to be delivered behind
 //! it, nothing was interrupted by it, and no I/O APIC waits for its end.
 
-use super::PvCounts;
+use crate::counters::Counters;
 use devices::lapic::Lapic;
 use hvabi::kvm::{EOI_PENDING, MSR_ENABLED};
 use memory::GuestMemory;
@@ -62,7 +62,7 @@ impl PvEoi {
     /// The vCPU is about to enter the guest; `lapic` is as it was made ready for
     /// that.
     #[inline(always)]
-    pub fn to_guest(&mut self, lapic: &Lapic, memory: &impl GuestMemory, counts: &mut PvCounts) {
+    pub fn to_guest(&mut self, lapic: &Lapic, memory: &impl GuestMemory, counts: &mut Counters) {
         if let Some(at) = self.address()
             && lapic.ends_unseen()
         {
@@ -71,7 +71,7 @@ impl PvEoi {
     }
 
     #[inline(never)]
-    fn offer(&mut self, at: GuestPhysAddr, memory: &impl GuestMemory, counts: &mut PvCounts) {
+    fn offer(&mut self, at: GuestPhysAddr, memory: &impl GuestMemory, counts: &mut Counters) {
         if set(memory, at, true).is_some() {
             self.offered = true;
             counts.eoi_offers += 1;
@@ -86,7 +86,7 @@ impl PvEoi {
         &mut self,
         lapic: &mut Lapic,
         memory: &impl GuestMemory,
-        counts: &mut PvCounts,
+        counts: &mut Counters,
     ) -> Option<Vector> {
         if self.offered { self.take_back(lapic, memory, counts) } else { None }
     }
@@ -96,7 +96,7 @@ impl PvEoi {
         &mut self,
         lapic: &mut Lapic,
         memory: &impl GuestMemory,
-        counts: &mut PvCounts,
+        counts: &mut Counters,
     ) -> Option<Vector> {
         self.offered = false;
         // A guest without its word can't have ended an interrupt that way.

@@ -6,7 +6,7 @@
 //! - [`StealTime`]: how long the vCPU had no CPU, and whether it has one now; by this structure
 //!   other vCPUs leave it a flush of its translations to do.
 //! - [`PvEoi`]: ends of interrupts that cause no exit.
-//! - [`PvCounts`]: how much each part was used.
+//! - `Counters`: how much each part was used.
 //!
 //! Guest memory is touched where a vCPU gets or loses its CPU, and around the
 //! entries of general code with an interrupt in service; never by the hot handler.
@@ -82,46 +82,4 @@ impl PvState {
         self.eoi = PvEoi::default();
         self.kicked = false;
     }
-}
-
-macro_rules! counts {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// How often a vCPU used each part of the interface.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct PvCounts {
-            $($(#[$doc])* pub $name: u64,)*
-        }
-
-        impl PvCounts {
-            /// Names and counts, in the order of the fields.
-            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
-                [$((stringify!($name), self.$name),)*].into_iter()
-            }
-        }
-    };
-}
-
-counts! {
-    /// Steal time was added to.
-    steal_updates,
-    /// The vCPU was shown as one without a CPU.
-    preempted,
-    /// Translations were flushed because another vCPU had asked for it meanwhile.
-    tlb_flushes,
-    /// An entry on which the interrupt in service could end without an exit.
-    eoi_offers,
-    /// Interrupts that ended without an exit.
-    eois,
-    /// Kicks sent to other vCPUs.
-    kicks,
-    /// HLTs that a kick ended.
-    unhalts,
-    /// Calls that sent interrupts.
-    ipi_calls,
-    /// Interrupts that these calls sent.
-    ipis,
-    /// Turns given up by hypercall, for a certain vCPU or for any.
-    yields,
-    /// Pauses of the guest that the vCPU was told of.
-    pauses_told,
 }

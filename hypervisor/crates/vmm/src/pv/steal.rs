@@ -1,7 +1,8 @@
 //! [`StealTime`]: the structure in guest memory that tells a vCPU for how long it
 //! had no CPU, and other vCPUs whether it has one.
 
-use super::{PvCounts, PvFeatures};
+use super::PvFeatures;
+use crate::counters::Counters;
 use hvabi::kvm::{MSR_ENABLED, steal};
 use memory::{GuestMemory, MemoryError};
 use serde::{Deserialize, Serialize};
@@ -82,7 +83,7 @@ impl StealTime {
         waited: u64,
         offered: PvFeatures,
         memory: &impl GuestMemory,
-        counts: &mut PvCounts,
+        counts: &mut Counters,
     ) -> Flush {
         self.waited = waited;
         let Some(at) = self.address() else { return Flush::None };
@@ -102,7 +103,7 @@ impl StealTime {
 
     /// The vCPU loses its CPU: from now on others may ask for a flush instead of
     /// interrupting it.
-    pub fn off_cpu(&self, memory: &impl GuestMemory, counts: &mut PvCounts) {
+    pub fn off_cpu(&self, memory: &impl GuestMemory, counts: &mut Counters) {
         if let Some(at) = self.address()
             && memory.write(at.wrapping_add(steal::PREEMPTED), &[steal::VCPU_PREEMPTED]).is_ok()
         {

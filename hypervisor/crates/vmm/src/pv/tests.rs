@@ -1,6 +1,7 @@
 use super::*;
 use crate::clock::pvclock::PvClockFlags;
 use crate::clock::{HostTime, TscAgreement};
+use crate::counters::Counters;
 use crate::run::{Next, off_cpu, on_cpu};
 use crate::scripted::Play;
 use crate::vcpu::Activity;
@@ -102,11 +103,11 @@ fn ask_for_flush(memory: &impl GuestMemory) -> bool {
 
 #[test]
 fn steal_time_from_the_registration_on() {
-    let (ram, mut counts) = (Ram::new(), PvCounts::default());
+    let (ram, mut counts) = (Ram::new(), Counters::default());
     let mut steal = StealTime::default();
     let all = PvFeatures::all();
     assert_eq!(steal.on_cpu(1_000, all, &ram, &mut counts), Flush::None);
-    assert_eq!(counts, PvCounts::default(), "nothing is registered");
+    assert_eq!(counts, Counters::default(), "nothing is registered");
     // Contents before the registration: an odd version, a steal time to add to.
     put(&ram, AT, &[5, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 3]);
     assert_eq!(steal.write(AT | 1, &ram), Ok(()));
@@ -141,13 +142,13 @@ fn steal_time_is_refused_where_it_can_not_be() {
     assert_eq!((steal, ram.0.borrow().clone()), before);
     // Any address will do if the structure is not in use.
     assert_eq!(steal.write(u64::MAX << 6, &ram), Ok(()));
-    assert_eq!(steal.on_cpu(9, PvFeatures::all(), &ram, &mut PvCounts::default()), Flush::None);
+    assert_eq!(steal.on_cpu(9, PvFeatures::all(), &ram, &mut Counters::default()), Flush::None);
     assert_eq!(*ram.0.borrow(), before.1);
 }
 
 #[test]
 fn a_flush_waits_for_the_vcpu() {
-    let (ram, mut counts) = (Ram::new(), PvCounts::default());
+    let (ram, mut counts) = (Ram::new(), Counters::default());
     let mut steal = StealTime::default();
     let all = PvFeatures::all();
     steal.write(AT | 1, &ram).unwrap();
@@ -172,7 +173,7 @@ fn a_flush_waits_for_the_vcpu() {
 #[test]
 fn a_flush_that_is_asked_for_at_the_last_moment() {
     for others in 1..10 {
-        let (ram, mut counts) = (Ram::new(), PvCounts::default());
+        let (ram, mut counts) = (Ram::new(), Counters::default());
         let mut steal = StealTime::default();
         steal.write(AT | 1, &ram).unwrap();
         steal.off_cpu(&ram, &mut counts);
@@ -193,7 +194,7 @@ proptest! {
     fn steal_time_adds_up(
         steps in prop::collection::vec((0u8..5, 0u64..1 << 40), 0..60),
     ) {
-        let (ram, mut counts) = (Ram::new(), PvCounts::default());
+        let (ram, mut counts) = (Ram::new(), Counters::default());
         let mut steal = StealTime::default();
         let (mut registered, mut on, mut waited, mut expected) = (false, true, 0, 0u64);
         let (mut promised, mut version) = (false, 0);
@@ -238,7 +239,7 @@ proptest! {
     fn ends_without_an_exit_are_ends(
         steps in prop::collection::vec((0u8..8, 0u8..40, any::<bool>()), 0..200),
     ) {
-        let (ram, mut counts) = (Ram::new(), PvCounts::default());
+        let (ram, mut counts) = (Ram::new(), Counters::default());
         let mut eoi = PvEoi::default();
         eoi.write(AT | 1, &ram).unwrap();
         let ratio = TickRatio::from_khz(1_000_000);
@@ -303,7 +304,7 @@ proptest! {
 
 #[test]
 fn an_end_is_offered_where_it_has_no_consequence() {
-    let (ram, mut counts) = (Ram::new(), PvCounts::default());
+    let (ram, mut counts) = (Ram::new(), Counters::default());
     let mut lapic = Lapic::new(0, TickRatio::from_khz(1_000_000), Role::Bootstrap);
     lapic.set_up_virtual_wire();
     let mut eoi = PvEoi::default();
@@ -418,14 +419,14 @@ fn the_end_of_an_interrupt_by_turns() {
     play.vm.vcpus[0].post(0x41, Trigger::Edge);
     play.turn(VmExit::HostInterrupt);
     assert_eq!(play.injected(), Some(Event::interrupt(0x41)));
-    let counts = play.vcpu.core.pv_counts;
+    let counts = play.vcpu.core.counters;
     assert_eq!((counts.eoi_offers, counts.eois), (1, 0));
     assert_eq!(bytes(&play.vm.memory, AT), [0], "taken back at the exit");
     assert!(play.vcpu.core.lapic.ends_unseen(), "still in service");
     // The 8259s' interrupts are no business of the local APIC's.
     play.vcpu.core.lapic.end_edge();
     play.turn(VmExit::HostInterrupt);
-    assert_eq!(play.vcpu.core.pv_counts.eoi_offers, 1);
+    assert_eq!(play.vcpu.core.counters.eoi_offers, 1);
 }
 
 #[test]
@@ -438,7 +439,7 @@ fn kicks_end_the_next_hlt() {
     assert!(matches!(play.idle(), Next::Idle(_)));
     play.vm.unhalt(0);
     assert_eq!(play.turn(VmExit::HostInterrupt), Next::Continue);
-    assert_eq!(play.vcpu.core.pv_counts.unhalts, 1);
+    assert_eq!(play.vcpu.core.counters.unhalts, 1);
     // A kick before the vCPU halts: it counts just once.
     assert_eq!(hypercall(&mut play, [call::KICK_CPU, 0, 0, 0, 0]), (Next::Continue, 0));
     assert_eq!(play.turn(VmExit::HostInterrupt), Next::Continue);
@@ -452,7 +453,7 @@ fn kicks_end_the_next_hlt() {
         assert_eq!(play.vm.vcpu_of(id), None);
     }
     assert!(play.vm.vcpus[0].is_quiet());
-    let counts = play.vcpu.core.pv_counts;
+    let counts = play.vcpu.core.counters;
     assert_eq!((counts.kicks, counts.unhalts), (1, 2));
     // A vCPU that waits for its start-up is not started by a kick.
     play.vcpu.init();
@@ -476,7 +477,7 @@ fn interrupts_and_turns_by_hypercall() {
     assert_eq!(hypercall(&mut play, fixed), (Next::Continue, 1));
     play.turn(VmExit::HostInterrupt);
     assert_eq!(play.injected(), Some(Event::interrupt(0x41)));
-    let counts = play.vcpu.core.pv_counts;
+    let counts = play.vcpu.core.counters;
     assert_eq!((counts.ipi_calls, counts.ipis, counts.yields), (3, 2, 0));
     // A vCPU yields neither to itself nor to an id that no vCPU has.
     for id in [0, 1] {
@@ -485,7 +486,7 @@ fn interrupts_and_turns_by_hypercall() {
     let steward = hvabi::STEWARD_BASE + 2;
     assert_eq!(hypercall(&mut play, [steward, 0, 0, 0, 0]), (Next::Yield, 0));
     assert_eq!(play.turn(VmExit::HostInterrupt), Next::Continue, "once");
-    assert_eq!(play.vcpu.core.pv_counts.yields, 1);
+    assert_eq!(play.vcpu.core.counters.yields, 1);
     // Another vCPU, which has no CPU.
     play.vm.vcpus.push(alloc::sync::Arc::default());
     play.vm.routes.publish(1, play.vcpu.core.lapic.identity().with_id(1));
@@ -551,7 +552,7 @@ fn time_stands_still_while_paused() {
     let [flags] = bytes(&play.vm.memory, FLAGS);
     assert_eq!(flags & stopped, 0);
     assert_eq!(guest_tsc(&play), tsc + 500);
-    assert_eq!(play.vcpu.core.pv_counts.pauses_told, 1);
+    assert_eq!(play.vcpu.core.counters.pauses_told, 1);
     // A vCPU without a clock is told nothing, and its TSC is right all the same.
     assert!(wrmsr(&mut play, Msr::KVM_SYSTEM_TIME, 0));
     play.vm.pause(play.stage.tsc);
@@ -606,12 +607,4 @@ fn what_can_be_used() {
     let no_steal = (all - PvFeatures::STEAL_TIME).usable(CallSet::ALL);
     assert!(!no_steal.contains(PvFeatures::TLB_FLUSH));
     assert_eq!(PvFeatures::empty().usable(CallSet::ALL), PvFeatures::empty());
-}
-
-#[test]
-fn counts_have_names() {
-    let counts = PvCounts { steal_updates: 1, pauses_told: 2, ..PvCounts::default() };
-    let all: Vec<_> = counts.iter().collect();
-    assert_eq!((all[0], all[all.len() - 1]), (("steal_updates", 1), ("pauses_told", 2)));
-    assert_eq!(all.len() * 8, core::mem::size_of::<PvCounts>());
 }

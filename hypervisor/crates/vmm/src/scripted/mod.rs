@@ -12,20 +12,22 @@ mod tests;
 
 use crate::backend::{Backend, HotState, InterruptDelivery};
 use crate::clock::{HostTime, Interruption, VcpuClock, VmClock};
+use crate::counters::Counters;
 use crate::cpuid::{CpuidConfig, CpuidTable, VcpuView};
 use crate::hot::cpuid::HotLeaves;
 use crate::hot::timer::{HotTimer, NEVER, TimerKind};
 use crate::msr::mtrr::Mtrrs;
 use crate::msr::{MsrConfig, MsrFile, MsrTable};
-use crate::pv::{PvCounts, PvFeatures, PvState};
+use crate::pv::{PvFeatures, PvState};
 use crate::recorder::Recorder;
 use crate::run::{Next, turn};
 use crate::stats::ExitCounts;
 use crate::stopwatch::Stopwatch;
 use crate::vcpu::{Vcpu, VcpuCore};
 use crate::vm::{Host, Kick, Vm};
+use chipset::Board;
 use chipset::fabric::{Posted, Routes};
-use chipset::{Board, DebugPorts};
+use config::GuestSettings;
 use devices::firmware::FirmwareNews;
 use devices::lapic::{InterruptStatus, Lapic, Role, TickRatio, VirtualApicPage};
 use memory::{GuestMemory, GuestRam, HotRam, MemoryError};
@@ -471,7 +473,9 @@ impl Play {
         lapic.set_up_virtual_wire();
         let routes = Routes::new();
         routes.publish(0, lapic.identity());
-        let board = Arc::new(Board::new(1_700_000_000_000_000_000, DebugPorts::Present));
+        let mut settings = GuestSettings::new("guest", ram as u64, "kernel");
+        settings.debug_exit = true;
+        let board = Arc::new(Board::new(1_700_000_000_000_000_000, &settings));
         let view = VcpuView {
             cr4: Cr4::empty(),
             xcr0: Xcr0::X87,
@@ -499,7 +503,7 @@ impl Play {
             counts: ExitCounts::default(),
             watch: Stopwatch::default(),
             pv: PvState::default(),
-            pv_counts: PvCounts::default(),
+            counters: Counters::default(),
         };
         let mut segments = [Segment::data32(16); 8];
         segments[SegmentRegister::Cs as usize] = Segment::code32(8);
