@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// Licences that allow what the project's own allow; a package needs one of them, or all that
@@ -106,14 +106,26 @@ fn names(sources: &str, name: &str) -> bool {
     })
 }
 
-/// Appends what stands in the files of Rust in `path`.
+/// Appends what stands in the files of Rust in `path`, and in those that they include from
+/// elsewhere by `#[path]`.
 fn read(path: &Path, sources: &mut String) -> Result<()> {
     if path.is_dir() {
         for entry in fs::read_dir(path)? {
             read(&entry?.path(), sources)?;
         }
     } else if path.extension().is_some_and(|extension| extension == "rs") && path.exists() {
-        sources.push_str(&fs::read_to_string(path)?);
+        let text = fs::read_to_string(path)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for line in text.lines() {
+            let included = line.trim().strip_prefix("#[path = \"");
+            if let Some(elsewhere) = included.and_then(|rest| rest.strip_suffix("\"]")) {
+                let elsewhere = folder.join(elsewhere);
+                sources.push_str(&fs::read_to_string(&elsewhere).with_context(|| {
+                    format!("{} includes {}", path.display(), elsewhere.display())
+                })?);
+            }
+        }
+        sources.push_str(&text);
     }
     Ok(())
 }

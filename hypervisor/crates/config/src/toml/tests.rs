@@ -148,7 +148,7 @@ fn every_key_is_documented_and_every_documented_key_is_read() {
             known.insert(format!("{table}.{key}"));
         }
     }
-    assert_eq!(documented, known);
+    assert_eq!(documented, known, "`cargo xtask lint --write` renews the table");
     for name in hvabi_names() {
         assert!(doc.contains(&format!("`\"{name}\"`")), "{name}");
     }
@@ -177,7 +177,10 @@ fn every_key_of_the_manifest_has_a_setting() {
 
 #[test]
 fn the_document_has_the_table() {
-    assert_eq!(table::renewed(DOCUMENT).as_deref(), Some(DOCUMENT), "cargo xtask lint --write");
+    let renewed = table::renewed(DOCUMENT).unwrap();
+    let changed = renewed.lines().zip(DOCUMENT.lines()).find(|(new, old)| new != old);
+    assert_eq!(changed, None, "`cargo xtask lint --write` renews docs/config.md");
+    assert!(renewed == DOCUMENT, "`cargo xtask lint --write` renews docs/config.md");
     assert_eq!(table::renewed("no marks"), None);
 }
 
@@ -189,7 +192,7 @@ fn hvabi_names() -> Vec<String> {
 }
 
 #[test]
-fn the_documented_configuration_sets_every_key() {
+fn the_documented_configuration_is_read_as_it_stands() {
     let doc = DOCUMENT;
     let text = doc.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
     let config = parse(text).unwrap();
