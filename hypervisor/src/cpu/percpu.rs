@@ -38,6 +38,8 @@ pub struct PerCpu {
     own: AtomicU32,
     /// How many sleep on it until a moment.
     timers: AtomicU32,
+    /// Ranks of the locks that it holds, where that is checked.
+    held: AtomicU32,
 }
 
 impl PerCpu {
@@ -51,6 +53,7 @@ impl PerCpu {
             requests: AtomicU32::new(0),
             own: AtomicU32::new(0),
             timers: AtomicU32::new(0),
+            held: AtomicU32::new(0),
         }
     }
 
@@ -156,6 +159,8 @@ pub fn claim(index: usize) {
     let address = core::ptr::from_ref(cpu) as u64;
     // SAFETY: every 64-bit CPU has the register, and nothing else uses GS.
     unsafe { msr::write(Msr::GS_BASE, address) };
+    // Each CPU makes its number before it takes its first lock.
+    locks::check_by(|| Some(&this().held));
 }
 
 /// The calling CPU's local APIC works, and others may call it.

@@ -6,6 +6,7 @@
 use crate::drivers::serial;
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
+use chipset::ConsoleSink;
 use control::{Ring, Screen, screen};
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Mutex;
@@ -86,40 +87,30 @@ impl Passage {
     }
 }
 
+impl ConsoleSink for Console {
+    /// While the operator looks, it is no more than the serial port takes.
+    fn room(&self) -> usize {
+        if !self.is_attached() {
+            return usize::MAX;
+        }
+        let Output { kept, passage } = &mut *self.output.lock();
+        if kept.is_empty() && passage.is_clear() { serial::CONSOLE.room_for_guest() } else { 0 }
+    }
+
+    /// Bytes for which the serial port has no room are kept, and shown later.
+    fn put(&self, bytes: &[u8]) {
+        let Output { kept, passage } = &mut *self.output.lock();
+        let sent = if self.is_attached() && kept.is_empty() { passage.send(bytes) } else { 0 };
+        kept.push(bytes.get(sent..).unwrap_or_default());
+    }
+}
+
 impl Console {
     /// A console that nobody looks at; `kept` takes what it is sent, `screen` filters what
     /// is shown of it.
     pub(crate) const fn new(kept: Ring, screen: Option<Screen>) -> Self {
         let passage = Passage { screen, ready: ArrayVec::new_const() };
         Self { attached: AtomicBool::new(false), output: Mutex::new(Output { kept, passage }) }
-    }
-
-    /// Takes what the guest sent; how many bytes, from the start. While the
-    /// operator looks, it is no more than the serial port takes.
-    pub(crate) fn write(&self, bytes: &[u8]) -> usize {
-        let Output { kept, passage } = &mut *self.output.lock();
-        if self.is_attached() {
-            return if kept.is_empty() { passage.send(bytes) } else { 0 };
-        }
-        kept.push(bytes);
-        bytes.len()
-    }
-
-    /// Takes all of what the guest sent: what the serial port has no room for is
-    /// kept, and shown later.
-    pub(crate) fn put(&self, bytes: &[u8]) {
-        let Output { kept, passage } = &mut *self.output.lock();
-        let sent = if self.is_attached() && kept.is_empty() { passage.send(bytes) } else { 0 };
-        kept.push(bytes.get(sent..).unwrap_or_default());
-    }
-
-    /// How many bytes [`write`](Self::write) would take.
-    pub(crate) fn room(&self) -> usize {
-        if !self.is_attached() {
-            return usize::MAX;
-        }
-        let Output { kept, passage } = &mut *self.output.lock();
-        if kept.is_empty() && passage.is_clear() { serial::CONSOLE.room_for_guest() } else { 0 }
     }
 
     /// Whether the operator looks at it.

@@ -1,6 +1,5 @@
 //! The loop of a CPU: what the scheduler chose, until it is time to ask again.
 
-use super::console::Console;
 use super::guest::{Guest, Private, Published, Slots};
 use super::runners::{Machine, Runner};
 use super::sleepers::Sleepers;
@@ -9,7 +8,6 @@ use crate::cpu::{apic, asm, cpuid_checked, msr, percpu, traps, vectors};
 use crate::drivers::framebuffer;
 use crate::hw::VendorCpu;
 use crate::mm;
-use alloc::sync::Arc;
 use devices::firmware::FirmwareNews;
 use sched::{Choice, Decision, Stay};
 use service::Stop;
@@ -41,8 +39,6 @@ pub(super) struct ThisCpu<C: VendorCpu> {
     since: u64,
     /// The deadline that the timer is armed for.
     armed: u64,
-    /// The running guest's console.
-    console: Option<Arc<Console>>,
     /// State of its branch predictors: the guest that taught them last.
     predictors: Predictors,
     sleepers: Sleepers,
@@ -55,20 +51,6 @@ impl<C: VendorCpu> Host for ThisCpu<C> {
 
     fn time(&self) -> HostTime {
         self.world.time()
-    }
-
-    fn console_write(&mut self, bytes: &[u8]) -> usize {
-        self.console.as_ref().map_or(bytes.len(), |console| console.write(bytes))
-    }
-
-    fn console_put(&mut self, bytes: &[u8]) {
-        if let Some(console) = &self.console {
-            console.put(bytes);
-        }
-    }
-
-    fn console_room(&self) -> usize {
-        self.console.as_ref().map_or(usize::MAX, |console| console.room())
     }
 
     fn deadline(&self) -> u64 {
@@ -113,7 +95,6 @@ impl<C: VendorCpu> ThisCpu<C> {
             asked: true,
             since: asm::rdtsc(),
             armed: NEVER,
-            console: None,
             predictors: Predictors::new(has_branch_barrier(&cpuid_checked)),
             sleepers: Sleepers::default(),
         }
@@ -235,7 +216,6 @@ impl<C: VendorCpu> ThisCpu<C> {
             // SAFETY: the CPU has the command, which changes no state that programs see.
             unsafe { msr::write(Msr::PRED_CMD, PRED_CMD_IBPB) };
         });
-        self.console = Some(Arc::clone(&guest.console));
         self.sleepers.forget(choice.id);
         let mut stay = Stay::default();
         let (stop, end) = mm::with_root(guest.vm.memory.root(), || {
@@ -256,7 +236,6 @@ impl<C: VendorCpu> ThisCpu<C> {
             result
         });
         guest.places.leave(index);
-        self.console = None;
         let core = &mut private.vcpu.core;
         let left = asm::rdtsc();
         let (spent, counts, counters) = (core.watch.end(left), core.counts, core.counters);
@@ -312,7 +291,7 @@ impl<C: VendorCpu> ThisCpu<C> {
                     }
                     guest.places.leave(index);
                     // A sender that posts from now on wakes the vCPU through the scheduler.
-                    if guest.vm.vcpus.get(index).is_some_and(|posted| !posted.is_quiet()) {
+                    if guest.vm.fabric.mailbox(index).is_some_and(|posted| !posted.is_quiet()) {
                         guest.places.enter(index, self.index);
                         continue;
                     }

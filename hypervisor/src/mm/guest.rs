@@ -15,6 +15,7 @@ use core::cell::Cell;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 use devices::lapic::APIC_BASE_ADDRESS;
+use locks::{Mutex, Rank};
 use memory::frames::{FrameAllocator, ORDER_2M, Owner, Owners};
 use memory::holdings::{Holdings, order};
 use memory::populate::{self, Backing, Guarded, Page};
@@ -24,7 +25,6 @@ use memory::stage2::{
 };
 use memory::transfer::{self, Populate, Populated};
 use memory::{GuestMemory, GuestRam, HotRam, MemoryError};
-use spin::Mutex;
 use x86defs::addr::{Hfn, PAGE_SIZE};
 use x86defs::{GuestPhysAddr, HostPhysAddr, Width};
 
@@ -35,7 +35,7 @@ const LARGE: u64 = 2 << 20;
 const HEAP_ROOM: usize = 1 << 20;
 
 /// The guests' numbers in the frame table.
-static OWNERS: Mutex<Owners> = Mutex::new(Owners::new());
+static OWNERS: Mutex<Owners> = Mutex::new(Rank::Owners, Owners::new());
 
 /// The nested tables, in the format of the CPU's vendor.
 #[derive(Debug)]
@@ -311,7 +311,10 @@ impl GuestSpace {
             regions,
             reserved: frames,
             sealed: AtomicBool::new(false),
-            inner: Mutex::new(Inner { account, tables, window, nested, apic_page: None }),
+            inner: Mutex::new(
+                Rank::Memory,
+                Inner { account, tables, window, nested, apic_page: None },
+            ),
         })
     }
 

@@ -5,9 +5,9 @@ use crate::mm::pool::Tables;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 use linked_list_allocator::Heap;
+use locks::{Mutex, Rank};
 use memory::frames::{ORDER_2M, Owner, Source};
 use memory::stage2::{Attributes, HostTable, Mapper, PageSize, Permissions};
-use spin::Mutex;
 use x86defs::HostPhysAddr;
 use x86defs::addr::{Hfn, PAGE_SIZE};
 
@@ -30,7 +30,7 @@ struct State {
 struct Global(Mutex<Option<State>>);
 
 #[global_allocator]
-static HEAP: Global = Global(Mutex::new(None));
+static HEAP: Global = Global(Mutex::new(Rank::Heap, None));
 
 /// A block that no guest was promised; any block where that is the source.
 fn take(from: Source) -> Option<Hfn> {

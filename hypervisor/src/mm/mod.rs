@@ -30,8 +30,8 @@ pub use sealed::Unsealed;
 use crate::error::HostError;
 use bootloader_api::BootInfo;
 use core::sync::atomic::{AtomicU64, Ordering};
+use locks::{Mutex, Rank};
 use memory::frames::{FrameAllocator, NotYours, Owner};
-use spin::Mutex;
 use x86defs::HostPhysAddr;
 use x86defs::addr::Hfn;
 
@@ -53,7 +53,7 @@ pub fn init(info: &'static mut BootInfo) -> Result<Handover, HostError> {
 }
 
 /// Every frame of the machine.
-static FRAMES: Mutex<Option<FrameAllocator<'static>>> = Mutex::new(None);
+static FRAMES: Mutex<Option<FrameAllocator<'static>>> = Mutex::new(Rank::Frames, None);
 
 /// Gives back a block of 2^`order` frames of `owner`'s.
 fn free_frames(first: Hfn, order: u8, owner: Owner) {

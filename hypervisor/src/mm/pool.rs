@@ -10,9 +10,9 @@
 //! for long.
 
 use super::{FRAMES, direct, layout};
+use locks::{Mutex, Rank};
 use memory::frames::{ORDER_2M, Owner, Source};
 use memory::stage2::{Attributes, HostTable, Mapper, PageSize, Permissions, TableMemory};
-use spin::Mutex;
 use x86defs::HostPhysAddr;
 use x86defs::addr::{Hfn, PAGE_SIZE};
 
@@ -46,13 +46,10 @@ struct Pool {
     told: bool,
 }
 
-static POOL: Mutex<Pool> = Mutex::new(Pool {
-    blocks: [const { None }; BLOCKS],
-    free: 0,
-    promised: 0,
-    mapper: None,
-    told: false,
-});
+static POOL: Mutex<Pool> = Mutex::new(
+    Rank::Pool,
+    Pool { blocks: [const { None }; BLOCKS], free: 0, promised: 0, mapper: None, told: false },
+);
 
 impl Pool {
     fn add(&mut self, first: Hfn) -> bool {

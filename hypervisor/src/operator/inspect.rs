@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use chipset::{Lines, Pin};
+use chipset::fabric::{Lines, Pin};
 use control::status::{
     CodeState, ExitStats, LvtState, PicState, PinState, TimerState, TracedExit, VcpuActivity,
     VcpuTrace, VcpuWait,

@@ -14,6 +14,7 @@ use crate::mm;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
+use chipset::Flushed;
 use config::{ConsoleBytes, GuestSettings, OnHalt};
 use control::protocol::EventKind;
 use control::{ErrorCode, Limit, Refusal, Ring, Screen};
@@ -21,7 +22,6 @@ use core::fmt::Write;
 use sched::{EntityId, GuestId, Kind, SchedError, Share};
 use vmm::end::EndReason;
 use vmm::lifecycle::{Action, Cause, Command, Event, Lifecycle, State};
-use vmm::vm::Flushed;
 
 /// Guests that can be known.
 const MAX_GUESTS: usize = 1024;
@@ -199,7 +199,7 @@ impl Operator {
             }
             Action::PressPowerButton => {
                 if let Some(guest) = record.guest() {
-                    guest.vm.press_power_button();
+                    guest.vm.board.press_power_button();
                 }
                 let left = match record.life.state() {
                     State::Stopping { deadline, .. } => deadline.saturating_sub(asm::rdtsc()),
@@ -294,11 +294,7 @@ impl Operator {
                 let left = guest.is_left();
                 let console = &guest.console;
                 console.show();
-                let flushed = guest.vm.try_flush_console(
-                    &mut &**console,
-                    |console, bytes| console.put(bytes),
-                    |console| console.room(),
-                );
+                let flushed = guest.vm.board.try_flush_console();
                 let said = flushed == Some(Flushed::All) && console.unread().0 == 0;
                 if let Some(end) = guest.end()
                     && !matches!(state, State::Clearing { .. })

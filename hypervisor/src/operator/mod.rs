@@ -31,9 +31,9 @@ use control::protocol::{EventKind, EventLog};
 use control_line::Control;
 use hvabi::ShutDownKind;
 use lives::Record;
+use locks::{Mutex, Rank};
 use sched::{EntityId, Kind, SchedError, Share};
 use service::{Service, Stop};
-use spin::Mutex;
 use terminal::Terminal;
 use vmm::end::EndReason;
 use vmm::lifecycle::{Command, State};
@@ -80,7 +80,7 @@ pub(crate) fn begin(
 ) -> Result<(), HostError> {
     let world = machine.world();
     let entity = schedule(world)?;
-    let operator = Mutex::new(Operator::new(bundle, machine));
+    let operator = Mutex::new(Rank::Operator, Operator::new(bundle, machine));
     let desk = Arc::new(Desk { operator, world });
     machine.serve(entity, Arc::<Desk>::clone(&desk));
     world.set_operator(entity);

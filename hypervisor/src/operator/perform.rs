@@ -186,7 +186,7 @@ impl Operator {
             Ok(wait)
         });
         let vcpus = waits.collect::<Result<_, _>>()?;
-        let (pins, pics) = inspect::controllers(&guest.vm.board.lines());
+        let (pins, pics) = inspect::controllers(&guest.vm.fabric.lines());
         Ok(Answer::Why(WaitStatus { name: guest.vm.name.clone(), state, vcpus, pins, pics }))
     }
 

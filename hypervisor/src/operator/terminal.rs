@@ -178,7 +178,7 @@ impl Operator {
             // While nobody is there, nobody listens.
             let Some(guest) = record.and_then(|record| record.guest()) else { return false };
             let now = guest.vm.now(asm::rdtsc());
-            let taken = guest.vm.console_input(bytes.make_contiguous(), now);
+            let taken = guest.vm.board.console_input(bytes.make_contiguous(), now);
             bytes.drain(..taken);
             !bytes.is_empty()
         });
@@ -210,7 +210,7 @@ impl Operator {
                 let last = self.terminal.last;
                 let record = self.records.iter().find(|record| record.number == last);
                 if let Some(guest) = record.and_then(|record| record.guest()) {
-                    guest.vm.press_power_button();
+                    guest.vm.board.press_power_button();
                 }
             }
             Typed::Quit => {}

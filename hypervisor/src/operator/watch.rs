@@ -53,7 +53,7 @@ impl Halt {
         // A vCPU that can't be had now is tried again in the next step.
         let Some(deaf) = guest.all_vcpus(world.reach(), Vcpu::is_deaf) else { return false };
         self.looked = true;
-        let quiet = guest.vm.vcpus.iter().all(|posted| posted.is_quiet());
+        let quiet = guest.vm.fabric.mailboxes().iter().all(|posted| posted.is_quiet());
         deaf && quiet
     }
 }

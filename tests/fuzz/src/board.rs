@@ -1,13 +1,14 @@
 //! The devices of a guest's machine, whatever the guest does to their ports and registers
-//! in memory and whenever: no access panics, sends more than a few interrupts, or leaves a
-//! deadline in the past, for which the CPU would wake again and again.
+//! in memory and whenever: no access panics, changes the 8259s' output without telling the vCPU, or
+//! leaves a deadline in the past, for which the CPU would wake again and again.
 
 use super::input::Input;
-use chipset::{Board, has_device};
+use chipset::fabric::{Fabric, Kick};
+use chipset::{Board, ConsoleSink, has_device};
 use config::GuestSettings;
 use config::layout::IOAPIC_BASE;
-use core::cell::Cell;
-use std::sync::LazyLock;
+use std::boxed::Box;
+use std::sync::{Arc, LazyLock};
 use std::vec::Vec;
 use x86defs::time::Nanos;
 use x86defs::{GuestPhysAddr, Width};
@@ -19,9 +20,20 @@ static PORTS: LazyLock<Vec<u16>> =
 const ACCESSES: usize = 200;
 /// No guest is older: a hundred years and more.
 const MOST_NANOS: u64 = 1 << 62;
-/// Interrupts that one access may send: each pin of the I/O APIC once for each line that it
-/// can move.
-const MESSAGES: usize = 3 * devices::ioapic::PINS as usize;
+
+/// A console with room for so much at a time.
+#[derive(Debug)]
+struct Room(usize);
+
+impl ConsoleSink for Room {
+    fn room(&self) -> usize {
+        self.0
+    }
+
+    fn put(&self, bytes: &[u8]) {
+        assert!(bytes.len() <= self.0, "more than there is room for");
+    }
+}
 
 fn width_of(choice: u8) -> Width {
     match choice & 3 {
@@ -47,15 +59,18 @@ fn settings(switches: u8) -> GuestSettings {
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
     let [seconds, switches] = input.take();
-    let board = Board::new(1_700_000_000 + (u64::from(seconds) << 24), &settings(switches));
+    let fabric = Arc::new(Fabric::new(1, Kick(Box::new(|_| ()))));
+    let mailbox = fabric.mailbox(0).expect("there is one vCPU");
+    let wall = 1_700_000_000 + (u64::from(seconds) << 24);
+    let console = Arc::new(Room(100));
+    let board = Board::new(wall, &settings(switches), Arc::clone(&fabric), console, &[]);
     let mut now = Nanos(0);
-    let mut console = [0; 100];
     for _ in 0..ACCESSES {
         if input.0.is_empty() {
             break;
         }
-        let sent = Cell::new(0);
-        let mut deliver = |_| sent.set(sent.get() + 1);
+        let asked = fabric.pic_output();
+        let _ = mailbox.take_requests();
         let [operation, choice] = input.take();
         let width = width_of(operation >> 6);
         let port = match PORTS.get(usize::from(choice)) {
@@ -64,12 +79,12 @@ pub fn run(data: &[u8]) {
         };
         match operation & 15 {
             0..=3 => {
-                let value = u64::from(board.port_read(port, width, now, &mut deliver));
+                let value = u64::from(board.port_read(port, width, now));
                 assert_eq!(width.truncate(value), value);
             }
             4..=8 => {
                 let value = u32::from_le_bytes(input.take());
-                let _ = board.port_write(port, width, value, now, &mut deliver);
+                let _ = board.port_write(port, width, value, now);
             }
             9 | 10 => {
                 let at = GuestPhysAddr::new(IOAPIC_BASE + u64::from(choice & 0x3f) * 4);
@@ -81,7 +96,7 @@ pub fn run(data: &[u8]) {
                 let value = u32::from_le_bytes(input.take());
                 for (offset, value) in [(0, register), (0x10, value)] {
                     let at = GuestPhysAddr::new(IOAPIC_BASE + offset);
-                    board.mmio_write(at, Width::B4, value.into(), now, &mut deliver);
+                    board.mmio_write(at, Width::B4, value.into(), now);
                 }
             }
             12 => {
@@ -90,33 +105,32 @@ pub fn run(data: &[u8]) {
             }
             13 => {
                 let typed = [choice; 20];
-                let taken = board.console_input(&typed, now, &mut deliver);
+                let taken = board.console_input(&typed, now);
                 assert!(taken <= typed.len());
-                let sent = board.console_output(&mut console, &mut deliver);
-                assert!(sent <= console.len());
+                let _ = board.try_flush_console();
             }
             14 => match choice & 3 {
-                0 => board.press_power_button(&mut deliver),
-                1 => board.end_of_interrupt(input.byte(), &mut deliver),
-                _ if board.pic_output() => _ = board.pic_acknowledge(&mut deliver),
+                0 => board.press_power_button(),
+                1 => fabric.end_of_interrupt(input.byte()),
+                _ if fabric.pic_output() => _ = fabric.pic_acknowledge(),
                 _ => {}
             },
             // Hot accesses give what the general code would.
             _ => {
                 if let Some(value) = board.hot_read(port) {
-                    let slow = board.port_read(port, Width::B1, now, &mut deliver);
+                    let slow = board.port_read(port, Width::B1, now);
                     assert_eq!(slow, u32::from(value), "port {port:#x}");
                 }
-                if let Some(mut write) = board.hot_write(port) {
+                if let Some(mut write) = board.hot_write(port, Width::B1) {
                     write.write(choice);
                 }
             }
         }
-        assert!(sent.get() <= MESSAGES, "{} interrupts", sent.get());
-        board.advance(now, |_| sent.set(sent.get() + 1));
+        board.advance(now);
+        assert!(asked == fabric.pic_output() || !mailbox.is_quiet(), "the vCPU is not told");
         let next = board.deadline();
         assert!(next > now, "a deadline at {next:?} that {now:?} does not end");
-        let lines = board.lines();
+        let lines = fabric.lines();
         assert!(lines.pins.len() <= usize::from(devices::ioapic::PINS));
     }
 }

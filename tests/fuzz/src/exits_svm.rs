@@ -3,8 +3,8 @@
 
 use super::input::Input;
 use x86defs::Width;
-use x86defs::exit::{BytePort, NestedAccess, PortIo, VmExit};
-use x86defs::vmcb::{EventInjection, byte_port, decode, interrupted_event, is_first_touch};
+use x86defs::exit::{NestedAccess, PlainPort, PortIo, VmExit};
+use x86defs::vmcb::{EventInjection, decode, interrupted_event, is_first_touch, plain_port};
 
 /// EXITCODE, EXITINFO1 and EXITINFO2 as the case has them. Three of four codes are ones that
 /// CPUs have.
@@ -30,9 +30,8 @@ pub fn run(data: &[u8]) {
             assert_eq!((raw.reason, raw.info1, raw.info2), (code, info1, info2));
         }
         VmExit::PortIo(PortIo { port, width, direction, string }) => {
-            let byte =
-                (width == Width::B1 && string.is_none()).then_some(BytePort { port, direction });
-            assert_eq!(byte_port(info1), byte);
+            let plain = string.is_none().then_some(PlainPort { port, width, direction });
+            assert_eq!(plain_port(info1), plain);
             assert_ne!(width, Width::B8, "no port is that wide");
         }
         VmExit::NestedFault(fault) => {

@@ -4,10 +4,10 @@
 use super::input::Input;
 use x86defs::Width;
 use x86defs::event::EventKind;
-use x86defs::exit::{BytePort, NestedAccess, PortIo, VmExit};
+use x86defs::exit::{NestedAccess, PlainPort, PortIo, VmExit};
 use x86defs::vmcs::{
-    ENTRY_FAILED, ExitInformation, ExitReason, InterruptionInfo, byte_port, decode,
-    interrupted_event, is_first_touch, unblocks_nmi,
+    ENTRY_FAILED, ExitInformation, ExitReason, InterruptionInfo, decode, interrupted_event,
+    is_first_touch, plain_port, unblocks_nmi,
 };
 
 /// Exit information of the case. Three of four basic reasons are below 80.
@@ -46,9 +46,8 @@ pub fn run(data: &[u8]) {
         }
         VmExit::MachineCheck => {}
         VmExit::PortIo(PortIo { port, width, direction, string }) => {
-            let byte =
-                (width == Width::B1 && string.is_none()).then_some(BytePort { port, direction });
-            assert_eq!(byte_port(information.qualification), byte);
+            let plain = string.is_none().then_some(PlainPort { port, width, direction });
+            assert_eq!(plain_port(information.qualification), plain);
             assert_ne!(width, Width::B8, "no port is that wide");
         }
         VmExit::NestedFault(fault) => {

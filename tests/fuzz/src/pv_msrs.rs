@@ -89,7 +89,7 @@ pub fn run(data: &[u8]) {
                 on = true;
             }
             _ => {
-                play.vm.vcpus[0].post(choice | 0x20, devices::lapic::Trigger::Edge);
+                play.vm.fabric.mailboxes()[0].post(choice | 0x20, devices::lapic::Trigger::Edge);
                 let next = play.turn(VmExit::HostInterrupt);
                 assert_eq!(next, Next::Continue);
             }

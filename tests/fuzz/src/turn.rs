@@ -79,10 +79,10 @@ pub fn run(data: &[u8]) {
                 play.stage.tsc = play.stage.tsc.saturating_add(ticks).min(MOST_TICKS);
             }
             8 => {
-                let fresh = play.vm.console_input(&[choice; 3], play.vm.now(play.stage.tsc));
+                let fresh = play.vm.board.console_input(&[choice; 3], play.vm.now(play.stage.tsc));
                 assert!(fresh <= 3);
                 if choice & 1 != 0 {
-                    play.vm.press_power_button();
+                    play.vm.board.press_power_button();
                 }
             }
             9 => {
@@ -238,7 +238,7 @@ fn registers(play: &mut Play, choice: u8, input: &mut Input<'_>) {
 
 /// Requests of other CPUs and devices to the vCPU.
 fn others(play: &mut Play, choice: u8) {
-    let posted = &play.vm.vcpus[0];
+    let posted = &play.vm.fabric.mailboxes()[0];
     match choice & 3 {
         0 | 1 => _ = posted.post(choice | 0x10, devices::lapic::Trigger::Edge),
         2 => _ = posted.request(Requests::NMI),

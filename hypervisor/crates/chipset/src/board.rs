@@ -1,46 +1,48 @@
 //! The devices of a guest's machine, their ports and interrupt lines.
 //!
 //! A device is locked for each access. Lines are set under that lock, so that
-//! they never lag behind the device. Lock order: device, then interrupt
-//! controllers, then (by the atomics of [`crate::fabric`]) local APICs.
+//! they never lag behind the device.
 
-use crate::lines::{IrqChip, Lines};
+use crate::bus::{Bus, HotBells};
+use crate::console::{ConsoleSink, Flushed, Serial};
+use crate::fabric::{Fabric, Requests};
+use crate::pci::{OnBus, Placed};
 use crate::scratch::{SCRATCH_BASE, SCRATCH_SIZE, Scratch};
-use crate::serial::Serial;
 use crate::trace_port::TracePort;
+use alloc::sync::Arc;
 use config::GuestSettings;
-use config::layout::{COM1_IRQ, IOAPIC_BASE, IOAPIC_ID, IOAPIC_SIZE, RTC_IRQ, SCI_IRQ};
+use config::layout::{COM1_IRQ, IOAPIC_BASE, IOAPIC_SIZE, RTC_IRQ, SCI_IRQ};
 use core::sync::atomic::{AtomicU64, Ordering};
+use devices::Timed;
 use devices::acpi_pm::{AcpiPm, TimerWidth};
 use devices::debug_exit::DebugExit;
 use devices::firmware::{FirmwareNews, FirmwarePort};
 use devices::i8042::I8042;
-use devices::ioapic::IoApic;
-use devices::lapic::InterruptMessage;
-use devices::pci::{ConfigSpace, PciBus};
-use devices::pic::PicPair;
+use devices::pci::PciBus;
 use devices::pit::Pit;
 use devices::pvpanic::PvPanic;
 use devices::reset::ResetControl;
 use devices::rtc::Rtc;
 use devices::uart::Uart;
-use devices::{MmioDevice, Timed};
-use spin::Mutex;
+use locks::{Mutex, Rank};
 use x86defs::time::Nanos;
-use x86defs::{GuestPhysAddr, Vector, Width};
+use x86defs::{GuestPhysAddr, Width};
 
 /// Interrupt of the keyboard.
 const KEYBOARD_IRQ: u8 = 1;
 /// Interrupt of the mouse.
 const MOUSE_IRQ: u8 = 12;
 
+/// Bytes of the console that are moved in one piece.
+const CONSOLE_PIECE: usize = 64;
+/// Bytes of the console that are moved in one go: other vCPUs may go on sending.
+const CONSOLE_TURN: usize = 4096;
+
 /// Effects of an access on the virtual machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortOutcome {
     /// The guest is to end.
     pub end: Option<BoardEnd>,
-    /// The console has output to be fetched.
-    pub console: bool,
     /// The ROM was entered, and that is to be told.
     pub firmware: Option<FirmwareNews>,
 }
@@ -70,14 +72,15 @@ enum TimedDevice {
 /// The devices.
 #[derive(Debug)]
 pub struct Board {
-    pub(crate) irq: Mutex<IrqChip>,
+    pub(crate) fabric: Arc<Fabric>,
     pub(crate) pit: Mutex<Pit>,
     pub(crate) rtc: Mutex<Rtc>,
     pub(crate) serial: Mutex<Serial>,
     pub(crate) pm: Mutex<AcpiPm>,
     pub(crate) keyboard: Mutex<I8042>,
     pub(crate) reset: Mutex<ResetControl>,
-    pub(crate) pci: Mutex<PciBus<ConfigSpace>>,
+    pub(crate) pci: Mutex<PciBus<OnBus>>,
+    pub(crate) bus: Bus,
     pub(crate) pvpanic: Mutex<PvPanic>,
     pub(crate) firmware: Mutex<FirmwarePort>,
     pub(crate) debug_exit: Option<Mutex<DebugExit>>,
@@ -91,23 +94,36 @@ impl Board {
     /// The devices after power-up. `unix_nanos`, nanoseconds since 1970-01-01 UTC when the
     /// guest's time is 0, sets the real-time clock; the guest's `settings` say which devices it
     /// has: with `debug_exit` port 0xf4, the scratch memory that tests of instruction emulation
-    /// use, and the trace of its exits.
+    /// use, and the trace of its exits. Interrupts go to `fabric`, output of the serial port to
+    /// `console`. `devices` stand on the PCI bus.
     #[must_use]
-    pub fn new(unix_nanos: u64, settings: &GuestSettings) -> Self {
+    pub fn new(
+        unix_nanos: u64,
+        settings: &GuestSettings,
+        fabric: Arc<Fabric>,
+        console: Arc<dyn ConsoleSink>,
+        devices: &[Placed],
+    ) -> Self {
+        let mut pci = PciBus::new();
+        for (place, device) in devices {
+            // Whoever assembles the board gives each device a place of its own.
+            let _ = pci.add(*place, OnBus(Arc::clone(device)));
+        }
         let debug = settings.debug_exit;
         Self {
-            irq: Mutex::new(IrqChip::new(PicPair::new(), IoApic::new(IOAPIC_ID, 0))),
-            pit: Mutex::new(Pit::new()),
-            rtc: Mutex::new(Rtc::new(unix_nanos, Nanos(0))),
-            serial: Mutex::new(Serial::new()),
-            pm: Mutex::new(AcpiPm::new(TimerWidth::Bits32)),
-            keyboard: Mutex::new(I8042::new()),
-            reset: Mutex::new(ResetControl::new()),
-            pci: Mutex::new(PciBus::new()),
-            pvpanic: Mutex::new(PvPanic::new()),
-            firmware: Mutex::new(FirmwarePort::new()),
-            debug_exit: debug.then(|| Mutex::new(DebugExit::new())),
-            scratch: debug.then(|| Mutex::new(Scratch::new())),
+            fabric,
+            pit: Mutex::new(Rank::Device, Pit::new()),
+            rtc: Mutex::new(Rank::Device, Rtc::new(unix_nanos, Nanos(0))),
+            serial: Mutex::new(Rank::Device, Serial::new(console)),
+            pm: Mutex::new(Rank::Device, AcpiPm::new(TimerWidth::Bits32)),
+            keyboard: Mutex::new(Rank::Device, I8042::new()),
+            reset: Mutex::new(Rank::Device, ResetControl::new()),
+            pci: Mutex::new(Rank::Pci, pci),
+            bus: Bus::new(devices),
+            pvpanic: Mutex::new(Rank::Device, PvPanic::new()),
+            firmware: Mutex::new(Rank::Device, FirmwarePort::new()),
+            debug_exit: debug.then(|| Mutex::new(Rank::Device, DebugExit::new())),
+            scratch: debug.then(|| Mutex::new(Rank::Device, Scratch::new())),
             trace: TracePort::default(),
             deadlines: [const { AtomicU64::new(u64::MAX) }; 4],
         }
@@ -127,12 +143,6 @@ impl Board {
         &self.trace
     }
 
-    /// Pins of the I/O APIC that are asserted or open, and the 8259s, for display.
-    #[must_use]
-    pub fn lines(&self) -> Lines {
-        self.irq.lock().look()
-    }
-
     /// Time at which a device next wants to act.
     #[must_use]
     pub fn deadline(&self) -> Nanos {
@@ -147,7 +157,7 @@ impl Board {
     }
 
     /// Time has come to `now`.
-    pub fn advance(&self, now: Nanos, mut deliver: impl FnMut(InterruptMessage)) {
+    pub fn advance(&self, now: Nanos) {
         let due = |which: TimedDevice| {
             self.deadlines
                 .get(which as usize)
@@ -156,111 +166,110 @@ impl Board {
         if due(TimedDevice::Pit) {
             let mut pit = self.pit.lock();
             pit.advance(now);
-            self.after_pit(&mut pit, now, &mut deliver);
+            self.after_pit(&mut pit, now);
         }
         if due(TimedDevice::Rtc) {
             let mut rtc = self.rtc.lock();
             rtc.advance(now);
-            self.after_rtc(&rtc, &mut deliver);
+            self.after_rtc(&rtc);
         }
         if due(TimedDevice::Uart) {
             let uart = &mut self.serial.lock().uart;
             uart.advance(now);
-            self.after_uart(uart, &mut deliver);
+            self.after_uart(uart);
         }
         if due(TimedDevice::Pm) {
             let mut pm = self.pm.lock();
             pm.advance(now);
-            self.after_pm(&pm, &mut deliver);
+            self.after_pm(&pm);
         }
     }
 
-    pub(crate) fn after_pit(
-        &self,
-        pit: &mut Pit,
-        now: Nanos,
-        deliver: &mut impl FnMut(InterruptMessage),
-    ) {
+    pub(crate) fn after_pit(&self, pit: &mut Pit, now: Nanos) {
         if pit.take_interrupt(now) {
-            self.irq.lock().pulse(0, deliver);
+            self.fabric.pulse(0);
         }
         self.note_deadline(TimedDevice::Pit, pit);
     }
 
-    pub(crate) fn after_rtc(&self, rtc: &Rtc, deliver: &mut impl FnMut(InterruptMessage)) {
-        self.irq.lock().set(RTC_IRQ, rtc.irq(), deliver);
+    pub(crate) fn after_rtc(&self, rtc: &Rtc) {
+        self.fabric.set_line(RTC_IRQ, rtc.irq());
         self.note_deadline(TimedDevice::Rtc, rtc);
     }
 
-    pub(crate) fn after_uart(&self, uart: &Uart, deliver: &mut impl FnMut(InterruptMessage)) {
-        self.irq.lock().set(COM1_IRQ, uart.irq(), deliver);
+    pub(crate) fn after_uart(&self, uart: &Uart) {
+        self.fabric.set_line(COM1_IRQ, uart.irq());
         self.note_deadline(TimedDevice::Uart, uart);
     }
 
-    pub(crate) fn after_keyboard(
-        &self,
-        keyboard: &I8042,
-        deliver: &mut impl FnMut(InterruptMessage),
-    ) {
-        let mut irq = self.irq.lock();
-        irq.set(KEYBOARD_IRQ, keyboard.irq_keyboard(), deliver);
-        irq.set(MOUSE_IRQ, keyboard.irq_mouse(), deliver);
+    pub(crate) fn after_keyboard(&self, keyboard: &I8042) {
+        self.fabric.set_line(KEYBOARD_IRQ, keyboard.irq_keyboard());
+        self.fabric.set_line(MOUSE_IRQ, keyboard.irq_mouse());
     }
 
-    pub(crate) fn after_pm(&self, pm: &AcpiPm, deliver: &mut impl FnMut(InterruptMessage)) {
-        self.irq.lock().set(SCI_IRQ, pm.irq(), deliver);
+    pub(crate) fn after_pm(&self, pm: &AcpiPm) {
+        self.fabric.set_line(SCI_IRQ, pm.irq());
         self.note_deadline(TimedDevice::Pm, pm);
     }
 
+    /// Has the first vCPU look how long it may sleep: somebody else than a vCPU has changed a
+    /// device, which may want to act earlier now.
+    fn changed_from_outside(&self) {
+        self.fabric.request(0, Requests::KICK);
+    }
+
     /// Bytes typed at the console; returns how many were taken.
-    pub fn console_input(
-        &self,
-        bytes: &[u8],
-        now: Nanos,
-        mut deliver: impl FnMut(InterruptMessage),
-    ) -> usize {
+    pub fn console_input(&self, bytes: &[u8], now: Nanos) -> usize {
         let uart = &mut self.serial.lock().uart;
         let taken = uart.receive(bytes, now);
-        self.after_uart(uart, &mut deliver);
+        self.after_uart(uart);
+        self.changed_from_outside();
         taken
     }
 
-    /// Fetches what the guest sent to its console; how many bytes that were.
-    pub fn console_output(
-        &self,
-        buffer: &mut [u8],
-        mut deliver: impl FnMut(InterruptMessage),
-    ) -> usize {
-        let serial = &mut *self.serial.lock();
-        let old = serial.sent.take(buffer);
-        let new = serial.uart.drain_output(buffer.get_mut(old..).unwrap_or_default());
-        if new != 0 {
-            self.after_uart(&serial.uart, &mut deliver);
+    /// Moves what the guest has sent to its console, as far as that has room; the rest waits in
+    /// the serial port. `None` while a vCPU uses the port: the caller must not wait for it.
+    pub fn try_flush_console(&self) -> Option<Flushed> {
+        Some(self.flush_console(&mut *self.serial.try_lock()?))
+    }
+
+    pub(crate) fn flush_console(&self, serial: &mut Serial) -> Flushed {
+        let mut buffer = [0; CONSOLE_PIECE];
+        let mut room = serial.sink.room().min(CONSOLE_TURN);
+        while room != 0 {
+            let piece = buffer.get_mut(..room.min(CONSOLE_PIECE)).unwrap_or_default();
+            let old = serial.sent.take(piece);
+            let new = serial.uart.drain_output(piece.get_mut(old..).unwrap_or_default());
+            if new != 0 {
+                self.after_uart(&serial.uart);
+            }
+            if old + new == 0 {
+                return Flushed::All;
+            }
+            serial.sink.put(piece.get(..old + new).unwrap_or_default());
+            room -= old + new;
         }
-        old + new
+        Flushed::OutOfRoom
+    }
+
+    /// Takes `bytes` for the console, behind what the serial port has sent; how many, from the
+    /// start.
+    pub fn console_write(&self, bytes: &[u8]) -> usize {
+        let serial = &mut *self.serial.lock();
+        if self.flush_console(serial) == Flushed::OutOfRoom {
+            return 0;
+        }
+        let taken = serial.sink.room().min(bytes.len());
+        serial.sink.put(bytes.get(..taken).unwrap_or_default());
+        taken
     }
 
     /// Presses the power button.
-    pub fn press_power_button(&self, mut deliver: impl FnMut(InterruptMessage)) {
+    pub fn press_power_button(&self) {
         let mut pm = self.pm.lock();
         pm.press_power_button();
-        self.after_pm(&pm, &mut deliver);
-    }
-
-    /// Whether the 8259s ask for an interrupt.
-    #[must_use]
-    pub fn pic_output(&self) -> bool {
-        self.irq.lock().pic_output()
-    }
-
-    /// The vector of the interrupt that the 8259s ask for.
-    pub fn pic_acknowledge(&self, mut deliver: impl FnMut(InterruptMessage)) -> Vector {
-        self.irq.lock().pic_acknowledge(&mut deliver)
-    }
-
-    /// A local APIC ended level-triggered `vector`.
-    pub fn end_of_interrupt(&self, vector: Vector, mut deliver: impl FnMut(InterruptMessage)) {
-        self.irq.lock().end_of_interrupt(vector, &mut deliver);
+        self.after_pm(&pm);
+        self.changed_from_outside();
     }
 
     /// Reads device memory at `gpa`: all ones if nothing answers.
@@ -269,38 +278,42 @@ impl Board {
             gpa.checked_offset_from(GuestPhysAddr::new(base)).filter(|offset| *offset < size)
         };
         let value = if let Some(offset) = at(IOAPIC_BASE, IOAPIC_SIZE) {
-            self.irq.lock().ioapic().mmio_read(offset, width, now).ok()
+            self.fabric.ioapic_read(offset, width, now)
         } else if let (Some(scratch), Some(offset)) =
             (&self.scratch, at(SCRATCH_BASE, SCRATCH_SIZE))
         {
             scratch.lock().read(offset, width)
         } else {
-            None
+            self.bus.memory_read(gpa, width, now)
         };
         width.truncate(value.unwrap_or(u64::MAX))
     }
 
     /// Writes device memory at `gpa`: the write is lost if nothing listens.
-    pub fn mmio_write(
-        &self,
-        gpa: GuestPhysAddr,
-        width: Width,
-        value: u64,
-        now: Nanos,
-        mut deliver: impl FnMut(InterruptMessage),
-    ) {
+    pub fn mmio_write(&self, gpa: GuestPhysAddr, width: Width, value: u64, now: Nanos) {
         let at = |base: u64, size: u64| {
             gpa.checked_offset_from(GuestPhysAddr::new(base)).filter(|offset| *offset < size)
         };
         if let Some(offset) = at(IOAPIC_BASE, IOAPIC_SIZE) {
-            let mut irq = self.irq.lock();
-            // A width or register that is not there: the write is lost, as on hardware.
-            let _ = irq.ioapic().mmio_write(offset, width, value, now);
-            irq.flush(&mut deliver);
+            self.fabric.ioapic_write(offset, width, value, now);
         } else if let (Some(scratch), Some(offset)) =
             (&self.scratch, at(SCRATCH_BASE, SCRATCH_SIZE))
         {
             scratch.lock().write(offset, width, value);
+        } else {
+            let _ = self.bus.memory_write(gpa, width, value, now);
         }
+    }
+
+    /// Renews a vCPU's copy of the doorbells' ports.
+    #[inline]
+    pub fn follow_bells(&self, bells: &mut HotBells) {
+        self.bus.follow(bells);
+    }
+
+    /// Wakes the devices whose doorbells a vCPU has marked: a bit for each, as
+    /// [`hot_bell`](Self::hot_bell) numbers them.
+    pub fn pay(&self, owed: u64) {
+        self.bus.pay(owed);
     }
 }

@@ -2,9 +2,11 @@
 //! a polling console. All others are declined.
 
 use crate::board::Board;
+use crate::bus::HotBells;
+use crate::console::Serial;
 use crate::ports::{Target, lookup};
-use crate::serial::Serial;
-use spin::MutexGuard;
+use locks::MutexGuard;
+use x86defs::Width;
 
 impl Board {
     /// IN of one byte from `port`, if that changes nothing. The value is what
@@ -14,25 +16,41 @@ impl Board {
     pub fn hot_read(&self, port: u16) -> Option<u8> {
         let (target, offset) = lookup(port);
         match target {
-            Target::Pic => self.irq.try_lock()?.pic().hot_read(offset),
+            Target::Pic => self.fabric.hot_pic_read(offset),
             Target::Uart => self.serial.try_lock()?.uart.hot_read(offset),
             _ => None,
         }
     }
 
-    /// OUT of one byte to `port`, if its only effect will be a byte to be fetched from
+    /// OUT of `width` to `port`, if its only effect will be a byte to be fetched from
     /// the console.
     #[inline]
     #[must_use]
-    pub fn hot_write(&self, port: u16) -> Option<HotWrite<'_>> {
+    pub fn hot_write(&self, port: u16, width: Width) -> Option<HotWrite<'_>> {
         match lookup(port) {
-            (Target::Uart, 0) => {
+            (Target::Uart, 0) if width == Width::B1 => {
                 let serial = self.serial.try_lock()?;
                 (serial.sent.has_room() && serial.uart.sends_at_once())
                     .then_some(HotWrite { serial })
             }
             _ => None,
         }
+    }
+
+    /// OUT of any width and value to `port`, if a doorbell is there now by the vCPU's copy
+    /// `bells`: its device, by number, and the bit to [mark](Self::hot_mark).
+    #[inline]
+    #[must_use]
+    pub fn hot_bell(&self, port: u16, bells: &HotBells) -> Option<(u8, u64)> {
+        bells.find(port, self.bus.generation())
+    }
+
+    /// Marks the doorbell of a device, by number. Whether the vCPU owes the device a wake-up from
+    /// now on ([`pay`](Self::pay)).
+    #[inline]
+    #[must_use]
+    pub fn hot_mark(&self, device: u8, bits: u64) -> bool {
+        self.bus.mark(device, bits)
     }
 }
 
@@ -46,7 +64,7 @@ impl HotWrite<'_> {
     /// Makes the write.
     #[inline(always)]
     pub fn write(&mut self, value: u8) {
-        let Serial { uart, sent } = &mut *self.serial;
+        let Serial { uart, sent, .. } = &mut *self.serial;
         sent.push(uart.send_at_once(value));
     }
 }

@@ -2,8 +2,8 @@
 //! of interrupts to vCPUs.
 //!
 //! A device is locked for each access. Lines are set under that lock, so that they never lag
-//! behind the device. Lock order: device, then interrupt controllers, then (by the atomics of
-//! [`fabric`]) local APICs.
+//! behind the device. [`locks::Rank`] has the order of locks; local APICs are reached by the
+//! atomics of [`fabric`].
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -16,16 +16,20 @@ extern crate alloc;
 extern crate std;
 
 mod board;
+mod bus;
+mod console;
+pub mod doorbell;
 pub mod fabric;
 mod hot;
-mod lines;
+pub mod pci;
 mod ports;
 mod scratch;
-mod serial;
+pub mod test_device;
 pub mod trace_port;
 
 pub use board::{Board, BoardEnd, PortOutcome};
+pub use bus::HotBells;
+pub use console::{ConsoleSink, Flushed};
 pub use hot::HotWrite;
-pub use lines::{Lines, Pin};
 pub use ports::has_device;
 pub use trace_port::HOT_DECLINES;

@@ -2,6 +2,7 @@
 //! answers reads as all ones.
 
 use crate::board::{Board, BoardEnd, PortOutcome};
+use crate::pci::OnBus;
 use crate::trace_port::TracePort;
 use config::layout::{
     DEBUG_EXIT_PORT, FIRMWARE_PORT, FIRMWARE_RESET, PM1A_EVENT_PORT, PVPANIC_PORT, TRACE_PORT,
@@ -10,8 +11,7 @@ use devices::acpi_pm::AcpiPm;
 use devices::debug_exit::DebugExit;
 use devices::firmware::{FirmwareEntry, FirmwarePort};
 use devices::i8042::I8042;
-use devices::lapic::InterruptMessage;
-use devices::pci::{ConfigSpace, PciBus};
+use devices::pci::PciBus;
 use devices::pic::PicPair;
 use devices::pit::Pit;
 use devices::ports::PortRange;
@@ -63,7 +63,7 @@ static TABLE: [(Target, u8); TABLE_SIZE] = {
     table = fill(table, Target::Uart, &[Uart::COM1]);
     table = fill(table, Target::Pm, &[PM_PORTS]);
     table = fill(table, Target::Keyboard, &I8042::PORTS);
-    table = fill(table, Target::Pci, &[PciBus::<ConfigSpace>::PORTS]);
+    table = fill(table, Target::Pci, &[PciBus::<OnBus>::PORTS]);
     table = fill(table, Target::Reset, &ResetControl::PORTS);
     table = fill(table, Target::PvPanic, &[PVPANIC_PORTS]);
     table = fill(table, Target::Firmware, &[FIRMWARE_PORTS]);
@@ -118,20 +118,13 @@ pub(crate) fn lookup(port: u16) -> (Target, u16) {
 impl Board {
     /// IN from `port`. Wide accesses to devices that have only bytes are split
     /// into bytes, as the ISA bus does.
-    pub fn port_read(
-        &self,
-        port: u16,
-        width: Width,
-        now: Nanos,
-        deliver: &mut impl FnMut(InterruptMessage),
-    ) -> u32 {
-        match self.port_read_one(port, width, now, deliver) {
+    pub fn port_read(&self, port: u16, width: Width, now: Nanos) -> u32 {
+        match self.port_read_one(port, width, now) {
             Ok(value) => value,
             Err(AccessError::Width) if width != Width::B1 => {
                 (0u16..).zip(0..width.bytes()).fold(0, |value, (n, _)| {
-                    let byte = self
-                        .port_read_one(port.wrapping_add(n), Width::B1, now, deliver)
-                        .unwrap_or(0xff);
+                    let byte =
+                        self.port_read_one(port.wrapping_add(n), Width::B1, now).unwrap_or(0xff);
                     value | (byte & 0xff) << (8 * u32::from(n))
                 })
             }
@@ -139,51 +132,39 @@ impl Board {
         }
     }
 
-    fn port_read_one(
-        &self,
-        port: u16,
-        width: Width,
-        now: Nanos,
-        deliver: &mut impl FnMut(InterruptMessage),
-    ) -> Result<u32, AccessError> {
+    fn port_read_one(&self, port: u16, width: Width, now: Nanos) -> Result<u32, AccessError> {
         let (target, offset) = lookup(port);
         match target {
-            Target::Nobody => Err(AccessError::NoRegister),
-            Target::Pic => {
-                let mut irq = self.irq.lock();
-                // Polling acknowledges.
-                let value = irq.pic().port_read(offset, width, now);
-                irq.forward_pic(deliver);
-                value
-            }
+            Target::Nobody => self.bus.port_read(port, width, now).ok_or(AccessError::NoRegister),
+            Target::Pic => self.fabric.pic_read(offset, width, now),
             Target::Pit => {
                 let mut pit = self.pit.lock();
                 let value = pit.port_read(offset, width, now);
-                self.after_pit(&mut pit, now, deliver);
+                self.after_pit(&mut pit, now);
                 value
             }
             Target::Rtc => {
                 let mut rtc = self.rtc.lock();
                 let value = rtc.port_read(offset, width, now);
-                self.after_rtc(&rtc, deliver);
+                self.after_rtc(&rtc);
                 value
             }
             Target::Uart => {
                 let uart = &mut self.serial.lock().uart;
                 let value = uart.port_read(offset, width, now);
-                self.after_uart(uart, deliver);
+                self.after_uart(uart);
                 value
             }
             Target::Pm => {
                 let mut pm = self.pm.lock();
                 let value = pm.port_read(offset, width, now);
-                self.after_pm(&pm, deliver);
+                self.after_pm(&pm);
                 value
             }
             Target::Keyboard => {
                 let mut keyboard = self.keyboard.lock();
                 let value = keyboard.port_read(offset, width, now);
-                self.after_keyboard(&keyboard, deliver);
+                self.after_keyboard(&keyboard);
                 value
             }
             Target::Reset => self.reset.lock().port_read(offset, width, now),
@@ -200,22 +181,15 @@ impl Board {
     }
 
     /// OUT to `port`, split into bytes where the device has only those.
-    pub fn port_write(
-        &self,
-        port: u16,
-        width: Width,
-        value: u32,
-        now: Nanos,
-        deliver: &mut impl FnMut(InterruptMessage),
-    ) -> PortOutcome {
+    pub fn port_write(&self, port: u16, width: Width, value: u32, now: Nanos) -> PortOutcome {
         let mut outcome = PortOutcome::default();
-        let result = self.port_write_one(port, width, value, now, &mut outcome, deliver);
+        let result = self.port_write_one(port, width, value, now, &mut outcome);
         if result == Err(AccessError::Width) && width != Width::B1 {
             for (n, byte) in (0u16..).zip(value.to_le_bytes()).take(width.bytes()) {
                 let at = port.wrapping_add(n);
                 let one = Width::B1;
                 // A byte that nothing listens to is lost, as on the bus.
-                let _ = self.port_write_one(at, one, byte.into(), now, &mut outcome, deliver);
+                let _ = self.port_write_one(at, one, byte.into(), now, &mut outcome);
             }
         }
         outcome
@@ -228,34 +202,33 @@ impl Board {
         value: u32,
         now: Nanos,
         outcome: &mut PortOutcome,
-        deliver: &mut impl FnMut(InterruptMessage),
     ) -> Result<(), AccessError> {
         let (target, offset) = lookup(port);
         match target {
-            Target::Nobody => Err(AccessError::NoRegister),
-            Target::Pic => {
-                let mut irq = self.irq.lock();
-                let result = irq.pic().port_write(offset, width, value, now);
-                irq.forward_pic(deliver);
-                result
+            Target::Nobody => {
+                self.bus.port_write(port, width, value, now).ok_or(AccessError::NoRegister)
             }
+            Target::Pic => self.fabric.pic_write(offset, width, value, now),
             Target::Pit => {
                 let mut pit = self.pit.lock();
                 let result = pit.port_write(offset, width, value, now);
-                self.after_pit(&mut pit, now, deliver);
+                self.after_pit(&mut pit, now);
                 result
             }
             Target::Rtc => {
                 let mut rtc = self.rtc.lock();
                 let result = rtc.port_write(offset, width, value, now);
-                self.after_rtc(&rtc, deliver);
+                self.after_rtc(&rtc);
                 result
             }
             Target::Uart => {
-                let uart = &mut self.serial.lock().uart;
-                let result = uart.port_write(offset, width, value, now);
-                outcome.console |= uart.has_output();
-                self.after_uart(uart, deliver);
+                let serial = &mut *self.serial.lock();
+                let result = serial.uart.port_write(offset, width, value, now);
+                // The 8259s see the line fall before the port is empty again.
+                self.after_uart(&serial.uart);
+                if serial.uart.has_output() {
+                    self.flush_console(serial);
+                }
                 result
             }
             Target::Pm => {
@@ -264,7 +237,7 @@ impl Board {
                 if pm.take_sleep() == Some(config::layout::SLEEP_TYPE_S5) {
                     outcome.end = Some(BoardEnd::PowerOff);
                 }
-                self.after_pm(&pm, deliver);
+                self.after_pm(&pm);
                 result
             }
             Target::Keyboard => {
@@ -273,7 +246,7 @@ impl Board {
                 if keyboard.take_reset() {
                     outcome.end = Some(BoardEnd::Reset);
                 }
-                self.after_keyboard(&keyboard, deliver);
+                self.after_keyboard(&keyboard);
                 result
             }
             Target::Reset => {
@@ -284,7 +257,14 @@ impl Board {
                 }
                 result
             }
-            Target::Pci => self.pci.lock().port_write(offset, width, value, now),
+            Target::Pci => {
+                let mut pci = self.pci.lock();
+                let result = pci.port_write(offset, width, value, now);
+                if let Some(place) = pci.take_moved() {
+                    self.bus.moved(place);
+                }
+                result
+            }
             Target::PvPanic => {
                 let mut pvpanic = self.pvpanic.lock();
                 let result = pvpanic.port_write(offset, width, value, now);
@@ -320,39 +300,56 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ConsoleSink;
+    use crate::fabric::{Fabric, Kick};
+    use alloc::boxed::Box;
+    use alloc::sync::Arc;
     use config::GuestSettings;
 
     const NOW: Nanos = Nanos(0);
 
-    fn board(debug_exit: bool) -> Board {
+    #[derive(Debug)]
+    struct NoConsole;
+
+    impl ConsoleSink for NoConsole {
+        fn room(&self) -> usize {
+            0
+        }
+
+        fn put(&self, _: &[u8]) {}
+    }
+
+    /// The board of a guest with one vCPU and these settings.
+    fn board_with(set: impl FnOnce(&mut GuestSettings)) -> Board {
         let mut settings = GuestSettings::new("guest", 1 << 20, "kernel");
-        settings.debug_exit = debug_exit;
-        Board::new(0, &settings)
+        set(&mut settings);
+        let fabric = Arc::new(Fabric::new(1, Kick(Box::new(|_| ()))));
+        Board::new(0, &settings, fabric, Arc::new(NoConsole), &[])
     }
 
     fn read(board: &Board, port: u16, width: Width) -> u32 {
-        board.port_read(port, width, NOW, &mut |_| ())
+        board.port_read(port, width, NOW)
     }
 
     fn write(board: &Board, port: u16, width: Width, value: u32) -> PortOutcome {
-        board.port_write(port, width, value, NOW, &mut |_| ())
+        board.port_write(port, width, value, NOW)
     }
 
     #[test]
     fn a_device_that_the_settings_leave_out_is_not_there() {
         let port = DEBUG_EXIT_PORT;
         assert!(has_device(port));
-        let without = board(false);
+        let without = board_with(|_| ());
         assert_eq!(read(&without, port, Width::B4), u32::MAX);
         assert_eq!(write(&without, port, Width::B4, 5), PortOutcome::default());
-        let with = board(true);
+        let with = board_with(|settings| settings.debug_exit = true);
         assert_eq!(read(&with, port, Width::B4), 0);
         assert_eq!(write(&with, port, Width::B4, 5).end, Some(BoardEnd::DebugExit(5)));
     }
 
     #[test]
     fn wide_accesses_are_split_where_a_device_has_bytes() {
-        let board = board(false);
+        let board = board_with(|_| ());
         // Port 0x92 has a device, its neighbours have none.
         assert_eq!([0x91, 0x92, 0x93].map(has_device), [false, true, false]);
         let byte = read(&board, 0x92, Width::B1);

@@ -6,6 +6,8 @@
 //! does, and then wait for each other in the same way at every call (with two CPUs on
 //! one, a guest kept 14 % of its time of 75). There the next that runs takes it.
 
+use core::ops::{Deref, DerefMut};
+use locks::{Held, Rank, hold};
 use spin::mutex::{Mutex, MutexGuard, TicketMutex};
 
 /// A spin lock around a `T`, in the order of asking or without.
@@ -24,9 +26,34 @@ impl<T> TurnMutex<T> {
     }
 
     /// Waits for the lock, spinning.
-    pub fn lock(&self) -> MutexGuard<'_, T> {
+    ///
+    /// # Panics
+    /// With debug assertions, where the order of ranks forbids to wait.
+    pub fn lock(&self) -> TurnGuard<'_, T> {
+        let held = hold(Rank::Scheduler);
         let _turn = self.turn.as_ref().map(TicketMutex::lock);
-        self.inner.lock()
+        TurnGuard { inner: self.inner.lock(), _held: held }
+    }
+}
+
+/// A [`TurnMutex`] that is held.
+#[derive(Debug)]
+pub struct TurnGuard<'a, T> {
+    inner: MutexGuard<'a, T>,
+    _held: Held,
+}
+
+impl<T> Deref for TurnGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl<T> DerefMut for TurnGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.inner
     }
 }
 

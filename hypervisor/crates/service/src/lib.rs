@@ -2,8 +2,12 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
 mod service;
 mod stop;
+mod wake;
 
 pub use service::Service;
 pub use stop::Stop;
+pub use wake::{Wake, Waker};

@@ -12,12 +12,12 @@ pub(crate) fn apply<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, eff
         Effect::None | Effect::Pending | Effect::TimerChanged => {}
         Effect::Eoi { vector, broadcast } => {
             if broadcast {
-                vm.board.end_of_interrupt(vector, |message| vm.deliver(message));
+                vm.fabric.end_of_interrupt(vector);
             }
         }
-        Effect::Ipi(command) => vm.deliver_ipi(vcpu.index, &command),
+        Effect::Ipi(command) => vm.fabric.deliver_ipi(vcpu.index, &command),
         Effect::IdentityChanged => {
-            vm.routes.publish(vcpu.index, vcpu.core.lapic.identity());
+            vm.fabric.routes().publish(vcpu.index, vcpu.core.lapic.identity());
             if vcpu.core.lapic.is_in_place() {
                 vm.memory.open_apic_page();
             } else {

@@ -10,7 +10,7 @@ use crate::hot::timer::{HotTimer, TimerKind};
 use crate::vcpu::VcpuCore;
 use core::fmt;
 use devices::lapic::Lapic;
-use x86defs::exit::{BytePort, ExitWithEvent};
+use x86defs::exit::{ExitWithEvent, PlainPort};
 use x86defs::{
     Cr0, Cr4, DescriptorTable, Efer, Event, GuestPhysAddr, Msr, Rflags, Segment, SegmentRegister,
 };
@@ -53,9 +53,8 @@ pub trait ExitRegs {
     /// The current privilege level.
     fn cpl(&self) -> u8;
 
-    /// [`HotReason::Port`]: the access, if it is of one byte and not by a string
-    /// instruction.
-    fn port(&self) -> Option<BytePort>;
+    /// [`HotReason::Port`]: the access, if it is not by a string instruction.
+    fn port(&self) -> Option<PlainPort>;
 
     /// [`HotReason::Touch`]: the address that was touched, if nothing is mapped there and the
     /// access did not interrupt the delivery of an event.

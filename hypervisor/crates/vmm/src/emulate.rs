@@ -196,10 +196,7 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
                     crate::apic::apply(self.vcpu, self.vm, effect);
                 }
             }
-            None => self
-                .vm
-                .board
-                .mmio_write(gpa, width, value, self.now, |message| self.vm.deliver(message)),
+            None => self.vm.board.mmio_write(gpa, width, value, self.now),
         }
     }
 

@@ -5,7 +5,7 @@ use crate::end::{EndReason, VmError};
 use crate::hot::timer::{NEVER, TimerKind};
 use crate::pv::Flush;
 use crate::stats::Kind;
-use crate::vcpu::{Activity, Vcpu};
+use crate::vcpu::{Activity, Vcpu, VcpuCore};
 use crate::vm::{Host, Vm};
 use crate::{apic, exits};
 use chipset::fabric::Requests;
@@ -52,7 +52,16 @@ pub fn on_cpu<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, ready: u6
 pub fn off_cpu<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) {
     let core = &mut vcpu.core;
     core.shared.set_on_cpu(false);
+    pay(core, vm);
     core.pv.steal.off_cpu(&vm.memory, &mut core.counters);
+}
+
+/// Wakes the devices that `core` owes it.
+fn pay<M: GuestRam>(core: &mut VcpuCore, vm: &Vm<M>) {
+    let owed = core::mem::take(&mut core.owed);
+    if owed != 0 {
+        vm.board.pay(owed);
+    }
 }
 
 /// Runs `vcpu` once: up to an exit that the general code has to serve.
@@ -70,7 +79,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         Activity::Halted if vcpu.has_wake_up(pic) => vcpu.wake(),
         Activity::Halted | Activity::WaitForStartup => return Next::Idle(apic.min(devices)),
     }
-    vcpu.prepare_injection(pic, || vm.board.pic_acknowledge(|message| vm.deliver(message)));
+    vcpu.prepare_injection(pic, || vm.fabric.pic_acknowledge());
     let core = &mut vcpu.core;
     core.pv.eoi.to_guest(&core.lapic, &vm.memory, &mut core.counters);
     let nmi_waits = vcpu.nmi_waits();
@@ -83,6 +92,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     if timer.kind == TimerKind::Machine {
         host.arm_timer(timer.armed);
     }
+    vm.board.follow_bells(&mut vcpu.core.bells);
     let view = vcpu.core.view(vcpu.hw.cr4());
     vcpu.core.leaves.follow(&vcpu.core.cpuid, view);
     let trace = vm.board.trace();
@@ -90,9 +100,12 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     let ExitWithEvent { exit, interrupted } = vcpu.hw.run(&mut vcpu.core);
     let core = &mut vcpu.core;
     vcpu.hw.take_apic(&mut core.lapic);
+    if core.owed != 0 && core.timer.pays(core.owed_since, host.tsc()) {
+        pay(core, vm);
+    }
     let ended = core.pv.eoi.from_guest(&mut core.lapic, &vm.memory, &mut core.counters);
     if let Some(vector) = ended {
-        vm.board.end_of_interrupt(vector, |message| vm.deliver(message));
+        vm.fabric.end_of_interrupt(vector);
     }
     if vcpu.core.timer.kind == TimerKind::Machine {
         host.note_armed(vcpu.core.timer.armed);
@@ -102,7 +115,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         vcpu.deliver_again(event);
     }
     if let Some(vector) = vcpu.core.ended_level.take() {
-        vm.board.end_of_interrupt(vector, |message| vm.deliver(message));
+        vm.fabric.end_of_interrupt(vector);
     }
     let kind = Kind::of(&exit);
     vcpu.core.counts.count(kind);
@@ -123,10 +136,6 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     }
     let served = exits::serve(vcpu, vm, host, exit);
     vcpu.core.recent.served(host.tsc());
-    if vcpu.index != 0 && matches!(exit, VmExit::PortIo(_)) && vm.board.pic_output() {
-        // The first vCPU takes the interrupt of the 8259s.
-        vm.look_at_devices();
-    }
     if vcpu.shutdown {
         return Next::End(EndReason::TripleFault);
     }
@@ -141,14 +150,14 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
 /// Whether the 8259s ask for an interrupt and this vCPU takes it.
 pub fn pic_asks<B: Backend + ?Sized, M: GuestRam>(vcpu: &Vcpu<B>, vm: &Vm<M>) -> bool {
     let wired = vcpu.index == 0 && vcpu.core.lapic.accepts_pic();
-    (wired || vcpu.extint) && vm.board.pic_output()
+    (wired || vcpu.extint) && vm.fabric.pic_output()
 }
 
 /// Takes what others asked of the vCPU.
 fn take_requests<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) -> Option<EndReason> {
     // LINT0 may be programmed to take the 8259s' output as a vector of its own.
     if vcpu.index == 0 {
-        let asserted = vm.board.pic_output();
+        let asserted = vm.fabric.pic_output();
         if apic::set_lint(vcpu, Lint::Lint0, asserted) {
             vcpu.post_nmi();
         }
@@ -164,7 +173,7 @@ fn take_requests<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) -> Opt
             return Some(EndReason::Reset);
         }
         vcpu.init();
-        vm.routes.publish(vcpu.index, vcpu.core.lapic.identity());
+        vm.fabric.routes().publish(vcpu.index, vcpu.core.lapic.identity());
     }
     if let Some(page) = taken.start_up {
         vcpu.start_up(page);

@@ -14,8 +14,8 @@ use crate::recorder::Recorder;
 use crate::stats::ExitCounts;
 use crate::stopwatch::Stopwatch;
 use alloc::sync::Arc;
-use chipset::Board;
 use chipset::fabric::Posted;
+use chipset::{Board, HotBells};
 use devices::lapic::Lapic;
 use memory::HotRam;
 use memory::walk::{WalkConfig, WalkFeatures};
@@ -72,6 +72,13 @@ pub struct VcpuCore {
     pub pv: PvState,
     /// Counts that are no exits by kind.
     pub counters: Counters,
+    /// Ports of doorbells.
+    pub bells: HotBells,
+    /// Devices whose doorbells the vCPU has marked and that it has still to wake
+    /// ([`Board::pay`]), a bit for each.
+    pub owed: u64,
+    /// The TSC since when it owes.
+    pub owed_since: u64,
 }
 
 impl VcpuCore {

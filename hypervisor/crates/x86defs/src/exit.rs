@@ -15,11 +15,13 @@ pub enum Direction {
     Out,
 }
 
-/// IN or OUT of one byte, between a port and AL.
+/// IN or OUT, between a port and AL, AX or EAX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct BytePort {
+pub struct PlainPort {
     /// The port.
     pub port: u16,
+    /// Width of the access: 1, 2 or 4 bytes.
+    pub width: Width,
     /// Direction of the access.
     pub direction: Direction,
 }

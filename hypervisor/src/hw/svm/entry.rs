@@ -12,9 +12,9 @@ use vmm::backend::{ExitRegs, Handled, HotReason, HotState, Instruction};
 use vmm::hot::exit;
 use vmm::hot::timer::HotTimer;
 use vmm::vcpu::VcpuCore;
-use x86defs::exit::BytePort;
+use x86defs::exit::PlainPort;
 use x86defs::vmcb::{
-    EventInjection, ExitCode, INTERRUPT_SHADOW, Save, Vmcb, byte_port, is_first_touch,
+    EventInjection, ExitCode, INTERRUPT_SHADOW, Save, Vmcb, is_first_touch, plain_port,
 };
 use x86defs::{GuestPhysAddr, HostPhysAddr, Rflags};
 
@@ -174,8 +174,8 @@ impl ExitRegs for Regs<'_> {
     }
 
     #[inline(always)]
-    fn port(&self) -> Option<BytePort> {
-        byte_port(self.vmcb.control.exit_info1)
+    fn port(&self) -> Option<PlainPort> {
+        plain_port(self.vmcb.control.exit_info1)
     }
 
     #[inline(always)]

@@ -12,10 +12,10 @@ use vmm::hot::exit;
 use vmm::hot::timer::{HotTimer, TimerKind};
 use vmm::vcpu::VcpuCore;
 use x86defs::bits::Low;
-use x86defs::exit::BytePort;
+use x86defs::exit::PlainPort;
 use x86defs::vmcs::{
-    ExitReason, Field32, Field64, FieldNatural, Interruptibility, InterruptionInfo, byte_port,
-    is_first_touch,
+    ExitReason, Field32, Field64, FieldNatural, Interruptibility, InterruptionInfo, is_first_touch,
+    plain_port,
 };
 use x86defs::{GuestPhysAddr, Msr, Rflags};
 
@@ -203,8 +203,8 @@ impl ExitRegs for Regs<'_> {
     }
 
     #[inline(always)]
-    fn port(&self) -> Option<BytePort> {
-        byte_port(self.vmcs.read(FieldNatural::EXIT_QUALIFICATION))
+    fn port(&self) -> Option<PlainPort> {
+        plain_port(self.vmcs.read(FieldNatural::EXIT_QUALIFICATION))
     }
 
     #[inline(always)]

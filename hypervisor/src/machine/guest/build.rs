@@ -15,13 +15,14 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use chipset::Board;
-use chipset::fabric::{Posted, Routes};
+use chipset::fabric::{Fabric, Kick, Posted};
+use chipset::{Board, HotBells};
 use config::GuestSettings;
 use devices::lapic::{Lapic, Role, TickRatio};
 use loader::{self, LoadError, LoadSettings, Loading, Module, TablesConfig, e820};
+use locks::{Rank, RwLock};
 use sched::GuestId;
-use spin::{Mutex, RwLock};
+use spin::Mutex;
 use vmm::backend::{Backend, HotState};
 use vmm::clock::{Interruption, TscAgreement, VcpuClock, VmClock};
 use vmm::counters::Counters;
@@ -35,18 +36,21 @@ use vmm::recorder::Recorder;
 use vmm::stats::ExitCounts;
 use vmm::stopwatch::Stopwatch;
 use vmm::vcpu::{Vcpu, VcpuCore};
-use vmm::vm::{Kick, Vm};
+use vmm::vm::Vm;
 use x86defs::bits::Low;
 use x86defs::{CpuState, Cr4, GuestPhysAddr, Xcr0};
 
 /// The shortest time for which a guest is let in, in microseconds.
 const MIN_SLICE_US: u64 = 20;
+/// The longest time for which a vCPU owes a device its wake-up, in microseconds.
+const DEBT_US: u64 = 50;
 
 /// Parts that all vCPUs of a guest are made from.
 struct Parts {
     khz: u64,
     cpuid: Arc<CpuidTable>,
     msrs: Arc<MsrTable>,
+    fabric: Arc<Fabric>,
     board: Arc<Board>,
     space: Arc<GuestSpace>,
     apic: GuestApic,
@@ -120,9 +124,8 @@ pub(super) struct Assembly<C: VendorCpu> {
     parts: Parts,
     clock: VmClock,
     state: CpuState,
-    routes: Routes,
+    places: Arc<Places>,
     slots: Vec<Slot<C::Vcpu>>,
-    posted: Vec<Arc<Posted>>,
 }
 
 impl<C: VendorCpu> Assembly<C> {
@@ -131,7 +134,7 @@ impl<C: VendorCpu> Assembly<C> {
     /// # Errors
     /// [`HostError`] says what is short.
     pub(super) fn new(
-        world: &World,
+        world: &'static World,
         vendor: &C,
         settings: &Arc<GuestSettings>,
         console: &Arc<Console>,
@@ -175,7 +178,14 @@ impl<C: VendorCpu> Assembly<C> {
             },
         ));
         let time = world.time();
-        let board = Arc::new(Board::new(time.wall, settings));
+        let places = Arc::new(Places::new(vcpus as usize));
+        let kick = {
+            let places = Arc::clone(&places);
+            Kick(Box::new(move |index| places.kick(index, world)))
+        };
+        let fabric = Arc::new(Fabric::new(vcpus as usize, kick));
+        let sink = Arc::<Console>::clone(console);
+        let board = Arc::new(Board::new(time.wall, settings, Arc::clone(&fabric), sink, &[]));
         let watched = vendor.watches_apic_page(settings.apic);
         let page = watched.then(|| space.add_apic_page()).transpose()?;
         let apic = GuestApic { assist: settings.apic, page };
@@ -185,12 +195,11 @@ impl<C: VendorCpu> Assembly<C> {
         Ok(Self {
             settings: Arc::clone(settings),
             console: Arc::clone(console),
-            parts: Parts { khz: frequency.khz(), cpuid, msrs, board, space, apic },
+            parts: Parts { khz: frequency.khz(), cpuid, msrs, fabric, board, space, apic },
             clock,
             state,
-            routes: Routes::new(),
+            places,
             slots: Vec::new(),
-            posted: Vec::new(),
         })
     }
 
@@ -205,26 +214,23 @@ impl<C: VendorCpu> Assembly<C> {
     /// [`HostError`] says what is short.
     pub(super) fn add_vcpu(&mut self, vendor: &C) -> Result<bool, HostError> {
         let index = self.slots.len();
-        if index >= self.settings.vcpus as usize {
-            return Ok(false);
-        }
-        let mut vcpu = self.parts.vcpu(vendor, index, VcpuClock::default(), &self.clock)?;
+        let Some(mailbox) = self.parts.fabric.mailbox(index) else { return Ok(false) };
+        let mut vcpu = self.parts.vcpu(vendor, index, mailbox, &self.clock)?;
         if index == 0 {
             vcpu.start_at(&self.state);
         } else {
             vcpu.init();
         }
-        self.routes.publish(index, vcpu.core.lapic.identity());
-        self.posted.push(Arc::clone(&vcpu.core.shared));
+        self.parts.fabric.routes().publish(index, vcpu.core.lapic.identity());
         C::unload(&mut vcpu.hw);
         let private = Private { vcpu, extended: ExtendedState::new()?, last_cpu: None };
         let published = Mutex::new(Published::default());
-        self.slots.push(Slot { private: Mutex::new(private), published });
+        self.slots.push(Slot { private: locks::Mutex::new(Rank::Life, private), published });
         Ok(true)
     }
 
     /// The guest. Its time begins now.
-    pub(super) fn finish(mut self, world: &'static World, id: GuestId) -> Arc<Guest<Slots<C>>> {
+    pub(super) fn finish(mut self, world: &World, id: GuestId) -> Arc<Guest<Slots<C>>> {
         let time = world.time();
         self.clock.pause(time.tsc);
         // No vCPU has a clock in memory yet that could be wrong, as in `new`.
@@ -234,24 +240,16 @@ impl<C: VendorCpu> Assembly<C> {
             vcpu.hw.set_tsc_offset(self.clock.tsc_offset(&vcpu.core.clock));
             C::unload(&mut vcpu.hw);
         }
-        let places = Arc::new(Places::new(self.slots.len()));
-        let kick = {
-            let places = Arc::clone(&places);
-            Kick(Box::new(move |index| places.kick(index, world)))
-        };
         let vm = Vm {
             name: self.settings.name.clone(),
             mtrrs: Mutex::new(Mtrrs::new(self.parts.cpuid.physical_address_bits())),
             memory: self.parts.space,
-            clock: RwLock::new(self.clock),
+            clock: RwLock::new(Rank::Clock, self.clock),
             board: self.parts.board,
-            vcpus: self.posted,
-            routes: self.routes,
-            kick,
-            console: Mutex::new(()),
+            fabric: self.parts.fabric,
         };
         let vcpus = Slots(self.slots);
-        Arc::new(Guest::new(self.settings, vm, vcpus, places, self.console, id, time.tsc))
+        Arc::new(Guest::new(self.settings, vm, vcpus, self.places, self.console, id, time.tsc))
     }
 }
 
@@ -261,7 +259,7 @@ impl Parts {
         &self,
         vendor: &C,
         index: usize,
-        clock: VcpuClock,
+        mailbox: &Arc<Posted>,
         vm_clock: &VmClock,
     ) -> Result<Vcpu<C::Vcpu>, HostError> {
         let role = if index == 0 { Role::Bootstrap } else { Role::Application };
@@ -271,6 +269,7 @@ impl Parts {
             lapic.set_up_virtual_wire();
         }
         let mut hw = vendor.vcpu(self.space.nested_root(), self.apic)?;
+        let clock = VcpuClock::default();
         hw.set_tsc_offset(vm_clock.tsc_offset(&clock));
         let view = VcpuView {
             cr4: Cr4::empty(),
@@ -283,7 +282,7 @@ impl Parts {
             served: false,
             hold: chipset::HOT_DECLINES,
             ended_level: None,
-            timer: HotTimer::new(self.khz / 1000 * MIN_SLICE_US),
+            timer: HotTimer::new(self.khz / 1000 * MIN_SLICE_US, self.khz / 1000 * DEBT_US),
             leaves: HotLeaves::new(&self.cpuid, view),
             board: Arc::clone(&self.board),
             memory: Arc::<GuestSpace>::clone(&self.space),
@@ -293,13 +292,16 @@ impl Parts {
             tsc_aux: 0,
             cpuid: Arc::clone(&self.cpuid),
             msr_table: Arc::clone(&self.msrs),
-            shared: Arc::new(Posted::new()),
+            shared: Arc::clone(mailbox),
             xcr0: 1,
             recent: Recorder::default(),
             counts: ExitCounts::default(),
             watch: Stopwatch::default(),
             pv: PvState::default(),
             counters: Counters::default(),
+            bells: HotBells::default(),
+            owed: 0,
+            owed_since: 0,
         };
         Ok(Vcpu::new(index, core, hw))
     }

@@ -227,7 +227,7 @@ impl<V: Vcpus + ?Sized> Guest<V> {
     /// Lets its vCPUs leave it, for good.
     pub(crate) fn halt(&self, world: &World) {
         self.stopping.store(true, Ordering::SeqCst);
-        for (index, posted) in self.vm.vcpus.iter().enumerate() {
+        for (index, posted) in self.vm.fabric.mailboxes().iter().enumerate() {
             posted.request(Requests::STOP);
             self.places.kick(index, world);
         }

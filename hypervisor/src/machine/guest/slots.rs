@@ -32,7 +32,7 @@ pub(crate) struct Private<B> {
 #[derive(Debug)]
 pub(crate) struct Slot<B> {
     /// Taken by the CPU that runs it, for as long as it does.
-    pub(crate) private: Mutex<Private<B>>,
+    pub(crate) private: locks::Mutex<Private<B>>,
     /// Its figures as of when it last left a CPU.
     pub(crate) published: Mutex<Published>,
 }

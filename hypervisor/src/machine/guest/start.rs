@@ -22,6 +22,7 @@ use config::bundle::Bundle;
 use config::{GuestSettings, Populate};
 use core::sync::atomic::{AtomicBool, Ordering};
 use loader::Loading;
+use locks::Rank;
 use sched::GuestId;
 use service::Stop;
 use spin::Mutex;
@@ -100,7 +101,7 @@ type Admit<C> = Box<dyn Fn(&Arc<Guest<Slots<C>>>) + Send + Sync>;
 /// See the [module](self).
 pub(crate) struct Starter<C: VendorCpu> {
     // First, as it borrows from what stands below.
-    work: Mutex<Work<C>>,
+    work: locks::Mutex<Work<C>>,
     world: &'static World,
     /// Lets the vCPUs of the guest run.
     admit: Admit<C>,
@@ -150,7 +151,7 @@ impl<C: VendorCpu> Starter<C> {
         console: Arc<Console>,
         id: GuestId,
     ) -> Self {
-        let (work, made) = (Mutex::new(Work::Reserve), Mutex::new(None));
+        let (work, made) = (locks::Mutex::new(Rank::Life, Work::Reserve), Mutex::new(None));
         let cancelled = AtomicBool::new(false);
         Self { work, world, admit, settings, files, console, id, cancelled, made }
     }

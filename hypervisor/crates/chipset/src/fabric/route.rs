@@ -1,6 +1,5 @@
 //! [`Routes`]: the targets of messages.
 
-use super::posted::Posted;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use devices::lapic::{
     ApicIdentity, DeliveryMode, Destination, DestinationMode, InterruptMessage, IpiCommand,
@@ -150,20 +149,5 @@ impl Routes {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize % MAX_VCPUS;
         let candidates = targets.into_iter().map(|index| (index, self.identity(index)));
         arbitrate(candidates, turn).map_or(VcpuSet::EMPTY, VcpuSet::one)
-    }
-}
-
-/// Puts `message` into the boxes of all `targets`, and calls `kick` for each
-/// vCPU that must be kicked or woken. `posted` finds a vCPU's box.
-pub fn send<'a>(
-    message: &InterruptMessage,
-    targets: VcpuSet,
-    posted: impl Fn(usize) -> Option<&'a Posted>,
-    mut kick: impl FnMut(usize),
-) {
-    for index in targets {
-        if posted(index).is_some_and(|posted| posted.deliver(message)) {
-            kick(index);
-        }
     }
 }

@@ -4,6 +4,7 @@ extern crate std;
 
 use super::route::MAX_VCPUS;
 use super::*;
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -11,8 +12,11 @@ use devices::lapic::{
     ApicIdentity, ApicMode, DeliveryMode, Destination, DestinationMode, InterruptMessage,
     IpiCommand, Shorthand, Trigger,
 };
+use spin::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
+use x86defs::Width;
+use x86defs::time::Nanos;
 
 fn message(mode: DeliveryMode, vector: u8, destination: Destination) -> InterruptMessage {
     InterruptMessage { destination, mode, vector, trigger: Trigger::Edge }
@@ -167,14 +171,81 @@ fn lowest_priority_picks_one_and_takes_turns() {
 
 #[test]
 fn sending_kicks_who_was_quiet() {
-    let boxes = [const { Posted::new() }; 4];
-    boxes[2].request(Requests::KICK);
-    let mut kicked = Vec::new();
+    let kicked = Arc::new(Mutex::new(Vec::new()));
+    let kick = {
+        let kicked = Arc::clone(&kicked);
+        Kick(Box::new(move |index| kicked.lock().push(index)))
+    };
+    let fabric = Fabric::new(4, kick);
+    for index in 0..4 {
+        fabric.routes().publish(index, xapic(u32::try_from(index).unwrap(), 1 << index));
+    }
+    fabric.mailbox(2).unwrap().request(Requests::KICK);
     let fixed = message(DeliveryMode::Fixed, 0x40, physical(0xff));
-    send(&fixed, VcpuSet(0b10_1110), |index| boxes.get(index), |index| kicked.push(index));
-    assert_eq!(kicked, [1, 3]);
-    assert!(boxes[0].is_quiet());
-    assert_eq!(boxes[2].take().0, [0, 1, 0, 0]);
+    fabric.send(&fixed, VcpuSet(0b10_1110));
+    assert_eq!(*kicked.lock(), [1, 3]);
+    assert!(fabric.mailbox(0).unwrap().is_quiet());
+    assert_eq!(fabric.mailbox(2).unwrap().take().0, [0, 1, 0, 0]);
+    fabric.deliver(&message(DeliveryMode::Fixed, 0x41, physical(0)));
+    assert_eq!(*kicked.lock(), [1, 3, 0]);
+    assert_eq!(fabric.mailbox(0).unwrap().take().0, [0, 2, 0, 0]);
+}
+
+#[test]
+fn the_first_vcpu_looks_when_the_8259s_change() {
+    let fabric = Fabric::new(2, Kick(Box::new(|index| assert_eq!(index, 0))));
+    let told = || fabric.mailbox(0).unwrap().take_requests().requests.contains(Requests::KICK);
+    // The BIOS's set-up of the pair, with line 4 alone unmasked.
+    for (port, value) in [(0, 0x11), (1, 8), (1, 4), (1, 1), (1, 0xef)] {
+        fabric.pic_write(port, Width::B1, value, Nanos(0)).unwrap();
+    }
+    fabric.set_line(3, true);
+    assert!(!fabric.pic_output() && !told(), "masked");
+    fabric.set_line(4, true);
+    assert!(fabric.pic_output() && told());
+    fabric.set_line(4, true);
+    assert!(!told(), "it was so before");
+    assert_eq!(fabric.pic_acknowledge(), 0xc);
+    assert!(!fabric.pic_output() && told(), "LINT0 follows the level");
+}
+
+/// Whatever enumerates PCI programs its inputs so, and an idle one must not look asserted then.
+#[test]
+fn pci_inputs_are_active_low() {
+    let fabric = Fabric::new(1, Kick(Box::new(|_| ())));
+    fabric.routes().publish(0, xapic(0, 1));
+    let came = || fabric.mailbox(0).unwrap().take().0;
+    for pin in 16..24 {
+        for (register, value) in [(0x11, 0), (0x10, 1 << 15 | 1 << 13 | 0x50)] {
+            fabric.ioapic_write(0, Width::B4, register + 2 * pin, Nanos(0));
+            fabric.ioapic_write(0x10, Width::B4, value, Nanos(0));
+        }
+    }
+    assert_eq!(came(), [0; 4], "idle");
+    fabric.set_intx(3, 0, true);
+    assert_eq!(came(), [0, 1 << 16, 0, 0]);
+    fabric.set_intx(3, 0, false);
+    fabric.end_of_interrupt(0x50);
+    assert_eq!(came(), [0; 4], "idle again");
+}
+
+#[test]
+fn devices_share_inputs_of_the_io_apic() {
+    let fabric = Fabric::new(1, Kick(Box::new(|_| ())));
+    let asserted = || -> Vec<u8> {
+        fabric.lines().pins.iter().filter(|pin| pin.asserted).map(|pin| pin.number).collect()
+    };
+    // INTA# of slot 3, and INTD# of slot 8 (pin 3 of eight pins).
+    fabric.set_intx(3, 0, true);
+    fabric.set_intx(8, 3, true);
+    assert_eq!(asserted(), [19]);
+    fabric.set_intx(3, 0, false);
+    assert_eq!(asserted(), [19], "the other one still asks");
+    fabric.set_intx(3, 0, false);
+    fabric.set_intx(31, 2, true);
+    assert_eq!(asserted(), [17, 19]);
+    fabric.set_intx(8, 3, false);
+    assert_eq!(asserted(), [17]);
 }
 
 /// Posters wait for their vector to be taken before they post the next one; the

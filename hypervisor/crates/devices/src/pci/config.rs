@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use x86defs::{Low, Width};
 
-use super::{PciFunction, config_bytes};
+use super::{ConfigEffect, PciFunction, config_bytes};
 use crate::{Device, RestoreError};
 
 /// Bytes of a configuration space.
@@ -119,7 +119,7 @@ const BAR_IO: u64 = 1;
 const BAR_64_BIT: u64 = 1 << 2;
 const BAR_PREFETCHABLE: u64 = 1 << 3;
 /// Registers that are BARs.
-const BAR_COUNT: u8 = 6;
+pub const BAR_COUNT: u8 = 6;
 
 /// The place that the guest gave a BAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -327,6 +327,12 @@ impl ConfigSpace {
         set_at(&mut self.bytes, header::STATUS, 2, status);
     }
 
+    /// The places of all BARs, as [`bar_range`](Self::bar_range) has each.
+    #[must_use]
+    pub fn places(&self) -> [Option<BarRange>; BAR_COUNT as usize] {
+        [0, 1, 2, 3, 4, 5].map(|index| self.bar_range(index))
+    }
+
     /// The place that the guest gave BAR `index`, if the command register lets the
     /// function answer there and nothing of it is out of the address space.
     #[must_use]
@@ -359,7 +365,8 @@ impl PciFunction for ConfigSpace {
         self.value(offset, width)
     }
 
-    fn config_write(&mut self, offset: u8, width: Width, value: u32) {
+    fn config_write(&mut self, offset: u8, width: Width, value: u32) -> ConfigEffect {
+        let before = self.places();
         let count = config_bytes(width);
         let written = u64::from(value);
         let old = value_at(&self.bytes, offset, count);
@@ -367,6 +374,7 @@ impl PciFunction for ConfigSpace {
         let clearable = value_at(&self.clearable, offset, count);
         let new = (old & !writable | written & writable) & !(written & clearable);
         set_at(&mut self.bytes, offset, count, new);
+        if self.places() == before { ConfigEffect::Nothing } else { ConfigEffect::BarsMoved }
     }
 }
 

@@ -28,8 +28,8 @@ mod config;
 mod tests;
 
 pub use config::{
-    Bar, BarRange, CONFIG_SIZE, ConfigSpace, ConfigState, Identity, LayoutError, command, header,
-    status,
+    BAR_COUNT, Bar, BarRange, CONFIG_SIZE, ConfigSpace, ConfigState, Identity, LayoutError,
+    command, header, status,
 };
 
 /// Bit 31 of the address register: accesses to the data register are
@@ -48,6 +48,17 @@ const HOST_BRIDGE: Identity = Identity {
     subsystem: 0,
 };
 
+/// Consequence of a write to configuration space for the owner of the bus.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigEffect {
+    /// None.
+    Nothing,
+    /// The function answers at other places than before: a BAR or the command register has
+    /// changed.
+    BarsMoved,
+}
+
 /// A function at an address of the PCI bus.
 pub trait PciFunction {
     /// Reads configuration space. `offset` and `width` (1, 2 or 4 bytes) stay
@@ -55,7 +66,7 @@ pub trait PciFunction {
     fn config_read(&mut self, offset: u8, width: Width) -> u32;
 
     /// Writes configuration space; the same holds.
-    fn config_write(&mut self, offset: u8, width: Width, value: u32);
+    fn config_write(&mut self, offset: u8, width: Width, value: u32) -> ConfigEffect;
 }
 
 impl<F: PciFunction + ?Sized> PciFunction for Box<F> {
@@ -63,8 +74,8 @@ impl<F: PciFunction + ?Sized> PciFunction for Box<F> {
         (**self).config_read(offset, width)
     }
 
-    fn config_write(&mut self, offset: u8, width: Width, value: u32) {
-        (**self).config_write(offset, width, value);
+    fn config_write(&mut self, offset: u8, width: Width, value: u32) -> ConfigEffect {
+        (**self).config_write(offset, width, value)
     }
 }
 
@@ -101,6 +112,8 @@ pub struct PciBus<F> {
     address: u32,
     host_bridge: ConfigSpace,
     functions: BTreeMap<DevFn, F>,
+    /// A function whose places have changed by the last access, and nobody has asked yet.
+    moved: Option<DevFn>,
 }
 
 impl<F: PciFunction> Default for PciBus<F> {
@@ -116,7 +129,12 @@ impl<F: PciFunction> PciBus<F> {
     /// A bus with nothing but the host bridge on it.
     #[must_use]
     pub fn new() -> Self {
-        Self { address: 0, host_bridge: ConfigSpace::new(HOST_BRIDGE), functions: BTreeMap::new() }
+        Self {
+            address: 0,
+            host_bridge: ConfigSpace::new(HOST_BRIDGE),
+            functions: BTreeMap::new(),
+            moved: None,
+        }
     }
 
     /// Puts a function on the bus.
@@ -142,8 +160,7 @@ impl<F: PciFunction> PciBus<F> {
     }
 
     /// The function that the next access of the data register goes to, if the
-    /// address is enabled; whether or not there is one. For an owner that
-    /// re-reads a BAR after the guest has written it.
+    /// address is enabled; whether or not there is one.
     #[must_use]
     pub fn selected(&self) -> Option<DevFn> {
         let [_, devfn, bus, _] = self.address.to_le_bytes();
@@ -160,15 +177,25 @@ impl<F: PciFunction> PciBus<F> {
         width.truncate(value.into()).low32()
     }
 
-    /// Writes a function's configuration space; nothing where there is none.
+    /// Writes a function's configuration space; nothing where there is none. The owner then asks
+    /// for what has [moved](Self::take_moved).
     pub fn config_write(&mut self, place: DevFn, offset: u8, width: Width, value: u32) {
-        match self.functions.get_mut(&place) {
+        let effect = match self.functions.get_mut(&place) {
             Some(function) => function.config_write(offset, width, value),
             None if place == DevFn::HOST_BRIDGE => {
-                self.host_bridge.config_write(offset, width, value);
+                self.host_bridge.config_write(offset, width, value)
             }
-            None => {}
+            None => ConfigEffect::Nothing,
+        };
+        if effect == ConfigEffect::BarsMoved {
+            self.moved = Some(place);
         }
+    }
+
+    /// The function whose places the last access has changed, if any; once.
+    #[must_use]
+    pub fn take_moved(&mut self) -> Option<DevFn> {
+        self.moved.take()
     }
 
     /// The configuration offset of the data register's byte `offset` (4 to 7).

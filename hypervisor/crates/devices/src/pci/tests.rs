@@ -130,7 +130,7 @@ fn bars_tell_their_size() {
         (0x24, 0, 0xffff_ffff),
     ] {
         assert_eq!(config.config_read(offset, Width::B4), reset);
-        config.config_write(offset, Width::B4, u32::MAX);
+        let _ = config.config_write(offset, Width::B4, u32::MAX);
         assert_eq!(config.config_read(offset, Width::B4), sized, "{offset:#x}");
     }
 }
@@ -138,26 +138,26 @@ fn bars_tell_their_size() {
 #[test]
 fn bars_are_where_the_guest_puts_them() {
     let mut config = card();
-    config.config_write(0x10, Width::B4, 0xc07f);
-    config.config_write(0x14, Width::B4, 0xfebf_1fff);
-    config.config_write(0x20, Width::B4, 0x1234_7fff);
-    config.config_write(0x24, Width::B4, 0x40);
+    let _ = config.config_write(0x10, Width::B4, 0xc07f);
+    let _ = config.config_write(0x14, Width::B4, 0xfebf_1fff);
+    let _ = config.config_write(0x20, Width::B4, 0x1234_7fff);
+    let _ = config.config_write(0x24, Width::B4, 0x40);
     assert_eq!((config.bar_range(0), config.bar_range(1), config.bar_range(4)), (None, None, None));
-    config.config_write(4, Width::B2, 1);
+    let _ = config.config_write(4, Width::B2, 1);
     assert_eq!(config.bar_range(0), Some(BarRange::Io { base: 0xc060, size: 32 }));
     assert_eq!(config.bar_range(1), None);
-    config.config_write(4, Width::B2, 2);
+    let _ = config.config_write(4, Width::B2, 2);
     assert_eq!(config.bar_range(0), None);
     let memory = |base, size| Some(BarRange::Memory { base, size });
     assert_eq!(config.bar_range(1), memory(0xfebf_1000, 0x1000));
     assert_eq!(config.bar_range(4), memory(0x40_1234_4000, 0x4000));
     assert_eq!((config.bar_range(2), config.bar_range(5), config.bar_range(6)), (None, None, None));
     // Ports beyond the last are nowhere; the top of memory is.
-    config.config_write(4, Width::B2, 3);
-    config.config_write(0x10, Width::B4, 0x1_0000);
+    let _ = config.config_write(4, Width::B2, 3);
+    let _ = config.config_write(0x10, Width::B4, 0x1_0000);
     assert_eq!(config.bar_range(0), None);
-    config.config_write(0x20, Width::B4, u32::MAX);
-    config.config_write(0x24, Width::B4, u32::MAX);
+    let _ = config.config_write(0x20, Width::B4, u32::MAX);
+    let _ = config.config_write(0x24, Width::B4, u32::MAX);
     assert_eq!(config.bar_range(4), memory(0xffff_ffff_ffff_c000, 0x4000));
 }
 
@@ -190,7 +190,7 @@ fn capabilities_are_a_list() {
     assert_eq!(config.config_read(0x34, Width::B1), 0x40);
     assert_eq!(config.config_read(0x40, Width::B4), 0x0201_4811);
     assert_eq!(config.config_read(0x48, Width::B4), 0x0404_0009);
-    config.config_write(0x40, Width::B4, u32::MAX);
+    let _ = config.config_write(0x40, Width::B4, u32::MAX);
     assert_eq!(config.config_read(0x40, Width::B4), 0xf201_4811);
     config.reset();
     assert_eq!(config.config_read(0x40, Width::B4), 0x0201_4811);
@@ -200,7 +200,7 @@ fn capabilities_are_a_list() {
 fn status_bits() {
     let mut config = card();
     config.set_value(6, Width::B2, 0xf908);
-    config.config_write(6, Width::B2, 0x8008);
+    let _ = config.config_write(6, Width::B2, 0x8008);
     assert_eq!(config.config_read(6, Width::B2), 0x7908, "ones clear the error bits alone");
     config.set_interrupt_status(false);
     assert_eq!(config.config_read(6, Width::B2), 0x7900);
@@ -213,7 +213,7 @@ fn status_bits() {
 #[test]
 fn another_devices_state_is_refused() {
     let mut config = card();
-    config.config_write(0x14, Width::B4, 0xfebf_1000);
+    let _ = config.config_write(0x14, Width::B4, 0xfebf_1000);
     config.set_interrupt_status(true);
     let saved = config.save();
     let mut other = ConfigSpace::new(Identity { device: 0x1042, ..CARD });

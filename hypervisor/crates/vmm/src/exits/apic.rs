@@ -50,7 +50,7 @@ pub(super) fn ended<B: Backend, M: GuestRam>(
     vector: Vector,
 ) -> Served {
     if let Some(vector) = vcpu.core.lapic.ended(vector) {
-        vm.board.end_of_interrupt(vector, |message| vm.deliver(message));
+        vm.fabric.end_of_interrupt(vector);
     }
     Ok(None)
 }

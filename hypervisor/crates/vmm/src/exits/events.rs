@@ -36,7 +36,7 @@ pub(super) fn interrupt_window<B: Backend, M: GuestRam>(
             }
             // The 8259s alone wait for windows then.
             InterruptDelivery::Virtual => {
-                let _ = vm.board.pic_acknowledge(|message| vm.deliver(message));
+                let _ = vm.fabric.pic_acknowledge();
             }
         }
     }

@@ -8,14 +8,14 @@ use crate::hypercall::{Caller, HypercallHost, Ipis, Outcome, dispatch};
 use crate::pv::PvFeatures;
 use crate::vcpu::Vcpu;
 use crate::vm::{Host, Vm};
+use chipset::fabric::Requests;
 use hvabi::{CallSet, Registers, ShutDownKind, kvm};
 use memory::{GuestMemory, GuestRam};
 use x86defs::Gpr;
 
 /// Serves hypercalls.
-struct CallHost<'a, M, H> {
+struct CallHost<'a, M> {
     vm: &'a Vm<M>,
-    host: &'a mut H,
     pairing: kvm::ClockPairing,
     since_start: u64,
     wall_clock: u64,
@@ -26,13 +26,13 @@ struct CallHost<'a, M, H> {
     counts: &'a mut Counters,
 }
 
-impl<M: GuestRam, H: Host> HypercallHost for CallHost<'_, M, H> {
+impl<M: GuestRam> HypercallHost for CallHost<'_, M> {
     fn memory(&self) -> &impl GuestMemory {
         &self.vm.memory
     }
 
     fn console_write(&mut self, bytes: &[u8]) -> usize {
-        self.host.console_write(bytes)
+        self.vm.board.console_write(bytes)
     }
 
     fn since_start(&self) -> u64 {
@@ -56,9 +56,9 @@ impl<M: GuestRam, H: Host> HypercallHost for CallHost<'_, M, H> {
     }
 
     fn kick(&mut self, apic_id: u64) {
-        if let Some(index) = self.vm.vcpu_of(apic_id) {
+        if let Some(index) = self.vm.fabric.vcpu_of(apic_id) {
             self.counts.kicks += 1;
-            self.vm.unhalt(index);
+            self.vm.fabric.request(index, Requests::UNHALT);
         }
     }
 
@@ -70,9 +70,9 @@ impl<M: GuestRam, H: Host> HypercallHost for CallHost<'_, M, H> {
     }
 
     fn waits_for_cpu(&self, apic_id: u64) -> bool {
-        self.vm.vcpu_of(apic_id).is_some_and(|index| {
+        self.vm.fabric.vcpu_of(apic_id).is_some_and(|index| {
             index != self.index
-                && self.vm.vcpus.get(index).is_some_and(|posted| !posted.is_on_cpu())
+                && self.vm.fabric.mailbox(index).is_some_and(|posted| !posted.is_on_cpu())
         })
     }
 }
@@ -98,7 +98,6 @@ pub(super) fn serve<B: Backend, M: GuestRam, H: Host>(
         pairing: clock.clock_pairing(&vcpu.core.clock, time),
         since_start: clock.now(time.tsc).0,
         wall_clock: clock.wall(time.tsc),
-        host,
         index: vcpu.index,
         allowed: vcpu.core.cpuid.calls(),
         offered: vcpu.core.cpuid.pv(),

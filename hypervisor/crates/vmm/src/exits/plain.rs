@@ -38,7 +38,7 @@ pub(super) fn pause<B: Backend, M: GuestRam, H: Host>(
     vm: &Vm<M>,
     _: &mut H,
 ) -> Result<Done, VmError> {
-    let others = vm.vcpus.iter().enumerate().filter(|(index, _)| *index != vcpu.index);
+    let others = vm.fabric.mailboxes().iter().enumerate().filter(|(index, _)| *index != vcpu.index);
     // The vCPU would only lose time while all others run.
     if others.into_iter().any(|(_, other)| !other.is_on_cpu()) {
         vcpu.give_way();

@@ -32,7 +32,7 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
             None => return Ok(None),
         },
     };
-    let mut bus = Bus { vm, now, end: None, console: false, firmware: None };
+    let mut bus = Bus { vm, now, end: None, firmware: None };
     let rax = vcpu.gpr(Gpr::Rax);
     match io.direction {
         Direction::In => {
@@ -52,7 +52,7 @@ fn string<B: Backend, M: GuestRam>(
     host: &mut impl Host,
     now: Nanos,
 ) -> Served {
-    let mut bus = Bus { vm, now, end: None, console: false, firmware: None };
+    let mut bus = Bus { vm, now, end: None, firmware: None };
     let mut cpu: Emulated<'_, B, M> = emulated(vcpu, vm, host);
     let result = x86emu::string_io(&mut cpu, &mut bus);
     let end = bus.finish(host);
@@ -73,16 +73,12 @@ struct Bus<'a, M> {
     vm: &'a Vm<M>,
     now: Nanos,
     end: Option<BoardEnd>,
-    console: bool,
     firmware: Option<FirmwareNews>,
 }
 
 impl<M: GuestRam> Bus<'_, M> {
-    /// Fetches console output, and says whether the guest is to end.
+    /// Tells the host what it is to know, and whether the guest is to end.
     fn finish(self, host: &mut impl Host) -> Option<EndReason> {
-        if self.console {
-            self.vm.flush_console(host, Host::console_put, Host::console_room);
-        }
         if let Some(news) = self.firmware {
             host.firmware_entered(&self.vm.name, news);
         }
@@ -95,15 +91,13 @@ impl<M: GuestRam> Ports for Bus<'_, M> {
 
     fn port_in(&mut self, port: u16, width: Width) -> Result<u32, VmError> {
         let vm = self.vm;
-        Ok(vm.board.port_read(port, width, self.now, &mut |message| vm.deliver(message)))
+        Ok(vm.board.port_read(port, width, self.now))
     }
 
     fn port_out(&mut self, port: u16, width: Width, value: u32) -> Result<(), VmError> {
         let vm = self.vm;
         let value = width.truncate(value.into()).low32();
-        let outcome =
-            vm.board.port_write(port, width, value, self.now, &mut |message| vm.deliver(message));
-        self.console |= outcome.console;
+        let outcome = vm.board.port_write(port, width, value, self.now);
         self.firmware = self.firmware.or(outcome.firmware);
         if self.end.is_none() {
             self.end = outcome.end;

@@ -36,13 +36,39 @@ pub struct HotTimer {
     /// the guest's timer: a guest that wrote its timer again and again would push everything that
     /// is due before itself.
     floor: u64,
+    /// Ticks after which a wake-up that is owed must be made.
+    debt: u64,
 }
 
 impl HotTimer {
-    /// A timer that is not armed, of a guest that has `least` ticks behind each entry.
+    /// A timer that is not armed, of a guest that has `least` ticks behind each entry, and whose
+    /// vCPUs owe devices a wake-up for `debt` ticks at the most.
     #[must_use]
-    pub const fn new(least: u64) -> Self {
-        Self { kind: TimerKind::Machine, offset: 0, others: NEVER, armed: NEVER, least, floor: 0 }
+    pub const fn new(least: u64, debt: u64) -> Self {
+        Self {
+            kind: TimerKind::Machine,
+            offset: 0,
+            others: NEVER,
+            armed: NEVER,
+            least,
+            floor: 0,
+            debt,
+        }
+    }
+
+    /// Whether what is owed since the tick `since` is to be paid at `now`, as the vCPU is out of
+    /// its guest anyway: a burst of marks is over then.
+    #[must_use]
+    pub const fn pays(&self, since: u64, now: u64) -> bool {
+        now.wrapping_sub(since) >= self.least
+    }
+
+    /// A device is owed a wake-up from `now` on. Returns whether the deadline has moved.
+    #[inline]
+    pub fn owes_since(&mut self, now: u64) -> bool {
+        self.others = self.others.min(now.wrapping_add(self.debt));
+        let at = self.armed.min(self.others).max(self.floor);
+        core::mem::replace(&mut self.armed, at) != at
     }
 
     /// The loop enters the guest, `now` being the TSC: something but the local APIC's timer
@@ -89,7 +115,7 @@ mod tests {
 
     #[test]
     fn the_least_is_armed_but_not_too_near() {
-        let mut timer = HotTimer::new(100);
+        let mut timer = HotTimer::new(100, 250);
         timer.enter(5000, 4000, 1000);
         assert_eq!(timer.armed, 4000);
         assert!(!timer.set(4000));
@@ -104,8 +130,25 @@ mod tests {
     }
 
     #[test]
+    fn a_debt_ends_the_turn() {
+        let mut timer = HotTimer::new(100, 250);
+        timer.enter(5000, 4000, 1000);
+        assert!(timer.owes_since(1010));
+        assert_eq!(timer.armed, 1260);
+        assert!(!timer.owes_since(1020), "the older one counts");
+        // The guest's own timer, set anew, postpones nothing.
+        assert!(!timer.set(3000));
+        assert!(timer.set(1200));
+        assert!(!timer.owes_since(1030));
+        assert_eq!(timer.armed, 1200);
+        assert!(!timer.pays(1010, 1109) && timer.pays(1010, 1110));
+        timer.enter(5000, NEVER, 2000);
+        assert_eq!(timer.armed, 5000, "paid");
+    }
+
+    #[test]
     fn who_writes_its_timer_all_the_time_postpones_nothing() {
-        let mut timer = HotTimer::new(100);
+        let mut timer = HotTimer::new(100, 250);
         timer.enter(5000, NEVER, 1000);
         for tsc in 4850..5200 {
             timer.set(tsc + 1_000_000);
@@ -115,7 +158,7 @@ mod tests {
 
     #[test]
     fn counts_end_at_the_deadline_or_just_after() {
-        let mut timer = HotTimer::new(0);
+        let mut timer = HotTimer::new(0, 0);
         for (shift, left) in [(0, 1), (0, 77), (5, 1), (5, 31), (5, 32), (5, 1_000_001)] {
             timer.set(1000 + left);
             let ticks = u64::from(timer.counts(shift, 1000)) << shift;

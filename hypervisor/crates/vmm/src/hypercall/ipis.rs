@@ -64,11 +64,11 @@ impl Ipis {
     /// Sends the interrupts; returns how many reached a vCPU that takes them.
     pub fn send<M: GuestRam>(&self, vm: &Vm<M>) -> u64 {
         let accepts = |index: &usize| {
-            self.mode == DeliveryMode::Nmi || vm.routes.identity(*index).software_enabled()
+            self.mode == DeliveryMode::Nmi || vm.fabric.routes().identity(*index).software_enabled()
         };
         let targets = self
             .ids()
-            .filter_map(|id| vm.vcpu_of(id))
+            .filter_map(|id| vm.fabric.vcpu_of(id))
             .filter(accepts)
             .fold(VcpuSet::EMPTY, |set, index| VcpuSet(set.0 | VcpuSet::one(index).0));
         let message = InterruptMessage {
@@ -80,7 +80,7 @@ impl Ipis {
             vector: self.vector,
             trigger: Trigger::Edge,
         };
-        vm.send(&message, targets);
+        vm.fabric.send(&message, targets);
         targets.0.count_ones().into()
     }
 }

@@ -8,7 +8,7 @@ use crate::vcpu::Activity;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
-use chipset::fabric::{Posted, Requests};
+use chipset::fabric::Requests;
 use core::cell::{Cell, RefCell};
 use devices::lapic::{Lapic, Role, TickRatio, Trigger};
 use hvabi::kvm::{call, steal};
@@ -394,11 +394,11 @@ fn a_flush_reaches_the_hardware() {
     let mut play = Play::new();
     put(&play.vm.memory, AT, &[0; 64]);
     assert!(wrmsr(&mut play, Msr::KVM_STEAL_TIME, AT | 1));
-    assert!(!play.vm.vcpus[0].is_on_cpu());
+    assert!(!play.vm.fabric.mailboxes()[0].is_on_cpu());
     on_cpu(&mut play.vcpu, &play.vm, 0);
-    assert!(play.vm.vcpus[0].is_on_cpu());
+    assert!(play.vm.fabric.mailboxes()[0].is_on_cpu());
     off_cpu(&mut play.vcpu, &play.vm);
-    assert!(!play.vm.vcpus[0].is_on_cpu());
+    assert!(!play.vm.fabric.mailboxes()[0].is_on_cpu());
     let flushes = play.vcpu.hw.flushes;
     on_cpu(&mut play.vcpu, &play.vm, 2_000);
     assert_eq!(play.vcpu.hw.flushes, flushes);
@@ -416,7 +416,7 @@ fn the_end_of_an_interrupt_by_turns() {
     play.vcpu.hw.rflags = IF;
     put(&play.vm.memory, AT, &[1]);
     assert!(wrmsr(&mut play, Msr::KVM_PV_EOI, AT | 1));
-    play.vm.vcpus[0].post(0x41, Trigger::Edge);
+    play.vm.fabric.mailboxes()[0].post(0x41, Trigger::Edge);
     play.turn(VmExit::HostInterrupt);
     assert_eq!(play.injected(), Some(Event::interrupt(0x41)));
     let counts = play.vcpu.core.counters;
@@ -437,7 +437,7 @@ fn kicks_end_the_next_hlt() {
     // A kick while the vCPU is halted, with interrupts off.
     assert_eq!(halt(&mut play), Next::Continue);
     assert!(matches!(play.idle(), Next::Idle(_)));
-    play.vm.unhalt(0);
+    play.vm.fabric.request(0, Requests::UNHALT);
     assert_eq!(play.turn(VmExit::HostInterrupt), Next::Continue);
     assert_eq!(play.vcpu.core.counters.unhalts, 1);
     // A kick before the vCPU halts: it counts just once.
@@ -450,30 +450,33 @@ fn kicks_end_the_next_hlt() {
     assert!(matches!(play.idle(), Next::Idle(_)));
     // No vCPU has these ids.
     for id in [1, 0xff, 0xffff_ffff, u64::MAX] {
-        assert_eq!(play.vm.vcpu_of(id), None);
+        assert_eq!(play.vm.fabric.vcpu_of(id), None);
     }
-    assert!(play.vm.vcpus[0].is_quiet());
+    assert!(play.vm.fabric.mailboxes()[0].is_quiet());
     let counts = play.vcpu.core.counters;
     assert_eq!((counts.kicks, counts.unhalts), (1, 2));
     // A vCPU that waits for its start-up is not started by a kick.
     play.vcpu.init();
-    play.vm.unhalt(0);
+    play.vm.fabric.request(0, Requests::UNHALT);
     assert!(matches!(play.idle(), Next::Idle(_)));
-    assert_eq!(play.vm.vcpus[0].take_requests().requests, Requests::empty());
+    assert_eq!(play.vm.fabric.mailboxes()[0].take_requests().requests, Requests::empty());
 }
 
 #[test]
 fn interrupts_and_turns_by_hypercall() {
-    let mut play = Play::new();
+    let mut play = Play::with_vcpus(2);
     play.vcpu.hw.rflags = IF;
     // Vectors are taken by APICs that are switched on by software, NMIs by all.
     let fixed = [call::SEND_IPI, 0b11, 1, 0, 0x41];
-    play.vm.routes.publish(0, play.vcpu.core.lapic.identity().with_software_enabled(false));
+    play.vm
+        .fabric
+        .routes()
+        .publish(0, play.vcpu.core.lapic.identity().with_software_enabled(false));
     assert_eq!(hypercall(&mut play, fixed), (Next::Continue, 0));
     assert_eq!(hypercall(&mut play, [call::SEND_IPI, 1, 0, 0, 0x400]), (Next::Continue, 1));
     play.turn(VmExit::HostInterrupt);
     assert_eq!(play.injected(), Some(Event::nmi()));
-    play.vm.routes.publish(0, play.vcpu.core.lapic.identity().with_software_enabled(true));
+    play.vm.fabric.routes().publish(0, play.vcpu.core.lapic.identity().with_software_enabled(true));
     assert_eq!(hypercall(&mut play, fixed), (Next::Continue, 1));
     play.turn(VmExit::HostInterrupt);
     assert_eq!(play.injected(), Some(Event::interrupt(0x41)));
@@ -488,15 +491,14 @@ fn interrupts_and_turns_by_hypercall() {
     assert_eq!(play.turn(VmExit::HostInterrupt), Next::Continue, "once");
     assert_eq!(play.vcpu.core.counters.yields, 1);
     // Another vCPU, which has no CPU.
-    play.vm.vcpus.push(alloc::sync::Arc::default());
-    play.vm.routes.publish(1, play.vcpu.core.lapic.identity().with_id(1));
+    play.vm.fabric.routes().publish(1, play.vcpu.core.lapic.identity().with_id(1));
     let to_other = [call::SCHED_YIELD, 1, 0, 0, 0];
     assert_eq!(hypercall(&mut play, to_other), (Next::Yield, 0));
-    play.vm.vcpus[1].set_on_cpu(true);
+    play.vm.fabric.mailboxes()[1].set_on_cpu(true);
     assert_eq!(hypercall(&mut play, to_other), (Next::Continue, 0));
     // A vCPU that spins gives way only while another has no CPU.
     assert_eq!(play.turn(VmExit::Pause), Next::Continue);
-    play.vm.vcpus[1].set_on_cpu(false);
+    play.vm.fabric.mailboxes()[1].set_on_cpu(false);
     assert_eq!(play.turn(VmExit::Pause), Next::Yield);
 }
 
@@ -568,9 +570,8 @@ fn time_stands_still_while_paused() {
 /// A program that reads a clock on one vCPU and then on another relies on the flag TSC_STABLE.
 #[test]
 fn a_clock_is_stable_across_vcpus_only_while_their_tscs_agree() {
-    let mut play = Play::new();
-    let other = Arc::new(Posted::new());
-    play.vm.vcpus.push(Arc::clone(&other));
+    let mut play = Play::with_vcpus(2);
+    let other = Arc::clone(&play.vm.fabric.mailboxes()[1]);
     let stable = |play: &Play| {
         let [flags] = bytes(&play.vm.memory, AT + 29);
         flags & PvClockFlags::TSC_STABLE.bits() != 0

@@ -88,14 +88,12 @@ fn the_end_of_a_level_triggered_interrupt_reaches_the_io_apic() {
     for (register, value) in [(0x10 + 18, 0x8049), (0x10 + 19, 0)] {
         for (offset, value) in [(0, register), (0x10, value)] {
             let at = GuestPhysAddr::new(IOAPIC_BASE + offset);
-            vm.board.mmio_write(at, Width::B4, value, Nanos(0), |m| vm.deliver(m));
+            vm.board.mmio_write(at, Width::B4, value, Nanos(0));
         }
     }
     // The power button's event is enabled, and happens.
-    let _ = vm.board.port_write(PM1A_EVENT_PORT + 2, Width::B2, 1 << 8, Nanos(0), &mut |m| {
-        vm.deliver(m);
-    });
-    vm.press_power_button();
+    let _ = vm.board.port_write(PM1A_EVENT_PORT + 2, Width::B2, 1 << 8, Nanos(0));
+    vm.board.press_power_button();
     play.turn(VmExit::HostInterrupt);
     assert_eq!(play.vcpu.hw.status.requesting(), 0x49);
     // The CPU delivers and ends it: the line is still asserted, so it asks again.

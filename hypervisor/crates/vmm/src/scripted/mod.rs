@@ -24,17 +24,23 @@ use crate::run::{Next, turn};
 use crate::stats::ExitCounts;
 use crate::stopwatch::Stopwatch;
 use crate::vcpu::{Vcpu, VcpuCore};
-use crate::vm::{Host, Kick, Vm};
-use chipset::Board;
-use chipset::fabric::{Posted, Routes};
+use crate::vm::{Host, Vm};
+use chipset::fabric::{Fabric, Kick};
+use chipset::pci::BoardDevice;
+use chipset::test_device::TestDevice;
+use chipset::{Board, ConsoleSink, HotBells};
 use config::GuestSettings;
 use devices::firmware::FirmwareNews;
 use devices::lapic::{InterruptStatus, Lapic, Role, TickRatio, VirtualApicPage};
+use devices::pci::DevFn;
+use locks::{Rank, RwLock};
 use memory::{GuestMemory, GuestRam, HotRam, MemoryError};
-use spin::{Mutex, RwLock};
+use service::{Wake, Waker};
+use spin::Mutex;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::vec;
 use std::vec::Vec;
 use x86defs::cpuid::CpuidResult;
@@ -360,15 +366,55 @@ impl Backend for Script {
     }
 }
 
+/// Place of the device for tests.
+pub const PLACE: DevFn = DevFn::new(3, 0).unwrap();
+
+/// Gives the device its turn at once.
+#[derive(Debug)]
+struct Inline(Weak<TestDevice>);
+
+impl Wake for Inline {
+    fn wake(&self) {
+        if let Some(device) = self.0.upgrade() {
+            device.turn();
+        }
+    }
+}
+
+/// A console that keeps what it gets.
+#[derive(Debug)]
+pub struct Tape {
+    /// Bytes that came.
+    pub bytes: Mutex<Vec<u8>>,
+    /// How much it says it would take.
+    pub room: AtomicUsize,
+}
+
+impl Default for Tape {
+    fn default() -> Self {
+        Self { bytes: Mutex::default(), room: AtomicUsize::new(1 << 16) }
+    }
+}
+
+impl ConsoleSink for Tape {
+    fn room(&self) -> usize {
+        self.room.load(Ordering::Relaxed)
+    }
+
+    fn put(&self, bytes: &[u8]) {
+        self.bytes.lock().extend_from_slice(bytes);
+    }
+}
+
 /// The machine: a clock that stands where the test puts it, and the console.
 #[derive(Debug)]
 pub struct Stage {
     /// The TSC.
     pub tsc: u64,
-    /// Bytes that came to the console.
-    pub console: Vec<u8>,
-    /// How much the console says it would take.
-    pub room: usize,
+    /// The console.
+    pub console: Arc<Tape>,
+    /// A device at [`PLACE`] of the PCI bus, which has its turn as soon as it is woken.
+    pub device: Arc<TestDevice>,
     /// Deadline that the CPU's timer is armed for, as a value of the TSC.
     pub armed: u64,
     /// Entries into the guest's firmware that were told.
@@ -382,19 +428,6 @@ impl Host for Stage {
 
     fn time(&self) -> HostTime {
         HostTime { tsc: self.tsc, wall: 1_700_000_000_000_000_000 + self.tsc }
-    }
-
-    fn console_write(&mut self, bytes: &[u8]) -> usize {
-        self.console.extend_from_slice(bytes);
-        bytes.len()
-    }
-
-    fn console_put(&mut self, bytes: &[u8]) {
-        self.console.extend_from_slice(bytes);
-    }
-
-    fn console_room(&self) -> usize {
-        self.room
     }
 
     fn deadline(&self) -> u64 {
@@ -441,6 +474,16 @@ impl Play {
     /// A guest with so many bytes of RAM, all NOPs.
     #[must_use]
     pub fn with_ram(ram: usize) -> Self {
+        Self::with(ram, 1)
+    }
+
+    /// A guest with so many vCPUs, of which the first alone is played.
+    #[must_use]
+    pub fn with_vcpus(vcpus: usize) -> Self {
+        Self::with(RAM, vcpus)
+    }
+
+    fn with(ram: usize, vcpus: usize) -> Self {
         let host = |leaf: u32, _: u32| match leaf {
             0 => CpuidResult { eax: 0xd, ebx: 0x6874_7541, ecx: 0x444d_4163, edx: 0x6974_6e65 },
             0x8000_0000 => CpuidResult { eax: 0x8000_001e, ..CpuidResult::default() },
@@ -468,14 +511,20 @@ impl Play {
         let mut vcpu_clock = VcpuClock::default();
         let start = HostTime { tsc: 0, wall: 0 };
         clock.resume(start, &mut [&mut vcpu_clock], &memory, Interruption::None).unwrap();
-        let shared = Arc::new(Posted::new());
         let mut lapic = Lapic::new(0, TickRatio::from_khz(KHZ), Role::Bootstrap);
         lapic.set_up_virtual_wire();
-        let routes = Routes::new();
-        routes.publish(0, lapic.identity());
+        let fabric = Arc::new(Fabric::new(vcpus, Kick(std::boxed::Box::new(|_| ()))));
+        fabric.routes().publish(0, lapic.identity());
+        let console = Arc::new(Tape::default());
         let mut settings = GuestSettings::new("guest", ram as u64, "kernel");
         settings.debug_exit = true;
-        let board = Arc::new(Board::new(1_700_000_000_000_000_000, &settings));
+        let sink = Arc::<Tape>::clone(&console);
+        let wall = 1_700_000_000_000_000_000;
+        let inline = |device: &Weak<TestDevice>| -> Waker { Arc::new(Inline(Weak::clone(device))) };
+        let device = TestDevice::new(PLACE, Arc::clone(&fabric), inline).unwrap();
+        let any: Arc<dyn BoardDevice> = Arc::<TestDevice>::clone(&device);
+        let devices = [(PLACE, any)];
+        let board = Arc::new(Board::new(wall, &settings, Arc::clone(&fabric), sink, &devices));
         let view = VcpuView {
             cr4: Cr4::empty(),
             xcr0: Xcr0::X87,
@@ -487,7 +536,7 @@ impl Play {
             served: false,
             hold: chipset::HOT_DECLINES,
             ended_level: None,
-            timer: HotTimer::new(LEAST),
+            timer: HotTimer::new(LEAST, 5 * LEAST / 2),
             leaves: HotLeaves::new(&cpuid, view),
             board: Arc::clone(&board),
             memory: Arc::new(Touched),
@@ -497,13 +546,16 @@ impl Play {
             tsc_aux: 0,
             cpuid: Arc::clone(&cpuid),
             msr_table,
-            shared: Arc::clone(&shared),
+            shared: Arc::clone(fabric.mailbox(0).unwrap()),
             xcr0: 1,
             recent: Recorder::default(),
             counts: ExitCounts::default(),
             watch: Stopwatch::default(),
             pv: PvState::default(),
             counters: Counters::default(),
+            bells: HotBells::default(),
+            owed: 0,
+            owed_since: 0,
         };
         let mut segments = [Segment::data32(16); 8];
         segments[SegmentRegister::Cs as usize] = Segment::code32(8);
@@ -512,21 +564,12 @@ impl Play {
         let vm = Vm {
             name: "play".into(),
             memory,
-            clock: RwLock::new(clock),
+            clock: RwLock::new(Rank::Clock, clock),
             board,
             mtrrs: Mutex::new(Mtrrs::new(39)),
-            vcpus: vec![shared],
-            routes,
-            kick: Kick(std::boxed::Box::new(|_| ())),
-            console: Mutex::new(()),
+            fabric,
         };
-        let stage = Stage {
-            tsc: 0,
-            console: Vec::new(),
-            room: 1 << 16,
-            armed: NEVER,
-            firmware: Vec::new(),
-        };
+        let stage = Stage { tsc: 0, console, device, armed: NEVER, firmware: Vec::new() };
         Self { vm, vcpu: Vcpu::new(0, core, script), stage }
     }
 

@@ -1,12 +1,13 @@
 //! Tests of the loop: its answers to exits.
 
-use super::{Arc, Play, Vec};
+use super::{Arc, Play};
 use crate::end::{EndReason, VmError};
 use crate::hot::timer::NEVER;
 use crate::run::Next;
 use crate::vcpu::Activity;
-use crate::vm::Flushed;
+use chipset::Flushed;
 use chipset::fabric::Requests;
+use core::sync::atomic::Ordering;
 use devices::lapic::{Lapic, Role, TickRatio, Trigger};
 use memory::{GuestMemory, MemoryError};
 use x86defs::exit::{
@@ -103,7 +104,7 @@ fn a_fault_during_the_delivery_of_a_fault_is_a_double_fault() {
 #[test]
 fn interrupts_wait_for_the_window() {
     let mut play = Play::new();
-    play.vm.vcpus[0].post(0x41, Trigger::Edge);
+    play.vm.fabric.mailboxes()[0].post(0x41, Trigger::Edge);
     play.turn(VmExit::HostInterrupt);
     assert_eq!(play.injected(), None, "interrupts are off");
     assert!(play.vcpu.hw.window);
@@ -125,7 +126,7 @@ fn a_halt_whose_shadow_the_cpu_loses_still_gets_its_wake_up() {
         let mut play = Play::new();
         play.code(&[0xf4]);
         (play.vcpu.hw.rflags, play.vcpu.hw.loses_shadow) = (IF, true);
-        play.vm.vcpus[0].post(0x41, Trigger::Edge);
+        play.vm.fabric.mailboxes()[0].post(0x41, Trigger::Edge);
         play.vcpu.hw.shadow = true;
         play.turn(exit);
         assert_eq!(play.injected(), None, "in the shadow");
@@ -141,7 +142,7 @@ fn a_halt_whose_shadow_the_cpu_loses_still_gets_its_wake_up() {
 fn priorities_exception_nmi_interrupt() {
     let mut play = Play::new();
     play.vcpu.hw.rflags = IF;
-    play.vm.vcpus[0].post(0x41, Trigger::Edge);
+    play.vm.fabric.mailboxes()[0].post(0x41, Trigger::Edge);
     play.vcpu.post_nmi();
     play.vcpu.raise(Event::gp0());
     for wanted in [Event::gp0(), Event::nmi(), Event::interrupt(0x41)] {
@@ -177,7 +178,7 @@ fn halt_with_interrupts_off_wakes_for_an_nmi_only() {
     let mut play = Play::new();
     play.vcpu.hw.next_rip = Some(0x1001);
     play.turn(VmExit::Halt);
-    play.vm.vcpus[0].post(0x41, Trigger::Edge);
+    play.vm.fabric.mailboxes()[0].post(0x41, Trigger::Edge);
     assert_eq!(play.idle(), Next::Idle(NEVER));
     play.vcpu.post_nmi();
     play.turn(VmExit::HostInterrupt);
@@ -223,33 +224,23 @@ fn ports_and_console() {
         play.vcpu.set_gpr(Gpr::Rax, byte.into());
         play.turn(out(0x3f8));
     }
-    assert_eq!(play.stage.console, b"ok\n");
+    let console = Arc::clone(&play.stage.console);
+    let sent = || console.bytes.lock().clone();
+    assert_eq!(sent(), b"ok\n");
     play.vcpu.set_gpr(Gpr::Rax, 0x1234_5678_9abc_def0);
     play.turn(input(0x1234, Width::B2));
     assert_eq!(play.vcpu.gpr(Gpr::Rax), 0x1234_5678_9abc_ffff, "nobody answers");
     // Without room on the console the bytes wait in the guest's port.
-    play.stage.room = 0;
+    console.room.store(0, Ordering::Relaxed);
     play.vcpu.set_gpr(Gpr::Rax, b'x'.into());
     play.turn(out(0x3f8));
-    assert_eq!(play.stage.console, b"ok\n");
+    assert_eq!(sent(), b"ok\n");
     play.turn(input(0x3fd, Width::B1));
     assert_eq!(play.vcpu.gpr(Gpr::Rax) & 0x20, 0, "the transmitter is not empty");
-    let alone = || play.vm.console.try_lock().is_none();
-    let take = |console: &mut Vec<u8>, bytes: &[u8]| {
-        assert!(alone(), "another CPU would swap bytes");
-        console.extend_from_slice(bytes);
-    };
-    let room = |_: &Vec<u8>| {
-        assert!(alone(), "another CPU would use the room");
-        100
-    };
-    let console = &mut play.stage.console;
-    {
-        let _busy = play.vm.console.lock();
-        assert_eq!(play.vm.try_flush_console(console, take, room), None, "it would wait");
-    }
-    assert_eq!(play.vm.try_flush_console(console, take, room), Some(Flushed::All));
-    assert_eq!(play.stage.console, b"ok\nx");
+    assert_eq!(play.vm.board.try_flush_console(), Some(Flushed::OutOfRoom));
+    console.room.store(100, Ordering::Relaxed);
+    assert_eq!(play.vm.board.try_flush_console(), Some(Flushed::All));
+    assert_eq!(sent(), b"ok\nx");
 }
 
 /// A sleeping vCPU may have to wake earlier, or for the 8259s: it looks.
@@ -263,8 +254,8 @@ fn what_the_operator_does_is_looked_at() {
         let _ = play.vcpu.core.shared.take_requests();
     };
     // Too few bytes for an interrupt.
-    look(&|| assert_eq!(play.vm.console_input(b"x", x86defs::time::Nanos(0)), 1));
-    look(&|| play.vm.press_power_button());
+    look(&|| assert_eq!(play.vm.board.console_input(b"x", x86defs::time::Nanos(0)), 1));
+    look(&|| play.vm.board.press_power_button());
 }
 
 #[test]
@@ -329,7 +320,7 @@ fn hypercalls_reach_the_console() {
     play.vcpu.set_gpr(Gpr::Rbx, 0x5000);
     play.vcpu.set_gpr(Gpr::Rcx, 5);
     assert_eq!(play.turn(VmExit::Hypercall), Next::Continue);
-    assert_eq!(play.stage.console, b"hello");
+    assert_eq!(*play.stage.console.bytes.lock(), b"hello");
     assert_eq!(play.vcpu.gpr(Gpr::Rax), 0);
 }
 

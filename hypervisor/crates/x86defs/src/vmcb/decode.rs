@@ -5,8 +5,8 @@ use crate::addr::GuestPhysAddr;
 use crate::bits::{Low, Width};
 use crate::event::{Event, EventKind, Exception};
 use crate::exit::{
-    BytePort, CacheControl, CrAccess, DescriptorTableAccess, Direction, DrAccess, ExceptionExit,
-    MonitorWait, NestedAccess, NestedFault, PortIo, RawExit, StringIo, TaskSwitch, VmExit,
+    CacheControl, CrAccess, DescriptorTableAccess, Direction, DrAccess, ExceptionExit, MonitorWait,
+    NestedAccess, NestedFault, PlainPort, PortIo, RawExit, StringIo, TaskSwitch, VmExit,
 };
 use crate::reg::Gpr;
 
@@ -110,19 +110,21 @@ fn width_of(bits: u64) -> Option<Width> {
     }
 }
 
-/// The access of an IOIO exit, if it moves one byte and is no string
-/// instruction's: for the hot handler.
+/// The access of an IOIO exit, if it is no string instruction's: for the hot handler.
 #[inline(always)]
 #[must_use]
-pub const fn byte_port(info1: u64) -> Option<BytePort> {
+pub const fn plain_port(info1: u64) -> Option<PlainPort> {
     // STR, then SZ8, SZ16 and SZ32.
-    if info1 & (1 << 2 | 7 << 4) != 1 << 4 {
-        return None;
-    }
+    let width = match info1 & (1 << 2 | 7 << 4) {
+        0x10 => Width::B1,
+        0x20 => Width::B2,
+        0x40 => Width::B4,
+        _ => return None,
+    };
     let direction = if info1 & 1 != 0 { Direction::In } else { Direction::Out };
     #[expect(clippy::cast_possible_truncation, reason = "the port stands in bits 31:16")]
     let port = (info1 >> 16) as u16;
-    Some(BytePort { port, direction })
+    Some(PlainPort { port, width, direction })
 }
 
 /// Whether a nested page fault met an entry that maps nothing.
@@ -298,12 +300,12 @@ mod tests {
         for low in 0..0x400u64 {
             let info1 = 0x03f8_0000 | low;
             let wanted = match decode(0x7b, info1, 0, false) {
-                VmExit::PortIo(PortIo { port, width: Width::B1, direction, string: None }) => {
-                    Some(BytePort { port, direction })
+                VmExit::PortIo(PortIo { port, width, direction, string: None }) => {
+                    Some(PlainPort { port, width, direction })
                 }
                 _ => None,
             };
-            assert_eq!(byte_port(info1), wanted, "{low:#x}");
+            assert_eq!(plain_port(info1), wanted, "{low:#x}");
         }
         assert!(is_first_touch(1 << 32 | 6) && !is_first_touch(1 << 32 | 7));
     }

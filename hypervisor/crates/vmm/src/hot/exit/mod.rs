@@ -15,7 +15,7 @@ use devices::lapic::{ApicMode, Ticks, Trigger};
 use hvabi::kvm;
 use x86defs::bits::{Low, high32, join};
 use x86defs::cpuid::CpuidResult;
-use x86defs::exit::{BytePort, Direction, NestedAccess, NestedFault, PortIo};
+use x86defs::exit::{Direction, NestedAccess, NestedFault, PlainPort, PortIo};
 use x86defs::{Gpr, Msr, VmExit, Width};
 
 /// A timer that stands still outside the guest is set again at each exit whose
@@ -226,17 +226,20 @@ fn hypercall(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
 
 #[inline(always)]
 fn port(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
-    let BytePort { port, direction } = regs.port()?;
-    let exit = VmExit::PortIo(PortIo { port, width: Width::B1, direction, string: None });
+    let PlainPort { port, width, direction } = regs.port()?;
+    let exit = VmExit::PortIo(PortIo { port, width, direction, string: None });
     let rax = core.gpr(Gpr::Rax);
-    match direction {
-        Direction::In => {
+    match (width, direction) {
+        (Width::B1, Direction::In) => {
             let value = core.board.hot_read(port)?;
             advance(core, regs, exit)?;
             core.set_gpr(Gpr::Rax, rax & !0xff | u64::from(value));
         }
-        Direction::Out => {
-            let mut ready = core.board.hot_write(port)?;
+        (_, Direction::In) => return None,
+        (_, Direction::Out) => {
+            let Some(mut ready) = core.board.hot_write(port, width) else {
+                return ring(core, regs, port, exit);
+            };
             let instruction = regs.instruction()?;
             if !regs.advance(instruction, core.hold) {
                 return None;
@@ -246,6 +249,25 @@ fn port(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
         }
     }
     core.counts.hot.port_io += 1;
+    Some(Handled::Reenter)
+}
+
+/// A write to a doorbell. Its value does not count.
+#[inline(never)]
+fn ring(core: &mut VcpuCore, regs: &mut impl ExitRegs, port: u16, exit: VmExit) -> Option<Handled> {
+    let (device, bits) = core.board.hot_bell(port, &core.bells)?;
+    advance(core, regs, exit)?;
+    core.counts.hot.port_io += 1;
+    if core.board.hot_mark(device, bits) {
+        if core.owed == 0 {
+            let now = regs.tsc();
+            core.owed_since = now;
+            if core.timer.owes_since(now) {
+                regs.arm(&core.timer, now);
+            }
+        }
+        core.owed |= 1 << device;
+    }
     Some(Handled::Reenter)
 }
 

@@ -6,8 +6,9 @@ extern crate std;
 use crate::backend::{ExitRegs, Handled, HotReason, Instruction};
 use crate::hot::exit::serve;
 use crate::hot::timer::{HotTimer, TimerKind};
-use crate::run::Next;
-use crate::scripted::{Play, RAM, UNTOUCHED};
+use crate::run::{Next, off_cpu};
+use crate::scripted::{LEAST, PLACE, Play, RAM, UNTOUCHED};
+use chipset::Flushed;
 use devices::Device;
 use devices::lapic::ApicMode;
 use hvabi::kvm;
@@ -15,7 +16,8 @@ use proptest::prelude::*;
 use std::vec;
 use std::vec::Vec;
 use x86defs::bits::{Low, high32};
-use x86defs::exit::{BytePort, Direction, PortIo};
+use x86defs::exit::{Direction, PlainPort, PortIo};
+use x86defs::time::Nanos;
 use x86defs::{Cr4, Gpr, GuestPhysAddr, Msr, Rflags, VmExit, Width};
 
 /// A stopped CPU.
@@ -26,7 +28,7 @@ struct Cpu {
     rflags: Rflags,
     shadow: bool,
     cpl: u8,
-    port: Option<BytePort>,
+    port: Option<PlainPort>,
     touched: Option<GuestPhysAddr>,
     tsc: u64,
     armed: Vec<u64>,
@@ -66,7 +68,7 @@ impl ExitRegs for Cpu {
     fn cpl(&self) -> u8 {
         self.cpl
     }
-    fn port(&self) -> Option<BytePort> {
+    fn port(&self) -> Option<PlainPort> {
         self.port
     }
     fn touched(&self) -> Option<GuestPhysAddr> {
@@ -149,7 +151,8 @@ fn each_kind(mut check: impl FnMut(&mut Play, &mut Cpu, HotReason)) {
             }
             HotReason::Hypercall => play.vcpu.set_gpr(Gpr::Rax, kvm::call::VAPIC_POLL_IRQ),
             HotReason::Port | HotReason::Touch => {
-                cpu.port = Some(BytePort { port: 0x21, direction: Direction::In });
+                cpu.port =
+                    Some(PlainPort { port: 0x21, width: Width::B1, direction: Direction::In });
             }
         }
         check(&mut play, &mut cpu, reason);
@@ -409,7 +412,7 @@ proptest! {
             let io = PortIo { port, width: Width::B1, direction, string: None };
             if other == 0 {
                 for play in [&mut hot, &mut cold] {
-                    play.vm.console_input(b"x", play.vm.now(play.stage.tsc));
+                    play.vm.board.console_input(b"x", play.vm.now(play.stage.tsc));
                 }
             }
             for play in [&mut hot, &mut cold] {
@@ -418,7 +421,7 @@ proptest! {
                 settle(play);
             }
             let mut cpu = Cpu {
-                port: Some(BytePort { port, direction }),
+                port: Some(PlainPort { port, width: Width::B1, direction }),
                 ..Cpu::at(hot.stage.tsc)
             };
             let general = |play: &mut Play| {
@@ -431,13 +434,12 @@ proptest! {
             }
             general(&mut cold);
             prop_assert_eq!(hot.vcpu.gpr(Gpr::Rax), cold.vcpu.gpr(Gpr::Rax), "{:?}", io);
-            prop_assert_eq!(hot.vm.board.pic_output(), cold.vm.board.pic_output());
+            prop_assert_eq!(hot.vm.fabric.pic_output(), cold.vm.fabric.pic_output());
         }
         for play in [&mut hot, &mut cold] {
-            let console = &mut play.stage.console;
-            play.vm.flush_console(console, |console, bytes| console.extend_from_slice(bytes), |_| 9999);
+            assert_eq!(play.vm.board.try_flush_console(), Some(Flushed::All));
         }
-        prop_assert_eq!(hot.stage.console, cold.stage.console);
+        prop_assert_eq!(&*hot.stage.console.bytes.lock(), &*cold.stage.console.bytes.lock());
     }
 }
 
@@ -449,8 +451,10 @@ fn a_polling_console_is_hot() {
     for byte in &text {
         for (port, direction) in [(0x3fd, Direction::In), (0x3f8, Direction::Out)] {
             play.vcpu.set_gpr(Gpr::Rax, u64::from(*byte));
-            let mut cpu =
-                Cpu { port: Some(BytePort { port, direction }), ..Cpu::at(play.stage.tsc) };
+            let mut cpu = Cpu {
+                port: Some(PlainPort { port, width: Width::B1, direction }),
+                ..Cpu::at(play.stage.tsc)
+            };
             if serve(&mut play.vcpu.core, &mut cpu, HotReason::Port) == Handled::Cold {
                 cold += 1;
                 play.vcpu.hw.next_rip = Some(0x1000);
@@ -462,12 +466,92 @@ fn a_polling_console_is_hot() {
             }
         }
     }
-    let console = &mut play.stage.console;
-    play.vm.flush_console(console, |console, bytes| console.extend_from_slice(bytes), |_| 9999);
+    assert_eq!(play.vm.board.try_flush_console(), Some(Flushed::All));
     // The UART is in its reset state: words of five bits.
     let sent = text.iter().map(|b| b & 0x1f).collect::<Vec<_>>();
-    assert_eq!(play.stage.console, sent);
+    assert_eq!(*play.stage.console.bytes.lock(), sent);
     assert!(cold < 4, "{cold}");
     let total = 2 * text.len() as u64;
     assert_eq!(play.vcpu.core.counts.hot.port_io + cold, total);
+}
+
+/// The port of the first doorbell of the device for tests.
+const BELLS: u16 = 0xc000;
+
+fn write(play: &Play, port: u16, width: Width, value: u32) {
+    let _ = play.vm.board.port_write(port, width, value, Nanos(0));
+}
+
+/// The guest gives the device for tests its place.
+fn place_bells(play: &Play) {
+    let config = 1 << 31 | u32::from(PLACE.device()) << 11;
+    for (register, value) in [(0x10, u32::from(BELLS)), (4, 1)] {
+        write(play, 0xcf8, Width::B4, config | register);
+        write(play, 0xcfc, Width::B4, value);
+    }
+}
+
+fn ring(play: &mut Play, number: u16, width: Width) -> (Handled, Cpu) {
+    let port = BELLS + 4 * number;
+    let mut cpu = Cpu {
+        port: Some(PlainPort { port, width, direction: Direction::Out }),
+        ..Cpu::at(play.stage.tsc)
+    };
+    (serve(&mut play.vcpu.core, &mut cpu, HotReason::Port), cpu)
+}
+
+fn seen(play: &Play) -> Vec<u32> {
+    play.stage.device.seen().collect()
+}
+
+#[test]
+fn a_doorbell_is_hot_and_paid_in_time() {
+    let mut play = play();
+    place_bells(&play);
+    assert_eq!(ring(&mut play, 0, Width::B2).0, Handled::Cold, "the copy is older than the place");
+    play.turn(VmExit::HostInterrupt);
+    let start = play.stage.tsc;
+    for (number, width) in [(0, Width::B2), (5, Width::B1), (63, Width::B4), (5, Width::B2)] {
+        let (handled, cpu) = ring(&mut play, number, width);
+        assert_eq!((handled, cpu.rip), (Handled::Reenter, 0x1002));
+        let armed = if number == 0 { vec![start + 5 * LEAST / 2] } else { vec![] };
+        assert_eq!(cpu.armed, armed, "{number}");
+    }
+    assert_eq!(ring(&mut play, 64, Width::B2).0, Handled::Cold);
+    assert_eq!(seen(&play).iter().sum::<u32>(), 0);
+    // Soon after the first one more may come.
+    play.stage.tsc = start + LEAST - 1;
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!(seen(&play).iter().sum::<u32>(), 0);
+    play.stage.tsc = start + LEAST;
+    play.turn(VmExit::HostInterrupt);
+    let seen_now = seen(&play);
+    assert_eq!((seen_now[0], seen_now[5], seen_now[63]), (1, 1, 1));
+    assert_eq!(seen_now.iter().sum::<u32>(), 3, "once for all");
+    // Before the vCPU loses its CPU, all is paid.
+    assert_eq!(ring(&mut play, 7, Width::B2).0, Handled::Reenter);
+    off_cpu(&mut play.vcpu, &play.vm);
+    assert_eq!(seen(&play)[7], 1);
+    // Reads are no business of the hot handler's.
+    let port = PlainPort { port: BELLS, width: Width::B2, direction: Direction::In };
+    let cpu = Cpu { port: Some(port), ..Cpu::at(play.stage.tsc) };
+    declines(&mut play, &cpu, HotReason::Port);
+}
+
+#[test]
+fn a_doorbell_that_has_left_does_not_ring() {
+    let mut play = play();
+    place_bells(&play);
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!(ring(&mut play, 1, Width::B2).0, Handled::Reenter);
+    // The guest's other vCPU switches the device's ports off.
+    write(&play, 0xcf8, Width::B4, 1 << 31 | u32::from(PLACE.device()) << 11 | 4);
+    write(&play, 0xcfc, Width::B4, 0);
+    let (handled, cpu) = ring(&mut play, 1, Width::B2);
+    assert_eq!((handled, cpu.rip), (Handled::Cold, 0x1000));
+    play.vcpu.hw.next_rip = Some(0x1002);
+    let io = PortIo { port: BELLS + 4, width: Width::B2, direction: Direction::Out, string: None };
+    play.turn(VmExit::PortIo(io));
+    off_cpu(&mut play.vcpu, &play.vm);
+    assert_eq!(seen(&play)[1], 1, "the first is not lost");
 }

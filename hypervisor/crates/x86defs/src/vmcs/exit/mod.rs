@@ -8,9 +8,9 @@ use crate::addr::{GuestPhysAddr, GuestVirtAddr};
 use crate::bits::{Low, Width};
 use crate::event::Exception;
 use crate::exit::{
-    ApicAccess, ApicAccessKind, ApicWrite, BytePort, CacheControl, CrAccess, DescriptorTableAccess,
-    Direction, DrAccess, ExceptionExit, MonitorWait, NestedAccess, NestedFault, PortIo, RawExit,
-    StringIo, TaskSwitch, VmExit,
+    ApicAccess, ApicAccessKind, ApicWrite, CacheControl, CrAccess, DescriptorTableAccess,
+    Direction, DrAccess, ExceptionExit, MonitorWait, NestedAccess, NestedFault, PlainPort, PortIo,
+    RawExit, StringIo, TaskSwitch, VmExit,
 };
 use crate::reg::{Gpr, SegmentRegister};
 use bitfield_struct::bitfield;
@@ -310,17 +310,22 @@ struct IoQualification {
     __: u32,
 }
 
-/// The access of an I/O exit, if it moves one byte and is no string
-/// instruction's: for the hot handler.
+/// The access of an I/O exit, if it is no string instruction's: for the hot handler.
 #[inline(always)]
 #[must_use]
-pub const fn byte_port(qualification: u64) -> Option<BytePort> {
+pub const fn plain_port(qualification: u64) -> Option<PlainPort> {
     let q = IoQualification::from_bits(qualification);
-    if q.size_less_one() != 0 || q.string() {
+    if q.string() {
         return None;
     }
+    let width = match q.size_less_one() {
+        0 => Width::B1,
+        1 => Width::B2,
+        3 => Width::B4,
+        _ => return None,
+    };
     let direction = if q.input() { Direction::In } else { Direction::Out };
-    Some(BytePort { port: q.port(), direction })
+    Some(PlainPort { port: q.port(), width, direction })
 }
 
 /// SDM: "Format of the VM-Exit Instruction-Information Field as Used for INS and OUTS".

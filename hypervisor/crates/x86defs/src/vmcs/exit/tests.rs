@@ -290,12 +290,12 @@ fn the_short_way_to_a_port_agrees_with_the_long_one() {
     for low in 0..0x80u64 {
         let qualification = 0x03f8_0000 | low;
         let wanted = match exit(30, qualification) {
-            VmExit::PortIo(PortIo { port, width: Width::B1, direction, string: None }) => {
-                Some(BytePort { port, direction })
+            VmExit::PortIo(PortIo { port, width, direction, string: None }) => {
+                Some(PlainPort { port, width, direction })
             }
             _ => None,
         };
-        assert_eq!(byte_port(qualification), wanted, "{low:#x}");
+        assert_eq!(plain_port(qualification), wanted, "{low:#x}");
     }
 }
 

@@ -1,9 +1,29 @@
-//! The serial port, and what it has sent but nobody has fetched.
+//! The serial port on its way to the guest's console.
 
+use alloc::sync::Arc;
+use core::fmt::Debug;
 use devices::uart::Uart;
 
 /// Bytes that wait at the most.
 const ROOM: usize = 1024;
+
+/// Whatever takes the output of a guest's console.
+pub trait ConsoleSink: Debug + Send + Sync {
+    /// How many bytes it would show or keep now; the guest waits with the others.
+    fn room(&self) -> usize;
+
+    /// Takes all of `bytes`, if need be for later.
+    fn put(&self, bytes: &[u8]);
+}
+
+/// How far a guest's output has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Nothing is left.
+    All,
+    /// There was no room for more; something may be left.
+    OutOfRoom,
+}
 
 /// The serial port with its outbox: bytes that the hot handler has let the
 /// guest send. The general code fetches them, before what is in the port.
@@ -11,11 +31,12 @@ const ROOM: usize = 1024;
 pub(crate) struct Serial {
     pub(crate) uart: Uart,
     pub(crate) sent: Outbox,
+    pub(crate) sink: Arc<dyn ConsoleSink>,
 }
 
 impl Serial {
-    pub(crate) fn new() -> Self {
-        Self { uart: Uart::new(), sent: Outbox { bytes: [0; ROOM], first: 0, end: 0 } }
+    pub(crate) fn new(sink: Arc<dyn ConsoleSink>) -> Self {
+        Self { uart: Uart::new(), sent: Outbox { bytes: [0; ROOM], first: 0, end: 0 }, sink }
     }
 }
 

@@ -1,0 +1,162 @@
+//! A PCI device for tests: doorbells by port and by memory, MSI-X, MSI and INTA#. With it, tiny
+//! guests and tests of this computer try what the board offers to all devices.
+
+use crate::doorbell::Doorbell;
+use crate::fabric::Fabric;
+use crate::pci::{BoardDevice, Interrupts, PciInterface, PortBells};
+use alloc::sync::{Arc, Weak};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use devices::pci::{
+    BAR_COUNT, Bar, BarRange, ConfigEffect, ConfigSpace, DevFn, Identity, LayoutError,
+};
+use service::Waker;
+use x86defs::Width;
+use x86defs::bits::Low;
+use x86defs::time::Nanos;
+
+/// Identity of the device, which belongs to nobody.
+const IDENTITY: Identity = Identity {
+    vendor: 0x1234,
+    device: 0x5354,
+    class: 0xff_00_00,
+    revision: 1,
+    subsystem_vendor: 0,
+    subsystem: 0,
+};
+/// How many doorbells there are. Vector n of MSI-X belongs to doorbell n.
+const BELLS: u8 = 64;
+/// The BAR of the doorbells among ports.
+const PORTS: u8 = 0;
+/// The BAR of the registers.
+const REGISTERS: u8 = 1;
+/// The BAR of the MSI-X table.
+const TABLE: u8 = 2;
+
+/// Registers, of 32 bits. Those from 0 on are the doorbells by memory: written, register n rings
+/// doorbell n; read, it tells in how many turns the device saw that rung.
+mod register {
+    /// Written with 1 or 0: the level of INTA#.
+    pub(super) const INTX: u64 = 0x100;
+    /// Written with a vector: an interrupt by that.
+    pub(super) const NOTIFY: u64 = 0x104;
+    /// 1: each doorbell that is seen notifies by its vector.
+    pub(super) const ECHO: u64 = 0x108;
+    /// Turns of the device; read only.
+    pub(super) const TURNS: u64 = 0x10c;
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct TestDevice {
+    pci: PciInterface,
+    doorbell: Arc<Doorbell>,
+    waker: Waker,
+    seen: [AtomicU32; BELLS as usize],
+    turns: AtomicU32,
+    echo: AtomicBool,
+}
+
+impl TestDevice {
+    /// A device at `place`. `waker`, given the device to be, has [`turn`](Self::turn) called soon.
+    ///
+    /// # Errors
+    /// Never: the layout fits.
+    pub fn new(
+        place: DevFn,
+        fabric: Arc<Fabric>,
+        waker: impl FnOnce(&Weak<Self>) -> Waker,
+    ) -> Result<Arc<Self>, LayoutError> {
+        let mut space = ConfigSpace::new(IDENTITY);
+        space.add_bar(PORTS, Bar::Io { size: 4 * u32::from(BELLS) })?;
+        space.add_bar(REGISTERS, Bar::Memory32 { size: 0x1000, prefetchable: false })?;
+        let interrupts = Interrupts { msix: Some((TABLE, BELLS)), msi: Some(2), intx: true };
+        let pci = PciInterface::new(place, space, interrupts, fabric)?;
+        Ok(Arc::new_cyclic(|this| Self {
+            pci,
+            doorbell: Arc::new(Doorbell::new()),
+            waker: waker(this),
+            seen: [const { AtomicU32::new(0) }; BELLS as usize],
+            turns: AtomicU32::new(0),
+            echo: AtomicBool::new(false),
+        }))
+    }
+
+    /// The part that all PCI devices have.
+    #[must_use]
+    pub const fn pci(&self) -> &PciInterface {
+        &self.pci
+    }
+
+    /// Looks after the doorbells that were rung. One caller at a time.
+    pub fn turn(&self) {
+        self.turns.fetch_add(1, Ordering::SeqCst);
+        let rung = self.doorbell.take();
+        for (n, seen) in (0..).zip(&self.seen).filter(|(n, _)| rung >> *n & 1 != 0) {
+            seen.fetch_add(1, Ordering::SeqCst);
+            if self.echo.load(Ordering::SeqCst) {
+                self.pci.notify(n);
+            }
+        }
+    }
+
+    fn ring(&self, bits: u64) {
+        if self.doorbell.mark(bits) {
+            self.doorbell.pay();
+            self.waker.wake();
+        }
+    }
+
+    /// In how many turns each doorbell was seen to be rung.
+    pub fn seen(&self) -> impl Iterator<Item = u32> {
+        self.seen.iter().map(|seen| seen.load(Ordering::SeqCst))
+    }
+}
+
+impl BoardDevice for TestDevice {
+    fn config_read(&self, offset: u8, width: Width) -> u32 {
+        self.pci.config_read(offset, width)
+    }
+
+    fn config_write(&self, offset: u8, width: Width, value: u32) -> ConfigEffect {
+        self.pci.config_write(offset, width, value)
+    }
+
+    fn places(&self) -> [Option<BarRange>; BAR_COUNT as usize] {
+        self.pci.places()
+    }
+
+    fn read(&self, bar: u8, offset: u64, width: Width, _now: Nanos) -> u64 {
+        match (bar, offset, self.pci.msix()) {
+            (TABLE, _, Some(msix)) => msix.read(offset, width),
+            (REGISTERS, register::ECHO, _) => self.echo.load(Ordering::SeqCst).into(),
+            (REGISTERS, register::TURNS, _) => self.turns.load(Ordering::SeqCst).into(),
+            (REGISTERS, _, _) => {
+                let place = usize::try_from(offset / 4).unwrap_or(usize::MAX);
+                let seen = self.seen.get(place);
+                seen.map_or(0, |seen| seen.load(Ordering::SeqCst).into())
+            }
+            _ => u64::MAX,
+        }
+    }
+
+    fn write(&self, bar: u8, offset: u64, width: Width, value: u64, _now: Nanos) {
+        match (bar, offset, self.pci.msix()) {
+            (TABLE, _, Some(msix)) => msix.write(offset, width, value),
+            (REGISTERS, register::INTX, _) => self.pci.set_intx(value != 0),
+            (REGISTERS, register::NOTIFY, _) => self.pci.notify(value.low16()),
+            (REGISTERS, register::ECHO, _) => self.echo.store(value != 0, Ordering::SeqCst),
+            (REGISTERS, 0..register::INTX, _) => self.ring(1 << (offset / 4)),
+            _ => {}
+        }
+    }
+
+    fn port_bells(&self) -> Option<PortBells> {
+        Some(PortBells {
+            bar: PORTS,
+            first: 0,
+            count: BELLS,
+            doorbell: Arc::clone(&self.doorbell),
+            waker: Arc::clone(&self.waker),
+        })
+    }
+}
