@@ -162,6 +162,25 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
             cases
         }
         "emulate" | "memory" | "hypercalls" => everywhere(&case, Tier::Usual),
+        // One vCPU rings a device while the other moves it; on one CPU they take turns.
+        "bells" => {
+            let on = |name: &str, machine, cpus| Case {
+                name: name.to_owned(),
+                machine,
+                cpus,
+                seconds: 600,
+                ..case.clone()
+            };
+            vec![
+                on("house-bells", Machine::QemuSvm, (2, 2)),
+                Case {
+                    cmdline: Some("rounds=80"),
+                    ..on("house-bells-vmx", Machine::BochsVmx, (2, 2))
+                },
+                on("house-bells-bochs-svm", Machine::BochsSvm, (1, 2)),
+                on("house-bells-one-cpu", Machine::QemuSvm, (1, 2)),
+            ]
+        }
         // Among the cases on isolation.
         "opcodes" => Vec::new(),
         // They wait a lot, and five times as long (in instructions) on VT-x's

@@ -8,6 +8,7 @@ use crate::cpu::{apic, asm, cpuid_checked, msr, percpu, traps, vectors};
 use crate::drivers::framebuffer;
 use crate::hw::VendorCpu;
 use crate::mm;
+use core::sync::atomic::Ordering;
 use devices::firmware::FirmwareNews;
 use sched::{Choice, Decision, Stay};
 use service::Stop;
@@ -96,7 +97,7 @@ impl<C: VendorCpu> ThisCpu<C> {
             since: asm::rdtsc(),
             armed: NEVER,
             predictors: Predictors::new(has_branch_barrier(&cpuid_checked)),
-            sleepers: Sleepers::default(),
+            sleepers: Sleepers::new(),
         }
     }
 
@@ -169,7 +170,9 @@ impl<C: VendorCpu> ThisCpu<C> {
         }
         let until = until.min(self.sleepers.first());
         self.arm_timer(until);
+        self.world.idle_cpus.fetch_add(1, Ordering::Relaxed);
         percpu::wait(until.saturating_sub(asm::rdtsc()) > self.world.long_wait());
+        self.world.idle_cpus.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn serve(&mut self, choice: Choice) -> (Stop, Stay) {
@@ -208,6 +211,8 @@ impl<C: VendorCpu> ThisCpu<C> {
         let mut private = slot.private.lock();
         // A guest that was stopped before the lock was taken may be taken apart already.
         if guest.is_stopping() {
+            drop(private);
+            self.world.note(guest.place);
             return nothing(Stop::Blocked);
         }
         guest.places.enter(index, self.index);
@@ -252,6 +257,9 @@ impl<C: VendorCpu> ThisCpu<C> {
         drop(private);
         if let Some(reason) = end {
             guest.stop(reason, Some(index), self.world);
+        } else if guest.is_stopping() {
+            // The operator waits until the last one has left.
+            self.world.note(guest.place);
         }
         (stop, stay)
     }
@@ -287,7 +295,7 @@ impl<C: VendorCpu> ThisCpu<C> {
                 Next::Yield => return (Stop::Yielded, None),
                 Next::Idle(deadline) => {
                     if private.vcpu.is_deaf() {
-                        guest.note_halted_deaf();
+                        guest.note_halted_deaf(self.world);
                     }
                     guest.places.leave(index);
                     // A sender that posts from now on wakes the vCPU through the scheduler.
@@ -299,7 +307,6 @@ impl<C: VendorCpu> ThisCpu<C> {
                         // A vCPU that ends before its deadline is not remembered for longer
                         // than a second.
                         let until = deadline.min(asm::rdtsc() + self.world.frequency.hz());
-                        self.sleepers.forget(choice.id);
                         self.sleepers.add(choice.id, until);
                     }
                     return (Stop::Blocked, None);

@@ -1,7 +1,7 @@
 //! The vCPUs and services that the scheduler's names stand for.
 
 use super::console::Console;
-use super::guest::{AnyGuest, Files, Guest, Slots, Start, Starter};
+use super::guest::{AnyGuest, Files, Guest, Names, Reclaim, Slots, Start, Starter};
 use super::world::{World, send};
 use crate::cpu::asm;
 use crate::hw::VendorCpu;
@@ -12,7 +12,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use config::GuestSettings;
-use sched::{EntityId, GuestId, Reason};
+use sched::{EntityId, Kind, Reason, SchedError};
 use service::Service;
 use spin::RwLock;
 
@@ -52,11 +52,11 @@ pub(crate) trait AnyMachine: Sync {
     /// `entity` is to be this service.
     fn serve(&self, entity: EntityId, service: Arc<dyn Service>);
 
-    /// `entity` is to be the start of a guest, whose name in the scheduler is `id`.
+    /// `entity` is to be the start of a guest.
     fn start(
         &'static self,
         entity: EntityId,
-        id: GuestId,
+        names: Names,
         settings: Arc<GuestSettings>,
         files: Files,
         console: Arc<Console>,
@@ -65,8 +65,12 @@ pub(crate) trait AnyMachine: Sync {
     /// `entity` is nothing any more.
     fn forget(&self, entity: EntityId);
 
-    /// A guest's vCPUs are not scheduled any more.
-    fn remove(&self, guest: &AnyGuest);
+    /// The vCPUs of a guest that no CPU runs are not scheduled any more. A service in their place
+    /// gives back what the guest has; its name in the scheduler comes with it.
+    ///
+    /// # Errors
+    /// The scheduler has no room for the service now. The call may be made again.
+    fn reclaim(&self, guest: &Arc<AnyGuest>) -> Result<(EntityId, Arc<Reclaim>), SchedError>;
 
     /// The guest at this place of those that exist.
     fn guest(&self, at: usize) -> Option<Arc<AnyGuest>>;
@@ -87,13 +91,13 @@ impl<C: VendorCpu> AnyMachine for Machine<C> {
     fn start(
         &'static self,
         entity: EntityId,
-        id: GuestId,
+        names: Names,
         settings: Arc<GuestSettings>,
         files: Files,
         console: Arc<Console>,
     ) -> Arc<dyn Start> {
         let admit = Box::new(|guest: &Arc<Guest<Slots<C>>>| self.admit(guest));
-        let starter = Arc::new(Starter::new(self.world, admit, settings, files, console, id));
+        let starter = Arc::new(Starter::new(self.world, admit, settings, files, console, names));
         self.runners.write().insert(entity, Runner::Starter(Arc::clone(&starter)));
         self.world.wake(entity, Reason::Other);
         starter
@@ -103,17 +107,33 @@ impl<C: VendorCpu> AnyMachine for Machine<C> {
         self.runners.write().remove(&entity);
     }
 
-    fn remove(&self, guest: &AnyGuest) {
-        let kicks = self.world.scheduler.lock().remove_guest(guest.id, asm::rdtsc());
-        if let Ok(kicks) = kicks {
+    fn reclaim(&self, guest: &Arc<AnyGuest>) -> Result<(EntityId, Arc<Reclaim>), SchedError> {
+        let mut scheduler = self.world.scheduler.lock();
+        let now = asm::rdtsc();
+        for entity in guest.entities() {
+            // At a second call they are gone already.
+            if let Ok(kicks) = scheduler.remove(entity, now) {
+                send(kicks);
+            }
+        }
+        // A paused guest, too, must be able to work on its own end.
+        let resumed = scheduler.resume(guest.id, now);
+        let added = scheduler.add(guest.id, Kind::Service, guest.settings.cpus(), now);
+        drop(scheduler);
+        if let Ok(kicks) = resumed {
             send(kicks);
         }
         let mut runners = self.runners.write();
-        for entity in guest.places.entities() {
+        for entity in guest.entities() {
             runners.remove(&entity);
         }
         drop(runners);
         self.guests.write().retain(|other| other.id != guest.id);
+        let entity = added?;
+        let reclaim = Arc::new(Reclaim::new(Arc::clone(guest), self.world));
+        self.serve(entity, Arc::<Reclaim>::clone(&reclaim));
+        self.world.wake(entity, Reason::Other);
+        Ok((entity, reclaim))
     }
 
     fn guest(&self, at: usize) -> Option<Arc<AnyGuest>> {
@@ -150,6 +170,11 @@ impl<C: VendorCpu> Machine<C> {
             let mut runners = self.runners.write();
             for (index, entity) in guest.places.entities().enumerate() {
                 runners.insert(entity, Runner::Vcpu(Arc::clone(guest), index));
+            }
+            for service in &guest.services {
+                if let Some(entity) = service.entity() {
+                    runners.insert(entity, Runner::Service(service.service()));
+                }
             }
         }
         let any: Arc<AnyGuest> = Arc::<Guest<Slots<C>>>::clone(guest);

@@ -6,7 +6,9 @@ use crate::error::HostError;
 use crate::hw::VendorCpu;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
-use core::sync::atomic::{AtomicBool, Ordering};
+use alloc::sync::Arc;
+use control::Agenda;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use sched::turn_mutex::TurnMutex;
 use sched::{Decision, EntityId, Kicks, Reason, Scheduler, Stay, Timing};
 use service::Stop;
@@ -42,6 +44,10 @@ pub(crate) struct World {
     pub(crate) vendor: Vendor,
     /// The service that looks after the guests' ends and the machine's interrupts.
     operator: Once<EntityId>,
+    /// How many CPUs have nothing to do.
+    pub(crate) idle_cpus: Arc<AtomicUsize>,
+    /// The guests, by their places, that the operator is to look after.
+    pub(crate) agenda: Agenda,
 }
 
 impl World {
@@ -73,6 +79,8 @@ impl World {
                 unstamped: C::UNSTAMPED,
             },
             operator: Once::new(),
+            idle_cpus: Arc::default(),
+            agenda: Agenda::new(),
         })))
     }
 
@@ -148,6 +156,12 @@ impl World {
     pub(crate) fn wake_late(&self, entity: EntityId, due: u64) {
         let kicks = self.scheduler.lock().wake_late(entity, asm::rdtsc(), due, Reason::Interrupt);
         send(kicks);
+    }
+
+    /// Something has happened to the guest at `place` of the operator's.
+    pub(crate) fn note(&self, place: usize) {
+        self.agenda.note(place);
+        self.wake_operator();
     }
 
     pub(crate) fn wake_operator(&self) {

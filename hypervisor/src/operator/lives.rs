@@ -8,7 +8,7 @@ use crate::drivers::serial;
 use crate::error::HostError;
 use crate::journal::{self, Status};
 use crate::machine::console::Console;
-use crate::machine::guest::{AnyGuest, Files, Reclaim, Start};
+use crate::machine::guest::{AnyGuest, Files, Names, Reclaim, Start};
 use crate::machine::{Vendor, World, send};
 use crate::mm;
 use alloc::format;
@@ -21,16 +21,19 @@ use control::{ErrorCode, Limit, Refusal, Ring, Screen};
 use core::fmt::Write;
 use sched::{EntityId, GuestId, Kind, SchedError, Share};
 use vmm::end::EndReason;
+use vmm::hot::timer::NEVER;
 use vmm::lifecycle::{Action, Cause, Command, Event, Lifecycle, State};
 
 /// Guests that can be known.
-const MAX_GUESTS: usize = 1024;
+const MAX_GUESTS: usize = control::PLACES;
 /// Bytes of the heap that a definition takes beside its console, at most.
 const DEFINITION: usize = 64 << 10;
 
 /// A guest that is known.
 pub(super) struct Record {
     pub(super) number: u32,
+    /// Its place on the agenda.
+    pub(super) place: usize,
     pub(super) settings: Arc<GuestSettings>,
     pub(super) files: Files,
     pub(super) life: Lifecycle,
@@ -69,8 +72,9 @@ pub(super) enum Stage {
     Starting(Arc<dyn Start>, GuestId, EntityId),
     /// All of it.
     There(Arc<AnyGuest>),
-    /// No CPU runs it any more; what it had is given back.
-    Leaving(Reclaim),
+    /// No CPU runs it any more; what it had is given back. Its name in the scheduler, and that of
+    /// the service that does it.
+    Leaving(Arc<Reclaim>, GuestId, EntityId),
 }
 
 impl Record {
@@ -116,8 +120,15 @@ impl Operator {
             ConsoleBytes::Raw => None,
         };
         let life = Lifecycle::new(settings.rules(world.frequency));
+        let place = self.places.iter().position(|number| *number == 0);
+        let place = place.unwrap_or(self.places.len());
+        match self.places.get_mut(place) {
+            Some(number) => *number = self.next,
+            None => self.places.push(self.next),
+        }
         self.records.push(Record {
             number: self.next,
+            place,
             settings: Arc::new(settings),
             files,
             life,
@@ -148,6 +159,7 @@ impl Operator {
         command: Command,
     ) -> Result<(), Refusal> {
         let Some(record) = self.records.get_mut(at) else { return Ok(()) };
+        let place = record.place;
         let waited = matches!(record.life.state(), State::Waiting { .. });
         let actions = record
             .life
@@ -160,7 +172,7 @@ impl Operator {
         for action in actions {
             self.act(world, at, action);
         }
-        world.wake_operator();
+        world.note(place);
         Ok(())
     }
 
@@ -248,7 +260,8 @@ impl Operator {
         };
         drop(scheduler);
         let (files, console) = (record.files.clone(), Arc::clone(&record.console));
-        let starter = self.machine.start(entity, id, Arc::clone(settings), files, console);
+        let names = Names { id, place: record.place };
+        let starter = self.machine.start(entity, names, Arc::clone(settings), files, console);
         record.stage = Stage::Starting(starter, id, entity);
         Ok(())
     }
@@ -268,10 +281,30 @@ impl Operator {
         self.event(world, at, Event::StartFailed("make the guest"));
     }
 
-    /// Does the work that there is for a guest. Whether there is more.
-    pub(super) fn look_after(&mut self, world: &'static World, at: usize) -> bool {
-        let now = asm::rdtsc();
-        let Some(record) = self.records.get_mut(at) else { return false };
+    /// Does the work that there is for a guest now, and notes when there will be more.
+    pub(super) fn visit(&mut self, world: &'static World, at: usize) {
+        let Some(record) = self.records.get(at) else { return };
+        let (place, before, now) = (record.place, record.life.state(), asm::rdtsc());
+        let next = self.look_after(world, at, now);
+        let Some(record) = self.records.get_mut(at) else { return };
+        if record.life.deadline().is_some_and(|deadline| deadline <= now) {
+            for action in record.life.timer(now) {
+                self.act(world, at, action);
+            }
+        }
+        let Some(record) = self.records.get(at) else { return };
+        let next = if record.life.state() == before { next } else { now };
+        match next.min(record.life.deadline().unwrap_or(NEVER)).min(record.limit.due()) {
+            NEVER => self.due.remove(place),
+            next => self.due.set(place, next),
+        }
+        self.stirred = true;
+    }
+
+    /// Does the work that there is for a guest. The tick from which on there is more;
+    /// [`NEVER`]: there is once somebody has noted that.
+    fn look_after(&mut self, world: &'static World, at: usize, now: u64) -> u64 {
+        let Some(record) = self.records.get_mut(at) else { return NEVER };
         if let Some(count) = record.limit.overdue(now) {
             let name = &record.settings.name;
             log::info!("guest \"{name}\": {count} messages were left out");
@@ -301,44 +334,52 @@ impl Operator {
                 {
                     let reason = end.reason.clone();
                     self.event(world, at, Event::Ended(reason));
-                    return true;
+                    return now;
                 }
                 match state {
+                    // Its last output is shown first, as the line takes it: it is attached, and
+                    // so visited in each step.
+                    State::Clearing { .. }
+                        if left
+                            && console.is_attached()
+                            && !said
+                            && !serial::CONSOLE.stands_still() => {}
                     State::Clearing { .. } if left => {
-                        // Its last output is shown first, as the line takes it.
-                        if console.is_attached() && !said && !serial::CONSOLE.stands_still() {
-                            return false;
-                        }
                         self.reap(world, at);
+                        return now;
                     }
-                    State::Clearing { .. } => return true,
                     State::Paused if !record.clock_stands => {
                         record.clock_stands = !guest.is_running(world);
                         if !record.clock_stands {
-                            return true;
+                            return now;
                         }
                         guest.vm.pause(asm::rdtsc());
                     }
                     State::Running => {
-                        record.watch.look(&record.settings, world, &guest, now);
-                        if record.halt.look(world, &guest, now) {
+                        let watched = record.watch.look(&record.settings, world, &guest, now);
+                        let (is_over, next) = record.halt.look(world, &guest, now);
+                        if is_over {
                             record.halted(world, &guest);
                         }
+                        return watched.min(next);
                     }
                     _ => {}
                 }
             }
-            Stage::Leaving(reclaim) => {
-                let until = now + world.step();
+            Stage::Leaving(reclaim, id, entity) => {
                 if !record.report.is_empty() {
-                    record.show_report(until);
-                    return true;
+                    record.show_report(now + world.step());
+                    return now;
                 }
-                if !reclaim.step(until) {
-                    return true;
+                if reclaim.is_done() {
+                    let (id, entity) = (*id, *entity);
+                    self.machine.forget(entity);
+                    self.leave_scheduler(world, id);
+                    if let Some(record) = self.records.get_mut(at) {
+                        record.stage = Stage::Nothing;
+                    }
+                    self.cleared(world, at);
                 }
-                record.stage = Stage::Nothing;
-                self.cleared(world, at);
             }
             Stage::Nothing => {
                 if matches!(state, State::Clearing { .. }) {
@@ -346,18 +387,14 @@ impl Operator {
                 }
             }
         }
-        if let Some(record) = self.records.get_mut(at)
-            && record.life.deadline().is_some_and(|deadline| deadline <= now)
-        {
-            for action in record.life.timer(now) {
-                self.act(world, at, action);
-            }
+        NEVER
+    }
+
+    /// A guest has no place among the others any more.
+    fn leave_scheduler(&self, world: &World, id: GuestId) {
+        if let Ok(kicks) = world.scheduler.lock().remove_guest(id, asm::rdtsc()) {
+            send(kicks);
         }
-        let busy = |record: &Record| {
-            matches!(record.stage, Stage::Leaving(_))
-                || matches!(record.life.state(), State::Clearing { .. })
-        };
-        self.records.get(at).is_some_and(busy)
     }
 
     /// The start of a guest is over, whatever came of it: nothing is run for it any more.
@@ -405,9 +442,7 @@ impl Operator {
         if let Some(record) = self.records.get_mut(at) {
             record.stage = Stage::Nothing;
         }
-        if let Ok(kicks) = world.scheduler.lock().remove_guest(id, asm::rdtsc()) {
-            send(kicks);
-        }
+        self.leave_scheduler(world, id);
         self.start_failed(world, at, error);
     }
 
@@ -415,13 +450,14 @@ impl Operator {
     fn reap(&mut self, world: &World, at: usize) {
         let Some(record) = self.records.get_mut(at) else { return };
         let Some(guest) = record.guest().map(Arc::clone) else { return };
-        self.machine.remove(&guest);
+        // Without room it is tried again.
+        let Ok((entity, reclaim)) = self.machine.reclaim(&guest) else { return };
         // The guest's report must be seen.
         self.terminal.pass(&record.console.end());
         if record.may_say(Place::Report) {
             record.report = report(&guest, &world.vendor);
         }
-        record.stage = Stage::Leaving(Reclaim::new(guest));
+        record.stage = Stage::Leaving(reclaim, guest.id, entity);
     }
 
     /// Nothing of a guest is left.

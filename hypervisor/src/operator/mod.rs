@@ -32,7 +32,7 @@ use control_line::Control;
 use hvabi::ShutDownKind;
 use lives::Record;
 use locks::{Mutex, Rank};
-use sched::{EntityId, Kind, SchedError, Share};
+use sched::{Alarms, EntityId, Kind, SchedError, Share};
 use service::{Service, Stop};
 use terminal::Terminal;
 use vmm::end::EndReason;
@@ -63,7 +63,8 @@ impl Service for Desk {
 
     /// Without interrupts of the serial port, it looks all the same.
     fn rest(&self) -> Option<u64> {
-        Some(self.world.poll_interval())
+        let first = self.operator.lock().due.first().saturating_sub(asm::rdtsc());
+        Some(first.min(self.world.poll_interval()))
     }
 }
 
@@ -106,7 +107,14 @@ fn schedule(world: &World) -> Result<EntityId, HostError> {
 /// See the [module](self).
 struct Operator {
     machine: &'static dyn AnyMachine,
+    /// The guests that are known, in the order of their numbers.
     records: Vec<Record>,
+    /// By place on the agenda: the number of the guest that has it; 0 for nobody.
+    places: Vec<u32>,
+    /// By place: when there is something to do for a guest, though nobody notes that.
+    due: Alarms<usize>,
+    /// Guests were looked after, or commanded, since it was last seen whether any is left.
+    stirred: bool,
     /// The number of the next guest.
     next: u32,
     when_empty: WhenEmpty,
@@ -131,6 +139,9 @@ impl Operator {
         let mut operator = Self {
             machine,
             records: Vec::new(),
+            places: Vec::new(),
+            due: Alarms::new(|place| place),
+            stirred: true,
             next: 1,
             when_empty: host.when_empty,
             console_bytes: host.console,
@@ -171,11 +182,7 @@ impl Operator {
         serial::CONTROL.drain();
         self.listen(world);
         self.serve_control(world);
-        let mut busy = self.terminal.waits() || self.control.waits();
-        for at in 0..self.records.len() {
-            busy |= self.look_after(world, at);
-        }
-        self.records.retain(|record| record.life.state() != State::Deleted);
+        self.visit_guests(world);
         self.watch.step(self.machine);
         self.show(world);
         let now = asm::rdtsc();
@@ -190,16 +197,50 @@ impl Operator {
             self.detach();
             self.go(leave);
         }
-        if self.when_empty == WhenEmpty::Exit && self.leave.is_none() && self.nothing_left() {
+        let stirred = core::mem::take(&mut self.stirred);
+        if stirred && self.when_empty == WhenEmpty::Exit && self.leave.is_none() && self.is_empty()
+        {
             self.detach();
             let (status, reason) = self.status.take().unwrap_or((Status::OK, String::new()));
             journal::end(status, format_args!("{reason}"));
         }
-        if busy { Stop::Ready } else { Stop::Blocked }
+        let busy = self.terminal.waits() || self.control.waits();
+        if busy || self.due.first() <= asm::rdtsc() { Stop::Ready } else { Stop::Blocked }
+    }
+
+    /// Looks after the guests to which something has happened, those whose time has come, and the
+    /// one whose console is shown.
+    fn visit_guests(&mut self, world: &'static World) {
+        let now = asm::rdtsc();
+        while let Some((place, _)) = self.due.ring(now) {
+            world.agenda.note(place);
+        }
+        if let Some(number) = self.terminal.shown()
+            && let Some(record) = self.at(number).and_then(|at| self.records.get(at))
+        {
+            world.agenda.note(record.place);
+        }
+        for place in world.agenda.take() {
+            let number = self.places.get(place).copied().unwrap_or(0);
+            let Some(at) = self.at(number) else { continue };
+            self.visit(world, at);
+            if self.records.get(at).is_some_and(|record| record.life.state() == State::Deleted) {
+                self.records.remove(at);
+                self.due.remove(place);
+                if let Some(number) = self.places.get_mut(place) {
+                    *number = 0;
+                }
+            }
+        }
+    }
+
+    /// The place of guest `number` among the records.
+    fn at(&self, number: u32) -> Option<usize> {
+        self.records.binary_search_by_key(&number, |record| record.number).ok()
     }
 
     /// Whether no guest runs, and none will by itself.
-    fn nothing_left(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.records.iter().all(|r| matches!(r.life.state(), State::Ended | State::Defined))
     }
 

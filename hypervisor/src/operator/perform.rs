@@ -100,8 +100,7 @@ impl Operator {
     /// The place of the guest that is meant.
     pub(super) fn find(&self, guest: &GuestRef) -> Result<usize, Refusal> {
         let number = guest.resolve(&self.known())?;
-        let at = self.records.iter().position(|record| record.number == number);
-        at.ok_or_else(|| Refusal::new(ErrorCode::Internal, "the guest is gone"))
+        self.at(number).ok_or_else(|| Refusal::new(ErrorCode::Internal, "the guest is gone"))
     }
 
     /// The guests' names and numbers.

@@ -49,6 +49,8 @@ impl Operator {
 
     pub(super) fn info(&self, world: &World, record: &Record) -> GuestInfo {
         let settings = &record.settings;
+        // Output that the hot handler has let the guest send counts, too.
+        let _ = record.guest().map(|guest| guest.vm.board.try_flush_console());
         let (console_kept, console_dropped) = record.console.unread();
         let up = |started: u64| world.scale.nanos(asm::rdtsc().saturating_sub(started));
         GuestInfo {

@@ -82,6 +82,14 @@ impl Terminal {
         matches!(self.view, View::Guest(shown) if shown == number)
     }
 
+    /// The guest whose console it shows.
+    pub(super) const fn shown(&self) -> Option<u32> {
+        match self.view {
+            View::Guest(number) => Some(number),
+            _ => None,
+        }
+    }
+
     /// It shows the console of guest `number`, which knows that.
     pub(super) fn show_guest(&mut self, number: u32) {
         self.view = View::Guest(number);
@@ -196,19 +204,16 @@ impl Operator {
                 View::Top { .. } if bytes.is_empty() => {}
                 View::Top { .. } => self.terminal.show_monitor(),
             },
-            Typed::Attach(number) => {
-                match self.records.iter().position(|record| record.number == number) {
-                    Some(at) => self.attach(at),
-                    None => journal::note(format_args!("there is no guest {number}")),
-                }
-            }
+            Typed::Attach(number) => match self.at(number) {
+                Some(at) => self.attach(at),
+                None => journal::note(format_args!("there is no guest {number}")),
+            },
             Typed::Monitor => {
                 self.detach();
                 self.terminal.show_monitor();
             }
             Typed::PowerButton => {
-                let last = self.terminal.last;
-                let record = self.records.iter().find(|record| record.number == last);
+                let record = self.at(self.terminal.last).and_then(|at| self.records.get(at));
                 if let Some(guest) = record.and_then(|record| record.guest()) {
                     guest.vm.board.press_power_button();
                 }
@@ -266,6 +271,8 @@ impl Operator {
         for record in &self.records {
             if record.console.is_attached() {
                 self.terminal.pass(&record.console.detach());
+                // Output that waited for the line is kept from now on.
+                self.machine.world().agenda.note(record.place);
             }
         }
     }

@@ -4,6 +4,7 @@ use crate::machine::World;
 use crate::machine::guest::AnyGuest;
 use config::GuestSettings;
 use vmm::end::{EndReason, VmError};
+use vmm::hot::timer::NEVER;
 use vmm::vcpu::Vcpu;
 
 /// A guest is halted for good when it has been so for so many milliseconds.
@@ -30,15 +31,24 @@ pub(super) struct Halt {
     looked: bool,
 }
 
+/// A guest is looked at so often in the time after which it is given up, or halted for good.
+const LOOKS: u64 = 8;
+
 impl Halt {
     /// Whether it has just turned out that nothing can wake the guest any more: for
     /// [`HALTED_MS`] none of its vCPUs has executed anything, and all of them are halted with
     /// interrupts disabled, or wait for one of the others to start them. (An NMI that a
-    /// device may still send has come by then.)
-    pub(super) fn look(&mut self, world: &World, guest: &AnyGuest, now: u64) -> bool {
+    /// device may still send has come by then.) And the tick of the next look;
+    /// [`NEVER`] while the guest would have to tell before.
+    pub(super) fn look(&mut self, world: &World, guest: &AnyGuest, now: u64) -> (bool, u64) {
         if !guest.has_halted_deaf() {
-            return false;
+            return (false, NEVER);
         }
+        let soon = now + HALTED_MS * world.frequency.khz() / LOOKS;
+        (self.is_over(world, guest, now), soon)
+    }
+
+    fn is_over(&mut self, world: &World, guest: &AnyGuest, now: u64) -> bool {
         let runs = (0..guest.vcpus.count()).any(|index| guest.places.cpu(index).is_some());
         let ran = guest.published().map(|vcpu| vcpu.spent.guest);
         let ran = ran.fold(0, u64::wrapping_add);
@@ -60,15 +70,21 @@ impl Halt {
 
 impl Watch {
     /// Ends a guest that its watchdog gives up: one that was on a CPU, or can
-    /// never be again, and did nothing that a living guest does.
+    /// never be again, and did nothing that a living guest does. Returns the tick of the next look;
+    /// [`NEVER`] for a guest without a watchdog.
     pub(super) fn look(
         &mut self,
         settings: &GuestSettings,
         world: &World,
         guest: &AnyGuest,
         now: u64,
-    ) {
-        let Some(ms) = settings.watchdog_ms else { return };
+    ) -> u64 {
+        let Some(ms) = settings.watchdog_ms else { return NEVER };
+        self.judge(ms, world, guest, now);
+        now.saturating_add(u64::from(ms).saturating_mul(world.frequency.khz()) / LOOKS)
+    }
+
+    fn judge(&mut self, ms: u32, world: &World, guest: &AnyGuest, now: u64) {
         let signs = guest.published().map(|vcpu| vcpu.counts.signs_of_life());
         let signs: u64 = signs.sum();
         if self.since == 0 || signs != self.signs {

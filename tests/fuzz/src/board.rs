@@ -4,11 +4,15 @@
 
 use super::input::Input;
 use chipset::fabric::{Fabric, Kick};
-use chipset::{Board, ConsoleSink, has_device};
+use chipset::pci::Placed;
+use chipset::test_device::TestDevice;
+use chipset::{Board, ConsoleSink, HotBells, has_device};
 use config::GuestSettings;
 use config::layout::IOAPIC_BASE;
+use devices::pci::DevFn;
+use service::{Wake, Waker};
 use std::boxed::Box;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Weak};
 use std::vec::Vec;
 use x86defs::time::Nanos;
 use x86defs::{GuestPhysAddr, Width};
@@ -55,6 +59,75 @@ fn settings(switches: u8) -> GuestSettings {
     serde_json::from_value(json).expect("a switch is on or off")
 }
 
+/// Place of the device on the PCI bus.
+const PLACE: DevFn = DevFn::new(3, 0).expect("there is such a place");
+
+/// Has the device work as soon as it is woken.
+#[derive(Debug)]
+struct Inline(Weak<TestDevice>);
+
+impl Wake for Inline {
+    fn wake(&self) {
+        if let Some(device) = self.0.upgrade() {
+            device.turn();
+        }
+    }
+}
+
+/// Register `offset` of the device's configuration space: read, or written with `value`.
+fn config(board: &Board, offset: u8, value: Option<u32>, now: Nanos) -> u32 {
+    let address = 1 << 31 | u32::from(PLACE.device()) << 11 | u32::from(offset & 0xfc);
+    let _ = board.port_write(0xcf8, Width::B4, address, now);
+    match value {
+        Some(value) => _ = board.port_write(0xcfc, Width::B4, value, now),
+        None => return board.port_read(0xcfc, Width::B4, now),
+    }
+    0
+}
+
+/// An access to the device on the PCI bus, wherever the guest has it.
+fn pci(board: &Board, bells: &mut HotBells, how: u8, input: &mut Input<'_>, now: Nanos) {
+    let [first, second] = input.take();
+    let value = u32::from_le_bytes(input.take());
+    let width = width_of(first);
+    let base = |bar: u8| config(board, 0x10 + 4 * bar, None, now);
+    match how & 7 {
+        0 | 1 => _ = config(board, second, Some(value), now),
+        // Its BARs where a guest would have them.
+        2 => {
+            let ports = 0xc000 | value & 0xf00;
+            for (offset, value) in [(0x10, ports), (0x14, 0xc100_0000), (0x18, 0xc200_0000), (4, 7)]
+            {
+                config(board, offset, Some(value), now);
+            }
+        }
+        3 | 4 => {
+            let at = u64::from(base(1 + (how >> 3 & 1)) & !15) + (u64::from(value) & 0xfff);
+            board.mmio_write(GuestPhysAddr::new(at), width, value.into(), now);
+        }
+        5 => {
+            let at = u64::from(base(1 + (how >> 3 & 1)) & !15) + (u64::from(value) & 0xfff);
+            let read = board.mmio_read(GuestPhysAddr::new(at), width, now);
+            assert_eq!(width.truncate(read), read);
+        }
+        _ => {
+            // A doorbell that the hot handler finds is one that the general code would.
+            let [low, high, ..] = (base(0) & !3).to_le_bytes();
+            let port = u16::from_le_bytes([low, high]).wrapping_add(second.into());
+            if how & 8 != 0 {
+                board.follow_bells(bells);
+            }
+            if let Some((device, bits)) = board.hot_bell(port, bells) {
+                assert!(config(board, 4, None, now) & 1 != 0, "rung though ports are off");
+                assert_eq!(bits, 1 << (second / 4), "port {port:#x}");
+                if board.hot_mark(device, bits) {
+                    board.pay(1 << device);
+                }
+            }
+        }
+    }
+}
+
 /// One case.
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
@@ -63,7 +136,11 @@ pub fn run(data: &[u8]) {
     let mailbox = fabric.mailbox(0).expect("there is one vCPU");
     let wall = 1_700_000_000 + (u64::from(seconds) << 24);
     let console = Arc::new(Room(100));
-    let board = Board::new(wall, &settings(switches), Arc::clone(&fabric), console, &[]);
+    let waker = |device: &Weak<TestDevice>| -> Waker { Arc::new(Inline(Weak::clone(device))) };
+    let device = TestDevice::new(PLACE, Arc::clone(&fabric), waker).expect("its layout fits");
+    let placed: [Placed; 1] = [(PLACE, device)];
+    let board = Board::new(wall, &settings(switches), Arc::clone(&fabric), console, &placed);
+    let mut bells = HotBells::default();
     let mut now = Nanos(0);
     for _ in 0..ACCESSES {
         if input.0.is_empty() {
@@ -103,6 +180,7 @@ pub fn run(data: &[u8]) {
                 let later = now.0.saturating_add(input.u64() >> (choice & 63));
                 now = Nanos(later.min(MOST_NANOS));
             }
+            13 if choice & 1 != 0 => pci(&board, &mut bells, choice >> 1, &mut input, now),
             13 => {
                 let typed = [choice; 20];
                 let taken = board.console_input(&typed, now);

@@ -3,7 +3,7 @@
 //! A device is locked for each access. Lines are set under that lock, so that
 //! they never lag behind the device.
 
-use crate::bus::{Bus, HotBells};
+use crate::bus::Bus;
 use crate::console::{ConsoleSink, Flushed, Serial};
 use crate::fabric::{Fabric, Requests};
 use crate::pci::{OnBus, Placed};
@@ -303,12 +303,6 @@ impl Board {
         } else {
             let _ = self.bus.memory_write(gpa, width, value, now);
         }
-    }
-
-    /// Renews a vCPU's copy of the doorbells' ports.
-    #[inline]
-    pub fn follow_bells(&self, bells: &mut HotBells) {
-        self.bus.follow(bells);
     }
 
     /// Wakes the devices whose doorbells a vCPU has marked: a bit for each, as

@@ -8,7 +8,6 @@
 //! moved.
 
 use crate::pci::{BoardDevice, Placed, PortBells};
-use crate::ports::has_device;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -168,16 +167,17 @@ impl Bus {
         Some(())
     }
 
-    /// Renews `bells` if the places have changed since.
+    /// Renews `bells` if the places have changed since. `is_fixed` says whether a fixed device of the
+    /// PC has a port.
     #[inline(always)]
-    pub(crate) fn follow(&self, bells: &mut HotBells) {
+    pub(crate) fn follow(&self, bells: &mut HotBells, is_fixed: fn(u16) -> bool) {
         if bells.generation != self.generation() {
-            self.renew(bells);
+            self.renew(bells, is_fixed);
         }
     }
 
     #[inline(never)]
-    fn renew(&self, bells: &mut HotBells) {
+    fn renew(&self, bells: &mut HotBells, is_fixed: fn(u16) -> bool) {
         let table = self.table.read();
         bells.generation = self.generation();
         bells.bells.clear();
@@ -192,7 +192,7 @@ impl Bus {
             // is left to the general code.
             let alone = |port: u16| {
                 let port_of = |other: &&Range| (other.first..=other.last).contains(&port.into());
-                !has_device(port) && table.ports.iter().find(port_of) == Some(range)
+                !is_fixed(port) && table.ports.iter().find(port_of) == Some(range)
             };
             if ports.bar == range.bar
                 && u64::from(last) <= range.last

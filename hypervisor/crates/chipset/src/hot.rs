@@ -4,7 +4,7 @@
 use crate::board::Board;
 use crate::bus::HotBells;
 use crate::console::Serial;
-use crate::ports::{Target, lookup};
+use crate::ports::{Target, has_device, lookup};
 use locks::MutexGuard;
 use x86defs::Width;
 
@@ -35,6 +35,12 @@ impl Board {
             }
             _ => None,
         }
+    }
+
+    /// Renews a vCPU's copy of the doorbells' ports.
+    #[inline]
+    pub fn follow_bells(&self, bells: &mut HotBells) {
+        self.bus.follow(bells, has_device);
     }
 
     /// OUT of any width and value to `port`, if a doorbell is there now by the vCPU's copy

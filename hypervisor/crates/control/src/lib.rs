@@ -32,6 +32,7 @@ extern crate std;
 extern crate self as control;
 
 mod account;
+mod agenda;
 pub mod answer;
 pub mod attempt;
 pub mod backlog;
@@ -48,6 +49,7 @@ pub mod screen;
 pub mod status;
 
 pub use account::Account;
+pub use agenda::{Agenda, PLACES};
 pub use answer::Answer;
 pub use attempt::Attempt;
 pub use backlog::Backlog;

@@ -35,11 +35,17 @@ impl<const PLACES: usize> Limit<PLACES> {
         false
     }
 
+    /// The tick from which on [`overdue`](Self::overdue) tells of messages that were left out;
+    /// `u64::MAX` if there are none.
+    #[must_use]
+    pub const fn due(&self) -> u64 {
+        if self.left_out == 0 { u64::MAX } else { self.since.saturating_add(self.period) }
+    }
+
     /// How many messages were left out, if it is time to tell: a period after the first of them.
     /// Then counting begins anew.
     pub fn overdue(&mut self, now: u64) -> Option<u64> {
-        let due = self.left_out != 0 && now.saturating_sub(self.since) >= self.period;
-        due.then(|| core::mem::take(&mut self.left_out))
+        (now >= self.due() && self.left_out != 0).then(|| core::mem::take(&mut self.left_out))
     }
 }
 
@@ -55,10 +61,11 @@ mod tests {
         assert!(limit.admits(1, 6), "another place");
         assert!(!limit.admits(0, 104));
         assert!(!limit.admits(1, 104));
-        assert_eq!(limit.overdue(203), None);
+        assert_eq!((limit.due(), limit.overdue(203)), (204, None));
         assert!(limit.admits(0, 110));
         assert_eq!(limit.overdue(204), Some(2));
         assert_eq!(limit.overdue(1000), None, "told once");
+        assert_eq!(limit.due(), u64::MAX);
         assert!(!limit.admits(2, 2000), "there is no such place");
         assert_eq!(limit.overdue(2100), Some(1));
     }

@@ -34,6 +34,7 @@
 
 extern crate alloc;
 
+mod alarms;
 mod balance;
 mod budget;
 mod pick;
@@ -49,6 +50,7 @@ mod times;
 pub mod turn_mutex;
 mod wake;
 
+pub use alarms::Alarms;
 pub use scheduler::Scheduler;
 pub use settings::{
     Choice, Decision, EntityId, GuestId, Kicks, Kind, Reason, SchedError, Share, Stay, Timing,

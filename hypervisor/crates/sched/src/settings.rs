@@ -13,6 +13,14 @@ pub struct GuestId(pub(crate) Key);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntityId(pub(crate) Key);
 
+impl EntityId {
+    /// The number of its place among all entities, counted from 0. Another entity may have it later.
+    #[must_use]
+    pub const fn place(self) -> usize {
+        self.0.index()
+    }
+}
+
 /// A guest's part of the CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {

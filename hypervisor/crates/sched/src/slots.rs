@@ -10,6 +10,13 @@ pub(crate) struct Key {
     generation: u32,
 }
 
+impl Key {
+    /// The place.
+    pub(crate) const fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
 #[derive(Debug)]
 struct Slot<T> {
     generation: u32,

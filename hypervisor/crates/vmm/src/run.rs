@@ -9,6 +9,7 @@ use crate::vcpu::{Activity, Vcpu, VcpuCore};
 use crate::vm::{Host, Vm};
 use crate::{apic, exits};
 use chipset::fabric::Requests;
+use core::sync::atomic::Ordering;
 use devices::lapic::Lint;
 use memory::GuestRam;
 use x86defs::exit::ExitWithEvent;
@@ -100,7 +101,10 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     let ExitWithEvent { exit, interrupted } = vcpu.hw.run(&mut vcpu.core);
     let core = &mut vcpu.core;
     vcpu.hw.take_apic(&mut core.lapic);
-    if core.owed != 0 && core.timer.pays(core.owed_since, host.tsc()) {
+    if core.owed != 0
+        && (core.idle_cpus.load(Ordering::Relaxed) != 0
+            || core.timer.pays(core.owed_since, host.tsc()))
+    {
         pay(core, vm);
     }
     let ended = core.pv.eoi.from_guest(&mut core.lapic, &vm.memory, &mut core.counters);

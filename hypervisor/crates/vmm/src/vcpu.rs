@@ -16,6 +16,7 @@ use crate::stopwatch::Stopwatch;
 use alloc::sync::Arc;
 use chipset::fabric::Posted;
 use chipset::{Board, HotBells};
+use core::sync::atomic::AtomicUsize;
 use devices::lapic::Lapic;
 use memory::HotRam;
 use memory::walk::{WalkConfig, WalkFeatures};
@@ -79,6 +80,8 @@ pub struct VcpuCore {
     pub owed: u64,
     /// The TSC since when it owes.
     pub owed_since: u64,
+    /// How many CPUs of the machine are idle: one of them can do a device's work at once.
+    pub idle_cpus: Arc<AtomicUsize>,
 }
 
 impl VcpuCore {

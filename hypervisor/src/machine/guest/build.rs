@@ -3,7 +3,7 @@
 //! ([`Assembly`]).
 
 use super::slots::{Private, Published, Slot, Slots};
-use super::{Guest, Places};
+use super::{DeviceService, Guest, Names, Places, services};
 use crate::cpu::{self, tsc};
 use crate::error::HostError;
 use crate::hw::{ExtendedState, GuestApic, VendorCpu};
@@ -18,10 +18,10 @@ use alloc::vec::Vec;
 use chipset::fabric::{Fabric, Kick, Posted};
 use chipset::{Board, HotBells};
 use config::GuestSettings;
+use core::sync::atomic::AtomicUsize;
 use devices::lapic::{Lapic, Role, TickRatio};
 use loader::{self, LoadError, LoadSettings, Loading, Module, TablesConfig, e820};
 use locks::{Rank, RwLock};
-use sched::GuestId;
 use spin::Mutex;
 use vmm::backend::{Backend, HotState};
 use vmm::clock::{Interruption, TscAgreement, VcpuClock, VmClock};
@@ -54,6 +54,7 @@ struct Parts {
     board: Arc<Board>,
     space: Arc<GuestSpace>,
     apic: GuestApic,
+    idle_cpus: Arc<AtomicUsize>,
 }
 
 /// A file of the bundle, or one that was uploaded.
@@ -125,6 +126,7 @@ pub(super) struct Assembly<C: VendorCpu> {
     clock: VmClock,
     state: CpuState,
     places: Arc<Places>,
+    services: Vec<DeviceService>,
     slots: Vec<Slot<C::Vcpu>>,
 }
 
@@ -185,7 +187,9 @@ impl<C: VendorCpu> Assembly<C> {
         };
         let fabric = Arc::new(Fabric::new(vcpus as usize, kick));
         let sink = Arc::<Console>::clone(console);
-        let board = Arc::new(Board::new(time.wall, settings, Arc::clone(&fabric), sink, &[]));
+        let (devices, services) = services::devices(settings, &fabric, world);
+        let board = Board::new(time.wall, settings, Arc::clone(&fabric), sink, &devices);
+        let board = Arc::new(board);
         let watched = vendor.watches_apic_page(settings.apic);
         let page = watched.then(|| space.add_apic_page()).transpose()?;
         let apic = GuestApic { assist: settings.apic, page };
@@ -195,10 +199,20 @@ impl<C: VendorCpu> Assembly<C> {
         Ok(Self {
             settings: Arc::clone(settings),
             console: Arc::clone(console),
-            parts: Parts { khz: frequency.khz(), cpuid, msrs, fabric, board, space, apic },
+            parts: Parts {
+                khz: frequency.khz(),
+                cpuid,
+                msrs,
+                fabric,
+                board,
+                space,
+                apic,
+                idle_cpus: Arc::clone(&world.idle_cpus),
+            },
             clock,
             state,
             places,
+            services,
             slots: Vec::new(),
         })
     }
@@ -230,7 +244,7 @@ impl<C: VendorCpu> Assembly<C> {
     }
 
     /// The guest. Its time begins now.
-    pub(super) fn finish(mut self, world: &World, id: GuestId) -> Arc<Guest<Slots<C>>> {
+    pub(super) fn finish(mut self, world: &World, names: Names) -> Arc<Guest<Slots<C>>> {
         let time = world.time();
         self.clock.pause(time.tsc);
         // No vCPU has a clock in memory yet that could be wrong, as in `new`.
@@ -249,7 +263,10 @@ impl<C: VendorCpu> Assembly<C> {
             fabric: self.parts.fabric,
         };
         let vcpus = Slots(self.slots);
-        Arc::new(Guest::new(self.settings, vm, vcpus, self.places, self.console, id, time.tsc))
+        let (places, console) = (self.places, self.console);
+        let mut guest = Guest::new(self.settings, vm, vcpus, places, console, names, time.tsc);
+        guest.services = self.services;
+        Arc::new(guest)
     }
 }
 
@@ -302,6 +319,7 @@ impl Parts {
             bells: HotBells::default(),
             owed: 0,
             owed_since: 0,
+            idle_cpus: Arc::clone(&self.idle_cpus),
         };
         Ok(Vcpu::new(index, core, hw))
     }

@@ -4,6 +4,7 @@
 mod build;
 mod places;
 mod reclaim;
+mod services;
 mod slots;
 mod start;
 #[cfg(feature = "check-entries")]
@@ -11,6 +12,7 @@ mod violations;
 
 pub(crate) use places::Places;
 pub(crate) use reclaim::Reclaim;
+pub(crate) use services::DeviceService;
 pub(crate) use slots::{Private, Published, Slots, Vcpus};
 pub(crate) use start::{Files, Start, Starter};
 
@@ -21,12 +23,13 @@ use crate::error::HostError;
 use crate::mm::guest::GuestSpace;
 use alloc::string::ToString;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use chipset::Board;
 use chipset::fabric::Requests;
 use config::{GuestSettings, OnTripleFault};
 use control::{Account, attempt};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use sched::{GuestId, Kind};
+use sched::{EntityId, GuestId, Kind};
 use spin::Once;
 use vmm::backend::Backend;
 use vmm::end::EndReason;
@@ -48,10 +51,14 @@ pub(crate) struct Guest<V: ?Sized> {
     pub(crate) vm: Vm<Arc<GuestSpace>>,
     /// Places of its vCPUs.
     pub(crate) places: Arc<Places>,
+    /// The services of its devices.
+    pub(crate) services: Vec<DeviceService>,
     /// The console that takes its output.
     pub(crate) console: Arc<Console>,
     /// Its name in the scheduler.
     pub(crate) id: GuestId,
+    /// Its place on the operator's agenda.
+    pub(crate) place: usize,
     /// The TSC when it was started.
     pub(crate) started: u64,
     /// Ticks for which memory was zeroed ahead for it since then, while a CPU was idle.
@@ -70,6 +77,15 @@ pub(crate) struct Guest<V: ?Sized> {
 
 /// A guest, whatever the vendor of its vCPUs.
 pub(crate) type AnyGuest = Guest<dyn Vcpus>;
+
+/// What others call a guest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Names {
+    /// The scheduler.
+    pub(crate) id: GuestId,
+    /// The operator: its place on the [agenda](World::agenda).
+    pub(crate) place: usize,
+}
 
 /// How a guest ended.
 #[derive(Debug)]
@@ -94,15 +110,17 @@ impl<V> Guest<V> {
         vcpus: V,
         places: Arc<Places>,
         console: Arc<Console>,
-        id: GuestId,
+        names: Names,
         started: u64,
     ) -> Self {
         Self {
             settings,
             vm,
             places,
+            services: Vec::new(),
             console,
-            id,
+            id: names.id,
+            place: names.place,
             started,
             zeroing: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
@@ -201,19 +219,29 @@ impl<V: Vcpus + ?Sized> Guest<V> {
         running.any(|entity| self.places.entities().any(|other| other == entity))
     }
 
-    /// Gives its vCPUs their places in the scheduler.
+    /// Gives its vCPUs and the services of its devices their places in the scheduler.
     pub(crate) fn schedule(&self, world: &World) -> Result<(), HostError> {
         let mut scheduler = world.scheduler.lock();
         let cpus = self.settings.cpus();
-        for index in 0..self.vcpus.count() {
-            let added = scheduler.add(self.id, Kind::Vcpu, cpus, asm::rdtsc());
-            let entity = added.map_err(|error| HostError::Guest {
+        let mut add = |kind| {
+            scheduler.add(self.id, kind, cpus, asm::rdtsc()).map_err(|error| HostError::Guest {
                 guest: self.settings.name.clone(),
                 why: error.to_string(),
-            })?;
-            self.places.set_entity(index, entity);
+            })
+        };
+        for index in 0..self.vcpus.count() {
+            self.places.set_entity(index, add(Kind::Vcpu)?);
+        }
+        for service in &self.services {
+            service.set_entity(add(Kind::Service)?);
         }
         Ok(())
+    }
+
+    /// The scheduler's names of its vCPUs and of the services of its devices.
+    pub(crate) fn entities(&self) -> impl Iterator<Item = EntityId> {
+        let services = self.services.iter().filter_map(DeviceService::entity);
+        self.places.entities().chain(services)
     }
 
     /// Tells it what time it is by now.
@@ -245,9 +273,10 @@ impl<V: Vcpus + ?Sized> Guest<V> {
     }
 
     /// A vCPU has halted with interrupts disabled.
-    pub(crate) fn note_halted_deaf(&self) {
+    pub(crate) fn note_halted_deaf(&self, world: &World) {
         if !self.halted_deaf.load(Ordering::Relaxed) {
             self.halted_deaf.store(true, Ordering::Relaxed);
+            world.note(self.place);
         }
     }
 
@@ -265,7 +294,7 @@ impl<V: Vcpus + ?Sized> Guest<V> {
         };
         self.end.call_once(|| End { reason, vcpu });
         self.halt(world);
-        world.wake_operator();
+        world.note(self.place);
     }
 
     /// Whether no CPU runs any of its vCPUs. None will any more once it is

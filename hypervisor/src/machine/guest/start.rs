@@ -4,7 +4,7 @@
 use super::build::{Assembly, lay_out, refused, reserve};
 #[cfg(feature = "check-entries")]
 use super::violations;
-use super::{AnyGuest, Guest, Slots};
+use super::{AnyGuest, Guest, Names, Slots};
 use crate::cpu::asm;
 use crate::error::HostError;
 use crate::hw::VendorCpu;
@@ -23,7 +23,6 @@ use config::{GuestSettings, Populate};
 use core::sync::atomic::{AtomicBool, Ordering};
 use loader::Loading;
 use locks::Rank;
-use sched::GuestId;
 use service::Stop;
 use spin::Mutex;
 use x86defs::{CpuState, GuestPhysAddr};
@@ -108,8 +107,7 @@ pub(crate) struct Starter<C: VendorCpu> {
     settings: Arc<GuestSettings>,
     files: Files,
     console: Arc<Console>,
-    /// The guest's name in the scheduler.
-    id: GuestId,
+    names: Names,
     cancelled: AtomicBool,
     /// The guest, from its result to its admission.
     made: Mutex<Option<Arc<Guest<Slots<C>>>>>,
@@ -149,11 +147,11 @@ impl<C: VendorCpu> Starter<C> {
         settings: Arc<GuestSettings>,
         files: Files,
         console: Arc<Console>,
-        id: GuestId,
+        names: Names,
     ) -> Self {
         let (work, made) = (locks::Mutex::new(Rank::Life, Work::Reserve), Mutex::new(None));
         let cancelled = AtomicBool::new(false);
-        Self { work, world, admit, settings, files, console, id, cancelled, made }
+        Self { work, world, admit, settings, files, console, names, cancelled, made }
     }
 
     /// The guest's name.
@@ -168,7 +166,7 @@ impl<C: VendorCpu> Starter<C> {
         loop {
             if matches!(*work, Work::Done(_) | Work::Over) {
                 drop(work);
-                self.world.wake_operator();
+                self.world.note(self.names.place);
                 return Stop::Blocked;
             }
             let now = core::mem::replace(&mut *work, Work::Over);
@@ -246,7 +244,7 @@ impl<C: VendorCpu> Starter<C> {
                 if assembly.add_vcpu(vendor)? {
                     return Ok(Work::Assemble(assembly));
                 }
-                let guest = assembly.finish(world, self.id);
+                let guest = assembly.finish(world, self.names);
                 #[cfg(feature = "check-entries")]
                 self.break_rules(vendor, &guest);
                 Work::Done(Ok(guest))

@@ -556,6 +556,7 @@ impl Play {
             bells: HotBells::default(),
             owed: 0,
             owed_since: 0,
+            idle_cpus: Arc::default(),
         };
         let mut segments = [Segment::data32(16); 8];
         segments[SegmentRegister::Cs as usize] = Segment::code32(8);

@@ -11,6 +11,7 @@ mod tests;
 use crate::backend::{ExitRegs, Handled, HotReason, Instruction};
 use crate::hot::timer::TimerKind;
 use crate::vcpu::VcpuCore;
+use core::sync::atomic::Ordering;
 use devices::lapic::{ApicMode, Ticks, Trigger};
 use hvabi::kvm;
 use x86defs::bits::{Low, high32, join};
@@ -267,6 +268,10 @@ fn ring(core: &mut VcpuCore, regs: &mut impl ExitRegs, port: u16, exit: VmExit) 
             }
         }
         core.owed |= 1 << device;
+        if core.idle_cpus.load(Ordering::Relaxed) != 0 {
+            // The loop pays, and an idle CPU works while this one goes on.
+            return Some(Handled::Recheck);
+        }
     }
     Some(Handled::Reenter)
 }

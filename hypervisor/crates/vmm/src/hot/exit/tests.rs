@@ -9,6 +9,7 @@ use crate::hot::timer::{HotTimer, TimerKind};
 use crate::run::{Next, off_cpu};
 use crate::scripted::{LEAST, PLACE, Play, RAM, UNTOUCHED};
 use chipset::Flushed;
+use core::sync::atomic::Ordering;
 use devices::Device;
 use devices::lapic::ApicMode;
 use hvabi::kvm;
@@ -536,6 +537,21 @@ fn a_doorbell_is_hot_and_paid_in_time() {
     let port = PlainPort { port: BELLS, width: Width::B2, direction: Direction::In };
     let cpu = Cpu { port: Some(port), ..Cpu::at(play.stage.tsc) };
     declines(&mut play, &cpu, HotReason::Port);
+}
+
+#[test]
+fn an_idle_cpu_gets_the_work_at_once() {
+    let mut play = play();
+    place_bells(&play);
+    play.turn(VmExit::HostInterrupt);
+    play.vcpu.core.idle_cpus.store(1, Ordering::Relaxed);
+    let (handled, cpu) = ring(&mut play, 2, Width::B2);
+    assert_eq!((handled, cpu.rip), (Handled::Recheck, 0x1002));
+    assert_eq!(seen(&play)[2], 0);
+    // The backend returns, and says that the exit was served.
+    play.vcpu.core.served = true;
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!(seen(&play)[2], 1, "paid though it is no older");
 }
 
 #[test]
