@@ -2,6 +2,7 @@
 //! line for programs: each a ring that its interrupts drain. Nothing ever waits
 //! for them but the very end.
 
+use crate::cpu::vectors::LEGACY_VECTOR_BASE;
 use crate::cpu::{asm, legacy, tsc};
 use spin::Mutex;
 use uart_16550::backend::PioBackend;
@@ -53,21 +54,17 @@ impl Port {
         RING - 1 - (self.head.wrapping_sub(self.tail) & (RING - 1))
     }
 
-    fn push(&mut self, byte: u8) {
-        if self.head == self.tail {
-            self.moved = asm::rdtsc();
-        }
-        self.ring[self.head] = byte;
-        self.head = (self.head + 1) & (RING - 1);
-    }
-
     /// Queues bytes for which there is room.
     fn queue(&mut self, bytes: &[u8]) {
         // Otherwise its interrupt goes on with it.
         let idle = self.head == self.tail;
-        for byte in bytes {
-            self.push(*byte);
+        if idle {
+            self.moved = asm::rdtsc();
         }
+        let (first, second) = bytes.split_at(bytes.len().min(RING - self.head));
+        self.ring[self.head..self.head + first.len()].copy_from_slice(first);
+        self.ring[..second.len()].copy_from_slice(second);
+        self.head = (self.head + bytes.len()) & (RING - 1);
         if idle {
             self.drain();
         }
@@ -91,6 +88,11 @@ impl Port {
 impl Line {
     const fn new(base: u16, irq: u8) -> Self {
         Self { base, irq, port: Mutex::new(None) }
+    }
+
+    /// The vector of its interrupt.
+    pub const fn vector(&self) -> u8 {
+        LEGACY_VECTOR_BASE + self.irq
     }
 
     /// Looks for the port and sets it up. `false` if there is none.

@@ -137,9 +137,8 @@ impl<C: VendorCpu> ThisCpu<C> {
         if seen[usize::from(timer / 64)] & 1 << (timer % 64) != 0 {
             self.armed = NEVER;
         }
-        if seen[0] >> vectors::LEGACY_VECTOR_BASE & 0xffff != 0 {
-            self.world.wake_operator();
-            // This CPU may be the one that runs the operator now.
+        if self.world.vectors.wake(&seen) {
+            // This CPU may be the one that is to run what was woken.
             requests |= this.take_requests();
             percpu::stop_if_asked(requests);
         }

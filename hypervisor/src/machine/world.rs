@@ -1,6 +1,6 @@
 //! The part that all CPUs share, whatever their vendor: clocks and the scheduler.
 
-use crate::cpu::{asm, is_virtual_machine, percpu, tsc};
+use crate::cpu::{asm, is_virtual_machine, percpu, tsc, vectors};
 use crate::drivers::rtc;
 use crate::error::HostError;
 use crate::hw::VendorCpu;
@@ -11,7 +11,7 @@ use control::Agenda;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use sched::turn_mutex::TurnMutex;
 use sched::{Decision, EntityId, Kicks, Reason, Scheduler, Stay, Timing};
-use service::Stop;
+use service::{Stop, Vectors};
 use spin::Once;
 use vmm::clock::{HostClock, HostTime};
 use vmm::stopwatch::HotCosts;
@@ -44,6 +44,8 @@ pub(crate) struct World {
     pub(crate) vendor: Vendor,
     /// The service that looks after the guests' ends and the machine's interrupts.
     operator: Once<EntityId>,
+    /// The services that the machine's interrupts wake.
+    pub(crate) vectors: Vectors,
     /// How many CPUs have nothing to do.
     pub(crate) idle_cpus: Arc<AtomicUsize>,
     /// The guests, by their places, that the operator is to look after.
@@ -79,6 +81,7 @@ impl World {
                 unstamped: C::UNSTAMPED,
             },
             operator: Once::new(),
+            vectors: Vectors::new(vectors::FREE),
             idle_cpus: Arc::default(),
             agenda: Agenda::new(),
         })))

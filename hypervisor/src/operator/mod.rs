@@ -29,11 +29,12 @@ use config::{ConsoleBytes, CpuSet, GuestSettings, WhenEmpty};
 use control::protocol::event::EventGuest;
 use control::protocol::{EventKind, EventLog};
 use control_line::Control;
+use core::fmt;
 use hvabi::ShutDownKind;
 use lives::Record;
 use locks::{Mutex, Rank};
 use sched::{Alarms, EntityId, Kind, SchedError, Share};
-use service::{Service, Stop};
+use service::{Service, Stop, Wake, Waker};
 use terminal::Terminal;
 use vmm::end::EndReason;
 use vmm::lifecycle::{Command, State};
@@ -58,13 +59,32 @@ impl Service for Desk {
 
     /// Every part of a step is short by itself.
     fn step(&self, _until: u64) -> Stop {
-        self.operator.lock().step()
+        let operator = &mut *self.operator.lock();
+        let from = asm::rdtsc();
+        let stop = operator.step();
+        operator.longest = operator.longest.max(asm::rdtsc().saturating_sub(from));
+        stop
     }
 
     /// Without interrupts of the serial port, it looks all the same.
     fn rest(&self) -> Option<u64> {
         let first = self.operator.lock().due.first().saturating_sub(asm::rdtsc());
         Some(first.min(self.world.poll_interval()))
+    }
+}
+
+/// Wakes the operator.
+struct Caller(&'static World);
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Caller")
+    }
+}
+
+impl Wake for Caller {
+    fn wake(&self) {
+        self.0.wake_operator();
     }
 }
 
@@ -84,6 +104,10 @@ pub(crate) fn begin(
     let operator = Mutex::new(Rank::Operator, Operator::new(bundle, machine));
     let desk = Arc::new(Desk { operator, world });
     machine.serve(entity, Arc::<Desk>::clone(&desk));
+    let waker: Waker = Arc::new(Caller(world));
+    for port in [&serial::CONSOLE, &serial::CONTROL] {
+        world.vectors.route(port.vector(), Arc::clone(&waker));
+    }
     world.set_operator(entity);
     journal::guests_run();
     desk.operator.lock().start_all();
@@ -125,6 +149,8 @@ struct Operator {
     /// The first status that was not [`Status::OK`], or that.
     status: Option<(Status, String)>,
     leave: Option<Leave>,
+    /// Ticks of its longest step since somebody asked.
+    longest: u64,
     /// The tick from which on it draws the screen again.
     draws: u64,
     /// State of the looks at the machine's time.
@@ -150,6 +176,7 @@ impl Operator {
             control: Control::new(world),
             status: None,
             leave: None,
+            longest: 0,
             draws: 0,
             watch: Watch::NEW,
         };

@@ -111,11 +111,12 @@ impl Operator {
         }
     }
 
-    pub(super) fn cpus(&self, world: &World) -> CpusStatus {
+    pub(super) fn cpus(&mut self, world: &World) -> CpusStatus {
         CpusStatus {
             model: crate::cpu::brand(),
             virtualization: world.vendor.virtualization.clone(),
             tsc_hz: world.frequency.hz(),
+            longest_step_ns: world.scale.nanos(core::mem::take(&mut self.longest)),
             cpus: self.cpu_infos(world),
         }
     }

@@ -1,6 +1,7 @@
 //! Cases with several guests, under the operator's hand: the monitor on the
 //! machine's serial port, and the control line.
 
+mod idle;
 mod measured;
 
 use std::time::{Duration, Instant};
@@ -70,6 +71,7 @@ pub(crate) fn all() -> Vec<Case> {
             ..text(&format!("machine-off-{name}"), control_scene(), machine_off)
         });
     }
+    cases.push(measured("house", "idle-256", Machine::QemuSvm, idle::idle_scene(), idle::idle));
     for (name, machine) in [("vmx", Machine::BochsVmx), ("bochs-svm", Machine::BochsSvm)] {
         cases.push(measured("shares", name, machine, shares_scene(), shares));
         cases.push(measured("caps", name, machine, caps_scene(), caps));

@@ -296,6 +296,9 @@ pub struct CpusStatus {
     pub virtualization: String,
     /// Ticks of the TSC in a second.
     pub tsc_hz: u64,
+    /// The longest step of the operator since this was last asked for, in nanoseconds: so long it
+    /// kept the first CPU from everybody else.
+    pub longest_step_ns: u64,
     /// The CPUs.
     pub cpus: Vec<CpuInfo>,
 }

@@ -24,6 +24,8 @@ pub enum Rank {
     Messages,
     /// A guest's interrupt controllers.
     Chips,
+    /// The machine's interrupt vectors.
+    Vectors,
     /// The scheduler.
     Scheduler,
     /// The heap.

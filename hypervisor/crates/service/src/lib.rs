@@ -6,8 +6,10 @@ extern crate alloc;
 
 mod service;
 mod stop;
+mod vectors;
 mod wake;
 
 pub use service::Service;
 pub use stop::Stop;
+pub use vectors::Vectors;
 pub use wake::{Wake, Waker};

@@ -54,11 +54,12 @@ pub fn memory(snapshot: &MemoryStatus) -> String {
 #[must_use]
 pub fn cpus(snapshot: &CpusStatus) -> String {
     let mut text = format!(
-        "{}\n{}; TSC {}.{:03} MHz\n",
+        "{}\n{}; TSC {}.{:03} MHz; the operator's longest step since the last look: {}\n",
         snapshot.model,
         snapshot.virtualization,
         snapshot.tsc_hz / 1_000_000,
         snapshot.tsc_hz / 1_000 % 1_000,
+        duration(snapshot.longest_step_ns),
     );
     let mut table = Table::new([
         ("CPU", Right),

@@ -172,6 +172,7 @@ own:    20 MiB, heap 1 MiB of 2 MiB
         model: "AMD EPYC".into(),
         virtualization: "AMD-V".into(),
         tsc_hz: 2_400_050_000,
+        longest_step_ns: 70_000,
         cpus: snapshot(10 * S, 5 * S, vec![]).cpus,
     };
     machine.cpus[1].running = None;
@@ -179,7 +180,7 @@ own:    20 MiB, heap 1 MiB of 2 MiB
         cpus(&machine),
         "\
 AMD EPYC
-AMD-V; TSC 2400.050 MHz
+AMD-V; TSC 2400.050 MHz; the operator's longest step since the last look: 70.0 us
 CPU  APIC  STATE    BUSY   IDLE  BUSY%  RUNS
   0     0  online  5.0 s  5.0 s   50.0  debian/0
   1     1  online  5.0 s  5.0 s   50.0  -
