@@ -264,8 +264,11 @@ impl<C: VendorCpu> Starter<C> {
         if crate::hw::broken::requested(cmdline).is_some() {
             let slice = self.world.poll_interval();
             let plan = crate::hw::broken::Plan { cmdline, slice };
-            if let Some(slot) = guest.vcpus.0.first() {
-                let vcpu = &mut slot.private.lock().vcpu;
+            // Nobody runs it yet.
+            if let Some(mut private) =
+                guest.vcpus.0.first().and_then(|slot| slot.private.try_lock())
+            {
+                let vcpu = &mut private.vcpu;
                 crate::mm::with_root(guest.vm.memory.root(), || {
                     vendor.load(&mut vcpu.hw);
                     C::try_broken(&mut vcpu.hw, &mut vcpu.core, plan);
