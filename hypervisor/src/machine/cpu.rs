@@ -158,9 +158,6 @@ impl<C: VendorCpu> ThisCpu<C> {
 
     fn idle(&mut self, until: u64) {
         // Long work is done while nobody waits.
-        if self.machine.prepare_memory() {
-            return;
-        }
         if framebuffer::draw(asm::rdtsc() + self.world.step() / 4) {
             return;
         }
@@ -202,6 +199,7 @@ impl<C: VendorCpu> ThisCpu<C> {
         let nothing = |stop| (stop, Stay::default());
         let Some(slot) = guest.vcpus.0.get(index) else { return nothing(Stop::Blocked) };
         if guest.is_stopping() {
+            self.world.note(guest.place);
             return nothing(Stop::Blocked);
         }
         if guest.is_wanted(index) {
@@ -235,6 +233,9 @@ impl<C: VendorCpu> ThisCpu<C> {
             let result = self.turns(guest, index, choice, &mut private, &mut stay);
             private.vcpu.core.watch.leave(asm::rdtsc());
             off_cpu(&mut private.vcpu, &guest.vm);
+            if guest.vm.memory.take_touched() {
+                guest.services.zero_ahead();
+            }
             private.extended.save();
             C::unload(&mut private.vcpu.hw);
             result

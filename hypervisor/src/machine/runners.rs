@@ -171,7 +171,7 @@ impl<C: VendorCpu> Machine<C> {
             for (index, entity) in guest.places.entities().enumerate() {
                 runners.insert(entity, Runner::Vcpu(Arc::clone(guest), index));
             }
-            for service in &guest.services {
+            for service in guest.services.each() {
                 if let Some(entity) = service.entity() {
                     runners.insert(entity, Runner::Service(service.service()));
                 }
@@ -182,12 +182,5 @@ impl<C: VendorCpu> Machine<C> {
         if let Some(first) = guest.places.entity(0) {
             self.world.wake(first, Reason::Other);
         }
-    }
-
-    /// Zeroes a little memory ahead. `false` if there is none to be zeroed.
-    pub(super) fn prepare_memory(&self) -> bool {
-        // Nobody waits for the list meanwhile.
-        let guest = |at: usize| self.guests.try_read()?.get(at).map(Arc::clone);
-        (0..).map_while(guest).any(|guest| guest.zero_ahead())
     }
 }

@@ -172,6 +172,8 @@ pub struct GuestSpace {
     reserved: u64,
     /// The ROM is read-only for the hypervisor too.
     sealed: AtomicBool,
+    /// Memory was touched first.
+    touched: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -311,6 +313,7 @@ impl GuestSpace {
             regions,
             reserved: frames,
             sealed: AtomicBool::new(false),
+            touched: AtomicBool::new(false),
             inner: Mutex::new(
                 Rank::Memory,
                 Inner { account, tables, window, nested, apic_page: None },
@@ -434,6 +437,7 @@ impl GuestSpace {
             permissions.remove(Permissions::WRITE);
         }
         let Some(page) = Self::page(gpa, size, permissions) else { return Backing::NoFrame };
+        self.touched.store(true, Ordering::Relaxed);
         let backer = Backer { space: self, late: Cell::new(None) };
         let backing = populate::back(&backer, &page);
         // A slower vCPU goes on at once: it sees what the other one has not zeroed yet.
@@ -447,6 +451,16 @@ impl GuestSpace {
     /// nothing to do; else call again when there is time.
     pub fn prepare(&self) -> bool {
         populate::zero_ahead(&Backer { space: self, late: Cell::new(None) })
+    }
+
+    /// Whether a block was begun to be zeroed ahead, and nobody is at it.
+    pub fn has_begun(&self) -> bool {
+        self.inner.lock().account.0.has_begun()
+    }
+
+    /// Whether memory was touched first since the last call: the stock may not be full any more.
+    pub fn take_touched(&self) -> bool {
+        self.touched.load(Ordering::Relaxed) && self.touched.swap(false, Ordering::Relaxed)
     }
 
     /// Backs the 2 MiB at `large` from the stock. `false`: nothing has changed.
@@ -612,6 +626,7 @@ impl HotRam for GuestSpace {
         // A large page never covers the ROM: the range of video memory before
         // it is not RAM.
         let Some(large) = self.large_around(gpa) else { return false };
+        self.touched.store(true, Ordering::Relaxed);
         self.inner.try_lock().is_some_and(|mut inner| Self::back_from_stock(&mut inner, large))
     }
 }

@@ -361,9 +361,14 @@ impl Operator {
                         if is_over {
                             record.halted(world, &guest);
                         }
-                        return watched.min(next);
+                        let again = if flushed.is_none() { world.poll_interval() } else { NEVER };
+                        return watched.min(next).min(now.saturating_add(again));
                     }
                     _ => {}
+                }
+                if flushed.is_none() {
+                    // A vCPU was at the serial port: what stands there is fetched soon.
+                    return now + world.poll_interval();
                 }
             }
             Stage::Leaving(reclaim, id, entity) => {
@@ -554,7 +559,7 @@ impl Record {
 #[cfg(feature = "stamp-exits")]
 fn report_stamps(guest: &AnyGuest, unstamped: u64, text: &mut String) {
     let stamps = guest.stamps();
-    let sum = stamps.sum(unstamped, guest.zeroing());
+    let sum = stamps.sum(unstamped, guest.services.zeroed_for());
     let [bytes, quadwords] = crate::mm::copied();
     // Writing to a string does not fail.
     let _ = writeln!(

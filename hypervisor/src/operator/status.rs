@@ -192,9 +192,8 @@ fn guest_stats(world: &World, record: &Record) -> GuestStats {
     if let Some(all) = scheduler.guest_times(guest.id, now) {
         let vcpus = stats.vcpus.iter().fold(0, |sum, vcpu| sum + vcpu.times.run_ns);
         let service = world.scale.nanos(all.run).saturating_sub(vcpus);
-        stats.zeroing_ns = world.scale.nanos(guest.zeroing());
-        let service = service.saturating_add(world.scale.nanos(record.service));
-        stats.service_ns = service.saturating_add(stats.zeroing_ns);
+        stats.zeroing_ns = world.scale.nanos(guest.services.zeroed_for());
+        stats.service_ns = service.saturating_add(world.scale.nanos(record.service));
         stats.throttled_ns = world.scale.nanos(all.throttled);
     }
     drop(scheduler);

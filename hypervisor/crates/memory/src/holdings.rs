@@ -216,6 +216,12 @@ impl Holdings {
         self.ahead == Ahead::None && self.count < STOCK && self.promised >= BLOCK_FRAMES
     }
 
+    /// Whether a block was begun to be zeroed ahead, and nobody is at it.
+    #[must_use]
+    pub const fn has_begun(&self) -> bool {
+        matches!(self.ahead, Ahead::Begun(..))
+    }
+
     /// Takes a block that was promised, to be zeroed ahead. There may be none.
     pub(crate) fn begin_block(&mut self, frames: &mut FrameAllocator<'_>) {
         if self.wants_block()

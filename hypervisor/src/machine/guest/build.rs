@@ -3,7 +3,7 @@
 //! ([`Assembly`]).
 
 use super::slots::{Private, Published, Slot, Slots};
-use super::{DeviceService, Guest, Names, Places, services};
+use super::{Guest, Names, Places, Services, services};
 use crate::cpu::{self, tsc};
 use crate::error::HostError;
 use crate::hw::{ExtendedState, GuestApic, VendorCpu};
@@ -126,7 +126,7 @@ pub(super) struct Assembly<C: VendorCpu> {
     clock: VmClock,
     state: CpuState,
     places: Arc<Places>,
-    services: Vec<DeviceService>,
+    services: Services,
     slots: Vec<Slot<C::Vcpu>>,
 }
 
@@ -187,7 +187,7 @@ impl<C: VendorCpu> Assembly<C> {
         };
         let fabric = Arc::new(Fabric::new(vcpus as usize, kick));
         let sink = Arc::<Console>::clone(console);
-        let (devices, services) = services::devices(settings, &fabric, world);
+        let (devices, services) = services::make(settings, &space, &fabric, world);
         let board = Board::new(time.wall, settings, Arc::clone(&fabric), sink, &devices);
         let board = Arc::new(board);
         let watched = vendor.watches_apic_page(settings.apic);
@@ -263,10 +263,8 @@ impl<C: VendorCpu> Assembly<C> {
             fabric: self.parts.fabric,
         };
         let vcpus = Slots(self.slots);
-        let (places, console) = (self.places, self.console);
-        let mut guest = Guest::new(self.settings, vm, vcpus, places, console, names, time.tsc);
-        guest.services = self.services;
-        Arc::new(guest)
+        let scheduled = (self.places, self.services);
+        Arc::new(Guest::new(self.settings, vm, vcpus, scheduled, self.console, names, time.tsc))
     }
 }
 

@@ -12,7 +12,7 @@ mod violations;
 
 pub(crate) use places::Places;
 pub(crate) use reclaim::Reclaim;
-pub(crate) use services::DeviceService;
+pub(crate) use services::{GuestService, Services};
 pub(crate) use slots::{Private, Published, Slots, Vcpus};
 pub(crate) use start::{Files, Start, Starter};
 
@@ -23,12 +23,11 @@ use crate::error::HostError;
 use crate::mm::guest::GuestSpace;
 use alloc::string::ToString;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use chipset::Board;
 use chipset::fabric::Requests;
 use config::{GuestSettings, OnTripleFault};
 use control::{Account, attempt};
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use sched::{EntityId, GuestId, Kind};
 use spin::Once;
 use vmm::backend::Backend;
@@ -51,8 +50,8 @@ pub(crate) struct Guest<V: ?Sized> {
     pub(crate) vm: Vm<Arc<GuestSpace>>,
     /// Places of its vCPUs.
     pub(crate) places: Arc<Places>,
-    /// The services of its devices.
-    pub(crate) services: Vec<DeviceService>,
+    /// Its services.
+    pub(crate) services: Services,
     /// The console that takes its output.
     pub(crate) console: Arc<Console>,
     /// Its name in the scheduler.
@@ -61,8 +60,6 @@ pub(crate) struct Guest<V: ?Sized> {
     pub(crate) place: usize,
     /// The TSC when it was started.
     pub(crate) started: u64,
-    /// Ticks for which memory was zeroed ahead for it since then, while a CPU was idle.
-    zeroing: AtomicU64,
     /// The vCPUs are not to run any more.
     stopping: AtomicBool,
     /// The vCPU that is not to run for a moment, as somebody wants to look at it, or [`NONE`].
@@ -108,7 +105,7 @@ impl<V> Guest<V> {
         settings: Arc<GuestSettings>,
         vm: Vm<Arc<GuestSpace>>,
         vcpus: V,
-        places: Arc<Places>,
+        (places, services): (Arc<Places>, Services),
         console: Arc<Console>,
         names: Names,
         started: u64,
@@ -117,12 +114,11 @@ impl<V> Guest<V> {
             settings,
             vm,
             places,
-            services: Vec::new(),
+            services,
             console,
             id: names.id,
             place: names.place,
             started,
-            zeroing: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             wanted: AtomicUsize::new(NONE),
             halted_deaf: AtomicBool::new(false),
@@ -133,24 +129,9 @@ impl<V> Guest<V> {
 }
 
 impl<V: Vcpus + ?Sized> Guest<V> {
-    /// Zeroes some memory ahead, if there is any to zero: for a CPU that is idle.
-    pub(crate) fn zero_ahead(&self) -> bool {
-        let from = asm::rdtsc();
-        let zeroed = self.vm.memory.prepare();
-        if zeroed {
-            self.zeroing.fetch_add(asm::rdtsc().saturating_sub(from), Ordering::Relaxed);
-        }
-        zeroed
-    }
-
-    /// Ticks for which memory was zeroed ahead.
-    pub(crate) fn zeroing(&self) -> u64 {
-        self.zeroing.load(Ordering::Relaxed)
-    }
-
     /// Account of its time, in ticks, up to when each vCPU last left a CPU.
     pub(crate) fn account(&self, costs: HotCosts) -> Account {
-        let ahead = Account { services: self.zeroing(), ..Account::default() };
+        let ahead = Account { services: self.services.zeroed_for(), ..Account::default() };
         self.published().fold(ahead, |sum, vcpu| sum.plus(vcpu.account(costs)))
     }
 
@@ -219,7 +200,7 @@ impl<V: Vcpus + ?Sized> Guest<V> {
         running.any(|entity| self.places.entities().any(|other| other == entity))
     }
 
-    /// Gives its vCPUs and the services of its devices their places in the scheduler.
+    /// Gives its vCPUs and services their places in the scheduler.
     pub(crate) fn schedule(&self, world: &World) -> Result<(), HostError> {
         let mut scheduler = world.scheduler.lock();
         let cpus = self.settings.cpus();
@@ -232,15 +213,15 @@ impl<V: Vcpus + ?Sized> Guest<V> {
         for index in 0..self.vcpus.count() {
             self.places.set_entity(index, add(Kind::Vcpu)?);
         }
-        for service in &self.services {
+        for service in self.services.each() {
             service.set_entity(add(Kind::Service)?);
         }
         Ok(())
     }
 
-    /// The scheduler's names of its vCPUs and of the services of its devices.
+    /// The scheduler's names of its vCPUs and services.
     pub(crate) fn entities(&self) -> impl Iterator<Item = EntityId> {
-        let services = self.services.iter().filter_map(DeviceService::entity);
+        let services = self.services.each().filter_map(GuestService::entity);
         self.places.entities().chain(services)
     }
 

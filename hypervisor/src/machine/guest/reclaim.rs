@@ -3,6 +3,7 @@
 use super::AnyGuest;
 use crate::cpu::asm;
 use crate::machine::world::World;
+use crate::mm::guest::GuestSpace;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
@@ -15,8 +16,8 @@ use x86defs::GuestPhysAddr;
 enum Work {
     /// RAM from this address on.
     Emptying(Arc<AnyGuest>, GuestPhysAddr),
-    /// The rest, which goes with the last one that knows the guest.
-    Leaving(Weak<AnyGuest>),
+    /// The rest, which goes with the last one that knows the guest or its memory.
+    Leaving(Weak<AnyGuest>, Weak<GuestSpace>),
 }
 
 /// See the [module](self).
@@ -61,10 +62,11 @@ impl Service for Reclaim {
                     return Stop::Ready;
                 }
             }
-            *work = Work::Leaving(Arc::downgrade(guest));
+            *work = Work::Leaving(Arc::downgrade(guest), Arc::downgrade(&guest.vm.memory));
         }
-        if let Work::Leaving(guest) = work
+        if let Work::Leaving(guest, space) = work
             && guest.strong_count() == 0
+            && space.strong_count() == 0
         {
             self.done.store(true, Ordering::SeqCst);
             self.world.note(self.place);

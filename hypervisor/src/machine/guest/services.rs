@@ -1,6 +1,9 @@
-//! The services of a guest's devices: each runs on the guest's account, when its device is rung.
+//! The services of a guest, which run on its account: the zeroing of memory ahead, and one for each
+//! of its devices that works, when the device is rung.
 
+use crate::cpu::asm;
 use crate::machine::world::World;
+use crate::mm::guest::GuestSpace;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -10,6 +13,7 @@ use chipset::pci::Placed;
 use chipset::test_device::TestDevice;
 use config::GuestSettings;
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 use devices::pci::DevFn;
 use sched::{EntityId, Reason};
 use service::{Service, Stop, Wake, Waker};
@@ -41,13 +45,17 @@ impl Wake for Bell {
     }
 }
 
-/// The service of a device, and its name in the scheduler.
-pub(crate) struct DeviceService {
+/// A service of a guest, and its name in the scheduler.
+pub(crate) struct GuestService {
     bell: Arc<Bell>,
     service: Arc<dyn Service>,
 }
 
-impl DeviceService {
+impl GuestService {
+    fn new(bell: Arc<Bell>, service: Arc<dyn Service>) -> Self {
+        Self { bell, service }
+    }
+
     /// The scheduler knows it by this name.
     pub(super) fn set_entity(&self, entity: EntityId) {
         self.bell.entity.call_once(|| entity);
@@ -61,6 +69,64 @@ impl DeviceService {
     /// What the scheduler runs.
     pub(crate) fn service(&self) -> Arc<dyn Service> {
         Arc::clone(&self.service)
+    }
+}
+
+/// All services of a guest.
+pub(crate) struct Services {
+    zeroing: GuestService,
+    /// Ticks of it.
+    zeroed_for: Arc<AtomicU64>,
+    devices: Vec<GuestService>,
+}
+
+impl Services {
+    /// Each of them.
+    pub(crate) fn each(&self) -> impl Iterator<Item = &GuestService> {
+        core::iter::once(&self.zeroing).chain(&self.devices)
+    }
+
+    /// Memory that was zeroed ahead has been used: more is to be.
+    pub(crate) fn zero_ahead(&self) {
+        self.zeroing.bell.wake();
+    }
+
+    /// Ticks for which memory was zeroed ahead.
+    pub(crate) fn zeroed_for(&self) -> u64 {
+        self.zeroed_for.load(Ordering::Relaxed)
+    }
+}
+
+/// Keeps the guest's stock of zeroed memory full.
+struct Zeroing {
+    name: String,
+    space: Arc<GuestSpace>,
+    ticks: Arc<AtomicU64>,
+}
+
+impl Service for Zeroing {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn step(&self, until: u64) -> Stop {
+        let from = asm::rdtsc();
+        let stop = loop {
+            // A vCPU may have been at the memory, so that nothing could be done. Where there is no
+            // block to be zeroed, the next touch asks again.
+            if !self.space.prepare() && !self.space.has_begun() {
+                break Stop::Blocked;
+            }
+            if asm::rdtsc() >= until {
+                break Stop::Ready;
+            }
+        };
+        self.ticks.fetch_add(asm::rdtsc().saturating_sub(from), Ordering::Relaxed);
+        stop
+    }
+
+    fn rest(&self) -> Option<u64> {
+        None
     }
 }
 
@@ -85,22 +151,32 @@ impl Service for TestService {
     }
 }
 
-/// The devices of a guest with `settings` that stand on its PCI bus, and their services.
-pub(super) fn devices(
+/// The devices of a guest with `settings` and the memory `space` that stand on its PCI bus, and all
+/// services of the guest.
+pub(super) fn make(
     settings: &GuestSettings,
+    space: &Arc<GuestSpace>,
     fabric: &Arc<Fabric>,
     world: &'static World,
-) -> (Vec<Placed>, Vec<DeviceService>) {
-    let (mut placed, mut services): (Vec<Placed>, Vec<DeviceService>) = (Vec::new(), Vec::new());
+) -> (Vec<Placed>, Services) {
+    let bell = || Arc::new(Bell { entity: Once::new(), world });
+    let ticks = Arc::new(AtomicU64::new(0));
+    let zeroing = Zeroing {
+        name: format!("{}/zeroing", settings.name),
+        space: Arc::clone(space),
+        ticks: Arc::clone(&ticks),
+    };
+    let (mut placed, mut devices): (Vec<Placed>, Vec<GuestService>) = (Vec::new(), Vec::new());
     if settings.debug_exit {
-        let bell = Arc::new(Bell { entity: Once::new(), world });
+        let bell = bell();
         let waker: Waker = Arc::<Bell>::clone(&bell);
         // The layout of its registers is fixed, and fits.
         if let Ok(device) = TestDevice::new(TEST_DEVICE, Arc::clone(fabric), |_| waker) {
             placed.push((TEST_DEVICE, Arc::<TestDevice>::clone(&device)));
             let name = format!("{}/test device", settings.name);
-            services.push(DeviceService { bell, service: Arc::new(TestService { name, device }) });
+            devices.push(GuestService::new(bell, Arc::new(TestService { name, device })));
         }
     }
-    (placed, services)
+    let zeroing = GuestService::new(bell(), Arc::new(zeroing));
+    (placed, Services { zeroing, zeroed_for: ticks, devices })
 }

@@ -314,8 +314,12 @@ fn zeroing_ahead_keeps_nobody_waiting() {
         assert_eq!(other.join().unwrap(), Backing::Now);
     });
     assert_eq!(met.load(Ordering::Relaxed), 2, "one waited for the other one's zeroing");
+    assert!(guest.behind.lock().unwrap().holdings.has_begun());
     while zero_ahead(&guest) {}
-    assert_eq!(guest.behind.lock().unwrap().holdings.stocked(), BLOCK_FRAMES);
+    {
+        let holdings = &guest.behind.lock().unwrap().holdings;
+        assert_eq!((holdings.stocked(), holdings.has_begun()), (BLOCK_FRAMES, false));
+    }
     assert_eq!(guest.audit(8 * MIB, 0), BLOCK_FRAMES);
     // It is shown without being zeroed again, where tables are missing, too.
     guest.zeroing = Box::new(|| panic!("it was zero"));
