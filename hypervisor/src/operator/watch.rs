@@ -44,8 +44,15 @@ impl Halt {
         if !guest.has_halted_deaf() {
             return (false, NEVER);
         }
-        let soon = now + HALTED_MS * world.frequency.khz() / LOOKS;
-        (self.is_over(world, guest, now), soon)
+        let is_over = self.is_over(world, guest, now);
+        let due = now.saturating_sub(self.since) >= HALTED_MS * world.frequency.khz();
+        // One that could not be looked at is tried again soon.
+        let soon = if due && !self.looked {
+            world.poll_interval()
+        } else {
+            HALTED_MS * world.frequency.khz() / LOOKS
+        };
+        (is_over, now + soon)
     }
 
     fn is_over(&mut self, world: &World, guest: &AnyGuest, now: u64) -> bool {
@@ -81,7 +88,10 @@ impl Watch {
     ) -> u64 {
         let Some(ms) = settings.watchdog_ms else { return NEVER };
         self.judge(ms, world, guest, now);
-        now.saturating_add(u64::from(ms).saturating_mul(world.frequency.khz()) / LOOKS)
+        let patience = u64::from(ms).saturating_mul(world.frequency.khz());
+        // One that could not be looked at is tried again soon.
+        let late = now.saturating_sub(self.since) >= patience;
+        now.saturating_add(if late { world.poll_interval() } else { patience / LOOKS })
     }
 
     fn judge(&mut self, ms: u32, world: &World, guest: &AnyGuest, now: u64) {

@@ -199,7 +199,7 @@ pub fn run(data: &[u8]) {
                     let slow = board.port_read(port, Width::B1, now);
                     assert_eq!(slow, u32::from(value), "port {port:#x}");
                 }
-                if let Some(mut write) = board.hot_write(port, Width::B1) {
+                if let Some(mut write) = board.hot_write(port) {
                     write.write(choice);
                 }
             }

@@ -6,12 +6,11 @@ use crate::bus::HotBells;
 use crate::console::Serial;
 use crate::ports::{Target, has_device, lookup};
 use locks::MutexGuard;
-use x86defs::Width;
 
 impl Board {
     /// IN of one byte from `port`, if that changes nothing. The value is what
     /// [`port_read`](Self::port_read) would give.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn hot_read(&self, port: u16) -> Option<u8> {
         let (target, offset) = lookup(port);
@@ -22,13 +21,13 @@ impl Board {
         }
     }
 
-    /// OUT of `width` to `port`, if its only effect will be a byte to be fetched from
+    /// OUT of one byte to `port`, if its only effect will be a byte to be fetched from
     /// the console.
-    #[inline]
+    #[inline(always)]
     #[must_use]
-    pub fn hot_write(&self, port: u16, width: Width) -> Option<HotWrite<'_>> {
+    pub fn hot_write(&self, port: u16) -> Option<HotWrite<'_>> {
         match lookup(port) {
-            (Target::Uart, 0) if width == Width::B1 => {
+            (Target::Uart, 0) => {
                 let serial = self.serial.try_lock()?;
                 (serial.sent.has_room() && serial.uart.sends_at_once())
                     .then_some(HotWrite { serial })

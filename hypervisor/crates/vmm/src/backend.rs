@@ -56,6 +56,9 @@ pub trait ExitRegs {
     /// [`HotReason::Port`]: the access, if it is not by a string instruction.
     fn port(&self) -> Option<PlainPort>;
 
+    /// The same, if it is of one byte, as most are.
+    fn byte_port(&self) -> Option<PlainPort>;
+
     /// [`HotReason::Touch`]: the address that was touched, if nothing is mapped there and the
     /// access did not interrupt the delivery of an event.
     fn touched(&self) -> Option<GuestPhysAddr>;
@@ -86,6 +89,9 @@ pub enum HotReason {
     Hypercall,
     /// IN, OUT and their string forms.
     Port,
+    /// The same, of more than a byte or from port 0x1000 on, where doorbells are: by a function of
+    /// its own, so that what they need costs other accesses nothing.
+    Doorbell,
     /// The nested tables stopped an access.
     Touch,
 }

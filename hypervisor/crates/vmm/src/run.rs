@@ -90,6 +90,10 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     // The vCPU is looked at again soon if an NMI must wait and has no window to wait for.
     let others = devices.min(host.deadline());
     timer.enter(if nmi_waits { tsc } else { others }, apic, tsc);
+    if vcpu.core.owed != 0 {
+        // Left before it was to be paid: it is due when it was.
+        let _ = timer.owes_since(vcpu.core.owed_since);
+    }
     if timer.kind == TimerKind::Machine {
         host.arm_timer(timer.armed);
     }

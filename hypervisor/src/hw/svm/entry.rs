@@ -14,7 +14,8 @@ use vmm::hot::timer::HotTimer;
 use vmm::vcpu::VcpuCore;
 use x86defs::exit::PlainPort;
 use x86defs::vmcb::{
-    EventInjection, ExitCode, INTERRUPT_SHADOW, Save, Vmcb, is_first_touch, plain_port,
+    EventInjection, ExitCode, INTERRUPT_SHADOW, Save, Vmcb, byte_port, is_first_touch,
+    is_low_byte_port, plain_port,
 };
 use x86defs::{GuestPhysAddr, HostPhysAddr, Rflags};
 
@@ -173,9 +174,13 @@ impl ExitRegs for Regs<'_> {
         self.vmcb.save.cpl
     }
 
-    #[inline(always)]
     fn port(&self) -> Option<PlainPort> {
         plain_port(self.vmcb.control.exit_info1)
+    }
+
+    #[inline(always)]
+    fn byte_port(&self) -> Option<PlainPort> {
+        byte_port(self.vmcb.control.exit_info1)
     }
 
     #[inline(always)]
@@ -218,7 +223,11 @@ extern "C" fn hot_exit(core: &mut VcpuCore, vmcb: &mut Vmcb) -> Handled {
     } else if is(ExitCode::VMMCALL) {
         hypercall(core, vmcb)
     } else if is(ExitCode::IOIO) {
-        port(core, vmcb)
+        if is_low_byte_port(vmcb.control.exit_info1) {
+            port(core, vmcb)
+        } else {
+            doorbell(core, vmcb)
+        }
     } else if is(ExitCode::NPF) {
         touch(core, vmcb)
     } else {
@@ -249,5 +258,6 @@ hot! {
     write_msr: WriteMsr;
     hypercall: Hypercall;
     port: Port;
+    doorbell: Doorbell;
     touch: Touch;
 }

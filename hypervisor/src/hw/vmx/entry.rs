@@ -14,8 +14,8 @@ use vmm::vcpu::VcpuCore;
 use x86defs::bits::Low;
 use x86defs::exit::PlainPort;
 use x86defs::vmcs::{
-    ExitReason, Field32, Field64, FieldNatural, Interruptibility, InterruptionInfo, is_first_touch,
-    plain_port,
+    ExitReason, Field32, Field64, FieldNatural, Interruptibility, InterruptionInfo, byte_port,
+    is_first_touch, is_low_byte_port, plain_port,
 };
 use x86defs::{GuestPhysAddr, Msr, Rflags};
 
@@ -202,9 +202,13 @@ impl ExitRegs for Regs<'_> {
         (self.vmcs.read(Field32::GUEST_SS_RIGHTS) >> 5).low8() & 3
     }
 
-    #[inline(always)]
     fn port(&self) -> Option<PlainPort> {
         plain_port(self.vmcs.read(FieldNatural::EXIT_QUALIFICATION))
+    }
+
+    #[inline(always)]
+    fn byte_port(&self) -> Option<PlainPort> {
+        byte_port(self.vmcs.read(FieldNatural::EXIT_QUALIFICATION))
     }
 
     #[inline(always)]
@@ -293,12 +297,23 @@ macro_rules! hot {
     )*};
 }
 
+/// An access to a port.
+#[inline(never)]
+extern "C" fn port(core: &mut VcpuCore) -> Handled {
+    // SAFETY: called by `hot_exit` only.
+    let vmcs = unsafe { Current::assume() };
+    if !is_low_byte_port(vmcs.read(FieldNatural::EXIT_QUALIFICATION)) {
+        return doorbell(core);
+    }
+    exit::serve(core, &mut Regs { vmcs }, HotReason::Port)
+}
+
 hot! {
     cpuid: Cpuid;
     read_msr: ReadMsr;
     write_msr: WriteMsr;
     write_tsc_deadline: WriteTscDeadline;
     hypercall: Hypercall;
-    port: Port;
+    doorbell: Doorbell;
     touch: Touch;
 }

@@ -407,6 +407,14 @@ fn msix() -> Outcome {
     notify(1);
     check!(quiet(), "a vector came from a device that is no bus master");
     set_config(4, 7);
+    set_entry(1, VECTOR + 1, true);
+    notify(1);
+    set_config(4, 3);
+    let waiting = came(1);
+    set_entry(1, VECTOR + 1, false);
+    check!(quiet(), "one that waited came from a device that is no bus master");
+    set_config(4, 7);
+    check!(taken(|| came(1) == waiting + 1), "one that waited is lost");
     Ok(())
 }
 

@@ -87,13 +87,21 @@ impl Wired<'_> {
     /// The pair's output goes to the first vCPU. It is also input 0 of the I/O APIC, for guests
     /// that let it through there (mode ExtINT).
     fn forward_pic(&mut self) {
-        let output = self.chips.pic.output();
-        if self.fabric.pic.load(Ordering::Relaxed) != output {
-            self.fabric.pic.store(output, Ordering::SeqCst);
+        if self.publish_pic() {
             self.fabric.request(0, Requests::KICK);
+        }
+    }
+
+    /// Shows the pair's output; whether it has changed.
+    fn publish_pic(&mut self) -> bool {
+        let output = self.chips.pic.output();
+        let changed = self.fabric.pic.load(Ordering::Relaxed) != output;
+        if changed {
+            self.fabric.pic.store(output, Ordering::SeqCst);
         }
         let message = self.chips.ioapic.set_line(PIC_PIN, output);
         self.deliver(message);
+        changed
     }
 
     /// Sends what register writes or EOIs released. Each pin sends at most
@@ -158,11 +166,12 @@ impl Fabric {
         self.pic.load(Ordering::SeqCst)
     }
 
-    /// The vector of the interrupt that the 8259 pair asks for.
+    /// The vector of the interrupt that the 8259 pair asks for. The first vCPU takes it, which looks
+    /// at the output itself: it is not told.
     pub fn pic_acknowledge(&self) -> Vector {
         let mut wired = self.wired();
         let vector = wired.chips.pic.acknowledge();
-        wired.forward_pic();
+        wired.publish_pic();
         vector
     }
 

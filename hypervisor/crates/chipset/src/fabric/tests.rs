@@ -206,7 +206,7 @@ fn the_first_vcpu_looks_when_the_8259s_change() {
     fabric.set_line(4, true);
     assert!(!told(), "it was so before");
     assert_eq!(fabric.pic_acknowledge(), 0xc);
-    assert!(!fabric.pic_output() && told(), "LINT0 follows the level");
+    assert!(!fabric.pic_output() && !told(), "whoever acknowledges looks itself");
 }
 
 /// Whatever enumerates PCI programs its inputs so, and an idle one must not look asserted then.

@@ -4,7 +4,7 @@
 use crate::fabric::Fabric;
 use alloc::sync::Arc;
 use devices::lapic::InterruptMessage;
-use devices::pci::{ConfigSpace, LayoutError};
+use devices::pci::{ConfigSpace, LayoutError, command};
 use locks::{Mutex, Rank};
 use x86defs::Width;
 use x86defs::bits::{Low, join};
@@ -32,6 +32,8 @@ const ADDRESS_LOW: u8 = 0xfc;
 #[derive(Debug, Default)]
 struct State {
     control: u16,
+    /// The device may access memory by itself: only then it sends.
+    master: bool,
     address: u64,
     data: u16,
     mask: u32,
@@ -96,6 +98,7 @@ impl Msi {
         state.address = join(register(ADDRESS_HIGH, Width::B4), register(ADDRESS, Width::B4));
         state.data = register(DATA, Width::B2).low16();
         state.mask = register(MASK, Width::B4);
+        state.master = config.command() & command::BUS_MASTER != 0;
         self.send_pending(state);
     }
 
@@ -116,7 +119,7 @@ impl Msi {
 
     /// Sends the interrupts that wait for nothing any more.
     fn send_pending(&self, state: &mut State) {
-        if state.control & ENABLE == 0 {
+        if state.control & ENABLE == 0 || !state.master {
             return;
         }
         let low = self.enabled(state) - 1;

@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use devices::lapic::InterruptMessage;
-use devices::pci::{ConfigSpace, LayoutError};
+use devices::pci::{ConfigSpace, LayoutError, command};
 use locks::{Mutex, Rank};
 use x86defs::Width;
 use x86defs::bits::{Low, high32, join};
@@ -64,6 +64,8 @@ impl Entry {
 #[derive(Debug)]
 struct State {
     control: u16,
+    /// The device may access memory by itself: only then it sends.
+    master: bool,
     entries: Vec<Entry>,
 }
 
@@ -105,7 +107,8 @@ impl Msix {
         let [_, writable] = (ENABLE | FUNCTION_MASK).to_le_bytes();
         let writable = [0, writable, 0, 0, 0, 0, 0, 0, 0, 0];
         let capability = config.add_capability(CAPABILITY, &body, &writable)?;
-        let state = State { control: 0, entries: vec![Entry::RESET; vectors.into()] };
+        let state =
+            State { control: 0, master: false, entries: vec![Entry::RESET; vectors.into()] };
         Ok(Self { fabric, capability, bar, state: Mutex::new(Rank::Messages, state) })
     }
 
@@ -123,28 +126,29 @@ impl Msix {
 
     /// The guest has written configuration space, which is `config` now.
     pub(super) fn configured(&self, config: &ConfigSpace) {
-        let State { control, entries } = &mut *self.state.lock();
+        let State { control, master, entries } = &mut *self.state.lock();
         *control = config.value(self.capability + CONTROL, Width::B2).low16();
+        *master = config.command() & command::BUS_MASTER != 0;
         for entry in entries {
-            self.send_pending(*control, entry);
+            self.send_pending(*control, *master, entry);
         }
     }
 
     /// The device has an interrupt by `vector`; it is lost if there is no such vector, or MSI-X is
     /// not enabled.
     pub fn notify(&self, vector: u16) {
-        let State { control, entries } = &mut *self.state.lock();
+        let State { control, master, entries } = &mut *self.state.lock();
         if *control & ENABLE != 0
             && let Some(entry) = entries.get_mut(usize::from(vector))
         {
             entry.pending = true;
-            self.send_pending(*control, entry);
+            self.send_pending(*control, *master, entry);
         }
     }
 
     /// Sends the interrupt of `entry` if it waits for nothing any more.
-    fn send_pending(&self, control: u16, entry: &mut Entry) {
-        let is_open = control & (ENABLE | FUNCTION_MASK) == ENABLE && !entry.masked;
+    fn send_pending(&self, control: u16, master: bool, entry: &mut Entry) {
+        let is_open = master && control & (ENABLE | FUNCTION_MASK) == ENABLE && !entry.masked;
         if !is_open || !core::mem::take(&mut entry.pending) {
             return;
         }
@@ -172,20 +176,20 @@ impl Msix {
             (Width::B8, 0) => [Some(value.low32()), Some(high32(value))],
             _ => return,
         };
-        let State { control, entries } = &mut *self.state.lock();
+        let State { control, master, entries } = &mut *self.state.lock();
         for (at, word) in (offset..).step_by(4).zip(words.into_iter().flatten()) {
             let entry = usize::try_from(at / ENTRY).ok().and_then(|n| entries.get_mut(n));
             if let Some(entry) = entry {
                 entry.set_word(at % ENTRY, word);
-                self.send_pending(*control, entry);
+                self.send_pending(*control, *master, entry);
             }
         }
     }
 
     /// The state after power-up; the capability is reset with the configuration space.
     pub(super) fn reset(&self) {
-        let State { control, entries } = &mut *self.state.lock();
-        *control = 0;
+        let State { control, master, entries } = &mut *self.state.lock();
+        (*control, *master) = (0, false);
         entries.fill(Entry::RESET);
     }
 }

@@ -263,7 +263,7 @@ pub fn guest() -> Vec<Setting> {
             "debug_exit",
             "`true`, `false`".into(),
             "`true` for `\"builtin\"` and `\"test:NAME\"`, else `false`".into(),
-            "whether it has the debug-exit port 0xf4, the trace port 0xf8 and the scratch memory of the tests".into(),
+            "whether it has the debug-exit port 0xf4, the trace port 0xf8, and the scratch memory and the PCI device (00:03.0) of the tests".into(),
         ),
     ];
     settings.extend(plain());

@@ -111,20 +111,43 @@ fn width_of(bits: u64) -> Option<Width> {
 }
 
 /// The access of an IOIO exit, if it is no string instruction's: for the hot handler.
-#[inline(always)]
 #[must_use]
 pub const fn plain_port(info1: u64) -> Option<PlainPort> {
-    // STR, then SZ8, SZ16 and SZ32.
-    let width = match info1 & (1 << 2 | 7 << 4) {
+    let width = match info1 & PORT_KIND {
         0x10 => Width::B1,
         0x20 => Width::B2,
         0x40 => Width::B4,
         _ => return None,
     };
+    Some(port_of(info1, width))
+}
+
+/// The same, if it is of one byte, as most are.
+#[inline(always)]
+#[must_use]
+pub const fn byte_port(info1: u64) -> Option<PlainPort> {
+    if info1 & PORT_KIND != 0x10 {
+        return None;
+    }
+    Some(port_of(info1, Width::B1))
+}
+
+/// Whether an IOIO exit is a plain access of one byte to a port below 0x1000.
+#[inline(always)]
+#[must_use]
+pub const fn is_low_byte_port(info1: u64) -> bool {
+    info1 & (PORT_KIND | 0xf000_0000) == 0x10
+}
+
+/// STR, and SZ8, SZ16 and SZ32.
+const PORT_KIND: u64 = 1 << 2 | 7 << 4;
+
+#[inline(always)]
+const fn port_of(info1: u64, width: Width) -> PlainPort {
     let direction = if info1 & 1 != 0 { Direction::In } else { Direction::Out };
     #[expect(clippy::cast_possible_truncation, reason = "the port stands in bits 31:16")]
     let port = (info1 >> 16) as u16;
-    Some(PlainPort { port, width, direction })
+    PlainPort { port, width, direction }
 }
 
 /// Whether a nested page fault met an entry that maps nothing.

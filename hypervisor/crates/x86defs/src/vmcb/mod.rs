@@ -6,7 +6,9 @@ pub mod check;
 mod decode;
 mod intercepts;
 
-pub use decode::{ExitCode, decode, interrupted_event, is_first_touch, plain_port};
+pub use decode::{
+    ExitCode, byte_port, decode, interrupted_event, is_first_touch, is_low_byte_port, plain_port,
+};
 pub use intercepts::Intercepts;
 
 use crate::segment::{Segment, SegmentAttributes};

@@ -18,7 +18,8 @@ pub use controls::{
 pub use error::InstructionError;
 pub use event::{InterruptionInfo, InterruptionKind, interrupted_event};
 pub use exit::{
-    ExitInformation, ExitReason, apic_offset, decode, is_first_touch, plain_port, unblocks_nmi,
+    ExitInformation, ExitReason, apic_offset, byte_port, decode, is_first_touch, is_low_byte_port,
+    plain_port, unblocks_nmi,
 };
 pub use fields::{Field16, Field32, Field64, FieldNatural};
 pub use words::{ApicSpace, ControlWords, Missing};

@@ -33,6 +33,7 @@ pub fn serve(core: &mut VcpuCore, regs: &mut impl ExitRegs, reason: HotReason) -
         HotReason::WriteTscDeadline => return write_tsc_deadline(core, regs, written(core)),
         HotReason::Hypercall => hypercall(core, regs),
         HotReason::Port => port(core, regs),
+        HotReason::Doorbell => ring(core, regs),
         HotReason::Touch => touch(core, regs),
     };
     finish(core, regs, handled)
@@ -227,20 +228,17 @@ fn hypercall(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
 
 #[inline(always)]
 fn port(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
-    let PlainPort { port, width, direction } = regs.port()?;
-    let exit = VmExit::PortIo(PortIo { port, width, direction, string: None });
+    let PlainPort { port, direction, .. } = regs.byte_port()?;
+    let exit = VmExit::PortIo(PortIo { port, width: Width::B1, direction, string: None });
     let rax = core.gpr(Gpr::Rax);
-    match (width, direction) {
-        (Width::B1, Direction::In) => {
+    match direction {
+        Direction::In => {
             let value = core.board.hot_read(port)?;
             advance(core, regs, exit)?;
             core.set_gpr(Gpr::Rax, rax & !0xff | u64::from(value));
         }
-        (_, Direction::In) => return None,
-        (_, Direction::Out) => {
-            let Some(mut ready) = core.board.hot_write(port, width) else {
-                return ring(core, regs, port, exit);
-            };
+        Direction::Out => {
+            let mut ready = core.board.hot_write(port)?;
             let instruction = regs.instruction()?;
             if !regs.advance(instruction, core.hold) {
                 return None;
@@ -253,11 +251,13 @@ fn port(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
     Some(Handled::Reenter)
 }
 
-/// A write to a doorbell. Its value does not count.
-#[inline(never)]
-fn ring(core: &mut VcpuCore, regs: &mut impl ExitRegs, port: u16, exit: VmExit) -> Option<Handled> {
+/// A write to a doorbell, by any width. Its value does not count.
+#[inline(always)]
+fn ring(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
+    let PlainPort { port, width, direction: Direction::Out } = regs.port()? else { return None };
     let (device, bits) = core.board.hot_bell(port, &core.bells)?;
-    advance(core, regs, exit)?;
+    let io = PortIo { port, width, direction: Direction::Out, string: None };
+    advance(core, regs, VmExit::PortIo(io))?;
     core.counts.hot.port_io += 1;
     if core.board.hot_mark(device, bits) {
         if core.owed == 0 {
@@ -270,7 +270,7 @@ fn ring(core: &mut VcpuCore, regs: &mut impl ExitRegs, port: u16, exit: VmExit) 
         core.owed |= 1 << device;
         if core.idle_cpus.load(Ordering::Relaxed) != 0 {
             // The loop pays, and an idle CPU works while this one goes on.
-            return Some(Handled::Recheck);
+            return Some(recheck(core));
         }
     }
     Some(Handled::Reenter)

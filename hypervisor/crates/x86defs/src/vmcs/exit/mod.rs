@@ -311,21 +311,43 @@ struct IoQualification {
 }
 
 /// The access of an I/O exit, if it is no string instruction's: for the hot handler.
-#[inline(always)]
 #[must_use]
 pub const fn plain_port(qualification: u64) -> Option<PlainPort> {
     let q = IoQualification::from_bits(qualification);
-    if q.string() {
-        return None;
-    }
-    let width = match q.size_less_one() {
-        0 => Width::B1,
-        1 => Width::B2,
-        3 => Width::B4,
+    let width = match (q.size_less_one(), q.string()) {
+        (0, false) => Width::B1,
+        (1, false) => Width::B2,
+        (3, false) => Width::B4,
         _ => return None,
     };
-    let direction = if q.input() { Direction::In } else { Direction::Out };
-    Some(PlainPort { port: q.port(), width, direction })
+    Some(q.plain(width))
+}
+
+/// The same, if it is of one byte, as most are.
+#[inline(always)]
+#[must_use]
+pub const fn byte_port(qualification: u64) -> Option<PlainPort> {
+    let q = IoQualification::from_bits(qualification);
+    if q.size_less_one() != 0 || q.string() {
+        return None;
+    }
+    Some(q.plain(Width::B1))
+}
+
+/// Whether an I/O exit is a plain access of one byte to a port below 0x1000.
+#[inline(always)]
+#[must_use]
+pub const fn is_low_byte_port(qualification: u64) -> bool {
+    // The port's upper four bits, the string bit and the size.
+    qualification & (0xf000_0000 | 1 << 4 | 7) == 0
+}
+
+impl IoQualification {
+    #[inline(always)]
+    const fn plain(self, width: Width) -> PlainPort {
+        let direction = if self.input() { Direction::In } else { Direction::Out };
+        PlainPort { port: self.port(), width, direction }
+    }
 }
 
 /// SDM: "Format of the VM-Exit Instruction-Information Field as Used for INS and OUTS".
