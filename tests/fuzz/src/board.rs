@@ -146,7 +146,7 @@ pub fn run(data: &[u8]) {
         if input.0.is_empty() {
             break;
         }
-        let asked = fabric.pic_output();
+        let mut asked = fabric.pic_output();
         let _ = mailbox.take_requests();
         let [operation, choice] = input.take();
         let width = width_of(operation >> 6);
@@ -190,7 +190,11 @@ pub fn run(data: &[u8]) {
             14 => match choice & 3 {
                 0 => board.press_power_button(),
                 1 => fabric.end_of_interrupt(input.byte()),
-                _ if fabric.pic_output() => _ = fabric.pic_acknowledge(),
+                _ if fabric.pic_output() => {
+                    let _ = fabric.pic_acknowledge();
+                    // The vCPU that acknowledges looks itself.
+                    asked = fabric.pic_output();
+                }
                 _ => {}
             },
             // Hot accesses give what the general code would.
