@@ -73,7 +73,14 @@ impl<K: Copy> Alarms<K> {
     /// Takes the first alarm that is due at the tick `now`: its name, and when it was due.
     pub fn ring(&mut self, now: u64) -> Option<(K, u64)> {
         let (at, name) = *self.heap.first().filter(|(at, _)| *at <= now)?;
-        self.remove(name);
+        if let Some(slot) = self.places.get_mut((self.number)(name)) {
+            *slot = NOWHERE;
+        }
+        let last = self.heap.pop()?;
+        if let Some(first) = self.heap.first_mut() {
+            *first = last;
+            self.sink(0);
+        }
         Some((name, at))
     }
 
@@ -104,7 +111,7 @@ impl<K: Copy> Alarms<K> {
 
     /// Moves the alarm at `place` down to where it belongs.
     fn sink(&mut self, mut place: usize) {
-        loop {
+        while 2 * place + 1 < self.heap.len() {
             let (left, right) = (2 * place + 1, 2 * place + 2);
             let below = if self.due(right) < self.due(left) { right } else { left };
             if self.due(below) >= self.due(place) {
