@@ -117,7 +117,7 @@ impl PicPair {
 
     /// A read of one byte at `offset` that changes nothing: not one that a poll
     /// command has made an acknowledgement.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn hot_read(&self, offset: u16) -> Option<u8> {
         match offset {
