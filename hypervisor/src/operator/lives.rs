@@ -32,7 +32,7 @@ const DEFINITION: usize = 64 << 10;
 /// A guest that is known.
 pub(super) struct Record {
     pub(super) number: u32,
-    /// Its place on the agenda.
+    /// The place of the guest on the agenda.
     pub(super) place: usize,
     pub(super) settings: Arc<GuestSettings>,
     pub(super) files: Files,

@@ -10,9 +10,8 @@ use chipset::{Board, ConsoleSink, HotBells, has_device};
 use config::GuestSettings;
 use config::layout::IOAPIC_BASE;
 use devices::pci::DevFn;
-use service::{Wake, Waker};
 use std::boxed::Box;
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, LazyLock};
 use std::vec::Vec;
 use x86defs::time::Nanos;
 use x86defs::{GuestPhysAddr, Width};
@@ -61,18 +60,6 @@ fn settings(switches: u8) -> GuestSettings {
 
 /// Place of the device on the PCI bus.
 const PLACE: DevFn = DevFn::new(3, 0).expect("there is such a place");
-
-/// Has the device work as soon as it is woken.
-#[derive(Debug)]
-struct Inline(Weak<TestDevice>);
-
-impl Wake for Inline {
-    fn wake(&self) {
-        if let Some(device) = self.0.upgrade() {
-            device.turn();
-        }
-    }
-}
 
 /// Register `offset` of the device's configuration space: read, or written with `value`.
 fn config(board: &Board, offset: u8, value: Option<u32>, now: Nanos) -> u32 {
@@ -136,8 +123,7 @@ pub fn run(data: &[u8]) {
     let mailbox = fabric.mailbox(0).expect("there is one vCPU");
     let wall = 1_700_000_000 + (u64::from(seconds) << 24);
     let console = Arc::new(Room(100));
-    let waker = |device: &Weak<TestDevice>| -> Waker { Arc::new(Inline(Weak::clone(device))) };
-    let device = TestDevice::new(PLACE, Arc::clone(&fabric), waker).expect("its layout fits");
+    let device = TestDevice::inline(PLACE, Arc::clone(&fabric)).expect("its layout fits");
     let placed: [Placed; 1] = [(PLACE, device)];
     let board = Board::new(wall, &settings(switches), Arc::clone(&fabric), console, &placed);
     let mut bells = HotBells::default();

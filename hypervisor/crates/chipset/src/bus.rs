@@ -188,7 +188,7 @@ impl Bus {
                 continue;
             };
             let last = first.saturating_add(u16::from(ports.count.saturating_sub(1)) * 4);
-            // Where BARs overlap, or lie on a fixed device of the PC, which goes before, the search
+            // BARs may overlap, or lie on a fixed device of the PC, which goes before: then the search
             // is left to the general code.
             let alone = |port: u16| {
                 let port_of = |other: &&Range| (other.first..=other.last).contains(&port.into());

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use devices::pci::{
     BAR_COUNT, Bar, BarRange, ConfigEffect, ConfigSpace, DevFn, Identity, LayoutError,
 };
-use service::Waker;
+use service::{Wake, Waker};
 use x86defs::Width;
 use x86defs::bits::Low;
 use x86defs::time::Nanos;
@@ -57,11 +57,24 @@ pub struct TestDevice {
 }
 
 impl TestDevice {
-    /// A device at `place`. `waker`, given the device to be, has [`turn`](Self::turn) called soon.
+    /// A device at `place`. `waker` has [`turn`](Self::turn) called soon.
     ///
     /// # Errors
     /// Never: the layout fits.
-    pub fn new(
+    pub fn new(place: DevFn, fabric: Arc<Fabric>, waker: Waker) -> Result<Arc<Self>, LayoutError> {
+        Self::woken_by(place, fabric, |_| waker)
+    }
+
+    /// A device at `place` that has its [`turn`](Self::turn) as soon as it is rung: for tests
+    /// without a scheduler.
+    ///
+    /// # Errors
+    /// Never: the layout fits.
+    pub fn inline(place: DevFn, fabric: Arc<Fabric>) -> Result<Arc<Self>, LayoutError> {
+        Self::woken_by(place, fabric, |device| Arc::new(Inline(Weak::clone(device))))
+    }
+
+    fn woken_by(
         place: DevFn,
         fabric: Arc<Fabric>,
         waker: impl FnOnce(&Weak<Self>) -> Waker,
@@ -109,6 +122,18 @@ impl TestDevice {
     /// In how many turns each doorbell was seen to be rung.
     pub fn seen(&self) -> impl Iterator<Item = u32> {
         self.seen.iter().map(|seen| seen.load(Ordering::SeqCst))
+    }
+}
+
+/// Gives a device its turn at once.
+#[derive(Debug)]
+struct Inline(Weak<TestDevice>);
+
+impl Wake for Inline {
+    fn wake(&self) {
+        if let Some(device) = self.0.upgrade() {
+            device.turn();
+        }
     }
 }
 

@@ -57,7 +57,7 @@ pub fn hold(rank: Rank) -> Held {
 }
 
 impl Held {
-    /// What was taken without waiting, which can't stop anybody: it is in nobody's order.
+    /// The mark of a lock that was taken without waiting: it stops nobody, and is in nobody's order.
     #[inline(always)]
     pub(crate) const fn outside() -> Self {
         Self {

@@ -10,5 +10,5 @@ pub trait Wake: Debug + Send + Sync {
     fn wake(&self);
 }
 
-/// What its holder may know of the one that it wakes.
+/// A handle that wakes somebody, and tells its holder nothing else of them.
 pub type Waker = Arc<dyn Wake>;

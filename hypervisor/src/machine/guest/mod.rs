@@ -50,13 +50,13 @@ pub(crate) struct Guest<V: ?Sized> {
     pub(crate) vm: Vm<Arc<GuestSpace>>,
     /// Places of its vCPUs.
     pub(crate) places: Arc<Places>,
-    /// Its services.
+    /// The services that run on its account.
     pub(crate) services: Services,
     /// The console that takes its output.
     pub(crate) console: Arc<Console>,
     /// Its name in the scheduler.
     pub(crate) id: GuestId,
-    /// Its place on the operator's agenda.
+    /// The place on the operator's agenda.
     pub(crate) place: usize,
     /// The TSC when it was started.
     pub(crate) started: u64,
@@ -75,7 +75,7 @@ pub(crate) struct Guest<V: ?Sized> {
 /// A guest, whatever the vendor of its vCPUs.
 pub(crate) type AnyGuest = Guest<dyn Vcpus>;
 
-/// What others call a guest.
+/// Names by which others know a guest.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Names {
     /// The scheduler.

@@ -66,7 +66,7 @@ impl GuestService {
         self.bell.entity.get().copied()
     }
 
-    /// What the scheduler runs.
+    /// The part that the scheduler runs.
     pub(crate) fn service(&self) -> Arc<dyn Service> {
         Arc::clone(&self.service)
     }
@@ -171,7 +171,7 @@ pub(super) fn make(
         let bell = bell();
         let waker: Waker = Arc::<Bell>::clone(&bell);
         // The layout of its registers is fixed, and fits.
-        if let Ok(device) = TestDevice::new(TEST_DEVICE, Arc::clone(fabric), |_| waker) {
+        if let Ok(device) = TestDevice::new(TEST_DEVICE, Arc::clone(fabric), waker) {
             placed.push((TEST_DEVICE, Arc::<TestDevice>::clone(&device)));
             let name = format!("{}/test device", settings.name);
             devices.push(GuestService::new(bell, Arc::new(TestService { name, device })));

@@ -37,7 +37,7 @@ pub trait BoardDevice: Debug + Send + Sync {
     /// Writes `width` bytes at `offset` of BAR `bar`; the same holds.
     fn write(&self, bar: u8, offset: u64, width: Width, value: u64, now: Nanos);
 
-    /// Its doorbells among I/O ports, if any: the same ones at all times.
+    /// The doorbells that it has among I/O ports, if any: the same ones at all times.
     fn port_bells(&self) -> Option<PortBells>;
 }
 

@@ -7,14 +7,12 @@ use crate::fabric::{Fabric, Kick};
 use crate::test_device::TestDevice;
 use crate::{Board, ConsoleSink, HotBells};
 use alloc::boxed::Box;
-use alloc::sync::Weak;
 use alloc::vec::Vec;
 use config::GuestSettings;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use devices::lapic::{ApicIdentity, ApicMode};
 use devices::pci::{command, header};
 use proptest::prelude::*;
-use service::Wake;
 use std::thread;
 use x86defs::{GuestPhysAddr, Low};
 
@@ -22,18 +20,6 @@ const NOW: Nanos = Nanos(0);
 /// No vectors.
 const NONE: [u8; 0] = [];
 const SLOT: u8 = 3;
-
-/// Runs the device at once.
-#[derive(Debug)]
-struct Inline(Weak<TestDevice>);
-
-impl Wake for Inline {
-    fn wake(&self) {
-        if let Some(device) = self.0.upgrade() {
-            device.turn();
-        }
-    }
-}
 
 #[derive(Debug)]
 struct NoConsole;
@@ -58,8 +44,7 @@ fn world() -> World {
         ApicIdentity::new().with_id(0).with_mode(ApicMode::XApic).with_software_enabled(true);
     fabric.routes().publish(0, identity);
     let place = DevFn::new(SLOT, 0).unwrap();
-    let inline = |device: &Weak<TestDevice>| -> Waker { Arc::new(Inline(Weak::clone(device))) };
-    let device = TestDevice::new(place, Arc::clone(&fabric), inline).unwrap();
+    let device = TestDevice::inline(place, Arc::clone(&fabric)).unwrap();
     let settings = GuestSettings::new("guest", 1 << 20, "kernel");
     let any: Arc<dyn BoardDevice> = Arc::<TestDevice>::clone(&device);
     let devices = [(place, any)];
@@ -181,7 +166,7 @@ fn marks_are_owed_and_paid_once() {
     world.board.pay(1 << device);
     assert_eq!((world.seen(1), world.seen(63)), (1, 1));
     assert!(world.board.hot_mark(device, bits), "owed again");
-    // Where the bell has moved, a copy from before finds nothing.
+    // A copy from before the bell has moved finds nothing.
     world.set_config(header::BAR0, Width::B4, 0xd000);
     assert_eq!(world.board.hot_bell(0xc004, &bells), None);
     world.board.follow_bells(&mut bells);

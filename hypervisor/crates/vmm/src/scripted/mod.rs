@@ -35,12 +35,11 @@ use devices::lapic::{InterruptStatus, Lapic, Role, TickRatio, VirtualApicPage};
 use devices::pci::DevFn;
 use locks::{Rank, RwLock};
 use memory::{GuestMemory, GuestRam, HotRam, MemoryError};
-use service::{Wake, Waker};
 use spin::Mutex;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 use std::vec;
 use std::vec::Vec;
 use x86defs::cpuid::CpuidResult;
@@ -369,18 +368,6 @@ impl Backend for Script {
 /// Place of the device for tests.
 pub const PLACE: DevFn = DevFn::new(3, 0).unwrap();
 
-/// Gives the device its turn at once.
-#[derive(Debug)]
-struct Inline(Weak<TestDevice>);
-
-impl Wake for Inline {
-    fn wake(&self) {
-        if let Some(device) = self.0.upgrade() {
-            device.turn();
-        }
-    }
-}
-
 /// A console that keeps what it gets.
 #[derive(Debug)]
 pub struct Tape {
@@ -520,8 +507,7 @@ impl Play {
         settings.debug_exit = true;
         let sink = Arc::<Tape>::clone(&console);
         let wall = 1_700_000_000_000_000_000;
-        let inline = |device: &Weak<TestDevice>| -> Waker { Arc::new(Inline(Weak::clone(device))) };
-        let device = TestDevice::new(PLACE, Arc::clone(&fabric), inline).unwrap();
+        let device = TestDevice::inline(PLACE, Arc::clone(&fabric)).unwrap();
         let any: Arc<dyn BoardDevice> = Arc::<TestDevice>::clone(&device);
         let devices = [(PLACE, any)];
         let board = Arc::new(Board::new(wall, &settings, Arc::clone(&fabric), sink, &devices));
