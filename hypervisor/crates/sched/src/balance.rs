@@ -7,6 +7,10 @@
 //! due plus its lag is the pressure it puts on its home; entities move from CPUs
 //! of high pressure to such of lower. So three equal vCPUs take turns on two CPUs.
 //!
+//! A guest's entities press together with what the guest is due and owed: where one is
+//! ahead of its siblings and another behind, the lag of one offsets that of the other.
+//! Else entities that take turns would make all their CPUs look crowded.
+//!
 //! A guest's weight is corrected by what its entities are owed together, so that it
 //! gains nothing by being runnable now here and now there.
 
@@ -50,6 +54,7 @@ impl Scheduler {
         }
         for (_, guest) in self.guests.iter_mut() {
             (guest.runnable, guest.got, guest.rate) = (0, 0, None);
+            (guest.pressure, guest.positive) = (0, 0);
         }
         for (_, entity) in self.entities.iter_mut() {
             entity.account(now);
@@ -86,7 +91,7 @@ impl Scheduler {
             let run = entity.times.run - entity.frame.0;
             let runnable = run + entity.times.ready - entity.frame.1;
             entity.frame = (entity.times.run, entity.times.ready);
-            let Some(guest) = self.guests.get(entity.guest) else { continue };
+            let Some(guest) = self.guests.get_mut(entity.guest) else { continue };
             let rate = guest.rate.unwrap_or(0);
             let due = scaled(scaled(rate, runnable, guest.runnable), span, ONE);
             if stale || runnable == 0 {
@@ -100,16 +105,23 @@ impl Scheduler {
                 // As if it were runnable for all of the next frame.
                 let new = guest.runnable == 0;
                 let wanted = if new { ONE } else { scaled(rate, span, guest.runnable).min(ONE) };
-                let owed = scaled(ONE, entity.lag.unsigned_abs(), self.timing.frame);
-                entity.pressure = if entity.lag < 0 {
-                    wanted.saturating_sub(owed)
-                } else {
-                    wanted.saturating_add(owed)
-                }
-                .max(1);
-                if let Some(load) = loads.get_mut(entity.home) {
-                    *load = load.saturating_add(entity.pressure);
-                }
+                let owed = signed(scaled(ONE, entity.lag.unsigned_abs(), self.timing.frame));
+                let owed = if entity.lag < 0 { -owed } else { owed };
+                let pressure = signed(wanted).saturating_add(owed);
+                entity.pressure = u64::try_from(pressure).unwrap_or(0);
+                guest.pressure = guest.pressure.saturating_add(pressure);
+                guest.positive = guest.positive.saturating_add(entity.pressure);
+            }
+        }
+        for (_, entity) in self.entities.iter_mut() {
+            let Some(guest) = self.guests.get(entity.guest) else { continue };
+            if entity.place == Place::Off {
+                continue;
+            }
+            let whole = u64::try_from(guest.pressure).unwrap_or(0);
+            entity.pressure = scaled(entity.pressure, whole, guest.positive).max(1);
+            if let Some(load) = loads.get_mut(entity.home) {
+                *load = load.saturating_add(entity.pressure);
             }
         }
         self.spread(&mut loads, now);
@@ -172,9 +184,9 @@ impl Scheduler {
                 if gap <= SLACK || pressure.saturating_add(SLACK) >= gap {
                     continue;
                 }
-                // One that runs can move only when it stops: rather another.
-                let running = u64::from(matches!(entity.place, Place::Running(_)));
-                let off = pressure.saturating_mul(2).abs_diff(gap).saturating_add(running);
+                // One that runs can move only when it stops: rather another that is about as good.
+                let late = if matches!(entity.place, Place::Running(_)) { SLACK } else { 0 };
+                let off = pressure.saturating_mul(2).abs_diff(gap).saturating_add(late);
                 if best.is_none_or(|(least, ..)| off < least) {
                     best = Some((off, index, to, pressure));
                 }

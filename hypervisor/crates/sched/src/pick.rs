@@ -301,7 +301,7 @@ impl Scheduler {
     /// most, the one that has waited longest.
     fn steal(&mut self, cpu: usize, now: u64) -> bool {
         let grant = self.timing.grant;
-        let mut first: Option<(Reverse<i64>, u64, u32)> = None;
+        let mut first: Option<(Reverse<i64>, u64, u32, usize)> = None;
         for (from, state) in self.cpus.iter().enumerate() {
             if from == cpu {
                 continue;
@@ -309,7 +309,7 @@ impl Scheduler {
             for &index in &state.queued {
                 let Some(entity) = self.entities.get(index) else { continue };
                 let Some(guest) = self.guests.get(entity.guest) else { continue };
-                let key = (Reverse(guest.lag), entity.ready_since, index);
+                let key = (Reverse(guest.lag), entity.ready_since, index, from);
                 if !entity.allowed.contains(cpu) || first.is_some_and(|first| first <= key) {
                     continue;
                 }
@@ -318,8 +318,15 @@ impl Scheduler {
                 }
             }
         }
-        let Some((_, _, entity)) = first else { return false };
+        let Some((_, _, entity, from)) = first else { return false };
         self.migrate(entity, cpu, now);
+        // One that the balance sent here, but still runs there, stays: this one came instead.
+        let runs = self.cpus.get(from).and_then(|from| from.current);
+        if let Some(entity) = runs.and_then(|runs| self.entities.get_mut(runs.entity))
+            && entity.home == cpu
+        {
+            entity.home = from;
+        }
         true
     }
 

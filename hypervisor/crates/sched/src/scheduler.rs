@@ -84,6 +84,8 @@ impl Scheduler {
             rate: None,
             got: 0,
             lag: 0,
+            pressure: 0,
+            positive: 0,
             pull: PULL,
         };
         let key = self.guests.insert(guest).map_err(|_| SchedError::NoMemory)?;

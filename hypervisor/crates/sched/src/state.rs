@@ -72,6 +72,9 @@ pub(crate) struct Guest {
     /// Service in the frame, and service that it is owed from all frames.
     pub(crate) got: u64,
     pub(crate) lag: i64,
+    /// Sum of its entities' pressures in the frame, and of those above 0 alone.
+    pub(crate) pressure: i64,
+    pub(crate) positive: u64,
     /// The correction of its weight that follows, in parts of
     /// [`PULL`].
     pub(crate) pull: u32,

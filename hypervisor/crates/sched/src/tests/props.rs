@@ -62,9 +62,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Guests that never have enough get what is ideal, over a second: within
-    /// 2 % of it, or 2 ms where it is little (a cap's bucket); on several CPUs within 6 % or 60 ms,
-    /// for some are not far from a whole number of CPUs and stay there (docs/scheduler.md says how
-    /// seldom); with caps, different numbers of vCPUs, and services charged.
+    /// 2 % of it, or 2 ms where it is little (a cap's bucket); on several CPUs within 4 % or 30 ms,
+    /// for the balance remembers 20 ms on either side (docs/scheduler.md says how seldom it is more
+    /// than 2 %); with caps, different numbers of vCPUs, and services charged.
     #[test]
     fn shares_follow_weights(
         cpus in 1usize..5,
@@ -80,7 +80,7 @@ proptest! {
         for (at, ideal) in ideal(&limits, cpus).into_iter().enumerate() {
             let ideal = ideal * SECOND as f64;
             let off = (got[at] as f64 - ideal).abs();
-            let (part, least) = if cpus == 1 { (0.02, 2 * MILLI) } else { (0.06, 60 * MILLI) };
+            let (part, least) = if cpus == 1 { (0.02, 2 * MILLI) } else { (0.04, 30 * MILLI) };
             // A cap's bucket may have been full when the second began.
             let bucket = guests[at].1.map_or(0, |cap| u64::from(cap.div_ceil(100)));
             let least = least.max(bucket * timing().slice_max + LATE);
@@ -284,6 +284,61 @@ fn several_cpus_share_closely() {
     }
     assert!(off * 100 <= all, "{off} of {all} guests are off, the worst by {worst} ms");
     assert!(worst < 20.0, "{worst} ms off");
+}
+
+/// Siblings that take turns on a crowded CPU have lags that offset each other. They do not
+/// keep two entities of a guest that is due a little more than one CPU together on one.
+#[test]
+fn siblings_that_take_turns_crowd_nobody() {
+    let six: &[Hungry] = &[
+        (159, Some(118), 2, 1),
+        (50, None, 1, 1),
+        (200, None, 1, 1),
+        (100, None, 3, 0),
+        (50, Some(10), 4, 1),
+        (50, None, 1, 1),
+    ];
+    let three: &[Hungry] = &[(100, None, 3, 0), (100, Some(72), 4, 1), (200, Some(30), 3, 1)];
+    for (cpus, guests, seed) in [
+        (3, six, 723_803_253_526_036_374),
+        (3, six, 635_340_061_525_167_377),
+        (4, three, 6_033_188_737_176_492u64),
+    ] {
+        for more in 0..8 {
+            let mut sim = Sim::new(cpus, seed ^ (more * 7919));
+            let limits = start(&mut sim, guests);
+            sim.run_for(300 * MILLI);
+            let got = sim.measure(SECOND);
+            for (at, ideal) in ideal(&limits, cpus).into_iter().enumerate() {
+                let ideal = ideal * SECOND as f64;
+                let off = (got[at] as f64 - ideal).abs();
+                let most = (ideal * 0.01).max(10.0 * MILLI as f64);
+                assert!(off <= most, "guest {at} got {} of {ideal}, seed {seed} {more}", got[at]);
+            }
+        }
+    }
+}
+
+/// Two hogs beside two vCPUs that pass a baton after about a frame: they are not sent after the
+/// baton, both at once, from CPU to CPU.
+#[test]
+fn neighbours_do_not_move_as_a_flock() {
+    for more in 0..12 {
+        let mut sim = Sim::new(2, 7_087_463_179_621_329_736 ^ more);
+        let hogs = [sim.hogs(100, None, 1), sim.hogs(100, None, 1)];
+        let guest = sim.guest(Share { weight: 57, ..Share::default() });
+        for _ in 0..2 {
+            sim.actor(guest, Kind::Vcpu, CpuSet::ALL, Work::Baton(4302 * MICRO));
+        }
+        sim.run_for(20 * MILLI);
+        sim.pass_on(guest);
+        for second in 0..6 {
+            let got = sim.measure(SECOND);
+            let most = 2.0 * 57.0 / 257.0 * 1.02 * SECOND as f64;
+            assert!((got[guest] as f64) < most, "{got:?} in second {second}, seed {more}");
+            assert!(hogs.iter().all(|hog| got[*hog] > 760 * MILLI), "{got:?} in second {second}");
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
