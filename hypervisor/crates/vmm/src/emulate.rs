@@ -79,7 +79,7 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
         linear: u64,
         access: Access,
     ) -> Result<GuestPhysAddr, Fault<VmError>> {
-        if !self.vcpu.hw.cr0().contains(Cr0::PG) {
+        if !self.vcpu.cr0().contains(Cr0::PG) {
             return Ok(GuestPhysAddr::new(linear & 0xffff_ffff));
         }
         let page = linear & !(PAGE_SIZE - 1);
@@ -244,23 +244,23 @@ impl<B: Backend, M: GuestRam> Cpu for Emulated<'_, B, M> {
     }
 
     fn rip(&self) -> u64 {
-        self.vcpu.hw.rip()
+        self.vcpu.rip()
     }
 
     fn set_rip(&mut self, rip: u64) {
-        self.vcpu.hw.set_rip(rip);
+        self.vcpu.set_rip(rip);
     }
 
     fn rflags(&self) -> Rflags {
-        self.vcpu.hw.rflags()
+        self.vcpu.rflags()
     }
 
     fn set_rflags(&mut self, rflags: Rflags) {
-        self.vcpu.hw.set_rflags(rflags);
+        self.vcpu.set_rflags(rflags);
     }
 
     fn segment(&self, register: SegmentRegister) -> Segment {
-        self.vcpu.hw.segment(register)
+        self.vcpu.segment(register)
     }
 
     fn mode(&self) -> CpuMode {
@@ -268,8 +268,8 @@ impl<B: Backend, M: GuestRam> Cpu for Emulated<'_, B, M> {
     }
 
     fn alignment_check(&self) -> bool {
-        let hw = &self.vcpu.hw;
-        hw.cpl() == 3 && hw.cr0().contains(Cr0::AM) && hw.rflags().contains(Rflags::AC)
+        let vcpu = &self.vcpu;
+        vcpu.cpl() == 3 && vcpu.cr0().contains(Cr0::AM) && vcpu.rflags().contains(Rflags::AC)
     }
 
     fn read(

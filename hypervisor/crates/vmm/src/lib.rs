@@ -31,6 +31,7 @@ pub mod msr;
 pub mod predictors;
 pub mod pv;
 pub mod recorder;
+pub mod registers;
 pub mod run;
 #[cfg(any(test, feature = "scripted"))]
 pub mod scripted;

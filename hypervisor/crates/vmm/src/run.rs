@@ -44,7 +44,7 @@ pub fn on_cpu<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, ready: u6
     drop(clock);
     let offered = core.cpuid.pv();
     match core.pv.steal.on_cpu(waited, offered, &vm.memory, &mut core.counters) {
-        Flush::Due => vcpu.hw.flush_translations(),
+        Flush::Due => vcpu.hw.invalidate(),
         Flush::None => {}
     }
 }
@@ -80,29 +80,29 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         Activity::Halted if vcpu.has_wake_up(pic) => vcpu.wake(),
         Activity::Halted | Activity::WaitForStartup => return Next::Idle(apic.min(devices)),
     }
-    vcpu.prepare_injection(pic, || vm.fabric.pic_acknowledge());
-    let core = &mut vcpu.core;
+    vm.board.follow_bells(&mut vcpu.core.bells);
+    let view = vcpu.core.view(vcpu.cr4());
+    vcpu.core.leaves.follow(&vcpu.core.cpuid, view);
+    let trace = vm.board.trace();
+    vcpu.core.hold = trace.hold();
+    vcpu.core.timer.kind = vcpu.hw.timer();
+    let mut prepared = vcpu.prepare(pic, || vm.fabric.pic_acknowledge());
+    let nmi_waits = prepared.nmi_waits();
+    let core = prepared.core();
     core.pv.eoi.to_guest(&core.lapic, &vm.memory, &mut core.counters);
-    let nmi_waits = vcpu.nmi_waits();
-    let timer = &mut vcpu.core.timer;
-    timer.kind = vcpu.hw.timer();
+    let timer = &mut core.timer;
     timer.offset = vm.clock.read().offset().unwrap_or(0);
     // The vCPU is looked at again soon if an NMI must wait and has no window to wait for.
     let others = devices.min(host.deadline());
     timer.enter(if nmi_waits { tsc } else { others }, apic, tsc);
-    if vcpu.core.owed != 0 {
+    if core.owed != 0 {
         // Left before it was to be paid: it is due when it was.
-        let _ = timer.owes_since(vcpu.core.owed_since);
+        let _ = timer.owes_since(core.owed_since);
     }
     if timer.kind == TimerKind::Machine {
         host.arm_timer(timer.armed);
     }
-    vm.board.follow_bells(&mut vcpu.core.bells);
-    let view = vcpu.core.view(vcpu.hw.cr4());
-    vcpu.core.leaves.follow(&vcpu.core.cpuid, view);
-    let trace = vm.board.trace();
-    vcpu.core.hold = trace.hold();
-    let ExitWithEvent { exit, interrupted } = vcpu.hw.run(&mut vcpu.core);
+    let ExitWithEvent { exit, interrupted } = prepared.run();
     let core = &mut vcpu.core;
     vcpu.hw.take_apic(&mut core.lapic);
     if core.owed != 0
@@ -118,7 +118,6 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     if vcpu.core.timer.kind == TimerKind::Machine {
         host.note_armed(vcpu.core.timer.armed);
     }
-    vcpu.core.xcr0 = vcpu.hw.xcr0();
     if let Some(event) = interrupted {
         vcpu.deliver_again(event);
     }
@@ -128,11 +127,11 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     let kind = Kind::of(&exit);
     vcpu.core.counts.count(kind);
     vcpu.core.watch.serve(kind);
-    vcpu.core.recent.note_at(vcpu.hw.rip(), exit, vcpu.core.watch.mark());
+    vcpu.core.recent.note_at(vcpu.rip(), exit, vcpu.core.watch.mark());
     if trace.is_on() {
         // An emulated CPU may be left with reserved bits set, for all programs to come.
-        let flags = vcpu.hw.rflags();
-        vcpu.hw.set_rflags(flags & Rflags::all());
+        let flags = vcpu.rflags();
+        vcpu.set_rflags(flags & Rflags::all());
         crate::trace::note(trace, vcpu, &vm.memory, &exit);
     }
     if interrupted.is_some()

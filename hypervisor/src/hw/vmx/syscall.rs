@@ -5,6 +5,7 @@
 use crate::cpu::msr;
 use crate::cpu::percpu::{self, MAX_CPUS};
 use core::sync::atomic::{AtomicU64, Ordering};
+use vmm::registers::{Fields, Registers};
 use x86defs::Msr;
 
 /// The vCPU whose values each CPU holds; 0: none.
@@ -67,31 +68,30 @@ impl SyscallMsrs {
         self.kernel_gs_base = unsafe { msr::read(Msr::KERNEL_GS_BASE) };
     }
 
-    /// One of the values.
-    pub(super) fn get(&self, msr: Msr) -> Option<u64> {
-        Some(match msr {
-            Msr::STAR => self.star,
-            Msr::LSTAR => self.lstar,
-            Msr::CSTAR => self.cstar,
-            Msr::SFMASK => self.sfmask,
-            Msr::KERNEL_GS_BASE => self.kernel_gs_base,
-            _ => return None,
-        })
+    /// Fills in the values.
+    pub(super) fn fetch(&self, r: &Registers) {
+        r.star.fill(self.star);
+        r.lstar.fill(self.lstar);
+        r.cstar.fill(self.cstar);
+        r.sfmask.fill(self.sfmask);
+        r.kernel_gs_base.fill(self.kernel_gs_base);
     }
 
-    /// Sets one of the values, which was checked; `false` if it is none of them.
-    pub(super) fn set(&mut self, msr: Msr, value: u64) -> bool {
-        match msr {
-            Msr::STAR => self.star = value,
-            Msr::LSTAR => self.lstar = value,
-            Msr::CSTAR => self.cstar = value,
-            Msr::SFMASK => self.sfmask = value,
-            Msr::KERNEL_GS_BASE => self.kernel_gs_base = value,
-            _ => return false,
+    /// Takes the values that are `changed`.
+    pub(super) fn store(&mut self, r: &Registers, changed: Fields) {
+        for (field, own, value) in [
+            (Fields::STAR, &mut self.star, &r.star),
+            (Fields::LSTAR, &mut self.lstar, &r.lstar),
+            (Fields::CSTAR, &mut self.cstar, &r.cstar),
+            (Fields::SFMASK, &mut self.sfmask, &r.sfmask),
+            (Fields::KERNEL_GS_BASE, &mut self.kernel_gs_base, &r.kernel_gs_base),
+        ] {
+            if changed.contains(field) {
+                *own = value.get();
+            }
         }
         // The next entry loads them all.
         self.forget();
-        true
     }
 
     /// The values that this CPU holds are not this vCPU's any more.

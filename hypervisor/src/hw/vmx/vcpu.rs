@@ -76,8 +76,6 @@ pub struct VmxVcpu {
     pub(super) cr4_shadow: Cr4,
     pub(super) efer: Efer,
     pub(super) cr2: u64,
-    pub(super) xcr0: u64,
-    pub(super) tsc_aux: u64,
     /// DR0 to DR3 and DR6, while they are not in the CPU.
     pub(super) debug: [u64; 4],
     pub(super) dr6: u64,
@@ -121,8 +119,6 @@ impl VmxVcpu {
             cr4_shadow: Cr4::empty(),
             efer: Efer::empty(),
             cr2: 0,
-            xcr0: 1,
-            tsc_aux: 0,
             debug: [0; 4],
             dr6: DR6_RESET,
             syscall: SyscallMsrs::new(),
@@ -305,30 +301,30 @@ impl VmxVcpu {
         }
     }
 
-    /// Puts into the CPU what an entry does not switch.
-    fn load_extra_state(&self) -> u64 {
+    /// Puts into the CPU what an entry does not switch. Says what XCR0 was.
+    fn load_extra_state(&self, core: &VcpuCore) -> u64 {
         let host = xgetbv_if_enabled();
         if let Some(host) = host
-            && host != self.xcr0
+            && host != core.xcr0
             && !cfg!(planted = "xcr0-leaked")
         {
             // SAFETY: the value was checked against what the CPU offers.
-            unsafe { asm::xsetbv(self.xcr0) };
+            unsafe { asm::xsetbv(core.xcr0) };
         }
         write_debug(self.debug);
         write_dr6(self.dr6);
-        load_tsc_aux(self.tsc_aux);
+        load_tsc_aux(core.tsc_aux);
         self.syscall.load();
-        host.unwrap_or(self.xcr0)
+        host.unwrap_or(core.xcr0)
     }
 
     /// Puts the hypervisor's own values back.
-    fn unload_extra_state(&mut self, host_xcr0: u64) {
+    fn unload_extra_state(&mut self, core: &VcpuCore, host_xcr0: u64) {
         self.syscall.note();
         self.dr6 = read_dr6();
         self.debug = read_debug();
         write_debug([0; 4]);
-        if host_xcr0 != self.xcr0 {
+        if host_xcr0 != core.xcr0 {
             // SAFETY: the value was read from the register before.
             unsafe { asm::xsetbv(host_xcr0) };
         }
@@ -344,7 +340,7 @@ impl VmxVcpu {
 
     /// Runs the guest until an exit that the hot handler declines.
     pub(super) fn run_until_cold(&mut self, core: &mut VcpuCore) -> ExitWithEvent {
-        let host_xcr0 = self.load_extra_state();
+        let host_xcr0 = self.load_extra_state(core);
         let result = loop {
             self.prepare_entry();
             if let Some(shift) = self.caps.words.preemption_timer {
@@ -381,7 +377,7 @@ impl VmxVcpu {
                 break exit;
             }
         };
-        self.unload_extra_state(host_xcr0);
+        self.unload_extra_state(core, host_xcr0);
         result
     }
 

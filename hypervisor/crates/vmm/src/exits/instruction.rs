@@ -1,6 +1,6 @@
 //! Exits that an instruction causes: where it ends, and what it comes to.
 
-use crate::backend::Backend;
+use crate::backend::{Backend, InstructionEnd};
 use crate::emulate::Emulated;
 use crate::end::{EndReason, VmError};
 use crate::vcpu::Vcpu;
@@ -41,10 +41,10 @@ pub(crate) fn instruction<B: Backend, M: GuestRam, H: Host>(
     exit: VmExit,
     serve: impl FnOnce(&mut Vcpu<B>, &Vm<M>, &mut H) -> Result<Done, VmError>,
 ) -> Served {
-    let next_rip = match vcpu.hw.next_rip() {
+    let next_rip = match told_end(vcpu) {
         Some(next_rip) => next_rip,
         None => match decode(vcpu, vm, host, exit)? {
-            Some(found) => behind(vcpu, &found),
+            Some(found) => behind(vcpu, found.length),
             None => return Ok(None),
         },
     };
@@ -61,9 +61,25 @@ pub(crate) fn instruction<B: Backend, M: GuestRam, H: Host>(
     }
 }
 
-/// RIP behind `found`.
-pub(crate) fn behind<B: Backend>(vcpu: &Vcpu<B>, found: &SystemInstruction) -> u64 {
-    let next = vcpu.hw.rip().wrapping_add(found.length.into());
+/// RIP behind the instruction that caused the exit, where the hardware tells.
+#[inline]
+pub(crate) fn told_end<B: Backend>(vcpu: &Vcpu<B>) -> Option<u64> {
+    match vcpu.hw.instruction_end() {
+        InstructionEnd::Rip(rip) => Some(rip),
+        InstructionEnd::Length(length) => Some(behind(vcpu, length)),
+        InstructionEnd::Unknown => None,
+    }
+}
+
+/// RIP behind an instruction of `length` bytes.
+#[inline]
+pub(crate) fn behind<B: Backend>(vcpu: &Vcpu<B>, length: u8) -> u64 {
+    let rip = vcpu.rip();
+    let next = rip.wrapping_add(length.into());
+    // It wraps with the mode's width, which is only then looked at.
+    if (rip ^ next) & !0xffff == 0 {
+        return next;
+    }
     match vcpu.mode().bits() {
         64 => next,
         32 => next & 0xffff_ffff,
@@ -85,7 +101,7 @@ pub(crate) fn decode<B: Backend, M: GuestRam>(
             // Another vCPU may have rewritten the code: the guest runs it
             // again. If that ends here once more, the encoding is one that the
             // CPU should have refused (LOCK CPUID on one emulator).
-            let rip = vcpu.hw.rip();
+            let rip = vcpu.rip();
             if vcpu.mismatch_rip.replace(rip) == Some(rip) {
                 vcpu.mismatch_rip = None;
                 vcpu.raise(Event::ud());
@@ -103,7 +119,7 @@ pub(crate) fn decode<B: Backend, M: GuestRam>(
 /// Raises an exception of an emulated instruction.
 pub(crate) fn raise<B: Backend>(vcpu: &mut Vcpu<B>, exception: GuestException) {
     if let (Exception::PF, Some(address)) = (exception.exception, exception.address) {
-        vcpu.hw.set_cr2(address);
+        vcpu.set_cr2(address);
     }
     vcpu.raise(exception.event());
 }

@@ -38,11 +38,11 @@ fn value<B: Backend, M: GuestRam, H: Host>(
     match vcpu.core.msrs.read(&vcpu.core.msr_table, msr)? {
         MsrRead::Value(value) => Ok(value),
         MsrRead::Hardware(HardwareMsr::TscAux) => Ok(vcpu.core.tsc_aux),
-        MsrRead::Hardware(_) => vcpu.hw.msr(msr).ok_or(Gp),
+        MsrRead::Hardware(_) => vcpu.msr(msr).ok_or(Gp),
         MsrRead::Special(special) => match special {
             SpecialMsr::Tsc => Ok(vm.clock.read().tsc(&vcpu.core.clock, tsc)),
             SpecialMsr::TscAdjust => Ok(vcpu.core.clock.tsc_adjust()),
-            SpecialMsr::Efer => Ok(vcpu.hw.efer().bits()),
+            SpecialMsr::Efer => Ok(vcpu.efer().bits()),
             SpecialMsr::ApicBase | SpecialMsr::TscDeadline | SpecialMsr::X2Apic(_) => {
                 vcpu.core.lapic.msr_read(msr, vm.ticks(tsc)).map_err(|_| Gp)
             }
@@ -82,11 +82,10 @@ fn set<B: Backend, M: GuestRam, H: Host>(
         MsrWrite::Done => Ok(()),
         MsrWrite::Hardware(HardwareMsr::TscAux) => {
             core.tsc_aux = value;
-            vcpu.hw.set_tsc_aux(value);
             Ok(())
         }
         MsrWrite::Hardware(_) => {
-            if vcpu.hw.set_msr(msr, value) {
+            if vcpu.set_msr(msr, value) {
                 Ok(())
             } else {
                 Err(Gp)
@@ -105,8 +104,8 @@ fn set<B: Backend, M: GuestRam, H: Host>(
             }
             SpecialMsr::Efer => {
                 let allowed = core.cpuid.efer_allowed();
-                let efer = validate::efer(vcpu.hw.efer(), value, allowed, vcpu.hw.cr0())?;
-                vcpu.hw.set_efer(efer);
+                let efer = validate::efer(vcpu.efer(), value, allowed, vcpu.cr0())?;
+                vcpu.set_efer(efer);
                 Ok(())
             }
             SpecialMsr::ApicBase | SpecialMsr::TscDeadline | SpecialMsr::X2Apic(_) => {

@@ -42,7 +42,7 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
 /// The guest can't go on with what it does; but a program of it, to which its
 /// kernel gave device memory, must not end it: that program gets #UD.
 pub(super) fn not_offered<B: Backend>(vcpu: &mut Vcpu<B>, error: VmError) -> Served {
-    if vcpu.hw.cpl() != 3 {
+    if vcpu.cpl() != 3 {
         return Err(error);
     }
     vcpu.raise(Event::ud());

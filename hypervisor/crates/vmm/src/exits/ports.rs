@@ -1,6 +1,6 @@
 //! IN, OUT, INS and OUTS.
 
-use super::instruction::{Served, behind, decode, emulated, raise};
+use super::instruction::{Served, behind, decode, emulated, raise, told_end};
 use crate::backend::Backend;
 use crate::emulate::Emulated;
 use crate::end::{EndReason, VmError};
@@ -25,10 +25,10 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
     if io.string.is_some() {
         return string(vcpu, vm, host, now);
     }
-    let next_rip = match vcpu.hw.next_rip() {
+    let next_rip = match told_end(vcpu) {
         Some(next_rip) => next_rip,
         None => match decode(vcpu, vm, host, VmExit::PortIo(io))? {
-            Some(found) => behind(vcpu, &found),
+            Some(found) => behind(vcpu, found.length),
             None => return Ok(None),
         },
     };
