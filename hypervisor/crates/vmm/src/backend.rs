@@ -178,9 +178,8 @@ pub trait Backend {
     fn take_apic(&mut self, lapic: &mut Lapic);
     /// Sets the offset that is added to the host's TSC.
     fn set_tsc_offset(&mut self, offset: u64);
-    /// Runs the guest until an exit that the hot handler declines, with [`VcpuCore::xcr0`], which
-    /// it brings up to date, and [`VcpuCore::tsc_aux`]. Tells [`VcpuCore::watch`] of each entry and
-    /// what comes of it.
+    /// Runs the guest until an exit that the hot handler declines. Tells [`VcpuCore::watch`] of each
+    /// entry and what comes of it.
     fn run(&mut self, core: &mut VcpuCore) -> ExitWithEvent;
     /// The end of the instruction that caused the last exit.
     fn instruction_end(&self) -> InstructionEnd;

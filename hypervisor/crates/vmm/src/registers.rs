@@ -75,6 +75,14 @@ bitflags! {
         const SYSENTER_EIP = 1 << 24;
         /// IA32_PAT.
         const PAT = 1 << 25;
+        /// XCR0. Its home is [`VcpuCore::xcr0`]; a change is the hardware's to make.
+        ///
+        /// [`VcpuCore::xcr0`]: crate::vcpu::VcpuCore::xcr0
+        const XCR0 = 1 << 26;
+        /// TSC_AUX. Its home is [`VcpuCore::tsc_aux`].
+        ///
+        /// [`VcpuCore::tsc_aux`]: crate::vcpu::VcpuCore::tsc_aux
+        const TSC_AUX = 1 << 27;
         /// ES. The other segment registers follow by their numbers.
         const ES = 1 << 32;
         /// CS.
@@ -188,6 +196,10 @@ pub struct Registers {
     pub sysenter_eip: Value<u64>,
     /// IA32_PAT.
     pub pat: Value<u64>,
+    /// XCR0, if it is changed.
+    pub xcr0: Value<u64>,
+    /// TSC_AUX, if it is changed.
+    pub tsc_aux: Value<u64>,
     segments: [Value<Segment>; 8],
 }
 
@@ -334,6 +346,20 @@ impl<B: Backend + ?Sized> Vcpu<B> {
     pub fn set_pointers(&mut self, entries: [u64; 4]) {
         self.registers.pointers.fill(entries);
         self.registers.change(Fields::POINTERS);
+    }
+
+    /// Sets XCR0, to a value that the CPU supports.
+    pub fn set_xcr0(&mut self, value: u64) {
+        self.core.xcr0 = value;
+        self.registers.xcr0.fill(value);
+        self.registers.change(Fields::XCR0);
+    }
+
+    /// Sets TSC_AUX, which RDTSCP and RDPID read in the CPU.
+    pub fn set_tsc_aux(&mut self, value: u64) {
+        self.core.tsc_aux = value;
+        self.registers.tsc_aux.fill(value);
+        self.registers.change(Fields::TSC_AUX);
     }
 
     /// Debug register 0, 1, 2, 3, 6 or 7.

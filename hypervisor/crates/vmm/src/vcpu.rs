@@ -3,7 +3,7 @@
 //! raising exceptions, deciding what to inject.
 
 use crate::backend::{Backend, HotState, InterruptDelivery, Quirks, Windows};
-use crate::clock::VcpuClock;
+use crate::clock::{Timeline, VcpuClock};
 use crate::counters::Counters;
 use crate::cpuid::{CpuidTable, VcpuView};
 use crate::hot::cpuid::HotLeaves;
@@ -23,6 +23,7 @@ use memory::HotRam;
 use memory::walk::{WalkConfig, WalkFeatures};
 use x86defs::control::{CpuMode, DR6_RESET, DR7_RESET};
 use x86defs::exit::ExitWithEvent;
+use x86defs::time::Nanos;
 use x86defs::{
     CpuState, Cr0, Event, EventKind, Exception, Gpr, Rflags, Segment, SegmentRegister, Vector,
 };
@@ -51,6 +52,10 @@ pub struct VcpuCore {
     pub memory: Arc<dyn HotRam>,
     /// The local APIC.
     pub lapic: Lapic,
+    /// The guest's time, while the vCPU has a CPU.
+    pub line: Timeline,
+    /// A device's next deadline, and the host's TSC at it.
+    pub devices_due: (Nanos, u64),
     /// TSC_ADJUST and kvmclock.
     pub clock: VcpuClock,
     /// MSRs that are no more than storage.

@@ -4,9 +4,7 @@ use super::caps::SvmFeatures;
 use super::{Caps, Cpu, asid, dump, entry, maps};
 use crate::cpu::asm;
 use crate::error::HostError;
-use crate::hw::extra::{
-    load_tsc_aux, machine_check_of_host, read_debug, write_cr2, write_debug, xgetbv_if_enabled,
-};
+use crate::hw::extra::{Extra, machine_check_of_host, write_cr2};
 use crate::mm;
 use alloc::string::String;
 use core::fmt;
@@ -67,9 +65,10 @@ pub struct SvmVcpu {
     host_vmcb: HostPhysAddr,
     pub(super) caps: Caps,
     asid: Tag,
+    /// The ASID is good for as long as the vCPU has its CPU.
+    has_asid: bool,
     flush: bool,
-    /// DR0 to DR3, while they are not in the CPU.
-    debug: [u64; 4],
+    extra: Extra,
     nmi: NmiState,
     nmi_window: bool,
     /// CR4.MCE as the guest has it; in the VMCB it is the machine's.
@@ -110,8 +109,9 @@ impl SvmVcpu {
             host_vmcb: cpu.host_vmcb,
             caps: *cpu.caps(),
             asid: Tag::default(),
+            has_asid: false,
             flush: true,
-            debug: [0; 4],
+            extra: Extra::new(),
             nmi: NmiState::Open,
             nmi_window: false,
             machine_check: false,
@@ -142,13 +142,23 @@ impl SvmVcpu {
         Ok(vcpu)
     }
 
-    /// Makes the vCPU ready to run on the CPU whose own registers are saved in
-    /// `host_vmcb`.
-    pub(super) fn load(&mut self, host_vmcb: HostPhysAddr) {
-        self.host_vmcb = host_vmcb;
-        // Another CPU gave the ASID, and this one has cached nothing of the VMCB.
-        self.asid = Tag::default();
-        self.change(Clean::all());
+    /// Gives the vCPU the CPU whose own registers are saved in `host_vmcb`, which is not that
+    /// where it ran last if it has `moved`.
+    pub(super) fn load(&mut self, host_vmcb: HostPhysAddr, core: &VcpuCore, moved: bool) {
+        if moved {
+            self.host_vmcb = host_vmcb;
+            // Another CPU gave the ASID, and this one has cached nothing of the VMCB.
+            self.asid = Tag::default();
+            self.change(Clean::all());
+        }
+        // Others may have spent all ASIDs meanwhile.
+        self.has_asid = false;
+        self.extra.load(core.xcr0, core.tsc_aux);
+    }
+
+    /// Takes the vCPU off this CPU.
+    pub(super) fn unload(&mut self) {
+        self.extra.unload();
     }
 
     /// Writes of control registers that always exit: of CR4, whose bits CPUID
@@ -187,47 +197,21 @@ impl SvmVcpu {
     pub(super) fn prepare_translations(&mut self) {
         let before = self.asid.value;
         let stale = core::mem::take(&mut self.flush);
+        if self.has_asid && !stale {
+            // The hot handler has cleared TLB_CONTROL after the last entry.
+            return;
+        }
+        self.has_asid = true;
         let flush = asid::assign(&mut self.asid, stale);
         if self.asid.value != before {
             let value = self.asid.value;
             self.change(Clean::ASID).control.asid = value;
         }
-        // The hot handler has cleared the field after the last entry.
         self.vmcb_mut().control.tlb_control = match flush {
             Flush::Nothing => return,
             Flush::ThisTag => TlbControl::ThisAsid,
             Flush::All => TlbControl::All,
         } as u8;
-    }
-
-    /// Puts into the CPU what VMRUN does not switch. Says what XCR0 was.
-    fn load_extra_state(&self, core: &VcpuCore) -> u64 {
-        let host = xgetbv_if_enabled();
-        if let Some(host) = host
-            && host != core.xcr0
-            && !cfg!(planted = "xcr0-leaked")
-        {
-            // SAFETY: the value was checked against what the CPU offers.
-            unsafe { asm::xsetbv(core.xcr0) };
-        }
-        write_debug(self.debug);
-        load_tsc_aux(core.tsc_aux);
-        if self.caps.switches_less() {
-            write_cr2(self.vmcb().save.cr2);
-        }
-        host.unwrap_or(core.xcr0)
-    }
-
-    /// Puts the hypervisor's own values back.
-    fn unload_extra_state(&mut self, core: &mut VcpuCore, host_xcr0: u64) {
-        self.debug = read_debug();
-        write_debug([0; 4]);
-        // One emulator lets XSETBV through.
-        core.xcr0 = xgetbv_if_enabled().unwrap_or(core.xcr0);
-        if host_xcr0 != core.xcr0 {
-            // SAFETY: the value was read from the register before.
-            unsafe { asm::xsetbv(host_xcr0) };
-        }
     }
 
     /// Enters.
@@ -333,6 +317,11 @@ impl SvmVcpu {
         !self.caps.features.contains(SvmFeatures::NEXT_RIP)
     }
 
+    /// The same emulator executes XSETBV without an exit.
+    fn lets_xsetbv_through(&self) -> bool {
+        self.loses_shadow()
+    }
+
     fn rip(&self) -> u64 {
         self.vmcb().save.rip
     }
@@ -389,11 +378,17 @@ impl SvmVcpu {
         if has(Fields::CR4) {
             self.store_cr4(r.cr4.get());
         }
+        if has(Fields::XCR0) {
+            self.extra.set_xcr0(r.xcr0.get());
+        }
+        if has(Fields::TSC_AUX) {
+            self.extra.set_tsc_aux(r.tsc_aux.get());
+        }
         if has(Fields::EFER) {
             self.change(Clean::CR).save.efer = (r.efer.get() | Efer::SVME).bits();
         }
         if has(Fields::BREAKPOINTS) {
-            self.debug = r.breakpoints.get();
+            self.extra.set_breakpoints(r.breakpoints.get());
         }
         if has(Fields::DR6) {
             self.change(Clean::DR).save.dr6 = r.dr6.get();
@@ -493,7 +488,7 @@ impl Backend for SvmVcpu {
             r.efer.fill(efer);
         }
         if has(Fields::BREAKPOINTS) {
-            r.breakpoints.fill(self.debug);
+            r.breakpoints.fill(self.extra.breakpoints());
         }
         if has(Fields::DR6) {
             r.dr6.fill(s.dr6);
@@ -615,9 +610,11 @@ impl Backend for SvmVcpu {
     }
 
     fn run(&mut self, core: &mut VcpuCore) -> ExitWithEvent {
-        let host_xcr0 = self.load_extra_state(core);
-        let result = loop {
+        loop {
             self.prepare_translations();
+            if self.caps.switches_less() {
+                write_cr2(self.vmcb().save.cr2);
+            }
             #[cfg(feature = "check-entries")]
             if let Some(exit) = self.broken_rule() {
                 break exit;
@@ -631,6 +628,9 @@ impl Backend for SvmVcpu {
             core.watch.exit(asm::rdtsc());
             let clean = self.caps.features.contains(SvmFeatures::VMCB_CLEAN);
             self.vmcb_mut().control.clean = if clean { Clean::all() } else { Clean::empty() };
+            if self.lets_xsetbv_through() {
+                core.xcr0 = self.extra.look_at_xcr0();
+            }
             if core.served {
                 // The hot handler dealt with the exit but wants the general
                 // code to look at what is pending.
@@ -639,9 +639,7 @@ impl Backend for SvmVcpu {
             if let Some(exit) = self.after_exit() {
                 break exit;
             }
-        };
-        self.unload_extra_state(core, host_xcr0);
-        result
+        }
     }
 
     fn instruction_end(&self) -> InstructionEnd {

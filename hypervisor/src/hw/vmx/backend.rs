@@ -100,10 +100,16 @@ impl VmxVcpu {
             self.cr2 = r.cr2.get();
         }
         if has(Fields::BREAKPOINTS) {
-            self.debug = r.breakpoints.get();
+            self.extra.set_breakpoints(r.breakpoints.get());
         }
         if has(Fields::DR6) {
-            self.dr6 = r.dr6.get();
+            self.set_dr6(r.dr6.get());
+        }
+        if has(Fields::XCR0) {
+            self.extra.set_xcr0(r.xcr0.get());
+        }
+        if has(Fields::TSC_AUX) {
+            self.extra.set_tsc_aux(r.tsc_aux.get());
         }
         if has(Fields::EFER) {
             self.efer = r.efer.get();
@@ -150,7 +156,7 @@ impl VmxVcpu {
             }
         }
         if changed.intersects(Fields::SYSCALL) {
-            self.syscall.store(r, changed);
+            self.syscall.store(r, changed, self.extra.is_loaded());
         }
         self.flush |= changed.intersects(Fields::TRANSLATION);
     }
@@ -207,10 +213,10 @@ impl Backend for VmxVcpu {
             r.pointers.fill(POINTERS.map(|field| v.read(field)));
         }
         if has(Fields::BREAKPOINTS) {
-            r.breakpoints.fill(self.debug);
+            r.breakpoints.fill(self.extra.breakpoints());
         }
         if has(Fields::DR6) {
-            r.dr6.fill(self.dr6);
+            r.dr6.fill(self.dr6());
         }
         if has(Fields::DR7) {
             r.dr7.fill(v.read(FieldNatural::GUEST_DR7));
@@ -243,7 +249,7 @@ impl Backend for VmxVcpu {
             r.pat.fill(v.read(Field64::GUEST_PAT));
         }
         if fields.intersects(Fields::SYSCALL) {
-            self.syscall.fetch(r);
+            self.syscall.fetch(r, self.extra.is_loaded());
         }
         for register in SegmentRegister::ALL {
             if has(Fields::segment(register)) {

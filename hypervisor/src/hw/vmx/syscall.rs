@@ -64,21 +64,23 @@ impl SyscallMsrs {
 
     /// Notes the one value that the guest changes without an exit.
     pub(super) fn note(&mut self) {
-        // SAFETY: every 64-bit CPU has it.
-        self.kernel_gs_base = unsafe { msr::read(Msr::KERNEL_GS_BASE) };
+        self.kernel_gs_base = kernel_gs_base();
     }
 
-    /// Fills in the values.
-    pub(super) fn fetch(&self, r: &Registers) {
+    /// Fills in the values; `loaded` if the vCPU has this CPU.
+    pub(super) fn fetch(&self, r: &Registers, loaded: bool) {
         r.star.fill(self.star);
         r.lstar.fill(self.lstar);
         r.cstar.fill(self.cstar);
         r.sfmask.fill(self.sfmask);
-        r.kernel_gs_base.fill(self.kernel_gs_base);
+        r.kernel_gs_base.fill(if loaded { kernel_gs_base() } else { self.kernel_gs_base });
     }
 
-    /// Takes the values that are `changed`.
-    pub(super) fn store(&mut self, r: &Registers, changed: Fields) {
+    /// Takes the values that are `changed`; `loaded` if the vCPU has this CPU.
+    pub(super) fn store(&mut self, r: &Registers, changed: Fields, loaded: bool) {
+        if loaded {
+            self.note();
+        }
         for (field, own, value) in [
             (Fields::STAR, &mut self.star, &r.star),
             (Fields::LSTAR, &mut self.lstar, &r.lstar),
@@ -90,12 +92,20 @@ impl SyscallMsrs {
                 *own = value.get();
             }
         }
-        // The next entry loads them all.
         self.forget();
+        if loaded {
+            self.load();
+        }
     }
 
     /// The values that this CPU holds are not this vCPU's any more.
     pub(super) fn forget(&self) {
         let _ = owner().compare_exchange(self.owner, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
+}
+
+/// KERNEL_GS_BASE in this CPU.
+fn kernel_gs_base() -> u64 {
+    // SAFETY: every 64-bit CPU has it.
+    unsafe { msr::read(Msr::KERNEL_GS_BASE) }
 }

@@ -28,7 +28,7 @@ use vmm::clock::{Interruption, TscAgreement, VcpuClock, VmClock};
 use vmm::counters::Counters;
 use vmm::cpuid::{CpuidConfig, CpuidTable, FeatureBit, VcpuView, model};
 use vmm::hot::cpuid::HotLeaves;
-use vmm::hot::timer::HotTimer;
+use vmm::hot::timer::{HotTimer, NEVER};
 use vmm::msr::mtrr::Mtrrs;
 use vmm::msr::{MsrConfig, MsrFile, MsrTable};
 use vmm::pv::{PvFeatures, PvState};
@@ -38,6 +38,7 @@ use vmm::stopwatch::Stopwatch;
 use vmm::vcpu::{Vcpu, VcpuCore};
 use vmm::vm::Vm;
 use x86defs::bits::Low;
+use x86defs::time::Nanos;
 use x86defs::{CpuState, Cr4, GuestPhysAddr, Xcr0};
 
 /// The shortest time for which a guest is let in, in microseconds.
@@ -302,6 +303,8 @@ impl Parts {
             board: Arc::clone(&self.board),
             memory: Arc::<GuestSpace>::clone(&self.space),
             lapic,
+            line: vm_clock.line(),
+            devices_due: (Nanos(u64::MAX), NEVER),
             clock,
             msrs: MsrFile::new(&self.msrs),
             tsc_aux: 0,

@@ -5,6 +5,7 @@ use crate::emulate::Emulated;
 use crate::end::{EndReason, VmError};
 use crate::vcpu::Vcpu;
 use crate::vm::{Host, Vm};
+use devices::lapic::Ticks;
 use memory::GuestRam;
 use x86defs::{Event, Exception, VmExit};
 use x86emu::{Fault, GuestException, SkipError, SystemInstruction};
@@ -29,7 +30,8 @@ pub(crate) fn emulated<'a, B: Backend, M: GuestRam>(
     host: &impl Host,
 ) -> Emulated<'a, B, M> {
     let tsc = host.tsc();
-    Emulated::new(vcpu, vm, vm.now(tsc), vm.ticks(tsc))
+    let line = vcpu.core.line;
+    Emulated::new(vcpu, vm, line.now(tsc), Ticks(line.ticks(tsc)))
 }
 
 /// Serves an exit caused by an instruction: finds where it ends, calls `serve`

@@ -8,6 +8,7 @@ use crate::end::VmError;
 use crate::msr::{HardwareMsr, MsrRead, MsrWrite, SpecialMsr, validate};
 use crate::vcpu::Vcpu;
 use crate::vm::{Host, Vm};
+use devices::lapic::Ticks;
 use memory::GuestRam;
 use x86defs::bits::{Low, high32, join};
 use x86defs::{Event, Gp, Gpr, Msr};
@@ -44,7 +45,7 @@ fn value<B: Backend, M: GuestRam, H: Host>(
             SpecialMsr::TscAdjust => Ok(vcpu.core.clock.tsc_adjust()),
             SpecialMsr::Efer => Ok(vcpu.efer().bits()),
             SpecialMsr::ApicBase | SpecialMsr::TscDeadline | SpecialMsr::X2Apic(_) => {
-                vcpu.core.lapic.msr_read(msr, vm.ticks(tsc)).map_err(|_| Gp)
+                vcpu.core.lapic.msr_read(msr, Ticks(vcpu.core.line.ticks(tsc))).map_err(|_| Gp)
             }
             SpecialMsr::Mtrr(register) => Ok(vm.mtrrs.lock().read(register)),
             SpecialMsr::KvmSystemTime => Ok(vcpu.core.clock.system_time()),
@@ -76,12 +77,12 @@ fn set<B: Backend, M: GuestRam, H: Host>(
     value: u64,
 ) -> Result<(), Gp> {
     let tsc = host.tsc();
-    let ticks = vm.ticks(tsc);
+    let ticks = Ticks(vcpu.core.line.ticks(tsc));
     let core = &mut vcpu.core;
     match core.msrs.write(&core.msr_table, msr, value)? {
         MsrWrite::Done => Ok(()),
         MsrWrite::Hardware(HardwareMsr::TscAux) => {
-            core.tsc_aux = value;
+            vcpu.set_tsc_aux(value);
             Ok(())
         }
         MsrWrite::Hardware(_) => {
@@ -135,12 +136,7 @@ fn set<B: Backend, M: GuestRam, H: Host>(
 
 /// After a change of the guest's TSC: the hardware's offset, the local APIC's
 /// deadline, kvmclock, in this order.
-fn tsc_changed<B: Backend, M: GuestRam>(
-    vcpu: &mut Vcpu<B>,
-    vm: &Vm<M>,
-    offset: u64,
-    ticks: devices::lapic::Ticks,
-) {
+fn tsc_changed<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, offset: u64, ticks: Ticks) {
     let offset = if cfg!(planted = "tsc-offset-sign") { offset.wrapping_neg() } else { offset };
     vcpu.hw.set_tsc_offset(offset);
     let adjust = vcpu.core.clock.tsc_adjust();

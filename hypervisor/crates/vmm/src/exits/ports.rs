@@ -21,7 +21,7 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
     host: &mut impl Host,
     io: PortIo,
 ) -> Served {
-    let now = vm.now(host.tsc());
+    let now = vcpu.core.line.now(host.tsc());
     if io.string.is_some() {
         return string(vcpu, vm, host, now);
     }

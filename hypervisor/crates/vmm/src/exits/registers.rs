@@ -296,7 +296,7 @@ pub(super) fn xsetbv<B: Backend, M: GuestRam, H: Host>(
     let value = join(vcpu.gpr(Gpr::Rdx).low32(), vcpu.gpr(Gpr::Rax).low32());
     match vcpu.core.cpuid.xstate().xsetbv(register, value, vcpu.cpl()) {
         Ok(xcr0) => {
-            vcpu.core.xcr0 = xcr0.bits();
+            vcpu.set_xcr0(xcr0.bits());
             Ok(Done::Complete)
         }
         Err(_) => Ok(Done::Fault(Event::gp0())),

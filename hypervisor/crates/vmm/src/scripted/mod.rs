@@ -47,7 +47,7 @@ use std::vec;
 use std::vec::Vec;
 use x86defs::cpuid::CpuidResult;
 use x86defs::exit::ExitWithEvent;
-use x86defs::time::TscFrequency;
+use x86defs::time::{Nanos, TscFrequency};
 use x86defs::{
     Cr0, Cr4, DescriptorTable, Efer, Event, EventKind, GuestPhysAddr, Rflags, Segment,
     SegmentRegister, VmExit, Width, Xcr0,
@@ -471,6 +471,8 @@ impl Play {
             board: Arc::clone(&board),
             memory: Arc::new(Touched),
             lapic,
+            line: clock.line(),
+            devices_due: (Nanos(u64::MAX), NEVER),
             clock: vcpu_clock,
             msrs: MsrFile::new(&msr_table),
             tsc_aux: 0,
