@@ -6,6 +6,7 @@ use crate::error::HostError;
 use crate::mm;
 use core::arch::asm;
 use core::sync::atomic::Ordering;
+use spin::Once;
 use x86_64::registers::control::{Cr4 as HostCr4, Cr4Flags};
 use x86defs::bits::{Low, high32};
 use x86defs::{Cr4, HostPhysAddr, Msr};
@@ -177,6 +178,9 @@ static INITIAL: InitialState = {
     InitialState(area)
 };
 
+/// Those of [`COMPONENTS`] that the machine has. CPUID is slow, on hardware too.
+static SUPPORTED: Once<u64> = Once::new();
+
 /// The components that guests may have, as XSAVE's mask.
 const COMPONENTS: u64 = vmm::cpuid::xstate::KNOWN.bits();
 /// The standard format puts every one of them into the first page.
@@ -261,8 +265,10 @@ enum Save {
 fn with_components(f: impl FnOnce(Save)) {
     use x86_64::registers::control::{Cr4 as HostCr4, Cr4Flags};
     if let Some(before) = xgetbv_if_enabled() {
-        let supported = crate::cpu::cpuid_checked(0xd, 0);
-        let all = x86defs::bits::join(supported.edx, supported.eax) & COMPONENTS;
+        let all = *SUPPORTED.call_once(|| {
+            let supported = crate::cpu::cpuid_checked(0xd, 0);
+            x86defs::bits::join(supported.edx, supported.eax) & COMPONENTS
+        });
         // SAFETY: CPUID offers every bit of the value.
         unsafe { crate::cpu::asm::xsetbv(all) };
         f(Save::Xsave);

@@ -244,17 +244,17 @@ impl<C: VendorCpu> ThisCpu<C> {
         guest.places.leave(index);
         let core = &mut private.vcpu.core;
         let left = asm::rdtsc();
-        let (spent, counts, counters) = (core.watch.end(left), core.counts, core.counters);
+        core.watch.end(left);
         #[cfg(feature = "stamp-exits")]
         core.hot.stamps.end(left);
-        *slot.published.lock() = Published {
-            counts,
-            spent,
-            counters,
-            left,
-            #[cfg(feature = "stamp-exits")]
-            stamps: core.hot.stamps,
-        };
+        private.left = left;
+        if stop != Stop::Blocked
+            || left.saturating_sub(private.published) >= self.world.poll_interval()
+        {
+            // It may be on a CPU whenever somebody asks.
+            private.published = left;
+            *slot.published.lock() = Published::of(&private);
+        }
         drop(private);
         if let Some(reason) = end {
             guest.stop(reason, Some(index), self.world);

@@ -3,7 +3,7 @@
 //!
 //! A backend's assembly saves the general registers into [`HotState`] and calls
 //! [`crate::hot::exit::serve`], statically dispatched, which serves the hot exits and goes straight
-//! back in; only an exit that `serve` declines becomes an [`ExitWithEvent`] for the general code
+//! back in; only an exit that `serve` declines is left in [`VcpuCore::exit`] for the general code
 //! (module `exits`).
 
 use crate::hot::timer::{HotTimer, TimerKind};
@@ -12,7 +12,7 @@ use crate::vcpu::VcpuCore;
 use bitflags::bitflags;
 use core::fmt;
 use devices::lapic::Lapic;
-use x86defs::exit::{ExitWithEvent, PlainPort};
+use x86defs::exit::PlainPort;
 use x86defs::{Event, GuestPhysAddr, Rflags};
 
 /// The registers that the assembly saves at an exit. The assembly knows this layout.
@@ -178,9 +178,9 @@ pub trait Backend {
     fn take_apic(&mut self, lapic: &mut Lapic);
     /// Sets the offset that is added to the host's TSC.
     fn set_tsc_offset(&mut self, offset: u64);
-    /// Runs the guest until an exit that the hot handler declines. Tells [`VcpuCore::watch`] of each
-    /// entry and what comes of it.
-    fn run(&mut self, core: &mut VcpuCore) -> ExitWithEvent;
+    /// Runs the guest until an exit that the hot handler declines, which it leaves in
+    /// [`VcpuCore::exit`]. Tells [`VcpuCore::watch`] of each entry and what comes of it.
+    fn run(&mut self, core: &mut VcpuCore);
     /// The end of the instruction that caused the last exit.
     fn instruction_end(&self) -> InstructionEnd;
     /// The timer that ends the guest's turn at [`VcpuCore::timer`]'s deadline.

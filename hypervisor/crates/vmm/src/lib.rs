@@ -14,6 +14,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate self as vmm;
 
+pub mod access;
 mod apic;
 pub mod backend;
 pub mod clock;

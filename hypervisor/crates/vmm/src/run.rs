@@ -111,8 +111,9 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     if timer.kind == TimerKind::Machine {
         host.arm_timer(timer.armed);
     }
-    let ExitWithEvent { exit, interrupted } = prepared.run();
+    prepared.run();
     let core = &mut vcpu.core;
+    let ExitWithEvent { exit, interrupted } = core.exit;
     vcpu.hw.take_apic(&mut core.lapic);
     if core.owed != 0
         && (core.idle_cpus.load(Ordering::Relaxed) != 0
@@ -150,7 +151,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         // The instruction at RIP has nothing to do with this fault.
         return Next::End(EndReason::Failed(VmError::NotOffered(exits::DELIVERY)));
     }
-    let served = exits::serve(vcpu, vm, host, exit);
+    let served = exits::serve(vcpu, vm, host, &exit);
     vcpu.core.recent.served(host.tsc());
     if vcpu.shutdown {
         return Next::End(EndReason::TripleFault);

@@ -20,7 +20,7 @@ use chipset::{Board, HotBells};
 use core::sync::atomic::AtomicUsize;
 use devices::lapic::Lapic;
 use memory::HotRam;
-use memory::walk::{WalkConfig, WalkFeatures};
+use memory::walk::{KeptWalk, WalkConfig, WalkFeatures};
 use x86defs::control::{CpuMode, DR6_RESET, DR7_RESET};
 use x86defs::exit::ExitWithEvent;
 use x86defs::time::Nanos;
@@ -89,6 +89,8 @@ pub struct VcpuCore {
     pub owed_since: u64,
     /// How many CPUs of the machine are idle: one of them can do a device's work at once.
     pub idle_cpus: Arc<AtomicUsize>,
+    /// The last exit that [`Backend::run`] came back with.
+    pub exit: ExitWithEvent,
 }
 
 impl VcpuCore {
@@ -155,6 +157,8 @@ pub struct Vcpu<B: ?Sized> {
     shadow_rip: Option<u64>,
     /// It gives its CPU up.
     pub(crate) gives_way: bool,
+    /// The walk to the page of code that was fetched last.
+    pub(crate) fetched: KeptWalk,
     /// The architectural registers, as far as they are known.
     pub(crate) registers: Registers,
     /// The hardware's part.
@@ -178,9 +182,9 @@ impl<B: Backend> Prepared<'_, B> {
     }
 
     /// Runs the guest until an exit that the hot handler declines.
-    pub(crate) fn run(self) -> ExitWithEvent {
+    pub(crate) fn run(self) {
         let Vcpu { core, hw, .. } = self.0;
-        hw.run(core)
+        hw.run(core);
     }
 }
 
@@ -201,6 +205,7 @@ impl<B: Backend> Vcpu<B> {
             shutdown: false,
             shadow_rip: None,
             gives_way: false,
+            fetched: KeptWalk::default(),
         }
     }
 }

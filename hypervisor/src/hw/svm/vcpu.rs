@@ -226,11 +226,11 @@ impl SvmVcpu {
         unsafe { entry::enter(core, self.vmcb.as_ptr(), phys, host) };
     }
 
-    /// The last exit; `None` if the general code need not know of it.
-    fn after_exit(&mut self) -> Option<ExitWithEvent> {
+    /// Leaves the last exit in `core`. `false` if the general code need not know of it.
+    fn after_exit(&mut self, core: &mut VcpuCore) -> bool {
         let assists = self.caps.features.contains(SvmFeatures::DECODE_ASSISTS);
         let c = &self.vmcb().control;
-        let exit = decode(c.exit_code, c.exit_info1, c.exit_info2, assists);
+        core.exit.exit = decode(c.exit_code, c.exit_info1, c.exit_info2, assists);
         let mut interrupted = interrupted_event(c.exit_int_info);
         if self.caps.switches_less() && c.next_rip != self.vmcb().save.rip {
             // An INT n: of it the CPU reports the event before. The guest
@@ -246,45 +246,47 @@ impl SvmVcpu {
             // Its delivery did not happen: it will be injected again.
             self.set_nmi_blocked(false);
         }
-        match exit {
+        core.exit.interrupted = interrupted;
+        match core.exit.exit {
             VmExit::InvalidState(_) => {
                 self.explain();
-                Some(ExitWithEvent { exit, interrupted })
+                true
             }
             // The IRET that ends an NMI's handler: NMIs stay blocked until it
             // has been executed, so it is stepped over.
             VmExit::NmiWindow if !self.nmi_window => {
                 self.nmi = NmiState::Ending { rip: self.rip() };
                 self.update_nmi_intercepts();
-                None
+                false
             }
             VmExit::NmiWindow => {
                 let own = self.rflags().contains(Rflags::TF);
                 self.nmi = NmiState::Stepping { own };
                 self.update_nmi_intercepts();
                 self.vmcb_mut().save.rflags |= Rflags::TF.bits();
-                None
+                false
             }
             VmExit::Exception(ExceptionExit { exception: Exception::DB, .. })
                 if matches!(self.nmi, NmiState::Stepping { .. }) =>
             {
-                let NmiState::Stepping { own } = self.nmi else { return None };
+                let NmiState::Stepping { own } = self.nmi else { return false };
                 self.nmi = NmiState::Open;
                 self.update_nmi_intercepts();
                 if own {
-                    return Some(ExitWithEvent { exit, interrupted });
+                    return true;
                 }
                 let dr6 = self.vmcb().save.dr6 & !DR6_SINGLE_STEP;
                 self.change(Clean::DR).save.dr6 = dr6;
                 if dr6 & DR6_BREAKPOINTS != 0 {
-                    return Some(ExitWithEvent { exit, interrupted });
+                    return true;
                 }
                 if core::mem::take(&mut self.nmi_window) {
-                    return Some(ExitWithEvent { exit: VmExit::NmiWindow, interrupted });
+                    core.exit.exit = VmExit::NmiWindow;
+                    return true;
                 }
-                None
+                false
             }
-            _ => Some(ExitWithEvent { exit, interrupted }),
+            _ => true,
         }
     }
 
@@ -609,7 +611,7 @@ impl Backend for SvmVcpu {
         self.change(Clean::INTERCEPTS).control.tsc_offset = offset;
     }
 
-    fn run(&mut self, core: &mut VcpuCore) -> ExitWithEvent {
+    fn run(&mut self, core: &mut VcpuCore) {
         loop {
             self.prepare_translations();
             if self.caps.switches_less() {
@@ -617,7 +619,8 @@ impl Backend for SvmVcpu {
             }
             #[cfg(feature = "check-entries")]
             if let Some(exit) = self.broken_rule() {
-                break exit;
+                core.exit = exit;
+                return;
             }
             core.served = false;
             core.watch.enter(asm::rdtsc());
@@ -634,10 +637,11 @@ impl Backend for SvmVcpu {
             if core.served {
                 // The hot handler dealt with the exit but wants the general
                 // code to look at what is pending.
-                break ExitWithEvent { exit: VmExit::TimesliceExpired, interrupted: None };
+                core.exit = ExitWithEvent::NOTHING;
+                return;
             }
-            if let Some(exit) = self.after_exit() {
-                break exit;
+            if self.after_exit(core) {
+                return;
             }
         }
     }

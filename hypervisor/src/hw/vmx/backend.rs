@@ -10,7 +10,6 @@ use vmm::hot::timer::TimerKind;
 use vmm::registers::{Fields, Registers};
 use vmm::vcpu::VcpuCore;
 use x86defs::bits::Low;
-use x86defs::exit::ExitWithEvent;
 use x86defs::vmcs::{
     ACCESS_RIGHTS_UNUSABLE, Field16, Field32, Field64, FieldNatural, Interruptibility,
     InterruptionInfo, PENDING_DEBUG_BS, PrimaryControls,
@@ -321,8 +320,8 @@ impl Backend for VmxVcpu {
         self.current().write(Field64::TSC_OFFSET, offset);
     }
 
-    fn run(&mut self, core: &mut VcpuCore) -> ExitWithEvent {
-        self.run_until_cold(core)
+    fn run(&mut self, core: &mut VcpuCore) {
+        self.run_until_cold(core);
     }
 
     fn instruction_end(&self) -> InstructionEnd {

@@ -338,7 +338,7 @@ impl VmxVcpu {
     }
 
     /// Runs the guest until an exit that the hot handler declines.
-    pub(super) fn run_until_cold(&mut self, core: &mut VcpuCore) -> ExitWithEvent {
+    pub(super) fn run_until_cold(&mut self, core: &mut VcpuCore) {
         loop {
             self.prepare_entry();
             if let Some(shift) = self.caps.words.preemption_timer {
@@ -347,7 +347,8 @@ impl VmxVcpu {
             }
             #[cfg(feature = "check-entries")]
             if let Some(exit) = self.broken_rule() {
-                break exit;
+                core.exit = exit;
+                return;
             }
             core.served = false;
             core.watch.enter(asm::rdtsc());
@@ -362,17 +363,19 @@ impl VmxVcpu {
             self.cr2 = read_cr2();
             self.injection = None;
             if outcome != entry::EXITED {
-                break self.refused(outcome);
+                core.exit = self.refused(outcome);
+                return;
             }
             if core.served {
                 self.launched = true;
                 // The hot handler dealt with the exit but wants the general
                 // code to look at what is pending.
                 self.length = None;
-                break ExitWithEvent { exit: VmExit::TimesliceExpired, interrupted: None };
+                core.exit = ExitWithEvent::NOTHING;
+                return;
             }
-            if let Some(exit) = self.after_exit() {
-                break exit;
+            if self.after_exit(core) {
+                return;
             }
         }
     }
@@ -424,10 +427,10 @@ impl VmxVcpu {
         interrupted_event(info, v.read(Field32::IDT_VECTORING_ERROR), length)
     }
 
-    /// The last exit; `None` if the general code need not know of it.
-    fn after_exit(&mut self) -> Option<ExitWithEvent> {
+    /// Leaves the last exit in `core`. `false` if the general code need not know of it.
+    fn after_exit(&mut self, core: &mut VcpuCore) -> bool {
         let information = self.information();
-        let exit = decode(&information);
+        core.exit.exit = decode(&information);
         // An entry that fails after VMLAUNCH has begun exits, but launches nothing.
         self.launched |= information.reason & ENTRY_FAILED == 0;
         let interrupted = self.vectoring();
@@ -440,7 +443,8 @@ impl VmxVcpu {
         if unblocks_nmi(&information, interrupted.is_some()) {
             self.set_blocked(Interruptibility::NMI, true);
         }
-        match exit {
+        core.exit.interrupted = interrupted;
+        match core.exit.exit {
             VmExit::NmiWindow => self.set_primary(PrimaryControls::NMI_WINDOW, false),
             VmExit::Nmi => raise_host_nmi(),
             VmExit::NestedFault(_) => self.forget_step(),
@@ -449,13 +453,13 @@ impl VmxVcpu {
                 let info = InterruptionInfo::from_bits(information.interruption);
                 if info.kind() == InterruptionKind::PRIVILEGED_SOFTWARE_EXCEPTION {
                     self.deliver_int1(info);
-                    return None;
+                    return false;
                 }
                 self.note_debug_exception(information.qualification);
             }
             _ => {}
         }
-        Some(ExitWithEvent { exit, interrupted })
+        true
     }
 
     /// The instruction has not run: a step over it is not due. One emulator

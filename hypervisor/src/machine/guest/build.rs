@@ -38,6 +38,7 @@ use vmm::stopwatch::Stopwatch;
 use vmm::vcpu::{Vcpu, VcpuCore};
 use vmm::vm::Vm;
 use x86defs::bits::Low;
+use x86defs::exit::ExitWithEvent;
 use x86defs::time::Nanos;
 use x86defs::{CpuState, Cr4, GuestPhysAddr, Xcr0};
 
@@ -238,7 +239,13 @@ impl<C: VendorCpu> Assembly<C> {
         }
         self.parts.fabric.routes().publish(index, vcpu.core.lapic.identity());
         C::unload(&mut vcpu.hw);
-        let private = Private { vcpu, extended: ExtendedState::new()?, last_cpu: None };
+        let private = Private {
+            vcpu,
+            extended: ExtendedState::new()?,
+            last_cpu: None,
+            left: 0,
+            published: 0,
+        };
         let published = Mutex::new(Published::default());
         self.slots.push(Slot { private: locks::Mutex::new(Rank::Life, private), published });
         Ok(true)
@@ -321,6 +328,7 @@ impl Parts {
             owed: 0,
             owed_since: 0,
             idle_cpus: Arc::clone(&self.idle_cpus),
+            exit: ExitWithEvent::NOTHING,
         };
         Ok(Vcpu::new(index, core, hw))
     }

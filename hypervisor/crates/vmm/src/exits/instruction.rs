@@ -40,7 +40,7 @@ pub(crate) fn instruction<B: Backend, M: GuestRam, H: Host>(
     vcpu: &mut Vcpu<B>,
     vm: &Vm<M>,
     host: &mut H,
-    exit: VmExit,
+    exit: &VmExit,
     serve: impl FnOnce(&mut Vcpu<B>, &Vm<M>, &mut H) -> Result<Done, VmError>,
 ) -> Served {
     let next_rip = match told_end(vcpu) {
@@ -95,9 +95,9 @@ pub(crate) fn decode<B: Backend, M: GuestRam>(
     vcpu: &mut Vcpu<B>,
     vm: &Vm<M>,
     host: &impl Host,
-    exit: VmExit,
+    exit: &VmExit,
 ) -> Result<Option<SystemInstruction>, VmError> {
-    match x86emu::skip(&mut emulated(vcpu, vm, host), &exit) {
+    match x86emu::skip(&mut emulated(vcpu, vm, host), exit) {
         Ok(found) => Ok(Some(found)),
         Err(SkipError::Mismatch) => {
             // Another vCPU may have rewritten the code: the guest runs it

@@ -27,7 +27,7 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
     }
     let next_rip = match told_end(vcpu) {
         Some(next_rip) => next_rip,
-        None => match decode(vcpu, vm, host, VmExit::PortIo(io))? {
+        None => match decode(vcpu, vm, host, &VmExit::PortIo(io))? {
             Some(found) => behind(vcpu, found.length),
             None => return Ok(None),
         },

@@ -27,7 +27,7 @@ pub(super) fn control<B: Backend, M: GuestRam>(
     host: &mut impl Host,
     access: CrAccess,
 ) -> Served {
-    let Some(found) = decode(vcpu, vm, host, VmExit::CrAccess(access))? else { return Ok(None) };
+    let Some(found) = decode(vcpu, vm, host, &VmExit::CrAccess(access))? else { return Ok(None) };
     let next_rip = behind(vcpu, found.length);
     let result = match found.op {
         SystemOp::ReadCr(number, gpr) => match read_cr(vcpu, number) {
@@ -247,7 +247,7 @@ pub(super) fn debug<B: Backend, M: GuestRam>(
     host: &mut impl Host,
     access: DrAccess,
 ) -> Served {
-    let Some(found) = decode(vcpu, vm, host, VmExit::DrAccess(access))? else { return Ok(None) };
+    let Some(found) = decode(vcpu, vm, host, &VmExit::DrAccess(access))? else { return Ok(None) };
     let next_rip = behind(vcpu, found.length);
     let (number, gpr, write) = match found.op {
         SystemOp::ReadDr(number, gpr) => (number, gpr, false),

@@ -291,9 +291,9 @@ impl Backend for Script {
     fn set_tsc_offset(&mut self, offset: u64) {
         self.tsc_offset = offset;
     }
-    fn run(&mut self, _: &mut VcpuCore) -> ExitWithEvent {
+    fn run(&mut self, core: &mut VcpuCore) {
         self.injected.push(self.injection.take());
-        self.exits.pop_front().expect("an exit in the script")
+        core.exit = self.exits.pop_front().expect("an exit in the script");
     }
     fn instruction_end(&self) -> InstructionEnd {
         self.next_rip.map_or(InstructionEnd::Unknown, InstructionEnd::Rip)
@@ -489,6 +489,7 @@ impl Play {
             owed: 0,
             owed_since: 0,
             idle_cpus: Arc::default(),
+            exit: ExitWithEvent::NOTHING,
         };
         let mut segments = [Segment::data32(16); 8];
         segments[SegmentRegister::Cs as usize] = Segment::code32(8);
