@@ -14,7 +14,6 @@ extern crate alloc;
 #[cfg(test)]
 extern crate self as vmm;
 
-pub mod access;
 mod apic;
 pub mod backend;
 pub mod clock;
@@ -32,7 +31,6 @@ pub mod msr;
 pub mod predictors;
 pub mod pv;
 pub mod recorder;
-pub mod registers;
 pub mod run;
 #[cfg(any(test, feature = "scripted"))]
 pub mod scripted;

@@ -28,6 +28,7 @@ use config::ApicAssist;
 use memory::tags::FlushOne;
 use vmm::cpuid::FeatureBit;
 use vmm::stopwatch::HotCosts;
+#[cfg(feature = "check-entries")]
 use vmm::vcpu::VcpuCore;
 use x86defs::{Efer, HostPhysAddr, Msr};
 
@@ -111,12 +112,12 @@ impl VendorCpu for Cpu {
         vcpu.try_broken(core, plan);
     }
 
-    fn load(&self, vcpu: &mut SvmVcpu, core: &VcpuCore, moved: bool) {
-        vcpu.load(self.host_vmcb, core, moved);
+    fn load(&self, vcpu: &mut SvmVcpu) {
+        vcpu.load(self.host_vmcb);
     }
 
-    fn unload(vcpu: &mut SvmVcpu) {
-        vcpu.unload();
+    fn unload(_: &mut SvmVcpu) {
+        // Everything stands in the VMCB.
     }
 
     fn withheld(&self) -> &'static [FeatureBit] {

@@ -33,6 +33,7 @@ use crate::mm::guest::NestedFormat;
 use config::ApicAssist;
 use vmm::cpuid::FeatureBit;
 use vmm::stopwatch::HotCosts;
+#[cfg(feature = "check-entries")]
 use vmm::vcpu::VcpuCore;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86defs::msr::{FEATURE_CONTROL_LOCK, FEATURE_CONTROL_VMX};
@@ -117,8 +118,8 @@ impl VendorCpu for Cpu {
         vcpu.try_broken(core, plan);
     }
 
-    fn load(&self, vcpu: &mut VmxVcpu, core: &VcpuCore, moved: bool) {
-        vcpu.load(core, moved);
+    fn load(&self, vcpu: &mut VmxVcpu) {
+        vcpu.load();
     }
 
     fn unload(vcpu: &mut VmxVcpu) {

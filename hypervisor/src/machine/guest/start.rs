@@ -270,8 +270,7 @@ impl<C: VendorCpu> Starter<C> {
             {
                 let vcpu = &mut private.vcpu;
                 crate::mm::with_root(guest.vm.memory.root(), || {
-                    vendor.load(&mut vcpu.hw, &vcpu.core, true);
-                    vcpu.settle();
+                    vendor.load(&mut vcpu.hw);
                     C::try_broken(&mut vcpu.hw, &mut vcpu.core, plan);
                 });
             }

@@ -17,7 +17,6 @@
 //! time is put (back) in motion.
 
 mod host;
-mod line;
 pub mod pvclock;
 #[cfg(test)]
 mod tests;
@@ -25,8 +24,6 @@ mod tests;
 use devices::RestoreError;
 pub use host::HostClock;
 use hvabi::kvm::ClockPairing;
-use line::Motion;
-pub use line::Timeline;
 use memory::{GuestMemory, MemoryError};
 use pvclock::{PvClockFlags, PvClockInfo, WallClock};
 use serde::{Deserialize, Serialize};
@@ -42,11 +39,21 @@ pub struct HostTime {
     pub wall: u64,
 }
 
+/// Whether a guest's time runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Motion {
+    /// Add this to the host's TSC to get guest ticks.
+    Running { offset: u64 },
+    /// Ticks stand still here.
+    Paused { ticks: u64 },
+}
+
 /// The time of a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmClock {
     frequency: TscFrequency,
-    line: Timeline,
+    scale: Scale,
+    motion: Motion,
     /// The wall clock when ticks were 0, in nanoseconds since 1970; later by
     /// all pauses.
     wall_origin: u64,
@@ -127,7 +134,8 @@ impl VmClock {
     pub fn new(frequency: TscFrequency) -> Self {
         Self {
             frequency,
-            line: Timeline { scale: Scale::new(frequency), motion: Motion::Paused { ticks: 0 } },
+            scale: Scale::new(frequency),
+            motion: Motion::Paused { ticks: 0 },
             wall_origin: 0,
             pauses: 0,
             host: TscAgreement::Matched,
@@ -152,40 +160,51 @@ impl VmClock {
         self.frequency
     }
 
-    /// The guest's time without its wall clock. It holds for as long as a vCPU has a CPU: the
-    /// guest is paused and goes on only when none has.
-    #[inline]
-    #[must_use]
-    pub const fn line(&self) -> Timeline {
-        self.line
-    }
-
-    /// [`Timeline::ticks`].
+    /// Guest ticks when the host's TSC is `host_tsc`. CPUs whose TSCs are a
+    /// hair apart may ask about a moment before the start: that is 0.
     #[inline]
     #[must_use]
     pub fn ticks(&self, host_tsc: u64) -> u64 {
-        self.line.ticks(host_tsc)
+        match self.motion {
+            Motion::Running { offset } => {
+                let ticks = host_tsc.wrapping_add(offset);
+                if ticks.cast_signed() < 0 { 0 } else { ticks }
+            }
+            Motion::Paused { ticks } => ticks,
+        }
     }
 
-    /// [`Timeline::offset`].
+    /// Guest ticks less the host's TSC, modulo 2^64, while the guest's time runs.
     #[inline]
     #[must_use]
     pub const fn offset(&self) -> Option<u64> {
-        self.line.offset()
+        match self.motion {
+            Motion::Running { offset } => Some(offset),
+            Motion::Paused { .. } => None,
+        }
     }
 
-    /// [`Timeline::now`].
+    /// The guest's time when the host's TSC is `host_tsc`.
     #[inline]
     #[must_use]
     pub fn now(&self, host_tsc: u64) -> Nanos {
-        self.line.now(host_tsc)
+        Nanos(self.scale.nanos(self.ticks(host_tsc)))
     }
 
-    /// [`Timeline::host_tsc_at`].
+    /// The host's TSC when the guest's time reaches `at`, for arming a timer;
+    /// `None` while the guest is paused.
     #[inline]
     #[must_use]
     pub fn host_tsc_at(&self, at: Nanos) -> Option<u64> {
-        self.line.host_tsc_at(at)
+        match self.motion {
+            Motion::Running { offset } => {
+                // Ticks start at 0, and host TSCs below 2^63 never wrap within
+                // a lifetime; a time beyond that is never reached.
+                let ticks = self.scale.ticks(at.0).min(u64::MAX >> 1);
+                Some(ticks.wrapping_sub(offset))
+            }
+            Motion::Paused { .. } => None,
+        }
     }
 
     /// The wall clock in nanoseconds since 1970-01-01 UTC, as the guest
@@ -198,7 +217,7 @@ impl VmClock {
     /// A vCPU's offset from the host's TSC, for VMCB or VMCS.
     #[must_use]
     pub const fn tsc_offset(&self, vcpu: &VcpuClock) -> u64 {
-        match self.line.motion {
+        match self.motion {
             Motion::Running { offset } => offset.wrapping_add(vcpu.tsc_adjust),
             // Not to be run: it would see time move.
             Motion::Paused { ticks } => ticks.wrapping_add(vcpu.tsc_adjust),
@@ -229,18 +248,18 @@ impl VmClock {
         let ticks = self.ticks(host_tsc);
         let left = deadline.saturating_sub(ticks.wrapping_add(vcpu.tsc_adjust));
         if left == 0 {
-            return Nanos(self.line.scale.nanos(ticks));
+            return Nanos(self.scale.nanos(ticks));
         }
         // Ticks come in groups that share a nanosecond (or the other way
         // round): the first nanosecond that begins at the deadline or later.
         let at = ticks.saturating_add(left);
-        let nanos = self.line.scale.nanos(at);
-        Nanos(if self.line.scale.ticks(nanos) < at { nanos.saturating_add(1) } else { nanos })
+        let nanos = self.scale.nanos(at);
+        Nanos(if self.scale.ticks(nanos) < at { nanos.saturating_add(1) } else { nanos })
     }
 
     /// Stops the guest's time. Stopping twice is the same as once.
     pub fn pause(&mut self, host_tsc: u64) {
-        self.line.motion = Motion::Paused { ticks: self.ticks(host_tsc) };
+        self.motion = Motion::Paused { ticks: self.ticks(host_tsc) };
     }
 
     /// Lets a paused guest's time run on from where it stood: the guest's
@@ -261,17 +280,17 @@ impl VmClock {
         interruption: Interruption,
     ) -> Result<(), (usize, MemoryError)> {
         let ticks = self.ticks(host.tsc);
-        self.line.motion = Motion::Running { offset: ticks.wrapping_sub(host.tsc) };
-        self.wall_origin = host.wall.saturating_sub(self.line.scale.nanos(ticks));
+        self.motion = Motion::Running { offset: ticks.wrapping_sub(host.tsc) };
+        self.wall_origin = host.wall.saturating_sub(self.scale.nanos(ticks));
         self.publish_all(vcpus, memory, interruption)
     }
 
     /// Lets a paused guest's time run on from where it stood, and leaves it to
     /// each vCPU to [catch up](VmClock::catch_up) before it runs.
     pub fn resume_later(&mut self, host: HostTime) {
-        if let Motion::Paused { ticks } = self.line.motion {
-            self.line.motion = Motion::Running { offset: ticks.wrapping_sub(host.tsc) };
-            self.wall_origin = host.wall.saturating_sub(self.line.scale.nanos(ticks));
+        if let Motion::Paused { ticks } = self.motion {
+            self.motion = Motion::Running { offset: ticks.wrapping_sub(host.tsc) };
+            self.wall_origin = host.wall.saturating_sub(self.scale.nanos(ticks));
             self.pauses = self.pauses.wrapping_add(1);
         }
     }
@@ -298,7 +317,7 @@ impl VmClock {
     /// A number of ticks in nanoseconds, rounded down.
     #[must_use]
     pub fn nanos(&self, ticks: u64) -> u64 {
-        self.line.scale.nanos(ticks)
+        self.scale.nanos(ticks)
     }
 
     /// Writes the kvmclock of each of a guest's vCPUs (see
@@ -346,7 +365,7 @@ impl VmClock {
             version: vcpu.version,
             tsc_timestamp: vcpu.tsc_adjust,
             system_time: 0,
-            scale: self.line.scale,
+            scale: self.scale,
             flags,
         }
         .write(memory, address)
@@ -431,9 +450,7 @@ impl VmClock {
         if state.ticks.cast_signed() < 0 {
             return Err(RestoreError("the guest's time is beyond all reason"));
         }
-        let mut clock = Self::new(frequency);
-        clock.line.motion = Motion::Paused { ticks: state.ticks };
-        Ok(clock)
+        Ok(Self { motion: Motion::Paused { ticks: state.ticks }, ..Self::new(frequency) })
     }
 }
 
