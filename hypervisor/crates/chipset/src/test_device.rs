@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use devices::pci::{
     BAR_COUNT, Bar, BarRange, ConfigEffect, ConfigSpace, DevFn, Identity, LayoutError,
 };
+use locks::{Mutex, Rank};
 use service::{Wake, Waker};
 use x86defs::Width;
 use x86defs::bits::Low;
@@ -52,6 +53,8 @@ pub struct TestDevice {
     doorbell: Arc<Doorbell>,
     waker: Waker,
     seen: [AtomicU32; BELLS as usize],
+    /// Held while doorbells are taken and counted.
+    alone: Mutex<()>,
     turns: AtomicU32,
     echo: AtomicBool,
 }
@@ -89,6 +92,7 @@ impl TestDevice {
             doorbell: Arc::new(Doorbell::new()),
             waker: waker(this),
             seen: [const { AtomicU32::new(0) }; BELLS as usize],
+            alone: Mutex::new(Rank::Queue, ()),
             turns: AtomicU32::new(0),
             echo: AtomicBool::new(false),
         }))
@@ -100,14 +104,21 @@ impl TestDevice {
         &self.pci
     }
 
-    /// Looks after the doorbells that were rung. One caller at a time.
+    /// Looks after the doorbells that were rung: those of before have been counted when it is
+    /// over, whoever took them.
     pub fn turn(&self) {
-        self.turns.fetch_add(1, Ordering::SeqCst);
-        let rung = self.doorbell.take();
-        for (n, seen) in (0..).zip(&self.seen).filter(|(n, _)| rung >> *n & 1 != 0) {
-            seen.fetch_add(1, Ordering::SeqCst);
-            if self.echo.load(Ordering::SeqCst) {
-                self.pci.notify(n);
+        let rung = {
+            let _alone = self.alone.lock();
+            self.turns.fetch_add(1, Ordering::SeqCst);
+            let rung = self.doorbell.take();
+            for (_, seen) in (0u8..).zip(&self.seen).filter(|(n, _)| rung >> *n & 1 != 0) {
+                seen.fetch_add(1, Ordering::SeqCst);
+            }
+            rung
+        };
+        if self.echo.load(Ordering::SeqCst) {
+            for n in (0..BELLS).filter(|n| rung >> *n & 1 != 0) {
+                self.pci.notify(n.into());
             }
         }
     }
