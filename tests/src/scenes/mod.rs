@@ -21,6 +21,8 @@ use measured::{caps, caps_scene, neighbours, neighbours_scene, shares, shares_sc
 
 /// To the monitor.
 const MONITOR: &str = "\x1dm";
+/// A guest could not be started.
+const REFUSED: u8 = 2;
 /// A guest crashed.
 const CRASHED: u8 = 3;
 
@@ -49,6 +51,12 @@ pub(crate) fn all() -> Vec<Case> {
         Case { tier: Tier::Full, seconds: 1200, ..text("many-guests", many(), many_guests) },
         text("promises", promises_scene(), promises),
         text("restart-policy", restart_scene(), restart_policy),
+        text("house-hidden-features", hidden_scene(), hidden_features),
+        Case {
+            machine: Machine::BochsVmx,
+            seconds: 1200,
+            ..text("house-hidden-features-vmx", hidden_scene(), hidden_features)
+        },
         text("watchdog", watchdog_scene(), watchdog),
     ];
     let measured = |what: &str, name: &str, machine, scene, script| Case {
@@ -123,6 +131,37 @@ fn until(
 /// The line of a guest in `list`.
 fn line<'a>(list: &'a str, guest: &str) -> &'a str {
     list.lines().find(|line| line.contains(guest)).unwrap_or_default()
+}
+
+/// CPU features that a guest does not see, though both emulators have them.
+const HIDDEN: [&str; 6] = ["x2apic", "tsc_deadline_timer", "tsc_adjust", "sse4_2", "smep", "xsave"];
+
+/// A guest without these, and one that wants what no emulated machine has.
+fn hidden_scene() -> String {
+    let hidden = HIDDEN.map(|name| format!("\"{name}\"")).join(", ");
+    let wants = "cpu = { show = [\"avx512_fp16\"] }";
+    format!(
+        "[[guest]]\nname = \"plain\"\nkernel = \"debian\"\nmemory = \"128M\"\n\
+         cpu = {{ hide = [{hidden}], show = [\"ssse3\"] }}\n\n{}",
+        tiny("wants", "hello", wants)
+    )
+}
+
+/// Linux finds none of them, nor what builds upon them, and runs well; the other guest is not
+/// started, and the log says why.
+fn hidden_features(drive: &mut Drive) -> Result<()> {
+    drive.expect("it is to have the CPU feature \"avx512_fp16\"", 400)?;
+    drive.expect(PROMPT, 1000)?;
+    let flags = drive.shell("grep -m1 ^flags /proc/cpuinfo", 120)?;
+    let flags: Vec<&str> = flags.split_whitespace().collect();
+    let seen: Vec<_> =
+        HIDDEN.iter().chain(&["avx", "avx2", "pku"]).filter(|name| flags.contains(name)).collect();
+    ensure!(seen.is_empty(), "{seen:?} are not hidden");
+    for there in ["ssse3", "sse2", "apic", "hypervisor"] {
+        ensure!(flags.contains(&there), "{there} is not among {flags:?}");
+    }
+    drive.send("poweroff\n");
+    drive.ends(REFUSED).map(|_| ())
 }
 
 fn three_guests(drive: &mut Drive) -> Result<()> {

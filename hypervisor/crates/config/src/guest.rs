@@ -1,5 +1,6 @@
 //! Settings of one guest: what the developer's machine tells the image.
 
+use crate::features::CpuSettings;
 use crate::limits::{
     DEFAULT_CONSOLE_RING, DEFAULT_WEIGHT, HASTY_RESET_MS, MAX_BACK_OFF_MS, MAX_CAP,
     MAX_CONSOLE_RING, MAX_CPU, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_VCPUS, MAX_WATCHDOG_MS,

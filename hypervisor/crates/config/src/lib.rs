@@ -22,6 +22,7 @@ extern crate self as config;
 pub mod bundle;
 mod cpuset;
 mod error;
+pub mod features;
 mod guest;
 mod host;
 pub mod layout;
@@ -36,6 +37,7 @@ mod values;
 
 pub use cpuset::{CpuSet, MAX_CPUS};
 pub use error::GuestFault;
+pub use features::{CpuSettings, FeatureSet};
 pub use guest::{
     ApicAssist, DebugStatus, GuestSettings, ModuleSettings, Populate, Signature, is_guest_name,
 };

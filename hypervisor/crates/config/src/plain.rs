@@ -38,6 +38,12 @@ macro_rules! plain_settings {
                 "`\"full\"`",
                 "how far the CPU may run its local APICs, where it can: registers, delivery and end of interrupts; the task priority only; not at all"
             ];
+            /// CPU features that it does not have, or must have.
+            cpu: CpuSettings = [
+                "a table of `hide` and `show`, lists of names (below)",
+                "nothing hidden",
+                "CPU features that CPUID hides from it, with all that build upon them, and features without which it is not started"
+            ];
             /// The hypercalls that it may make.
             hypercalls: Hypercalls = [
                 "a list of `\"console-write\"`, `\"yield\"`, `\"time\"`, `\"shut-down\"`, `\"kvm-poll-irq\"`, `\"kvm-kick-cpu\"`, `\"kvm-clock-pairing\"`, `\"kvm-send-ipi\"`, `\"kvm-sched-yield\"`",

@@ -169,8 +169,18 @@ impl<C: VendorCpu> Assembly<C> {
                 calls: settings.hypercalls.0,
                 signature: settings.signature,
                 withheld: &withheld,
+                hidden: settings.cpu.hidden(),
             },
         ));
+        if let Some(feature) = settings.cpu.show.iter().find(|name| !cpuid.shows(name)) {
+            return Err(HostError::Guest {
+                guest: settings.name.clone(),
+                why: alloc::format!(
+                    "it is to have the CPU feature \"{feature}\", which this machine's CPU or \
+                     Steward does not have. Cure: take it out of the list `show`, or another machine"
+                ),
+            });
+        }
         let msrs = Arc::new(MsrTable::new(
             &cpuid,
             &MsrConfig {
@@ -279,7 +289,9 @@ impl Parts {
     ) -> Result<Vcpu<C::Vcpu>, HostError> {
         let role = if index == 0 { Role::Bootstrap } else { Role::Application };
         let id = u32::try_from(index).unwrap_or(u32::MAX);
-        let mut lapic = Lapic::new(id, TickRatio::from_khz(self.khz), role);
+        let has = |feature| self.cpuid.has(feature);
+        let mut lapic = Lapic::new(id, TickRatio::from_khz(self.khz), role)
+            .with_features(has(FeatureBit::X2APIC), has(FeatureBit::TSC_DEADLINE));
         if role == Role::Bootstrap {
             lapic.set_up_virtual_wire();
         }

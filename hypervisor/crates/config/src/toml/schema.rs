@@ -3,8 +3,8 @@
 
 use crate::plain::plain_settings;
 use crate::{
-    ApicAssist, DebugStatus, GuestSettings, Hypercalls, LogLevel, OnHalt, OnReset, OnTripleFault,
-    Populate, RestartPolicy, Signature, WhenEmpty,
+    ApicAssist, CpuSettings, DebugStatus, GuestSettings, Hypercalls, LogLevel, OnHalt, OnReset,
+    OnTripleFault, Populate, RestartPolicy, Signature, WhenEmpty,
 };
 use alloc::borrow::ToOwned;
 use alloc::string::String;

@@ -76,8 +76,8 @@ impl Lapic {
         let new = match (value & APIC_BASE_ENABLE != 0, value & APIC_BASE_X2APIC != 0) {
             (false, false) => ApicMode::Disabled,
             (true, false) => ApicMode::XApic,
-            (true, true) => ApicMode::X2Apic,
-            (false, true) => return Err(Gp),
+            (true, true) if self.has_x2apic => ApicMode::X2Apic,
+            (_, true) => return Err(Gp),
         };
         match (self.s.mode, new) {
             (ApicMode::Disabled, ApicMode::X2Apic) | (ApicMode::X2Apic, ApicMode::XApic) => {

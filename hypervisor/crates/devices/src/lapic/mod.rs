@@ -85,14 +85,37 @@ pub enum Role {
 pub struct Lapic {
     s: LapicState,
     ratio: TickRatio,
+    /// Bits of the timer's entry that can be set.
+    timer_writable: u32,
+    has_x2apic: bool,
 }
+
+/// The mode of TSC deadlines in the timer's entry.
+const TSC_DEADLINE_MODE: u32 = 1 << 18;
 
 impl Lapic {
     /// An APIC as it is after power-up, in xAPIC mode. `id` is its identity;
     /// in xAPIC mode only bits 7:0 show. `ratio` gives the length of a tick.
     #[must_use]
     pub const fn new(id: u32, ratio: TickRatio, role: Role) -> Self {
-        Self { s: LapicState::power_up(id, matches!(role, Role::Bootstrap)), ratio }
+        let s = LapicState::power_up(id, matches!(role, Role::Bootstrap));
+        Self { s, ratio, timer_writable: Lvt::Timer.writable(), has_x2apic: true }
+    }
+
+    /// The same without x2APIC mode or without TSC deadlines, where CPUID does not offer them. The
+    /// MSR that goes with the latter is the caller's to refuse.
+    #[must_use]
+    pub const fn with_features(self, x2apic: bool, tsc_deadline: bool) -> Self {
+        let missing = if tsc_deadline { 0 } else { TSC_DEADLINE_MODE };
+        Self { timer_writable: self.timer_writable & !missing, has_x2apic: x2apic, ..self }
+    }
+
+    /// Bits of an entry of the local vector table that can be set.
+    const fn lvt_writable(&self, lvt: Lvt) -> u32 {
+        match lvt {
+            Lvt::Timer => self.timer_writable,
+            other => other.writable(),
+        }
     }
 
     // ---- Priorities and delivery (SDM: "Interrupt Acceptance for Fixed Interrupts") ----

@@ -94,7 +94,7 @@ impl Lapic {
             Reg::DIVIDE => self.write(reg, value & u32::from(DIVIDE_WRITABLE), now),
             Reg::EOI | Reg::ESR | Reg::INITIAL_COUNT => self.write(reg, value, now),
             _ => match Lvt::from_reg(reg) {
-                Some(lvt) => self.write(reg, value & lvt.writable(), now),
+                Some(lvt) => self.write(reg, value & self.lvt_writable(lvt), now),
                 None => {
                     self.log_error(Esr::ILLEGAL_REGISTER);
                     Effect::Pending
@@ -154,7 +154,7 @@ impl Lapic {
             Reg::SVR => Svr::WRITABLE,
             Reg::INITIAL_COUNT => u32::MAX,
             Reg::DIVIDE => u32::from(DIVIDE_WRITABLE),
-            _ => Lvt::from_reg(reg).ok_or(Gp)?.writable() | LvtEntry::READ_ONLY,
+            _ => self.lvt_writable(Lvt::from_reg(reg).ok_or(Gp)?) | LvtEntry::READ_ONLY,
         };
         if value & !allowed != 0 {
             return Err(Gp);
@@ -250,7 +250,7 @@ impl Lapic {
 
     fn write_lvt(&mut self, lvt: Lvt, value: u32, now: Ticks) -> Effect {
         let kept = self.lvt(lvt).into_bits() & LvtEntry::READ_ONLY;
-        let mut entry = LvtEntry::from_bits(value & lvt.writable() | kept);
+        let mut entry = LvtEntry::from_bits(value & self.lvt_writable(lvt) | kept);
         if !self.s.svr.enabled() {
             entry.set_masked(true);
         }

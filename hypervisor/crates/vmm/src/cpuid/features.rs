@@ -396,6 +396,12 @@ feature_bits! {
     NX = (0x8000_0001, 0, Edx, 20);
     /// RDTSCP.
     RDTSCP = (0x8000_0001, 0, Edx, 27);
+    /// x2APIC mode.
+    X2APIC = (1, 0, Ecx, 21);
+    /// The local APIC's timer can wait for a value of the TSC.
+    TSC_DEADLINE = (1, 0, Ecx, 24);
+    /// IA32_TSC_ADJUST.
+    TSC_ADJUST = (7, 0, Ebx, 1);
     /// Long mode.
     LM = (0x8000_0001, 0, Edx, 29);
     /// The TSC counts at one rate for good. Withheld where the host's is not dependable; then

@@ -5,13 +5,15 @@ use super::{
     ApicBit, CpuidConfig, CpuidTable, FeatureBit, Indexing, NO_SLOT, RANGE_LEAVES, RANGES, Slot,
     read_register,
 };
-use crate::cpuid::xstate::Xstate;
+use crate::cpuid::xstate::{AVX512, Xstate};
 use alloc::vec::Vec;
-use config::Signature;
+use config::{FeatureSet, Signature};
 use hvabi::kvm;
-use x86defs::Low;
 use x86defs::cpuid::{CpuidResult, CpuidSource, Vendor};
+use x86defs::{Low, Xcr0};
 
+/// End of the name of a bit that repeats one of leaf 1.
+const AGAIN: &str = " (again)";
 /// Leaf 0xd, subleaf 1, EAX: XSAVEC.
 pub(super) const XSAVEC: u32 = 1 << 1;
 
@@ -77,7 +79,7 @@ pub(super) fn build<H: CpuidSource>(host: &H, config: &CpuidConfig<'_>) -> Cpuid
         host,
         config,
         vendor,
-        xstate: Xstate::from_host(host, config.xcr0),
+        xstate: Xstate::from_host(host, config.xcr0 - hidden_states(config.hidden)),
         highest_basic,
         highest_extended,
         host_highest_basic: leaf0.eax,
@@ -89,6 +91,18 @@ pub(super) fn build<H: CpuidSource>(host: &H, config: &CpuidConfig<'_>) -> Cpuid
         core_bits: u32::BITS - config.max_apic_id.leading_zeros(),
     };
     builder.table()
+}
+
+/// The extended states that go with features that are hidden.
+fn hidden_states(hidden: FeatureSet) -> Xcr0 {
+    let states = [
+        ("xsave", Xcr0::all()),
+        ("avx", Xcr0::AVX.union(AVX512)),
+        ("avx512f", AVX512),
+        ("pku", Xcr0::PKRU),
+    ];
+    let hidden = states.into_iter().filter(|(name, _)| hidden.contains(name));
+    hidden.fold(Xcr0::empty(), |all, (_, states)| all | states)
 }
 
 impl<H: CpuidSource> Builder<'_, H> {
@@ -213,6 +227,7 @@ impl<H: CpuidSource> Builder<'_, H> {
         let host = || self.host_has(word.leaf, word.subleaf, word.register, feature.bit);
         let several = self.config.vcpus > 1;
         !self.config.withheld.contains(&bit)
+            && !self.config.hidden.contains(feature.name.trim_end_matches(AGAIN))
             && match feature.rule {
                 Rule::Emulated => true,
                 Rule::Host => host(),

@@ -24,7 +24,7 @@ pub mod xstate;
 use crate::cpuid::xstate::Xstate;
 use crate::pv::PvFeatures;
 use alloc::vec::Vec;
-use config::Signature;
+use config::{FeatureSet, Signature};
 pub use features::{FeatureBit, Register};
 use hvabi::CallSet;
 use x86defs::cpuid::{CpuidResult, CpuidSource, Vendor};
@@ -56,6 +56,8 @@ pub struct CpuidConfig<'a> {
     /// Features that the backend can't virtualise on this CPU (on VT-x, those that need a control
     /// which is missing).
     pub withheld: &'a [FeatureBit],
+    /// Features that the guest's settings hide.
+    pub hidden: FeatureSet,
 }
 
 /// Input of CPUID beside the table: registers of the vCPU that asks.
@@ -265,6 +267,16 @@ impl CpuidTable {
     pub fn has(&self, feature: FeatureBit) -> bool {
         let result = self.fixed(feature.leaf, feature.subleaf);
         read_register(&result, feature.register) >> feature.bit & 1 != 0
+    }
+
+    /// Whether the guest sees the feature with this name ([`features`]).
+    #[must_use]
+    pub fn shows(&self, name: &str) -> bool {
+        features::FEATURE_WORDS.iter().any(|word| {
+            let result = self.fixed(word.leaf, word.subleaf);
+            let bits = read_register(&result, word.register);
+            word.features.iter().any(|f| f.name == name && bits >> f.bit & 1 != 0)
+        })
     }
 
     /// The bits of CR4 that the guest may set.

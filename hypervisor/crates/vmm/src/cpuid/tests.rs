@@ -52,6 +52,7 @@ fn config(vcpus: u16) -> CpuidConfig<'static> {
         calls: hvabi::CallSet::ALL,
         signature: config::Signature::Steward,
         withheld: &[],
+        hidden: config::FeatureSet::default(),
     }
 }
 
@@ -478,5 +479,84 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+/// Features that no setting hides: without them no 64-bit kernel starts, or Steward makes them up
+/// and nothing could take their place; those that follow a register, the number of vCPUs, or
+/// only say how an instruction behaves.
+const ALWAYS: [&str; 33] = [
+    "hypervisor",
+    "osxsave",
+    "ospke",
+    "fpu",
+    "pse",
+    "tsc",
+    "msr",
+    "pae",
+    "mce",
+    "cx8",
+    "apic",
+    "mtrr",
+    "mca",
+    "cmov",
+    "pat",
+    "pse36",
+    "clflush",
+    "mmx",
+    "fxsr",
+    "sse",
+    "sse2",
+    "ss",
+    "ht",
+    "cmp_legacy",
+    "arat",
+    "fdp_excptn_only",
+    "zero_fcs_fds",
+    "syscall",
+    "nx",
+    "lm",
+    "no_nested_data_bp",
+    "lfence_rdtsc",
+    "null_sel_clr_base",
+];
+
+#[test]
+fn every_feature_can_be_hidden_or_is_always_there() {
+    let hideable: Vec<&str> = config::features::names().collect();
+    for feature in FEATURE_WORDS.iter().flat_map(|word| word.features) {
+        let name = feature.name.trim_end_matches(" (again)");
+        assert_ne!(hideable.contains(&name), ALWAYS.contains(&name), "{name}");
+    }
+    for name in hideable {
+        let known = FEATURE_WORDS.iter().flat_map(|word| word.features);
+        assert!(known.into_iter().any(|feature| feature.name == name), "{name}");
+    }
+}
+
+#[test]
+fn what_is_hidden_is_nowhere() {
+    for vendor in [Vendor::Intel, Vendor::Amd] {
+        let whole = table(vendor, 1);
+        for name in config::features::names() {
+            let hide: config::FeatureSet = [name].into_iter().collect();
+            let hidden = hide.with_dependents();
+            let cut = CpuidTable::new(&everything(vendor), &CpuidConfig { hidden, ..config(1) });
+            for feature in FEATURE_WORDS.iter().flat_map(|word| word.features) {
+                let base = feature.name.trim_end_matches(" (again)");
+                let wanted = whole.shows(feature.name) && !hidden.contains(base);
+                assert_eq!(cut.shows(feature.name), wanted, "{name} hidden: {}", feature.name);
+            }
+        }
+        let hidden = ["xsave", "smep", "pcid"].into_iter().collect::<config::FeatureSet>();
+        let hidden = hidden.with_dependents();
+        let cut = CpuidTable::new(&everything(vendor), &CpuidConfig { hidden, ..config(1) });
+        assert!(cut.xstate().offered().is_empty());
+        assert!(!cut.cr4_allowed().intersects(Cr4::OSXSAVE | Cr4::SMEP | Cr4::PCIDE | Cr4::PKE));
+        assert!(whole.cr4_allowed().contains(Cr4::OSXSAVE | Cr4::SMEP | Cr4::PCIDE));
+        let hidden = ["avx"].into_iter().collect::<config::FeatureSet>().with_dependents();
+        let cut = CpuidTable::new(&everything(vendor), &CpuidConfig { hidden, ..config(1) });
+        assert!(!cut.xstate().offered().intersects(Xcr0::AVX | Xcr0::OPMASK));
+        assert!(cut.xstate().offered().contains(Xcr0::SSE));
     }
 }

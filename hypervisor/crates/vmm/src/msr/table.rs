@@ -101,7 +101,7 @@ const IDLE_COUNTER: MsrLine = MsrLine {
     reset: 0,
 };
 
-/// Registers that exist on every CPU, and whose features are always offered.
+/// Registers that exist on every CPU, and whose features every guest has.
 const COMMON: &[(Msr, MsrLine)] = &[
     // The Pentium's machine-check registers: aliases of a bank, and there is
     // none.
@@ -111,7 +111,6 @@ const COMMON: &[(Msr, MsrLine)] = &[
     (Msr::KVM_WALL_CLOCK_OLD, special(SpecialMsr::KvmWallClock)),
     (Msr::KVM_SYSTEM_TIME_OLD, special(SpecialMsr::KvmSystemTime)),
     (Msr::APIC_BASE, special(SpecialMsr::ApicBase)),
-    (Msr::TSC_ADJUST, special(SpecialMsr::TscAdjust)),
     // No banks, and no MCG_CTL.
     (Msr::MCG_CAP, constant(0)),
     (Msr::MCG_STATUS, stored(Slot::McgStatus, 0, MCG_STATUS_BITS)),
@@ -130,7 +129,6 @@ const COMMON: &[(Msr, MsrLine)] = &[
             reset: 0,
         },
     ),
-    (Msr::TSC_DEADLINE, special(SpecialMsr::TscDeadline)),
     (Msr::EFER, special(SpecialMsr::Efer)),
     (Msr::STAR, hardware(HardwareMsr::Star, Rule::Any)),
     (Msr::LSTAR, hardware(HardwareMsr::Lstar, Rule::Canonical)),
@@ -222,6 +220,8 @@ fn amd(config: &MsrConfig) -> [(Msr, MsrLine); 8] {
 pub struct MsrTable {
     /// Sorted by number.
     lines: Vec<(Msr, MsrLine)>,
+    /// TSC_DEADLINE is among them.
+    has_deadline: bool,
 }
 
 impl MsrTable {
@@ -241,6 +241,14 @@ impl MsrTable {
             lines.push((Msr::TSC_AUX, hardware(HardwareMsr::TscAux, Rule::Low32)));
         }
         for (feature, msr, which) in [
+            (FeatureBit::TSC_ADJUST, Msr::TSC_ADJUST, SpecialMsr::TscAdjust),
+            (FeatureBit::TSC_DEADLINE, Msr::TSC_DEADLINE, SpecialMsr::TscDeadline),
+        ] {
+            if cpuid.has(feature) {
+                lines.push((msr, special(which)));
+            }
+        }
+        for (feature, msr, which) in [
             (PvFeatures::STEAL_TIME, Msr::KVM_STEAL_TIME, SpecialMsr::KvmStealTime),
             (PvFeatures::EOI, Msr::KVM_PV_EOI, SpecialMsr::KvmPvEoi),
         ] {
@@ -253,7 +261,7 @@ impl MsrTable {
         lines.extend(mtrrs.map(|(msr, which)| (msr, special(SpecialMsr::Mtrr(which)))));
         lines.sort_unstable_by_key(|(msr, _)| *msr);
         lines.shrink_to_fit();
-        Self { lines }
+        Self { lines, has_deadline: cpuid.has(FeatureBit::TSC_DEADLINE) }
     }
 
     /// The line of an MSR. The hottest are answered without a search.
@@ -261,7 +269,9 @@ impl MsrTable {
     #[must_use]
     pub fn lookup(&self, msr: Msr) -> Option<MsrLine> {
         match msr {
-            Msr::TSC_DEADLINE => Some(const { special(SpecialMsr::TscDeadline) }),
+            Msr::TSC_DEADLINE if self.has_deadline => {
+                Some(const { special(SpecialMsr::TscDeadline) })
+            }
             Msr(0x800..=0x8ff) => Some(special(SpecialMsr::X2Apic(msr.0.low8()))),
             Msr::APIC_BASE => Some(const { special(SpecialMsr::ApicBase) }),
             _ => {

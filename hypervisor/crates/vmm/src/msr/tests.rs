@@ -28,6 +28,7 @@ fn cpuid(vendor: Vendor, withheld: &[FeatureBit]) -> CpuidTable {
         calls: hvabi::CallSet::ALL,
         signature: config::Signature::Steward,
         withheld,
+        hidden: config::FeatureSet::default(),
     };
     CpuidTable::new(&host, &config)
 }
@@ -332,4 +333,17 @@ fn a_saved_file_is_the_same() {
     file.set(Slot::Hwcr, 0);
     assert!(MsrFile::restored(&table, file).is_err());
     assert_eq!(Slot::NbCfg as usize + 1, Slot::COUNT);
+}
+
+#[test]
+fn a_hidden_feature_takes_its_register_along() {
+    let has = |table: &MsrTable, msr| table.lookup(msr).is_some();
+    for vendor in [Vendor::Intel, Vendor::Amd] {
+        let whole = MsrTable::new(&cpuid(vendor, &[]), &CONFIG);
+        assert!(has(&whole, Msr::TSC_DEADLINE) && has(&whole, Msr::TSC_ADJUST));
+        let withheld = [FeatureBit::TSC_DEADLINE, FeatureBit::TSC_ADJUST];
+        let cut = MsrTable::new(&cpuid(vendor, &withheld), &CONFIG);
+        assert!(!has(&cut, Msr::TSC_DEADLINE) && !has(&cut, Msr::TSC_ADJUST));
+        assert!(has(&cut, Msr::APIC_BASE));
+    }
 }

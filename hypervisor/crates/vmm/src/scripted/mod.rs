@@ -489,6 +489,7 @@ impl Play {
             calls: hvabi::CallSet::ALL,
             signature: config::Signature::Steward,
             withheld: &[],
+            hidden: config::FeatureSet::default(),
         };
         let cpuid = Arc::new(CpuidTable::new(&host, &config));
         let msr_config = MsrConfig { microcode: 1, low_ram_end: ram as u64, high_ram_end: 1 << 32 };

@@ -214,3 +214,21 @@ fn impossible_states_are_refused() {
         assert_eq!(target, good, "{field}");
     }
 }
+
+/// Without x2APIC mode and TSC deadlines, an APIC refuses the one and ignores the other.
+#[test]
+fn features_that_are_not_there() {
+    let mut apic = Lapic::new(0, TickRatio::from_khz(1_000_000), Role::Bootstrap);
+    apic = apic.with_features(false, false);
+    assert_eq!(apic.write_apic_base(0xfee0_0c00), Err(Gp));
+    assert_eq!(apic.mode(), ApicMode::XApic);
+    let entry = |apic: &mut Lapic, value: u32| {
+        let _ = apic.mmio_write(0x320, Width::B4, value, Ticks(0)).unwrap();
+        apic.mmio_read(0x320, Width::B4, Ticks(0)).unwrap()
+    };
+    assert_eq!(entry(&mut apic, 0x4_0030) & 0x6_0000, 0, "no deadline mode");
+    assert_eq!(entry(&mut apic, 0x2_0030) & 0x6_0000, 0x2_0000, "periodic mode as ever");
+    let mut apic = Lapic::new(0, TickRatio::from_khz(1_000_000), Role::Bootstrap);
+    assert_eq!(entry(&mut apic, 0x4_0030) & 0x6_0000, 0x4_0000);
+    assert_eq!(apic.write_apic_base(0xfee0_0c00), Ok(Effect::IdentityChanged));
+}
