@@ -203,7 +203,15 @@ fn time() -> Outcome {
         "{} ns, by the TSC {spent}",
         second.rbx - first.rbx
     );
-    check!(second.rcx - first.rcx > spent / 2, "the wall clock went {} ns", second.rcx - first.rcx);
+    // Once, in the machine's first second, the host learns better what time it is: the wall clock
+    // may step then.
+    let went = |from: &Registers, to: &Registers| to.rcx.wrapping_sub(from.rcx);
+    if !guests::time::close(went(&first, &second), spent, 10) {
+        guests::time::delay(50_000);
+        let third = call(Call::Time.into()).unwrap_or_default();
+        let went = went(&second, &third);
+        check!(went > spent / 2 && went < spent * 2, "the wall clock went {went} ns");
+    }
     let year = 365 * 86_400 * 1_000_000_000u64;
     check!(first.rcx > 53 * year && first.rcx < 180 * year, "wall clock {}", first.rcx);
     Ok(())
