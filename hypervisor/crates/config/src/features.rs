@@ -153,7 +153,7 @@ impl FeatureSet {
         }
     }
 
-    /// What is in both.
+    /// The features that both sets have.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
@@ -161,7 +161,7 @@ impl FeatureSet {
 
     /// Nothing.
     #[must_use]
-    pub const fn is_empty(self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.0 == 0
     }
 }
@@ -205,17 +205,11 @@ impl<'de> Deserialize<'de> for Name {
 #[serde(try_from = "Lists")]
 pub struct CpuSettings {
     /// Features that CPUID does not show, with all that build upon them.
-    #[serde(skip_serializing_if = "FeatureSet::is_unset")]
+    #[serde(skip_serializing_if = "FeatureSet::is_empty")]
     pub hide: FeatureSet,
     /// Features that it has to show: a guest that can't have them is not started.
-    #[serde(skip_serializing_if = "FeatureSet::is_unset")]
+    #[serde(skip_serializing_if = "FeatureSet::is_empty")]
     pub show: FeatureSet,
-}
-
-impl FeatureSet {
-    const fn is_unset(&self) -> bool {
-        self.0 == 0
-    }
 }
 
 /// [`CpuSettings`] as they are written.
