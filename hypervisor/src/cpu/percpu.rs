@@ -28,6 +28,8 @@ pub struct PerCpu {
     apic_id: AtomicU32,
     /// It runs our code.
     online: AtomicBool,
+    /// There are interrupts in `seen`.
+    pub(super) has_seen: AtomicBool,
     /// Interrupts seen, by vector.
     pub(super) seen: [AtomicU64; 4],
     /// Value in TSC_AUX; the hypervisor itself does not use the register.
@@ -48,6 +50,7 @@ impl PerCpu {
             index: AtomicU32::new(0),
             apic_id: AtomicU32::new(0),
             online: AtomicBool::new(false),
+            has_seen: AtomicBool::new(false),
             seen: [const { AtomicU64::new(0) }; 4],
             tsc_aux: AtomicU64::new(u64::MAX),
             requests: AtomicU32::new(0),

@@ -8,23 +8,25 @@
 use super::vectors::{LEGACY_VECTOR_BASE, SPURIOUS_VECTOR};
 use super::{apic, extable, percpu};
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 /// Vector of non-maskable interrupts.
 const NMI: u64 = 2;
 /// Vector of debug exceptions.
 const DEBUG: u64 = 1;
-/// Takes a counter's value. Most are zero: spare the locked access.
-fn take(counter: &AtomicU64) -> u64 {
-    if counter.load(Ordering::Relaxed) == 0 { 0 } else { counter.swap(0, Ordering::Relaxed) }
-}
-
 /// Exceptions that instructions of the exception table may raise: #GP, #PF, #MC.
 const FORESEEN: [u64; 3] = [13, 14, 18];
 
-/// Takes the set of vectors that this CPU has seen since the last call.
-pub fn take_seen() -> [u64; 4] {
-    percpu::this().seen.each_ref().map(take)
+/// Takes the set of vectors that this CPU has seen since the last call, if there are any.
+/// Interrupts are off.
+#[inline]
+pub fn take_seen() -> Option<[u64; 4]> {
+    let this = percpu::this();
+    if !this.has_seen.load(Ordering::Relaxed) {
+        return None;
+    }
+    this.has_seen.store(false, Ordering::Relaxed);
+    Some(this.seen.each_ref().map(|word| word.swap(0, Ordering::Relaxed)))
 }
 
 /// Words that the stubs push, lowest address first.
@@ -144,7 +146,9 @@ extern "C" fn trap(frame: &mut TrapFrame) {
 
 fn interrupt(vector: u64) {
     let (word, bit) = ((vector / 64) as usize & 3, vector % 64);
-    percpu::this().seen[word].fetch_or(1 << bit, Ordering::Relaxed);
+    let this = percpu::this();
+    this.seen[word].fetch_or(1 << bit, Ordering::Relaxed);
+    this.has_seen.store(true, Ordering::Relaxed);
     let legacy = u64::from(LEGACY_VECTOR_BASE);
     if (legacy..legacy + 16).contains(&vector) {
         super::legacy::end_of_interrupt(vector - legacy);

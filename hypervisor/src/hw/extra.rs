@@ -1,17 +1,18 @@
 //! State that neither vendor's entry switches: extended registers, debug
 //! registers, TSC_AUX.
 
-use crate::cpu::{msr, percpu};
+use crate::cpu::{asm, msr, percpu};
 use crate::error::HostError;
 use crate::mm;
 use core::arch::asm;
 use core::sync::atomic::Ordering;
+use spin::Once;
 use x86_64::registers::control::{Cr4 as HostCr4, Cr4Flags};
 use x86defs::bits::{Low, high32};
 use x86defs::{Cr4, HostPhysAddr, Msr};
 
 /// XCR0, if the hypervisor has CR4.OSXSAVE set.
-pub(super) fn xgetbv_if_enabled() -> Option<u64> {
+fn xgetbv_if_enabled() -> Option<u64> {
     if !HostCr4::read().contains(Cr4Flags::OSXSAVE) {
         return None;
     }
@@ -24,7 +25,93 @@ pub(super) fn xgetbv_if_enabled() -> Option<u64> {
     Some(x86defs::bits::join(high, low))
 }
 
-pub(super) fn load_tsc_aux(value: u64) {
+/// State that neither vendor's entry switches. The hypervisor uses none of it, so it is in the
+/// registers of the CPU for as long as the vCPU has that CPU.
+#[derive(Debug)]
+pub(super) struct Extra {
+    /// XCR0 of the hypervisor, while the vCPU's is in the CPU.
+    host_xcr0: Option<u64>,
+    /// The vCPU has a CPU.
+    loaded: bool,
+    xcr0: u64,
+    /// DR0 to DR3, while they are not in the CPU.
+    breakpoints: [u64; 4],
+}
+
+impl Extra {
+    /// As after reset.
+    pub(super) const fn new() -> Self {
+        Self { host_xcr0: None, loaded: false, xcr0: 1, breakpoints: [0; 4] }
+    }
+
+    /// Whether the vCPU has a CPU.
+    pub(super) const fn is_loaded(&self) -> bool {
+        self.loaded
+    }
+
+    /// The vCPU gets this CPU, with these values.
+    pub(super) fn load(&mut self, xcr0: u64, tsc_aux: u64) {
+        self.host_xcr0 = xgetbv_if_enabled();
+        self.loaded = true;
+        // Another value is written without a look at it: it may be of another CPU.
+        self.xcr0 = self.host_xcr0.unwrap_or(xcr0);
+        self.set_xcr0(xcr0);
+        write_debug(self.breakpoints);
+        load_tsc_aux(tsc_aux);
+    }
+
+    /// The vCPU loses its CPU, if it has one.
+    pub(super) fn unload(&mut self) {
+        if !core::mem::take(&mut self.loaded) {
+            return;
+        }
+        self.breakpoints = read_debug();
+        write_debug([0; 4]);
+        if let Some(host) = self.host_xcr0.take()
+            && host != self.xcr0
+        {
+            // SAFETY: the value was read from the register before.
+            unsafe { asm::xsetbv(host) };
+        }
+    }
+
+    /// Sets XCR0, to a value that was checked against what the CPU offers.
+    pub(super) fn set_xcr0(&mut self, value: u64) {
+        if self.host_xcr0.is_some() && self.xcr0 != value && !cfg!(planted = "xcr0-leaked") {
+            // SAFETY: the caller vouches for the value; CR4.OSXSAVE is set.
+            unsafe { asm::xsetbv(value) };
+        }
+        self.xcr0 = value;
+    }
+
+    /// XCR0 as the guest has it, on an emulator where it changes that without an exit.
+    pub(super) fn look_at_xcr0(&mut self) -> u64 {
+        self.xcr0 = xgetbv_if_enabled().unwrap_or(self.xcr0);
+        self.xcr0
+    }
+
+    /// Sets TSC_AUX, which RDTSCP and RDPID read in the CPU.
+    pub(super) fn set_tsc_aux(&self, value: u64) {
+        if self.loaded {
+            load_tsc_aux(value);
+        }
+    }
+
+    /// DR0 to DR3.
+    pub(super) fn breakpoints(&self) -> [u64; 4] {
+        if self.loaded { read_debug() } else { self.breakpoints }
+    }
+
+    /// Sets DR0 to DR3.
+    pub(super) fn set_breakpoints(&mut self, values: [u64; 4]) {
+        self.breakpoints = values;
+        if self.loaded {
+            write_debug(values);
+        }
+    }
+}
+
+fn load_tsc_aux(value: u64) {
     let held = &percpu::this().tsc_aux;
     if held.load(Ordering::Relaxed) != value {
         held.store(value, Ordering::Relaxed);
@@ -34,7 +121,7 @@ pub(super) fn load_tsc_aux(value: u64) {
     }
 }
 
-pub(super) fn read_debug() -> [u64; 4] {
+fn read_debug() -> [u64; 4] {
     let (d0, d1, d2, d3): (u64, u64, u64, u64);
     // SAFETY: reading debug registers has no effect; DR7.GD is clear in the hypervisor.
     unsafe {
@@ -44,9 +131,9 @@ pub(super) fn read_debug() -> [u64; 4] {
     [d0, d1, d2, d3]
 }
 
-pub(super) fn write_debug(values: [u64; 4]) {
+fn write_debug(values: [u64; 4]) {
     let [d0, d1, d2, d3] = values;
-    // SAFETY: DR7 has no breakpoint enabled while the hypervisor runs.
+    // SAFETY: DR7 has no breakpoint enabled while the hypervisor runs: an exit sees to that.
     unsafe {
         asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}",
              in(reg) d0, in(reg) d1, in(reg) d2, in(reg) d3, options(nomem, nostack));
@@ -90,6 +177,9 @@ static INITIAL: InitialState = {
     area[25] = 0x1f;
     InitialState(area)
 };
+
+/// Those of [`COMPONENTS`] that the machine has. CPUID is slow, on hardware too.
+static SUPPORTED: Once<u64> = Once::new();
 
 /// The components that guests may have, as XSAVE's mask.
 const COMPONENTS: u64 = vmm::cpuid::xstate::KNOWN.bits();
@@ -175,8 +265,10 @@ enum Save {
 fn with_components(f: impl FnOnce(Save)) {
     use x86_64::registers::control::{Cr4 as HostCr4, Cr4Flags};
     if let Some(before) = xgetbv_if_enabled() {
-        let supported = crate::cpu::cpuid_checked(0xd, 0);
-        let all = x86defs::bits::join(supported.edx, supported.eax) & COMPONENTS;
+        let all = *SUPPORTED.call_once(|| {
+            let supported = crate::cpu::cpuid_checked(0xd, 0);
+            x86defs::bits::join(supported.edx, supported.eax) & COMPONENTS
+        });
         // SAFETY: CPUID offers every bit of the value.
         unsafe { crate::cpu::asm::xsetbv(all) };
         f(Save::Xsave);

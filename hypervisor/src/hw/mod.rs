@@ -17,6 +17,7 @@ use core::fmt::Debug;
 use vmm::backend::Backend;
 use vmm::cpuid::FeatureBit;
 use vmm::stopwatch::HotCosts;
+use vmm::vcpu::VcpuCore;
 use x86defs::HostPhysAddr;
 use x86defs::cpuid::{LEAF1_ECX_VMX, LEAF8000_0001_ECX_SVM};
 
@@ -86,11 +87,11 @@ pub trait VendorCpu: Debug + Sized + 'static {
     /// Breaks what the vCPU enters with, one rule at a time, and prints what the
     /// checker and the CPU say of it.
     #[cfg(feature = "check-entries")]
-    fn try_broken(vcpu: &mut Self::Vcpu, core: &mut vmm::vcpu::VcpuCore, plan: broken::Plan<'_>);
+    fn try_broken(vcpu: &mut Self::Vcpu, core: &mut VcpuCore, plan: broken::Plan<'_>);
 
-    /// Makes `vcpu` ready to run on this CPU, after it or this CPU ran something
-    /// else.
-    fn load(&self, vcpu: &mut Self::Vcpu);
+    /// Gives `vcpu` this CPU, with all registers that an entry does not switch. It has `moved`
+    /// unless this is the CPU where it ran last.
+    fn load(&self, vcpu: &mut Self::Vcpu, core: &VcpuCore, moved: bool);
 
     /// Takes `vcpu` off this CPU, so that any may [`load`](Self::load) it.
     fn unload(vcpu: &mut Self::Vcpu);

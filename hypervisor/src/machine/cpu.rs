@@ -17,6 +17,7 @@ use vmm::end::EndReason;
 use vmm::hot::timer::NEVER;
 use vmm::predictors::Predictors;
 use vmm::run::{Next, off_cpu, on_cpu, turn};
+use vmm::vcpu::Vcpu;
 use vmm::vm::Host;
 use x86defs::Msr;
 use x86defs::cpuid::has_branch_barrier;
@@ -132,15 +133,16 @@ impl<C: VendorCpu> ThisCpu<C> {
         let this = percpu::this();
         let mut requests = this.take_requests();
         percpu::stop_if_asked(requests);
-        let seen = traps::take_seen();
-        let timer = vectors::TIMER_VECTOR;
-        if seen[usize::from(timer / 64)] & 1 << (timer % 64) != 0 {
-            self.armed = NEVER;
-        }
-        if self.world.vectors.wake(&seen) {
-            // This CPU may be the one that is to run what was woken.
-            requests |= this.take_requests();
-            percpu::stop_if_asked(requests);
+        if let Some(seen) = traps::take_seen() {
+            let timer = vectors::TIMER_VECTOR;
+            if seen[usize::from(timer / 64)] & 1 << (timer % 64) != 0 {
+                self.armed = NEVER;
+            }
+            if self.world.vectors.wake(&seen) {
+                // This CPU may be the one that is to run what was woken.
+                requests |= this.take_requests();
+                percpu::stop_if_asked(requests);
+            }
         }
         requests & percpu::RESCHEDULE != 0
     }
@@ -221,11 +223,10 @@ impl<C: VendorCpu> ThisCpu<C> {
         self.sleepers.forget(choice.id);
         let mut stay = Stay::default();
         let (stop, end) = mm::with_root(guest.vm.memory.root(), || {
-            if private.last_cpu != Some(self.index) {
-                self.vendor.load(&mut private.vcpu.hw);
-                private.last_cpu = Some(self.index);
-            }
             private.extended.load();
+            let moved = private.last_cpu.replace(self.index) != Some(self.index);
+            let Vcpu { hw, core, .. } = &mut private.vcpu;
+            self.vendor.load(hw, core, moved);
             private.vcpu.core.watch.begin(self.since);
             #[cfg(feature = "stamp-exits")]
             private.vcpu.core.hot.stamps.begin(self.since);
@@ -236,24 +237,24 @@ impl<C: VendorCpu> ThisCpu<C> {
             if guest.vm.memory.take_touched() {
                 guest.services.zero_ahead();
             }
-            private.extended.save();
             C::unload(&mut private.vcpu.hw);
+            private.extended.save();
             result
         });
         guest.places.leave(index);
         let core = &mut private.vcpu.core;
         let left = asm::rdtsc();
-        let (spent, counts, counters) = (core.watch.end(left), core.counts, core.counters);
+        core.watch.end(left);
         #[cfg(feature = "stamp-exits")]
         core.hot.stamps.end(left);
-        *slot.published.lock() = Published {
-            counts,
-            spent,
-            counters,
-            left,
-            #[cfg(feature = "stamp-exits")]
-            stamps: core.hot.stamps,
-        };
+        private.left = left;
+        if stop != Stop::Blocked
+            || left.saturating_sub(private.published) >= self.world.poll_interval()
+        {
+            // It may be on a CPU whenever somebody asks.
+            private.published = left;
+            *slot.published.lock() = Published::of(&private);
+        }
         drop(private);
         if let Some(reason) = end {
             guest.stop(reason, Some(index), self.world);

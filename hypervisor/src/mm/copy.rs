@@ -117,6 +117,49 @@ pub(super) unsafe fn zero(target: u64, len: usize) -> usize {
     left * 8
 }
 
+/// Reads `width` bytes at `source` in one access. `Err` on a page fault.
+///
+/// # Safety
+/// `source` lies in the window of a guest's RAM.
+#[inline]
+pub(super) unsafe fn load(source: u64, width: Width) -> Result<u64, ()> {
+    let value: u64;
+    let failed: u64;
+    macro_rules! load {
+        ($instruction:literal) => {
+            // SAFETY: the caller vouches for the address; a fault is caught by
+            // the exception table, which sets the flag register.
+            unsafe {
+                asm!(
+                    "xor {failed:e}, {failed:e}",
+                    concat!("2: ", $instruction),
+                    "jmp 4f",
+                    "3: mov {failed:e}, 1",
+                    "4:",
+                    ".pushsection extable, \"aR\"",
+                    ".balign 4",
+                    ".long 2b - .",
+                    ".long 3b - .",
+                    ".popsection",
+                    source = in(reg) source,
+                    value = out(reg) value,
+                    failed = out(reg) failed,
+                    options(nostack, readonly),
+                );
+            }
+        };
+    }
+    lift_guard();
+    match width {
+        Width::B1 => load!("movzx {value:e}, byte ptr [{source}]"),
+        Width::B2 => load!("movzx {value:e}, word ptr [{source}]"),
+        Width::B4 => load!("mov {value:e}, [{source}]"),
+        Width::B8 => load!("mov {value}, [{source}]"),
+    }
+    put_guard_back();
+    if failed == 0 { Ok(value) } else { Err(()) }
+}
+
 /// LOCK CMPXCHG of `width` bytes at `target`. `Err` on a page fault, else what
 /// was there before.
 ///

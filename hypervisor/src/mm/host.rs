@@ -274,6 +274,12 @@ pub(super) fn shared_slots() -> impl Iterator<Item = usize> {
     })
 }
 
+/// Whether the address space at `root` is active.
+#[inline]
+pub(super) fn is_active(root: HostPhysAddr) -> bool {
+    Cr3::read_raw().0.start_address().as_u64() == root.as_u64()
+}
+
 /// Runs `f` in the address space at `root`, which is usually active already.
 pub fn with_root<R>(root: HostPhysAddr, f: impl FnOnce() -> R) -> R {
     let active = HostPhysAddr::new(Cr3::read().0.start_address().as_u64());

@@ -53,12 +53,12 @@ pub(super) fn wait<M: GuestRam>(
             Activity::WaitForStartup => VcpuActivity::WaitForStartup,
         },
         for_ns,
-        rip: vcpu.hw.rip(),
+        rip: vcpu.rip(),
         code: code_at(vcpu, &vm.memory),
         exits: exits(&vcpu.core.counts),
-        interrupts_enabled: vcpu.hw.rflags().contains(Rflags::IF),
-        shadow: vcpu.hw.interrupt_shadow(),
-        nmi_blocked: vcpu.hw.nmi_blocked(),
+        interrupts_enabled: vcpu.rflags().contains(Rflags::IF),
+        shadow: vcpu.interrupt_shadow(),
+        nmi_blocked: vcpu.nmi_blocked(),
         nmi_pending: vcpu.nmi_waits(),
         pic_pending: pic_asks(vcpu, vm),
         apic_enabled: lapic.apic_base() & APIC_ENABLED != 0 && lapic.svr().enabled(),
@@ -185,7 +185,7 @@ fn code_at<M: GuestRam>(vcpu: &Vcpu<dyn Backend>, memory: &M) -> CodeState {
             state.bytes = few.join(" ");
             let mut listing = String::new();
             // Writing to a string does not fail.
-            let _ = x86emu::disassemble(bytes, vcpu.mode(), vcpu.hw.rip(), &mut listing);
+            let _ = x86emu::disassemble(bytes, vcpu.mode(), vcpu.rip(), &mut listing);
             let first = listing.lines().next().and_then(|line| line.trim().split_once("  "));
             state.instruction = first.map_or("no instruction", |(_, text)| text).to_string();
         }
@@ -204,9 +204,9 @@ type Walked = (Vec<(GuestPhysAddr, u64)>, Result<GuestPhysAddr, String>);
 
 /// How RIP translates.
 fn translate<M: GuestRam>(vcpu: &Vcpu<dyn Backend>, memory: &M) -> Walked {
-    let linear = vcpu.linear(SegmentRegister::Cs, vcpu.hw.rip());
+    let linear = vcpu.linear(SegmentRegister::Cs, vcpu.rip());
     let mut looking = Looking { memory, entries: Vec::new() };
-    let translated = if vcpu.hw.cr0().contains(Cr0::PG) {
+    let translated = if vcpu.cr0().contains(Cr0::PG) {
         let access = Access::Fetch;
         walk(&vcpu.walk_config(), &mut looking, GuestVirtAddr::new(linear), access)
             .map(|translation| translation.gpa)
@@ -226,7 +226,7 @@ pub(super) fn code<M: GuestRam>(
     memory: &M,
     out: &mut dyn Write,
 ) -> core::fmt::Result {
-    let rip = vcpu.hw.rip();
+    let rip = vcpu.rip();
     let linear = vcpu.linear(SegmentRegister::Cs, rip);
     let (entries, translated) = translate(vcpu, memory);
     write!(out, "  RIP {linear:#x}")?;

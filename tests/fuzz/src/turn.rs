@@ -11,6 +11,7 @@ use chipset::fabric::Requests;
 use memory::GuestMemory;
 use std::boxed::Box;
 use std::vec::Vec;
+use vmm::backend::Quirks;
 use vmm::end::{EndReason, VmError};
 use vmm::run::{Next, off_cpu, on_cpu};
 use vmm::scripted::Play;
@@ -36,7 +37,7 @@ pub fn run(data: &[u8]) {
     if choices & 1 != 0 {
         play.vcpu.hw.page = Some(Box::default());
     }
-    play.vcpu.hw.loses_shadow = choices & 2 != 0;
+    play.vcpu.hw.quirks.set(Quirks::LOSES_SHADOW, choices & 2 != 0);
     mode(&mut play, choices >> 2);
     for _ in 0..STEPS {
         if input.0.is_empty() {

@@ -88,6 +88,10 @@ pub struct Board {
     pub(crate) trace: TracePort,
     /// Time at which each timed device next wants to act, in nanoseconds.
     pub(crate) deadlines: [AtomicU64; 4],
+    /// The earliest of them.
+    earliest: AtomicU64,
+    /// Held to find the earliest.
+    deciding: spin::Mutex<()>,
 }
 
 impl Board {
@@ -126,6 +130,8 @@ impl Board {
             scratch: debug.then(|| Mutex::new(Rank::Device, Scratch::new())),
             trace: TracePort::default(),
             deadlines: [const { AtomicU64::new(u64::MAX) }; 4],
+            earliest: AtomicU64::new(u64::MAX),
+            deciding: spin::Mutex::new(()),
         }
     }
 
@@ -146,14 +152,21 @@ impl Board {
     /// Time at which a device next wants to act.
     #[must_use]
     pub fn deadline(&self) -> Nanos {
-        let least = self.deadlines.iter().map(|d| d.load(Ordering::Relaxed)).min();
-        Nanos(least.unwrap_or(u64::MAX))
+        Nanos(self.earliest.load(Ordering::Relaxed))
     }
 
     fn note_deadline(&self, which: TimedDevice, device: &impl Timed) {
-        if let Some(slot) = self.deadlines.get(which as usize) {
-            slot.store(device.next_deadline().map_or(u64::MAX, |n| n.0), Ordering::Relaxed);
+        let Some(slot) = self.deadlines.get(which as usize) else { return };
+        let at = device.next_deadline().map_or(u64::MAX, |n| n.0);
+        // The device's lock is held: nobody else writes its slot.
+        if slot.load(Ordering::Relaxed) == at {
+            return;
         }
+        // One at a time: an older answer must not be stored last.
+        let _alone = self.deciding.lock();
+        slot.store(at, Ordering::Relaxed);
+        let least = self.deadlines.iter().map(|d| d.load(Ordering::Relaxed)).min();
+        self.earliest.store(least.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Time has come to `now`.

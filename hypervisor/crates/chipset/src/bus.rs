@@ -81,6 +81,12 @@ impl Bus {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// Nobody has answered anywhere so far: the table need not be searched.
+    #[inline(always)]
+    fn is_bare(&self) -> bool {
+        self.generation() == 0
+    }
+
     /// The places of the device at `place` have changed. One caller at a time.
     pub(crate) fn moved(&self, place: DevFn) {
         let Some(member) = self.members.iter().position(|member| member.place == place) else {
@@ -116,10 +122,16 @@ impl Bus {
     }
 
     fn port(&self, port: u16, width: Width) -> Option<Found<'_>> {
+        if self.is_bare() {
+            return None;
+        }
         self.find(&self.table.read().ports, port.into(), width)
     }
 
     fn memory(&self, gpa: GuestPhysAddr, width: Width) -> Option<Found<'_>> {
+        if self.is_bare() {
+            return None;
+        }
         self.find(&self.table.read().memory, gpa.as_u64(), width)
     }
 

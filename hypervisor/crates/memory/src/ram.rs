@@ -36,6 +36,19 @@ pub trait GuestMemory {
     /// [`MemoryError`] names the first address that failed.
     fn write(&self, gpa: GuestPhysAddr, data: &[u8]) -> Result<(), MemoryError>;
 
+    /// The `width` bytes at `gpa`, which lie in one page: in one access, where they are
+    /// naturally aligned.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read).
+    fn load(&self, gpa: GuestPhysAddr, width: Width) -> Result<u64, MemoryError> {
+        let mut bytes = [0; 8];
+        if let Some(part) = bytes.get_mut(..width.bytes()) {
+            self.read(gpa, part)?;
+        }
+        Ok(u64::from_le_bytes(bytes))
+    }
+
     /// Compares the naturally aligned `width` bytes at `gpa` with `current` and,
     /// where they are equal, replaces them by `new` in one atomic step. Returns
     /// what was there before.
@@ -90,6 +103,10 @@ impl<M: GuestMemory> GuestMemory for Arc<M> {
 
     fn write(&self, gpa: GuestPhysAddr, data: &[u8]) -> Result<(), MemoryError> {
         (**self).write(gpa, data)
+    }
+
+    fn load(&self, gpa: GuestPhysAddr, width: Width) -> Result<u64, MemoryError> {
+        (**self).load(gpa, width)
     }
 
     fn compare_exchange(

@@ -61,11 +61,12 @@ impl Scheduler {
         if now.saturating_sub(self.balanced) >= self.timing.frame {
             self.balance(now);
         }
-        let mut release = self.park(cpu, now);
-        let mut chosen = self.pick(cpu, now);
+        let (mut release, virtual_now) = self.park(cpu, now);
+        let mut chosen = self.pick(cpu, now, virtual_now);
         if chosen.is_none() && self.steal(cpu, now) {
-            release = self.park(cpu, now);
-            chosen = self.pick(cpu, now);
+            let (when, virtual_now) = self.park(cpu, now);
+            release = when;
+            chosen = self.pick(cpu, now, virtual_now);
         }
         let decision = match chosen {
             Some(pick) => self.dispatch(cpu, now, pick, release).map(Decision::Run),
@@ -180,10 +181,12 @@ impl Scheduler {
     }
 
     /// Takes guests out of the CPU's competition whose cap is used up, and lets
-    /// those in that may run again. Says when the next one may.
-    fn park(&mut self, cpu: usize, now: u64) -> Option<u64> {
+    /// those in that may run again. Says when the next one may, and the CPU's virtual time.
+    fn park(&mut self, cpu: usize, now: u64) -> (Option<u64>, Virtual) {
         let grant = self.timing.grant;
-        let v = self.virtual_time(cpu, now).v;
+        let virtual_now = self.virtual_time(cpu, now);
+        let v = virtual_now.v;
+        let mut changed = false;
         let mut release: Option<u64> = None;
         let count = self.cpus.get(cpu).map_or(0, |cpu| cpu.active.len());
         for at in 0..count {
@@ -199,13 +202,14 @@ impl Scheduler {
             }
             match held {
                 Some(when) => {
-                    cell.parked = true;
+                    changed |= !core::mem::replace(&mut cell.parked, true);
                     release = Some(release.map_or(when, |least| least.min(when)));
                     guest.throttled_since.get_or_insert(now);
                 }
                 None => {
                     if cell.parked {
                         cell.parked = false;
+                        changed = true;
                         cell.released = now;
                         cell.v = cell.v.max(v);
                     }
@@ -215,12 +219,13 @@ impl Scheduler {
                 }
             }
         }
-        release
+        let virtual_now = if changed { self.virtual_time(cpu, now) } else { virtual_now };
+        (release, virtual_now)
     }
 
     /// Chooses among the CPU's own entities.
-    fn pick(&mut self, cpu: usize, now: u64) -> Option<Pick> {
-        let Virtual { v, total, nominal } = self.virtual_time(cpu, now);
+    fn pick(&mut self, cpu: usize, now: u64, virtual_now: Virtual) -> Option<Pick> {
+        let Virtual { v, total, nominal } = virtual_now;
         let (total, nominal) = (total.max(1), nominal.max(1));
         let heads = self.survey(cpu, now, v, nominal)?;
         let again = heads.refilled.filter(|when| *when > now);

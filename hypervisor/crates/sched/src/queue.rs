@@ -199,6 +199,16 @@ impl Scheduler {
         let oldest = now.saturating_sub(self.timing.round);
         loop {
             let Some(state) = self.cpus.get_mut(cpu) else { return Virtual::default() };
+            // Mostly, one guest is alone: the average is its own.
+            if let [index] = state.active[..]
+                && let Some(guest) = self.guests.get(index)
+                && let Some(cell) = guest.cells.get(cpu)
+                && cell.n != 0
+                && !cell.parked
+            {
+                state.v = cell.v;
+                return Virtual { v: cell.v, total: cell.weight, nominal: guest.nominal(cell.n) };
+            }
             let base = state.v;
             let (mut sum, mut of) = (0i128, Virtual::default());
             let (mut competes, mut sleeps) = (false, false);
@@ -223,7 +233,6 @@ impl Scheduler {
                 of.total = of.total.saturating_add(weight);
                 of.nominal = of.nominal.saturating_add(guest.nominal(cell.n));
             }
-            // Mostly, one guest is alone, and nothing has changed.
             if of.total != 0 && sum != 0 {
                 state.v = base.saturating_add(sum.div_euclid(of.total.into()));
             }

@@ -26,7 +26,7 @@ pub(crate) fn apply<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, eff
             // Due at each switch of the page, on or off: translations that the CPU cached while it
             // did not watch the page may be used when it does (SDM: "Issues Pertaining to Page Size
             // and TLB Management").
-            vcpu.hw.flush_translations();
+            vcpu.hw.invalidate();
         }
     }
 }

@@ -3,17 +3,17 @@
 //!
 //! A backend's assembly saves the general registers into [`HotState`] and calls
 //! [`crate::hot::exit::serve`], statically dispatched, which serves the hot exits and goes straight
-//! back in; only an exit that `serve` declines becomes an [`ExitWithEvent`] for the general code
+//! back in; only an exit that `serve` declines is left in [`VcpuCore::exit`] for the general code
 //! (module `exits`).
 
 use crate::hot::timer::{HotTimer, TimerKind};
+use crate::registers::{Fields, Registers};
 use crate::vcpu::VcpuCore;
+use bitflags::bitflags;
 use core::fmt;
 use devices::lapic::Lapic;
-use x86defs::exit::{ExitWithEvent, PlainPort};
-use x86defs::{
-    Cr0, Cr4, DescriptorTable, Efer, Event, GuestPhysAddr, Msr, Rflags, Segment, SegmentRegister,
-};
+use x86defs::exit::PlainPort;
+use x86defs::{Event, GuestPhysAddr, Rflags};
 
 /// The registers that the assembly saves at an exit. The assembly knows this layout.
 #[derive(Clone, Copy, Debug, Default)]
@@ -117,39 +117,56 @@ pub enum InterruptDelivery {
     Virtual,
 }
 
-/// A vCPU of the hardware.
+bitflags! {
+    /// Ways in which a CPU (mostly one emulator) differs from what the manuals say or from others.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Quirks: u8 {
+        /// An entry with an interrupt shadow is known to lose the shadow.
+        const LOSES_SHADOW = 1 << 0;
+        /// An NMI window comes at the end of an interrupt shadow too, not only at that
+        /// of an NMI's handler.
+        const NMI_WINDOW_SEES_SHADOW = 1 << 1;
+    }
+}
+
+/// What the hardware tells about the end of the instruction that caused an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstructionEnd {
+    /// RIP behind it.
+    Rip(u64),
+    /// Its length in bytes.
+    Length(u8),
+    /// Nothing.
+    Unknown,
+}
+
+/// Exits that a vCPU asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Windows {
+    /// Once the guest can take an interrupt.
+    pub interrupt: bool,
+    /// Once the guest can take an NMI. The wish stays until that exit has come.
+    pub nmi: bool,
+}
+
+/// A vCPU of the hardware. Before an entry come, in this order: [`store`](Self::store),
+/// [`invalidate`](Self::invalidate), [`inject`](Self::inject) and [`ask`](Self::ask),
+/// [`give_apic`](Self::give_apic), [`run`](Self::run).
 pub trait Backend {
-    /// RIP.
-    fn rip(&self) -> u64;
-    /// Sets RIP.
-    fn set_rip(&mut self, value: u64);
-    /// RSP.
-    fn rsp(&self) -> u64;
-    /// Sets RSP.
-    fn set_rsp(&mut self, value: u64);
-    /// RFLAGS.
-    fn rflags(&self) -> Rflags;
-    /// Sets RFLAGS.
-    fn set_rflags(&mut self, value: Rflags);
-    /// CR0, as the guest sees it.
-    fn cr0(&self) -> Cr0;
-    /// Sets CR0.
-    fn set_cr0(&mut self, value: Cr0);
-    /// CR2.
-    fn cr2(&self) -> u64;
-    /// Sets CR2.
-    fn set_cr2(&mut self, value: u64);
-    /// CR3.
-    fn cr3(&self) -> u64;
-    /// Sets CR3.
-    fn set_cr3(&mut self, value: u64);
-    /// CR4, as the guest sees it.
-    fn cr4(&self) -> Cr4;
-    /// Sets CR4 and forgets cached translations of the guest.
-    fn set_cr4(&mut self, value: Cr4);
-    /// Sets the page-directory pointers of PAE paging, which were checked, where
-    /// the hardware keeps them apart from memory.
-    fn set_page_directory_pointers(&mut self, entries: [u64; 4]);
+    /// Fills in registers as the hardware has them. None of `fields` is changed.
+    fn fetch(&self, registers: &Registers, fields: Fields);
+    /// Gives the hardware the registers that are [changed](Registers::changed), and does what
+    /// their changes imply: cached translations are forgotten with one of
+    /// [`Fields::TRANSLATION`].
+    fn store(&mut self, registers: &Registers);
+    /// Forgets all cached translations of the guest.
+    fn invalidate(&mut self);
+    /// Has `event` delivered at the next entry.
+    fn inject(&mut self, event: Event);
+    /// The event that will be delivered at the next entry.
+    fn injection(&self) -> Option<Event>;
+    /// Asks for exits.
+    fn ask(&mut self, windows: Windows);
     /// How interrupts of the local APIC reach the guest.
     fn interrupt_delivery(&self) -> InterruptDelivery;
     /// Gives the hardware the part of the local APIC that it keeps while the guest runs: the task
@@ -159,80 +176,18 @@ pub trait Backend {
     fn give_apic(&mut self, lapic: &mut Lapic);
     /// Takes back the part that [`give_apic`](Self::give_apic) gave. The first step after an exit.
     fn take_apic(&mut self, lapic: &mut Lapic);
-    /// EFER, as the guest sees it.
-    fn efer(&self) -> Efer;
-    /// Sets EFER.
-    fn set_efer(&mut self, value: Efer);
-    /// PKRU, as the guest has it in the CPU; 0 without protection keys.
-    fn pkru(&self) -> u32;
-    /// XCR0.
-    fn xcr0(&self) -> u64;
-    /// Sets XCR0, to a value that the CPU supports.
-    fn set_xcr0(&mut self, value: u64);
-    /// Debug register 0, 1, 2, 3, 6 or 7.
-    fn dr(&self, number: u8) -> u64;
-    /// Sets debug register 0, 1, 2, 3, 6 or 7.
-    fn set_dr(&mut self, number: u8, value: u64);
-    /// A segment register.
-    fn segment(&self, register: SegmentRegister) -> Segment;
-    /// Sets a segment register.
-    fn set_segment(&mut self, register: SegmentRegister, value: Segment);
-    /// GDTR.
-    fn gdtr(&self) -> DescriptorTable;
-    /// Sets GDTR.
-    fn set_gdtr(&mut self, value: DescriptorTable);
-    /// IDTR.
-    fn idtr(&self) -> DescriptorTable;
-    /// Sets IDTR.
-    fn set_idtr(&mut self, value: DescriptorTable);
-    /// The current privilege level.
-    fn cpl(&self) -> u8;
-    /// An MSR that the hardware switches with the guest (SYSCALL, SYSENTER,
-    /// segment bases, PAT); `None` for any other.
-    fn msr(&self, msr: Msr) -> Option<u64>;
-    /// Sets such an MSR to a value that was checked; `false` for any other.
-    fn set_msr(&mut self, msr: Msr, value: u64) -> bool;
-
-    /// Sets TSC_AUX, which RDTSCP and RDPID read in the CPU.
-    fn set_tsc_aux(&mut self, value: u64);
-
-    /// Whether interrupts are held off for one instruction (after STI, MOV SS).
-    fn interrupt_shadow(&self) -> bool;
-    /// Sets or clears that shadow.
-    fn set_interrupt_shadow(&mut self, shadow: bool);
-    /// Has `event` delivered at the next entry.
-    fn inject(&mut self, event: Event);
-    /// The event that will be delivered at the next entry.
-    fn injection(&self) -> Option<Event>;
-    /// Asks for (or no longer for) an exit once the guest can take an interrupt.
-    fn set_interrupt_window(&mut self, wanted: bool);
-    /// Whether NMIs are blocked until the guest's next IRET.
-    fn nmi_blocked(&self) -> bool;
-    /// Blocks or unblocks NMIs.
-    fn set_nmi_blocked(&mut self, blocked: bool);
-    /// Asks for an exit once the guest can take an NMI.
-    fn request_nmi_window(&mut self);
-    /// Whether that exit comes at the end of an interrupt shadow too, not only at that
-    /// of an NMI's handler.
-    fn nmi_window_sees_shadow(&self) -> bool;
-
-    /// RIP behind the instruction that caused the last exit, where the
-    /// hardware tells.
-    fn next_rip(&self) -> Option<u64>;
     /// Sets the offset that is added to the host's TSC.
     fn set_tsc_offset(&mut self, offset: u64);
-    /// Forgets all cached translations of the guest.
-    fn flush_translations(&mut self);
-    /// Whether re-entry with an interrupt shadow is known to lose the shadow.
-    fn loses_shadow(&self) -> bool;
-
+    /// Runs the guest until an exit that the hot handler declines, which it leaves in
+    /// [`VcpuCore::exit`]. Tells [`VcpuCore::watch`] of each entry and what comes of it.
+    fn run(&mut self, core: &mut VcpuCore);
+    /// The end of the instruction that caused the last exit.
+    fn instruction_end(&self) -> InstructionEnd;
     /// The timer that ends the guest's turn at [`VcpuCore::timer`]'s deadline.
     fn timer(&self) -> TimerKind;
-
-    /// Runs the guest until an exit that the hot handler declines. Tells
-    /// [`VcpuCore::watch`] of each entry and what comes of it.
-    fn run(&mut self, core: &mut VcpuCore) -> ExitWithEvent;
-    /// Writes down everything, for a crash report.
+    /// Ways in which this CPU differs.
+    fn quirks(&self) -> Quirks;
+    /// Writes down everything that the hardware has, for a crash report.
     ///
     /// # Errors
     /// Those of `out`.

@@ -10,11 +10,12 @@ use memory::walk::{Access, GuestPageTables, Translation, WalkConfig, WalkError, 
 use memory::{GuestRam, MemoryError};
 use x86defs::addr::PAGE_SIZE;
 use x86defs::control::CpuMode;
+use x86defs::exit::{NestedAccess, NestedFault};
 use x86defs::time::Nanos;
 use x86defs::{
     Cr0, Exception, Gpr, GuestPhysAddr, GuestVirtAddr, Low, Rflags, Segment, SegmentRegister, Width,
 };
-use x86emu::{AccessKind, Cpu, Fault, GuestException};
+use x86emu::{AccessKind, Cpu, Fault, GuestException, Instruction, MAX_INSTRUCTION};
 
 /// The guest's page tables, in its RAM.
 struct Tables<'a, M>(&'a M);
@@ -22,12 +23,9 @@ struct Tables<'a, M>(&'a M);
 impl<M: GuestRam> GuestPageTables for Tables<'_, M> {
     type Error = MemoryError;
 
+    #[inline]
     fn read_entry(&mut self, gpa: GuestPhysAddr, width: Width) -> Result<u64, MemoryError> {
-        let mut bytes = [0; 8];
-        if let Some(part) = bytes.get_mut(..width.bytes()) {
-            self.0.read(gpa, part)?;
-        }
-        Ok(u64::from_le_bytes(bytes))
+        self.0.load(gpa, width)
     }
 
     fn compare_exchange(
@@ -47,9 +45,13 @@ pub(crate) struct Emulated<'a, B, M> {
     pub(crate) vm: &'a Vm<M>,
     pub(crate) now: Nanos,
     pub(crate) ticks: Ticks,
+    mode: CpuMode,
     /// The last translation, for the next access of the same instruction:
     /// linear page, guest-physical page, rights.
     cached: Option<(u64, GuestPhysAddr, Rights)>,
+    /// The read that exited, until its instruction is known: the CPU's own translation serves
+    /// where it is the instruction's only access.
+    exited: Option<NestedFault>,
 }
 
 /// Kind of access that a cached translation was made for.
@@ -61,7 +63,15 @@ enum Rights {
 
 impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
     pub(crate) fn new(vcpu: &'a mut Vcpu<B>, vm: &'a Vm<M>, now: Nanos, ticks: Ticks) -> Self {
-        Self { vcpu, vm, now, ticks, cached: None }
+        let mode = vcpu.mode();
+        Self { vcpu, vm, now, ticks, mode, cached: None, exited: None }
+    }
+
+    /// The same, for an instruction that has caused `fault`.
+    pub(crate) fn after(self, fault: NestedFault) -> Self {
+        let others = NestedAccess::WRITE | NestedAccess::FETCH | NestedAccess::WALK;
+        let exited = (!fault.access.intersects(others)).then_some(fault);
+        Self { exited, ..self }
     }
 
     fn config(&self) -> WalkConfig {
@@ -79,7 +89,13 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
         linear: u64,
         access: Access,
     ) -> Result<GuestPhysAddr, Fault<VmError>> {
-        if !self.vcpu.hw.cr0().contains(Cr0::PG) {
+        if access == Access::Read
+            && let Some(fault) = self.exited.take()
+            && Self::is_of(&fault, linear)
+        {
+            return Ok(fault.gpa);
+        }
+        if !self.vcpu.cr0().contains(Cr0::PG) {
             return Ok(GuestPhysAddr::new(linear & 0xffff_ffff));
         }
         let page = linear & !(PAGE_SIZE - 1);
@@ -91,7 +107,13 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
         }
         let config = self.config();
         let tables = &mut Tables(&self.vm.memory);
-        match walk(&config, tables, GuestVirtAddr::new(linear), access) {
+        let gva = GuestVirtAddr::new(linear);
+        let found = if access == Access::Fetch {
+            self.vcpu.fetched.walk(&config, tables, gva, access)
+        } else {
+            walk(&config, tables, gva, access)
+        };
+        match found {
             Ok(Translation { gpa, .. }) => {
                 if access != Access::Fetch {
                     let rights = if access == Access::Write { Rights::Write } else { Rights::Read };
@@ -103,12 +125,20 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
                 Err(GuestException::page_fault(linear, code.bits()).into())
             }
             Err(WalkError::NonCanonical) => {
-                Err(GuestException::with_zero(Exception::GP, self.mode()).into())
+                Err(GuestException::with_zero(Exception::GP, self.mode).into())
             }
             Err(WalkError::Contended) => {
                 Err(Fault::Host(VmError::Internal("page tables that change all the time")))
             }
             Err(WalkError::Memory(error)) => Err(Fault::Host(error.into())),
+        }
+    }
+
+    /// Whether the read that exited was of `linear`, of one that its instruction makes.
+    fn is_of(fault: &NestedFault, linear: u64) -> bool {
+        match fault.gva {
+            Some(gva) => gva.as_u64() == linear,
+            None => fault.gpa.as_u64() % PAGE_SIZE == linear % PAGE_SIZE,
         }
     }
 
@@ -132,13 +162,20 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
             return Ok((first, None));
         }
         let next = linear.wrapping_add(part as u64);
-        let next = if self.mode() == CpuMode::Long64 { next } else { next & 0xffff_ffff };
+        let next = if self.mode == CpuMode::Long64 { next } else { next & 0xffff_ffff };
         Ok((first, Some(self.translate(next, access)?)))
     }
 
     fn physical_read(&mut self, gpa: GuestPhysAddr, buffer: &mut [u8]) -> Result<(), VmError> {
         if self.vm.memory.is_ram(gpa) {
             return Ok(self.vm.memory.read(gpa, buffer)?);
+        }
+        if let Some(width) = Width::from_bytes(buffer.len())
+            && gpa.is_aligned(width.bytes() as u64)
+        {
+            let value = self.device_read(gpa, width).to_le_bytes();
+            buffer.copy_from_slice(value.get(..width.bytes()).unwrap_or_default());
+            return Ok(());
         }
         let mut at = gpa;
         for chunk in device_chunks_mut(gpa, buffer) {
@@ -244,32 +281,38 @@ impl<B: Backend, M: GuestRam> Cpu for Emulated<'_, B, M> {
     }
 
     fn rip(&self) -> u64 {
-        self.vcpu.hw.rip()
+        self.vcpu.rip()
     }
 
     fn set_rip(&mut self, rip: u64) {
-        self.vcpu.hw.set_rip(rip);
+        self.vcpu.set_rip(rip);
     }
 
     fn rflags(&self) -> Rflags {
-        self.vcpu.hw.rflags()
+        self.vcpu.rflags()
     }
 
     fn set_rflags(&mut self, rflags: Rflags) {
-        self.vcpu.hw.set_rflags(rflags);
+        self.vcpu.set_rflags(rflags);
     }
 
     fn segment(&self, register: SegmentRegister) -> Segment {
-        self.vcpu.hw.segment(register)
+        self.vcpu.segment(register)
+    }
+
+    fn begin(&mut self, instruction: &Instruction) {
+        if !instruction.has_one_place() {
+            self.exited = None;
+        }
     }
 
     fn mode(&self) -> CpuMode {
-        self.vcpu.mode()
+        self.mode
     }
 
     fn alignment_check(&self) -> bool {
-        let hw = &self.vcpu.hw;
-        hw.cpl() == 3 && hw.cr0().contains(Cr0::AM) && hw.rflags().contains(Rflags::AC)
+        let vcpu = &self.vcpu;
+        vcpu.cpl() == 3 && vcpu.cr0().contains(Cr0::AM) && vcpu.rflags().contains(Rflags::AC)
     }
 
     fn read(
@@ -354,13 +397,25 @@ impl<B: Backend, M: GuestRam> Cpu for Emulated<'_, B, M> {
     fn fetch(&mut self, linear: u64, buffer: &mut [u8]) -> Result<usize, Fault<VmError>> {
         let gpa = self.translate(linear, Access::Fetch)?;
         let part = Self::first_part(linear, buffer.len());
+        if let Ok(whole) = <&mut [u8; MAX_INSTRUCTION]>::try_from(&mut *buffer)
+            && part == MAX_INSTRUCTION
+        {
+            // Two loads, which overlap, cost less than a copy.
+            let load = |gpa| self.vm.memory.load(gpa, Width::B8);
+            let first = load(gpa).map_err(|error| Fault::Host(error.into()))?;
+            let last = load(gpa.wrapping_add(7)).map_err(|error| Fault::Host(error.into()))?;
+            let both = u128::from(first) | u128::from(last) << 56;
+            let [bytes @ .., _] = both.to_le_bytes();
+            *whole = bytes;
+            return Ok(part);
+        }
         let (head, tail) = buffer.split_at_mut(part);
         self.vm.memory.read(gpa, head).map_err(|error| Fault::Host(error.into()))?;
         if tail.is_empty() {
             return Ok(part);
         }
         let next = linear.wrapping_add(part as u64);
-        let next = if self.mode() == CpuMode::Long64 { next } else { next & 0xffff_ffff };
+        let next = if self.mode == CpuMode::Long64 { next } else { next & 0xffff_ffff };
         match self.translate(next, Access::Fetch) {
             Ok(gpa) if self.vm.memory.read(gpa, tail).is_ok() => Ok(buffer.len()),
             _ => Ok(part),

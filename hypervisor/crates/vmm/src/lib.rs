@@ -14,6 +14,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate self as vmm;
 
+pub mod access;
 mod apic;
 pub mod backend;
 pub mod clock;
@@ -31,6 +32,7 @@ pub mod msr;
 pub mod predictors;
 pub mod pv;
 pub mod recorder;
+pub mod registers;
 pub mod run;
 #[cfg(any(test, feature = "scripted"))]
 pub mod scripted;

@@ -10,9 +10,10 @@ use crate::vm::{Host, Vm};
 use crate::{apic, exits};
 use chipset::fabric::Requests;
 use core::sync::atomic::Ordering;
-use devices::lapic::Lint;
+use devices::lapic::{Lint, Ticks};
 use memory::GuestRam;
 use x86defs::exit::ExitWithEvent;
+use x86defs::time::Nanos;
 use x86defs::{Rflags, VmExit};
 
 /// The caller's next step.
@@ -36,6 +37,8 @@ pub fn on_cpu<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, ready: u6
     let clock = vm.clock.read();
     let core = &mut vcpu.core;
     core.shared.set_on_cpu(true);
+    core.line = clock.line();
+    core.devices_due = (Nanos(u64::MAX), NEVER);
     if let Some(offset) = clock.catch_up(&mut core.clock, &vm.memory, vm.tsc_agreement()) {
         vcpu.hw.set_tsc_offset(offset);
         core.counters.pauses_told += 1;
@@ -44,7 +47,7 @@ pub fn on_cpu<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, ready: u6
     drop(clock);
     let offered = core.cpuid.pv();
     match core.pv.steal.on_cpu(waited, offered, &vm.memory, &mut core.counters) {
-        Flush::Due => vcpu.hw.flush_translations(),
+        Flush::Due => vcpu.hw.invalidate(),
         Flush::None => {}
     }
 }
@@ -68,42 +71,49 @@ fn pay<M: GuestRam>(core: &mut VcpuCore, vm: &Vm<M>) {
 /// Runs `vcpu` once: up to an exit that the general code has to serve.
 pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut impl Host) -> Next {
     let tsc = host.tsc();
-    vm.advance(vm.now(tsc));
-    vcpu.core.lapic.advance(vm.ticks(tsc));
+    let line = vcpu.core.line;
+    if tsc >= devices_due(&mut vcpu.core, vm) {
+        vm.advance(line.now(tsc));
+    }
+    let ticks = Ticks(line.ticks(tsc));
+    vcpu.core.lapic.advance(ticks);
     if let Some(end) = take_requests(vcpu, vm) {
         return Next::End(end);
     }
     let pic = pic_asks(vcpu, vm);
-    let [apic, devices] = deadlines(vcpu, vm, tsc);
+    let devices = devices_due(&mut vcpu.core, vm);
+    let apic = vcpu.core.lapic.deadline();
+    let apic = apic.map_or(NEVER, |at| tsc.saturating_add(at.0.saturating_sub(ticks.0)));
     match vcpu.activity {
         Activity::Running => {}
         Activity::Halted if vcpu.has_wake_up(pic) => vcpu.wake(),
         Activity::Halted | Activity::WaitForStartup => return Next::Idle(apic.min(devices)),
     }
-    vcpu.prepare_injection(pic, || vm.fabric.pic_acknowledge());
-    let core = &mut vcpu.core;
+    vm.board.follow_bells(&mut vcpu.core.bells);
+    let view = vcpu.core.view(vcpu.cr4());
+    vcpu.core.leaves.follow(&vcpu.core.cpuid, view);
+    let trace = vm.board.trace();
+    vcpu.core.hold = trace.hold();
+    vcpu.core.timer.kind = vcpu.hw.timer();
+    let mut prepared = vcpu.prepare(pic, || vm.fabric.pic_acknowledge());
+    let nmi_waits = prepared.nmi_waits();
+    let core = prepared.core();
     core.pv.eoi.to_guest(&core.lapic, &vm.memory, &mut core.counters);
-    let nmi_waits = vcpu.nmi_waits();
-    let timer = &mut vcpu.core.timer;
-    timer.kind = vcpu.hw.timer();
-    timer.offset = vm.clock.read().offset().unwrap_or(0);
+    let timer = &mut core.timer;
+    timer.offset = line.offset().unwrap_or(0);
     // The vCPU is looked at again soon if an NMI must wait and has no window to wait for.
     let others = devices.min(host.deadline());
     timer.enter(if nmi_waits { tsc } else { others }, apic, tsc);
-    if vcpu.core.owed != 0 {
+    if core.owed != 0 {
         // Left before it was to be paid: it is due when it was.
-        let _ = timer.owes_since(vcpu.core.owed_since);
+        let _ = timer.owes_since(core.owed_since);
     }
     if timer.kind == TimerKind::Machine {
         host.arm_timer(timer.armed);
     }
-    vm.board.follow_bells(&mut vcpu.core.bells);
-    let view = vcpu.core.view(vcpu.hw.cr4());
-    vcpu.core.leaves.follow(&vcpu.core.cpuid, view);
-    let trace = vm.board.trace();
-    vcpu.core.hold = trace.hold();
-    let ExitWithEvent { exit, interrupted } = vcpu.hw.run(&mut vcpu.core);
+    prepared.run();
     let core = &mut vcpu.core;
+    let ExitWithEvent { exit, interrupted } = core.exit;
     vcpu.hw.take_apic(&mut core.lapic);
     if core.owed != 0
         && (core.idle_cpus.load(Ordering::Relaxed) != 0
@@ -118,7 +128,6 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     if vcpu.core.timer.kind == TimerKind::Machine {
         host.note_armed(vcpu.core.timer.armed);
     }
-    vcpu.core.xcr0 = vcpu.hw.xcr0();
     if let Some(event) = interrupted {
         vcpu.deliver_again(event);
     }
@@ -128,11 +137,11 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     let kind = Kind::of(&exit);
     vcpu.core.counts.count(kind);
     vcpu.core.watch.serve(kind);
-    vcpu.core.recent.note_at(vcpu.hw.rip(), exit, vcpu.core.watch.mark());
+    vcpu.core.recent.note_at(vcpu.rip(), exit, vcpu.core.watch.mark());
     if trace.is_on() {
         // An emulated CPU may be left with reserved bits set, for all programs to come.
-        let flags = vcpu.hw.rflags();
-        vcpu.hw.set_rflags(flags & Rflags::all());
+        let flags = vcpu.rflags();
+        vcpu.set_rflags(flags & Rflags::all());
         crate::trace::note(trace, vcpu, &vm.memory, &exit);
     }
     if interrupted.is_some()
@@ -142,7 +151,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         // The instruction at RIP has nothing to do with this fault.
         return Next::End(EndReason::Failed(VmError::NotOffered(exits::DELIVERY)));
     }
-    let served = exits::serve(vcpu, vm, host, exit);
+    let served = exits::serve(vcpu, vm, host, &exit);
     vcpu.core.recent.served(host.tsc());
     if vcpu.shutdown {
         return Next::End(EndReason::TripleFault);
@@ -166,7 +175,9 @@ fn take_requests<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) -> Opt
     // LINT0 may be programmed to take the 8259s' output as a vector of its own.
     if vcpu.index == 0 {
         let asserted = vm.fabric.pic_output();
-        if apic::set_lint(vcpu, Lint::Lint0, asserted) {
+        if asserted != vcpu.core.lapic.is_asserted(Lint::Lint0)
+            && apic::set_lint(vcpu, Lint::Lint0, asserted)
+        {
             vcpu.post_nmi();
         }
     }
@@ -201,11 +212,12 @@ fn take_requests<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) -> Opt
     None
 }
 
-/// The host's TSC at which the local APIC's timer rings, and at which a device
-/// wants to act; [`NEVER`] where none does.
-fn deadlines<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, vm: &Vm<M>, tsc: u64) -> [u64; 2] {
-    let apic = vcpu.core.lapic.deadline().map(|ticks| vm.host_tsc_of(ticks, tsc));
-    let devices = vm.board.deadline();
-    let devices = (devices.0 != u64::MAX).then(|| vm.clock.read().host_tsc_at(devices)).flatten();
-    [apic.unwrap_or(NEVER), devices.unwrap_or(NEVER)]
+/// The host's TSC at which a device next wants to act; [`NEVER`] where none does.
+#[inline]
+fn devices_due<M: GuestRam>(core: &mut VcpuCore, vm: &Vm<M>) -> u64 {
+    let at = vm.board.deadline();
+    if core.devices_due.0 != at {
+        core.devices_due = (at, core.line.host_tsc_at(at).unwrap_or(NEVER));
+    }
+    core.devices_due.1
 }

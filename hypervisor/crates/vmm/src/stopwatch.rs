@@ -92,8 +92,13 @@ impl Stopwatch {
     }
 
     /// Time that was spent up to this TSC, at which the vCPU's CPU goes to another.
-    pub fn end(&mut self, tsc: u64) -> Spent {
+    pub fn end(&mut self, tsc: u64) {
         self.enter(tsc);
+    }
+
+    /// All time up to the last border.
+    #[must_use]
+    pub const fn spent(&self) -> Spent {
         self.spent
     }
 
@@ -179,14 +184,16 @@ mod tests {
         watch.exit(1200); // 83 in the guest
         watch.serve(Kind::Halt);
         watch.leave(1203); // 3 for HLT
-        let spent = watch.end(1253); // a switch of 50
+        watch.end(1253); // a switch of 50
+        let spent = watch.spent();
         assert_eq!((spent.guest, spent.switches), (183, 60));
         assert_eq!((spent.exits(Kind::PortIo), spent.exits(Kind::Halt)), (7, 3));
         assert_eq!(spent.all_exits(), 10);
         // The time without a CPU is nobody's.
         watch.begin(9000);
         watch.leave(9001);
-        assert_eq!(watch.end(9002).switches, 62);
+        watch.end(9002);
+        assert_eq!(watch.spent().switches, 62);
     }
 
     #[test]
@@ -247,7 +254,8 @@ mod tests {
                     _ => watch.leave(now),
                 }
             }
-            let spent = watch.end(now + 1);
+            watch.end(now + 1);
+            let spent = watch.spent();
             prop_assert_eq!(spent.guest + spent.switches + spent.all_exits(), now + 1 - 5);
         }
     }

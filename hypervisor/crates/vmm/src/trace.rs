@@ -13,11 +13,11 @@ use x86defs::{Gpr, Msr, Rflags, VmExit};
 /// Writes an exit down, unless it is one of those that are left out.
 pub fn note<B: Backend, M: GuestRam>(port: &TracePort, vcpu: &Vcpu<B>, memory: &M, exit: &VmExit) {
     let Some((kind, detail)) = describe(vcpu, memory, exit) else { return };
-    let mut hash = mix(0, (vcpu.hw.rflags() - Rflags::RF).bits());
+    let mut hash = mix(0, (vcpu.rflags() - Rflags::RF).bits());
     for gpr in Gpr::ALL {
         hash = mix(hash, vcpu.gpr(gpr));
     }
-    port.note([kind, detail, vcpu.hw.rip().low32(), hash.low32() ^ high32(hash)]);
+    port.note([kind, detail, vcpu.rip().low32(), hash.low32() ^ high32(hash)]);
 }
 
 /// MSRs that one vendor's hardware lets the guest write by itself.

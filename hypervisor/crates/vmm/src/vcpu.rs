@@ -2,8 +2,8 @@
 //! ([`Backend`]), and what is common to all exits: completing an instruction,
 //! raising exceptions, deciding what to inject.
 
-use crate::backend::{Backend, HotState, InterruptDelivery};
-use crate::clock::VcpuClock;
+use crate::backend::{Backend, HotState, InterruptDelivery, Quirks, Windows};
+use crate::clock::{Timeline, VcpuClock};
 use crate::counters::Counters;
 use crate::cpuid::{CpuidTable, VcpuView};
 use crate::hot::cpuid::HotLeaves;
@@ -11,6 +11,7 @@ use crate::hot::timer::HotTimer;
 use crate::msr::{MsrFile, MsrTable};
 use crate::pv::PvState;
 use crate::recorder::Recorder;
+use crate::registers::Registers;
 use crate::stats::ExitCounts;
 use crate::stopwatch::Stopwatch;
 use alloc::sync::Arc;
@@ -19,8 +20,10 @@ use chipset::{Board, HotBells};
 use core::sync::atomic::AtomicUsize;
 use devices::lapic::Lapic;
 use memory::HotRam;
-use memory::walk::{WalkConfig, WalkFeatures};
+use memory::walk::{KeptWalk, WalkConfig, WalkFeatures};
 use x86defs::control::{CpuMode, DR6_RESET, DR7_RESET};
+use x86defs::exit::ExitWithEvent;
+use x86defs::time::Nanos;
 use x86defs::{
     CpuState, Cr0, Event, EventKind, Exception, Gpr, Rflags, Segment, SegmentRegister, Vector,
 };
@@ -49,6 +52,10 @@ pub struct VcpuCore {
     pub memory: Arc<dyn HotRam>,
     /// The local APIC.
     pub lapic: Lapic,
+    /// The guest's time, while the vCPU has a CPU.
+    pub line: Timeline,
+    /// A device's next deadline, and the host's TSC at it.
+    pub devices_due: (Nanos, u64),
     /// TSC_ADJUST and kvmclock.
     pub clock: VcpuClock,
     /// MSRs that are no more than storage.
@@ -82,6 +89,8 @@ pub struct VcpuCore {
     pub owed_since: u64,
     /// How many CPUs of the machine are idle: one of them can do a device's work at once.
     pub idle_cpus: Arc<AtomicUsize>,
+    /// The last exit that [`Backend::run`] came back with.
+    pub exit: ExitWithEvent,
 }
 
 impl VcpuCore {
@@ -148,8 +157,35 @@ pub struct Vcpu<B: ?Sized> {
     shadow_rip: Option<u64>,
     /// It gives its CPU up.
     pub(crate) gives_way: bool,
+    /// The walk to the page of code that was fetched last.
+    pub(crate) fetched: KeptWalk,
+    /// The architectural registers, as far as they are known.
+    pub(crate) registers: Registers,
     /// The hardware's part.
     pub hw: B,
+}
+
+/// A vCPU that has nothing left to do but to enter: its registers are the hardware's, and nobody
+/// writes them any more.
+#[must_use]
+pub(crate) struct Prepared<'a, B: ?Sized>(&'a mut Vcpu<B>);
+
+impl<B: Backend> Prepared<'_, B> {
+    /// Policy's part.
+    pub(crate) fn core(&mut self) -> &mut VcpuCore {
+        &mut self.0.core
+    }
+
+    /// Whether an NMI still waits.
+    pub(crate) fn nmi_waits(&self) -> bool {
+        self.0.nmi_pending
+    }
+
+    /// Runs the guest until an exit that the hot handler declines.
+    pub(crate) fn run(self) {
+        let Vcpu { core, hw, .. } = self.0;
+        hw.run(core);
+    }
 }
 
 impl<B: Backend> Vcpu<B> {
@@ -158,6 +194,7 @@ impl<B: Backend> Vcpu<B> {
     pub fn new(index: usize, core: VcpuCore, hw: B) -> Self {
         Self {
             core,
+            registers: Registers::default(),
             hw,
             index,
             activity: Activity::Running,
@@ -168,6 +205,7 @@ impl<B: Backend> Vcpu<B> {
             shutdown: false,
             shadow_rip: None,
             gives_way: false,
+            fetched: KeptWalk::default(),
         }
     }
 }
@@ -176,13 +214,14 @@ impl<B: Backend + ?Sized> Vcpu<B> {
     /// How the vCPU's accesses are translated now.
     pub fn walk_config(&self) -> WalkConfig {
         WalkConfig {
-            cr0: self.hw.cr0(),
-            cr3: self.hw.cr3(),
-            cr4: self.hw.cr4(),
-            efer: self.hw.efer(),
-            rflags: self.hw.rflags(),
-            cpl: self.hw.cpl(),
-            pkru: self.hw.pkru(),
+            cr0: self.cr0(),
+            cr3: self.cr3(),
+            cr4: self.cr4(),
+            efer: self.efer(),
+            rflags: self.rflags(),
+            cpl: self.cpl(),
+            // Guests are not offered protection keys.
+            pkru: 0,
             physical_bits: self.core.cpuid.physical_address_bits(),
             features: WalkFeatures::PAGES_1G,
         }
@@ -197,7 +236,7 @@ impl<B: Backend + ?Sized> Vcpu<B> {
             write!(out, "  ")?;
             for (n, value) in line.iter().enumerate() {
                 let gpr = Gpr::from_number(u8::try_from(number * 4 + n).unwrap_or(0));
-                let value = if gpr == Gpr::Rsp { self.hw.rsp() } else { *value };
+                let value = if gpr == Gpr::Rsp { self.rsp() } else { *value };
                 write!(out, "{gpr:?} {value:#018x} ")?;
             }
             writeln!(out)?;
@@ -209,19 +248,18 @@ impl<B: Backend + ?Sized> Vcpu<B> {
 
     /// Puts the registers of `state` in place.
     pub fn start_at(&mut self, state: &CpuState) {
-        let hw = &mut self.hw;
-        hw.set_cr0(state.cr0);
-        hw.set_cr3(state.cr3);
-        hw.set_cr4(state.cr4);
-        hw.set_efer(state.efer);
-        hw.set_gdtr(state.gdtr);
-        hw.set_idtr(state.idtr);
-        hw.set_rflags(state.rflags);
-        hw.set_rip(state.rip);
-        hw.set_dr(6, DR6_RESET);
-        hw.set_dr(7, DR7_RESET);
+        self.set_cr0(state.cr0);
+        self.set_cr3(state.cr3);
+        self.set_cr4(state.cr4);
+        self.set_efer(state.efer);
+        self.set_gdtr(state.gdtr);
+        self.set_idtr(state.idtr);
+        self.set_rflags(state.rflags);
+        self.set_rip(state.rip);
+        self.set_dr(6, DR6_RESET);
+        self.set_dr(7, DR7_RESET);
         for register in SegmentRegister::ALL {
-            hw.set_segment(register, state.segment(register));
+            self.set_segment(register, state.segment(register));
         }
         for gpr in Gpr::ALL {
             self.set_gpr(gpr, state.gpr(gpr));
@@ -233,13 +271,13 @@ impl<B: Backend + ?Sized> Vcpu<B> {
     /// (SDM: "Processor State After Reset"); of KVM's interface nothing does.
     pub fn init(&mut self) {
         self.start_at(&CpuState::reset_vector(self.signature()));
-        self.hw.set_cr2(0);
+        self.set_cr2(0);
         for number in 0..4 {
-            self.hw.set_dr(number, 0);
+            self.set_dr(number, 0);
         }
-        self.hw.set_nmi_blocked(false);
-        self.hw.set_interrupt_shadow(false);
-        self.hw.flush_translations();
+        self.set_nmi_blocked(false);
+        self.set_interrupt_shadow(false);
+        self.hw.invalidate();
         self.core.lapic.init();
         self.core.clock.init();
         self.core.pv.reset();
@@ -261,30 +299,30 @@ impl<B: Backend + ?Sized> Vcpu<B> {
 
     /// The processor's signature, which RDX holds after a reset.
     fn signature(&self) -> u32 {
-        self.core.cpuid.lookup(1, 0, &self.core.view(self.hw.cr4())).eax
+        self.core.cpuid.lookup(1, 0, &self.core.view(self.cr4())).eax
     }
 
     /// A general register.
     #[inline]
     pub fn gpr(&self, gpr: Gpr) -> u64 {
-        if gpr == Gpr::Rsp { self.hw.rsp() } else { self.core.gpr(gpr) }
+        if gpr == Gpr::Rsp { self.rsp() } else { self.core.gpr(gpr) }
     }
 
     /// Sets a general register, all 64 bits.
     #[inline]
     pub fn set_gpr(&mut self, gpr: Gpr, value: u64) {
-        if gpr == Gpr::Rsp { self.hw.set_rsp(value) } else { self.core.set_gpr(gpr, value) }
+        if gpr == Gpr::Rsp { self.set_rsp(value) } else { self.core.set_gpr(gpr, value) }
     }
 
     /// The mode of operation.
     pub fn mode(&self) -> CpuMode {
-        let cs = self.hw.segment(SegmentRegister::Cs).attributes;
-        CpuMode::of(self.hw.cr0(), self.hw.efer(), self.hw.rflags(), cs.long(), cs.big())
+        let cs = self.segment(SegmentRegister::Cs).attributes;
+        CpuMode::of(self.cr0(), self.efer(), self.rflags(), cs.long(), cs.big())
     }
 
     /// The linear address of `offset` in `segment`, unchecked.
     pub fn linear(&self, segment: SegmentRegister, offset: u64) -> u64 {
-        let Segment { base, .. } = self.hw.segment(segment);
+        let Segment { base, .. } = self.segment(segment);
         if self.mode() == CpuMode::Long64 {
             match segment {
                 SegmentRegister::Fs | SegmentRegister::Gs => base.wrapping_add(offset),
@@ -298,7 +336,7 @@ impl<B: Backend + ?Sized> Vcpu<B> {
     /// The instruction at which the guest stopped is done; it goes on at `next_rip`.
     pub fn complete(&mut self, next_rip: u64) {
         if !cfg!(planted = "rip-not-advanced") {
-            self.hw.set_rip(next_rip);
+            self.set_rip(next_rip);
         }
         self.end_instruction();
     }
@@ -306,12 +344,12 @@ impl<B: Backend + ?Sized> Vcpu<B> {
     /// Effects of the end of any instruction: the interrupt shadow ends, RF is cleared, and a
     /// single-step trap is due if TF was set (SDM: "Single-Step Exception Condition").
     pub fn end_instruction(&mut self) {
-        if !cfg!(planted = "shadow-not-cleared") {
-            self.hw.set_interrupt_shadow(false);
+        if self.interrupt_shadow() && !cfg!(planted = "shadow-not-cleared") {
+            self.set_interrupt_shadow(false);
         }
-        let flags = self.hw.rflags();
+        let flags = self.rflags();
         if flags.contains(Rflags::RF) {
-            self.hw.set_rflags(flags - Rflags::RF);
+            self.set_rflags(flags - Rflags::RF);
         }
         self.trap_single_step();
     }
@@ -326,13 +364,13 @@ impl<B: Backend + ?Sized> Vcpu<B> {
     /// A single-step trap is due if TF is set: after an instruction, and after
     /// each iteration of a repeated one.
     fn trap_single_step(&mut self) {
-        if self.hw.rflags().contains(Rflags::TF) {
-            let dr6 = self.hw.dr(6) | DR6_SINGLE_STEP;
-            self.hw.set_dr(6, dr6);
+        if self.rflags().contains(Rflags::TF) {
+            let dr6 = self.dr(6) | DR6_SINGLE_STEP;
+            self.set_dr(6, dr6);
             // Any #DB ends general detect, or its handler could not look at DR6.
-            let dr7 = self.hw.dr(7);
+            let dr7 = self.dr(7);
             if dr7 & DR7_GENERAL_DETECT != 0 {
-                self.hw.set_dr(7, dr7 & !DR7_GENERAL_DETECT);
+                self.set_dr(7, dr7 & !DR7_GENERAL_DETECT);
             }
             self.raise(Event::exception(Exception::DB));
         }
@@ -347,11 +385,8 @@ impl<B: Backend + ?Sized> Vcpu<B> {
             self.set_resume_flag();
         }
         // In real mode no error code is pushed.
-        let event = if self.hw.cr0().contains(Cr0::PE) {
-            event
-        } else {
-            Event { error_code: None, ..event }
-        };
+        let event =
+            if self.cr0().contains(Cr0::PE) { event } else { Event { error_code: None, ..event } };
         self.event = match self.event {
             Some(first) => match combine(first, event) {
                 Combined::Deliver(event) => Some(event),
@@ -367,8 +402,8 @@ impl<B: Backend + ?Sized> Vcpu<B> {
     /// The instruction at RIP goes on or is executed again: its breakpoint must not
     /// be met once more.
     pub fn set_resume_flag(&mut self) {
-        let flags = self.hw.rflags();
-        self.hw.set_rflags(flags | Rflags::RF);
+        let flags = self.rflags();
+        self.set_rflags(flags | Rflags::RF);
     }
 
     /// An event whose delivery an exit interrupted, to be delivered again.
@@ -383,17 +418,17 @@ impl<B: Backend + ?Sized> Vcpu<B> {
         self.nmi_pending = true;
     }
 
-    /// Whether an NMI still waits after [`prepare_injection`](Self::prepare_injection).
+    /// Whether an NMI waits.
     pub fn nmi_waits(&self) -> bool {
         self.nmi_pending
     }
 
     /// Whether something waits that ends HLT.
     pub fn has_wake_up(&self, pic: bool) -> bool {
-        let open = self.hw.rflags().contains(Rflags::IF);
+        let open = self.rflags().contains(Rflags::IF);
         self.event.is_some()
             || self.core.pv.kicked
-            || self.nmi_pending && !self.hw.nmi_blocked()
+            || self.nmi_pending && !self.nmi_blocked()
             || open && (self.core.lapic.deliverable().is_some() || pic)
     }
 
@@ -401,7 +436,7 @@ impl<B: Backend + ?Sized> Vcpu<B> {
     pub fn sleeps_soundly(&self) -> bool {
         match self.activity {
             Activity::Running => false,
-            Activity::Halted => self.hw.rflags().contains(Rflags::IF),
+            Activity::Halted => self.rflags().contains(Rflags::IF),
             Activity::WaitForStartup => true,
         }
     }
@@ -411,7 +446,7 @@ impl<B: Backend + ?Sized> Vcpu<B> {
     pub fn is_deaf(&self) -> bool {
         match self.activity {
             Activity::Running => false,
-            Activity::Halted => !self.hw.rflags().contains(Rflags::IF),
+            Activity::Halted => !self.rflags().contains(Rflags::IF),
             Activity::WaitForStartup => true,
         }
     }
@@ -430,15 +465,24 @@ impl<B: Backend + ?Sized> Vcpu<B> {
         self.gives_way = true;
     }
 
-    /// Decides what the next entry injects. `pic` says whether the 8259s ask
-    /// for an interrupt that this vCPU takes, and `acknowledge` gets its vector.
-    pub fn prepare_injection(&mut self, pic: bool, acknowledge: impl FnOnce() -> Vector) {
-        let shadow = self.hw.interrupt_shadow();
-        let open = self.hw.rflags().contains(Rflags::IF) && !shadow;
+    /// Gives the hardware the registers, and decides what the next entry injects. `pic` says
+    /// whether the 8259s ask for an interrupt that this vCPU takes, and `acknowledge` gets its
+    /// vector.
+    pub(crate) fn prepare(
+        &mut self,
+        pic: bool,
+        acknowledge: impl FnOnce() -> Vector,
+    ) -> Prepared<'_, B> {
+        let shadow = self.interrupt_shadow();
+        let enabled = self.rflags().contains(Rflags::IF);
+        let blocks_nmi = self.nmi_pending && self.nmi_blocked();
+        self.shadow_rip = shadow.then(|| self.rip());
+        self.settle();
+        let open = enabled && !shadow;
         let mut pic = pic;
         if let Some(event) = self.event.take() {
             self.hw.inject(event);
-        } else if self.nmi_pending && !self.hw.nmi_blocked() && !shadow {
+        } else if self.nmi_pending && !blocks_nmi && !shadow {
             self.nmi_pending = false;
             self.hw.inject(Event::nmi());
         } else if open && pic {
@@ -455,14 +499,11 @@ impl<B: Backend + ?Sized> Vcpu<B> {
         // (`run::turn`).
         let behind_shadow = self.nmi_pending
             && shadow
-            && self.hw.rflags().contains(Rflags::IF)
-            && !self.hw.nmi_window_sees_shadow();
-        self.hw.set_interrupt_window(waits || behind_shadow);
-        if self.nmi_pending {
-            self.hw.request_nmi_window();
-        }
+            && enabled
+            && !self.hw.quirks().contains(Quirks::NMI_WINDOW_SEES_SHADOW);
+        self.hw.ask(Windows { interrupt: waits || behind_shadow, nmi: self.nmi_pending });
         self.hw.give_apic(&mut self.core.lapic);
-        self.shadow_rip = shadow.then(|| self.hw.rip());
+        Prepared(self)
     }
 
     /// The vector of the local APIC that must be injected next, if any.
@@ -477,7 +518,9 @@ impl<B: Backend + ?Sized> Vcpu<B> {
     /// it was entered in an interrupt shadow, on a CPU that loses the shadow
     /// at an entry.
     pub fn lost_shadow(&self) -> bool {
-        self.hw.loses_shadow() && self.shadow_rip == Some(self.hw.rip()) && self.event.is_none()
+        self.hw.quirks().contains(Quirks::LOSES_SHADOW)
+            && self.shadow_rip == Some(self.rip())
+            && self.event.is_none()
     }
 }
 

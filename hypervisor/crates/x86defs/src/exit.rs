@@ -293,3 +293,8 @@ pub struct ExitWithEvent {
     /// The event to deliver again.
     pub interrupted: Option<Event>,
 }
+
+impl ExitWithEvent {
+    /// An exit that has interrupted nothing and asks for nothing but a look around.
+    pub const NOTHING: Self = Self { exit: VmExit::TimesliceExpired, interrupted: None };
+}

@@ -1,6 +1,7 @@
 //! [`Cpu`]: what the emulator needs of a vCPU, and what it answers.
 
 use crate::MAX_INSTRUCTION;
+use crate::instruction::Instruction;
 use core::fmt;
 use x86defs::control::CpuMode;
 use x86defs::{Event, Exception, Gpr, Rflags, Segment, SegmentRegister, Width};
@@ -89,6 +90,8 @@ pub trait Cpu {
     fn set_rflags(&mut self, rflags: Rflags);
     /// A segment register with its hidden part.
     fn segment(&self, register: SegmentRegister) -> Segment;
+    /// The instruction that is executed next, before anything of it is.
+    fn begin(&mut self, _instruction: &Instruction) {}
     /// The mode of operation.
     fn mode(&self) -> CpuMode;
     /// Whether misaligned accesses fault: CR0.AM and RFLAGS.AC set, privilege level 3.

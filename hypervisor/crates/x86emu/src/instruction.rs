@@ -217,3 +217,11 @@ pub struct Instruction {
     /// A repeat prefix of a string instruction.
     pub repeat: Repeat,
 }
+
+impl Instruction {
+    /// Whether it accesses memory at one place only.
+    #[must_use]
+    pub const fn has_one_place(&self) -> bool {
+        !matches!(self.op, Op::String(_) | Op::Push | Op::Pop)
+    }
+}

@@ -28,7 +28,6 @@ use config::ApicAssist;
 use memory::tags::FlushOne;
 use vmm::cpuid::FeatureBit;
 use vmm::stopwatch::HotCosts;
-#[cfg(feature = "check-entries")]
 use vmm::vcpu::VcpuCore;
 use x86defs::{Efer, HostPhysAddr, Msr};
 
@@ -112,12 +111,12 @@ impl VendorCpu for Cpu {
         vcpu.try_broken(core, plan);
     }
 
-    fn load(&self, vcpu: &mut SvmVcpu) {
-        vcpu.load(self.host_vmcb);
+    fn load(&self, vcpu: &mut SvmVcpu, core: &VcpuCore, moved: bool) {
+        vcpu.load(self.host_vmcb, core, moved);
     }
 
-    fn unload(_: &mut SvmVcpu) {
-        // Everything stands in the VMCB.
+    fn unload(vcpu: &mut SvmVcpu) {
+        vcpu.unload();
     }
 
     fn withheld(&self) -> &'static [FeatureBit] {

@@ -4,26 +4,25 @@ use super::caps::SvmFeatures;
 use super::{Caps, Cpu, asid, dump, entry, maps};
 use crate::cpu::asm;
 use crate::error::HostError;
-use crate::hw::extra::{
-    load_tsc_aux, machine_check_of_host, read_debug, write_cr2, write_debug, xgetbv_if_enabled,
-};
+use crate::hw::extra::{Extra, machine_check_of_host, write_cr2};
 use crate::mm;
 use alloc::string::String;
 use core::fmt;
 use core::ptr::NonNull;
 use devices::lapic::Lapic;
 use memory::tags::{Flush, Tag};
-use vmm::backend::{Backend, InterruptDelivery};
+use vmm::backend::{Backend, InstructionEnd, InterruptDelivery, Quirks, Windows};
 use vmm::hot::timer::TimerKind;
+use vmm::registers::{Fields, Registers};
 use vmm::vcpu::VcpuCore;
 use x86defs::exit::{ExceptionExit, ExitWithEvent};
 use x86defs::vmcb::{
-    Clean, EventInjection, INTERRUPT_SHADOW, Intercepts, Intercepts3, TlbControl, VirtualInterrupt,
-    Vmcb, VmcbSegment, decode, interrupted_event,
+    Clean, EventInjection, ExitCode, INTERRUPT_SHADOW, Intercepts, Intercepts3, TlbControl,
+    VirtualInterrupt, Vmcb, VmcbSegment, decode, interrupted_event,
 };
 use x86defs::{
-    Cr0, Cr4, DescriptorTable, Efer, Event, EventKind, Exception, HostPhysAddr, Msr, Rflags,
-    Segment, SegmentRegister, VmExit,
+    Cr0, Cr4, DescriptorTable, Efer, Event, EventKind, Exception, HostPhysAddr, Rflags,
+    SegmentRegister, VmExit,
 };
 
 /// The exceptions that exit now. If an exit would lose DR6, #DB is left to the
@@ -66,11 +65,10 @@ pub struct SvmVcpu {
     host_vmcb: HostPhysAddr,
     pub(super) caps: Caps,
     asid: Tag,
+    /// The ASID is good for as long as the vCPU has its CPU.
+    has_asid: bool,
     flush: bool,
-    xcr0: u64,
-    tsc_aux: u64,
-    /// DR0 to DR3, while they are not in the CPU.
-    debug: [u64; 4],
+    extra: Extra,
     nmi: NmiState,
     nmi_window: bool,
     /// CR4.MCE as the guest has it; in the VMCB it is the machine's.
@@ -111,10 +109,9 @@ impl SvmVcpu {
             host_vmcb: cpu.host_vmcb,
             caps: *cpu.caps(),
             asid: Tag::default(),
+            has_asid: false,
             flush: true,
-            xcr0: 1,
-            tsc_aux: 0,
-            debug: [0; 4],
+            extra: Extra::new(),
             nmi: NmiState::Open,
             nmi_window: false,
             machine_check: false,
@@ -145,13 +142,23 @@ impl SvmVcpu {
         Ok(vcpu)
     }
 
-    /// Makes the vCPU ready to run on the CPU whose own registers are saved in
-    /// `host_vmcb`.
-    pub(super) fn load(&mut self, host_vmcb: HostPhysAddr) {
-        self.host_vmcb = host_vmcb;
-        // Another CPU gave the ASID, and this one has cached nothing of the VMCB.
-        self.asid = Tag::default();
-        self.change(Clean::all());
+    /// Gives the vCPU the CPU whose own registers are saved in `host_vmcb`, which is not that
+    /// where it ran last if it has `moved`.
+    pub(super) fn load(&mut self, host_vmcb: HostPhysAddr, core: &VcpuCore, moved: bool) {
+        if moved {
+            self.host_vmcb = host_vmcb;
+            // Another CPU gave the ASID, and this one has cached nothing of the VMCB.
+            self.asid = Tag::default();
+            self.change(Clean::all());
+        }
+        // Others may have spent all ASIDs meanwhile.
+        self.has_asid = false;
+        self.extra.load(core.xcr0, core.tsc_aux);
+    }
+
+    /// Takes the vCPU off this CPU.
+    pub(super) fn unload(&mut self) {
+        self.extra.unload();
     }
 
     /// Writes of control registers that always exit: of CR4, whose bits CPUID
@@ -190,47 +197,21 @@ impl SvmVcpu {
     pub(super) fn prepare_translations(&mut self) {
         let before = self.asid.value;
         let stale = core::mem::take(&mut self.flush);
+        if self.has_asid && !stale {
+            // The hot handler has cleared TLB_CONTROL after the last entry.
+            return;
+        }
+        self.has_asid = true;
         let flush = asid::assign(&mut self.asid, stale);
         if self.asid.value != before {
             let value = self.asid.value;
             self.change(Clean::ASID).control.asid = value;
         }
-        // The hot handler has cleared the field after the last entry.
         self.vmcb_mut().control.tlb_control = match flush {
             Flush::Nothing => return,
             Flush::ThisTag => TlbControl::ThisAsid,
             Flush::All => TlbControl::All,
         } as u8;
-    }
-
-    /// Puts into the CPU what VMRUN does not switch.
-    fn load_extra_state(&self) -> u64 {
-        let host = xgetbv_if_enabled();
-        if let Some(host) = host
-            && host != self.xcr0
-            && !cfg!(planted = "xcr0-leaked")
-        {
-            // SAFETY: the value was checked against what the CPU offers.
-            unsafe { asm::xsetbv(self.xcr0) };
-        }
-        write_debug(self.debug);
-        load_tsc_aux(self.tsc_aux);
-        if self.caps.switches_less() {
-            write_cr2(self.vmcb().save.cr2);
-        }
-        host.unwrap_or(self.xcr0)
-    }
-
-    /// Puts the hypervisor's own values back.
-    fn unload_extra_state(&mut self, host_xcr0: u64) {
-        self.debug = read_debug();
-        write_debug([0; 4]);
-        // One emulator lets XSETBV through.
-        self.xcr0 = xgetbv_if_enabled().unwrap_or(self.xcr0);
-        if host_xcr0 != self.xcr0 {
-            // SAFETY: the value was read from the register before.
-            unsafe { asm::xsetbv(host_xcr0) };
-        }
     }
 
     /// Enters.
@@ -245,11 +226,11 @@ impl SvmVcpu {
         unsafe { entry::enter(core, self.vmcb.as_ptr(), phys, host) };
     }
 
-    /// The last exit; `None` if the general code need not know of it.
-    fn after_exit(&mut self) -> Option<ExitWithEvent> {
+    /// Leaves the last exit in `core`. `false` if the general code need not know of it.
+    fn after_exit(&mut self, core: &mut VcpuCore) -> bool {
         let assists = self.caps.features.contains(SvmFeatures::DECODE_ASSISTS);
         let c = &self.vmcb().control;
-        let exit = decode(c.exit_code, c.exit_info1, c.exit_info2, assists);
+        core.exit.exit = decode(c.exit_code, c.exit_info1, c.exit_info2, assists);
         let mut interrupted = interrupted_event(c.exit_int_info);
         if self.caps.switches_less() && c.next_rip != self.vmcb().save.rip {
             // An INT n: of it the CPU reports the event before. The guest
@@ -265,46 +246,47 @@ impl SvmVcpu {
             // Its delivery did not happen: it will be injected again.
             self.set_nmi_blocked(false);
         }
-        match exit {
+        core.exit.interrupted = interrupted;
+        match core.exit.exit {
             VmExit::InvalidState(_) => {
                 self.explain();
-                Some(ExitWithEvent { exit, interrupted })
+                true
             }
             // The IRET that ends an NMI's handler: NMIs stay blocked until it
             // has been executed, so it is stepped over.
             VmExit::NmiWindow if !self.nmi_window => {
                 self.nmi = NmiState::Ending { rip: self.rip() };
                 self.update_nmi_intercepts();
-                None
+                false
             }
             VmExit::NmiWindow => {
                 let own = self.rflags().contains(Rflags::TF);
                 self.nmi = NmiState::Stepping { own };
                 self.update_nmi_intercepts();
-                let flags = self.rflags() | Rflags::TF;
-                self.set_rflags(flags);
-                None
+                self.vmcb_mut().save.rflags |= Rflags::TF.bits();
+                false
             }
             VmExit::Exception(ExceptionExit { exception: Exception::DB, .. })
                 if matches!(self.nmi, NmiState::Stepping { .. }) =>
             {
-                let NmiState::Stepping { own } = self.nmi else { return None };
+                let NmiState::Stepping { own } = self.nmi else { return false };
                 self.nmi = NmiState::Open;
                 self.update_nmi_intercepts();
                 if own {
-                    return Some(ExitWithEvent { exit, interrupted });
+                    return true;
                 }
-                let dr6 = self.dr(6) & !DR6_SINGLE_STEP;
-                self.set_dr(6, dr6);
+                let dr6 = self.vmcb().save.dr6 & !DR6_SINGLE_STEP;
+                self.change(Clean::DR).save.dr6 = dr6;
                 if dr6 & DR6_BREAKPOINTS != 0 {
-                    return Some(ExitWithEvent { exit, interrupted });
+                    return true;
                 }
                 if core::mem::take(&mut self.nmi_window) {
-                    return Some(ExitWithEvent { exit: VmExit::NmiWindow, interrupted });
+                    core.exit.exit = VmExit::NmiWindow;
+                    return true;
                 }
-                None
+                false
             }
-            _ => Some(ExitWithEvent { exit, interrupted }),
+            _ => true,
         }
     }
 
@@ -331,64 +313,31 @@ const DR6_SINGLE_STEP: u64 = 1 << 14;
 /// DR6.B0 to B3.
 const DR6_BREAKPOINTS: u64 = 0xf;
 
-impl Backend for SvmVcpu {
+impl SvmVcpu {
+    /// Known of the one emulator that also lacks next-RIP save.
+    fn loses_shadow(&self) -> bool {
+        !self.caps.features.contains(SvmFeatures::NEXT_RIP)
+    }
+
+    /// The same emulator executes XSETBV without an exit.
+    fn lets_xsetbv_through(&self) -> bool {
+        self.loses_shadow()
+    }
+
     fn rip(&self) -> u64 {
         self.vmcb().save.rip
-    }
-
-    fn set_rip(&mut self, value: u64) {
-        self.vmcb_mut().save.rip = value;
-    }
-
-    fn rsp(&self) -> u64 {
-        self.vmcb().save.rsp
-    }
-
-    fn set_rsp(&mut self, value: u64) {
-        self.vmcb_mut().save.rsp = value;
     }
 
     fn rflags(&self) -> Rflags {
         Rflags::from_bits_retain(self.vmcb().save.rflags)
     }
 
-    fn set_rflags(&mut self, value: Rflags) {
-        self.vmcb_mut().save.rflags = value.bits();
+    fn set_nmi_blocked(&mut self, blocked: bool) {
+        self.nmi = if blocked { NmiState::Blocked } else { NmiState::Open };
+        self.update_nmi_intercepts();
     }
 
-    fn cr0(&self) -> Cr0 {
-        Cr0::from_bits_retain(self.vmcb().save.cr0)
-    }
-
-    fn set_cr0(&mut self, value: Cr0) {
-        self.change(Clean::CR).save.cr0 = value.bits();
-        self.flush = true;
-    }
-
-    fn cr2(&self) -> u64 {
-        self.vmcb().save.cr2
-    }
-
-    fn set_cr2(&mut self, value: u64) {
-        self.change(Clean::CR2).save.cr2 = value;
-    }
-
-    fn cr3(&self) -> u64 {
-        self.vmcb().save.cr3
-    }
-
-    fn set_cr3(&mut self, value: u64) {
-        self.change(Clean::CR).save.cr3 = value;
-        self.flush = true;
-    }
-
-    fn cr4(&self) -> Cr4 {
-        let mut cr4 = Cr4::from_bits_retain(self.vmcb().save.cr4);
-        cr4.set(Cr4::MCE, self.machine_check);
-        cr4
-    }
-
-    fn set_cr4(&mut self, value: Cr4) {
+    fn store_cr4(&mut self, value: Cr4) {
         self.machine_check = value.contains(Cr4::MCE);
         // A machine check must reach the machine, whatever the guest thinks.
         let real = value | machine_check_of_host();
@@ -397,11 +346,238 @@ impl Backend for SvmVcpu {
         let vmcb = self.change(Clean::CR | Clean::INTERCEPTS);
         vmcb.save.cr4 = real.bits();
         vmcb.control.intercept_cr_read = reads;
+    }
+
+    fn set_interrupt_window(&mut self, wanted: bool) {
+        if self.vmcb().control.virtual_interrupt.irq() == wanted {
+            return;
+        }
+        let control = &mut self.change(Clean::INTERCEPTS | Clean::TPR).control;
+        // A virtual interrupt that ignores the task priority: its only purpose
+        // is the exit at the moment when the guest could take it.
+        let v = control.virtual_interrupt;
+        control.virtual_interrupt =
+            v.with_irq(wanted).with_ignore_tpr(wanted).with_priority(0xf).with_vector(0);
+        control.intercepts3.set(Intercepts3::VINTR, wanted);
+    }
+
+    /// The registers that most exits leave as they are.
+    #[cold]
+    fn store_others(&mut self, r: &Registers, changed: Fields) {
+        let has = |field| changed.contains(field);
+        if has(Fields::NMI_BLOCKED) {
+            self.set_nmi_blocked(r.nmi_blocked.get());
+        }
+        if has(Fields::CR0) {
+            self.change(Clean::CR).save.cr0 = r.cr0.get().bits();
+        }
+        if has(Fields::CR2) {
+            self.change(Clean::CR2).save.cr2 = r.cr2.get();
+        }
+        if has(Fields::CR3) {
+            self.change(Clean::CR).save.cr3 = r.cr3.get();
+        }
+        if has(Fields::CR4) {
+            self.store_cr4(r.cr4.get());
+        }
+        if has(Fields::XCR0) {
+            self.extra.set_xcr0(r.xcr0.get());
+        }
+        if has(Fields::TSC_AUX) {
+            self.extra.set_tsc_aux(r.tsc_aux.get());
+        }
+        if has(Fields::EFER) {
+            self.change(Clean::CR).save.efer = (r.efer.get() | Efer::SVME).bits();
+        }
+        if has(Fields::BREAKPOINTS) {
+            self.extra.set_breakpoints(r.breakpoints.get());
+        }
+        if has(Fields::DR6) {
+            self.change(Clean::DR).save.dr6 = r.dr6.get();
+        }
+        if has(Fields::DR7) {
+            self.change(Clean::DR).save.dr7 = r.dr7.get();
+        }
+        if has(Fields::GDTR) {
+            let slot = &mut self.change(Clean::DT).save.gdtr;
+            (slot.base, slot.limit) = (r.gdtr.get().base, r.gdtr.get().limit.into());
+        }
+        if has(Fields::IDTR) {
+            let slot = &mut self.change(Clean::DT).save.idtr;
+            (slot.base, slot.limit) = (r.idtr.get().base, r.idtr.get().limit.into());
+        }
+        for register in SegmentRegister::ALL {
+            if has(Fields::segment(register)) {
+                *self.segment_slot(register) = r.segment(register).get().into();
+            }
+        }
+        if has(Fields::SS) {
+            // The CPL of a VMCB stands by itself; it is SS's, as in the CPU.
+            self.change(Clean::SEG).save.cpl = r.cpl.get();
+        }
+        if has(Fields::PAT) {
+            self.change(Clean::NP).save.g_pat = r.pat.get();
+        }
+        let s = &mut self.vmcb_mut().save;
+        for (field, own, value) in [
+            (Fields::STAR, &mut s.star, &r.star),
+            (Fields::LSTAR, &mut s.lstar, &r.lstar),
+            (Fields::CSTAR, &mut s.cstar, &r.cstar),
+            (Fields::SFMASK, &mut s.sfmask, &r.sfmask),
+            (Fields::KERNEL_GS_BASE, &mut s.kernel_gs_base, &r.kernel_gs_base),
+            (Fields::SYSENTER_CS, &mut s.sysenter_cs, &r.sysenter_cs),
+            (Fields::SYSENTER_ESP, &mut s.sysenter_esp, &r.sysenter_esp),
+            (Fields::SYSENTER_EIP, &mut s.sysenter_eip, &r.sysenter_eip),
+        ] {
+            if has(field) {
+                *own = value.get();
+            }
+        }
+        self.flush |= changed.intersects(Fields::TRANSLATION);
+    }
+}
+
+/// Registers that exits change often. The page-directory pointers are read from memory as all
+/// other entries are (APM: "Legacy PAE Mode").
+const OFTEN: Fields = Fields::RIP
+    .union(Fields::RSP)
+    .union(Fields::RFLAGS)
+    .union(Fields::SHADOW)
+    .union(Fields::CPL)
+    .union(Fields::POINTERS);
+
+impl Backend for SvmVcpu {
+    // Most callers ask for one register, and get one load.
+    #[inline(always)]
+    fn fetch(&self, r: &Registers, fields: Fields) {
+        let has = |field| fields.contains(field);
+        let (s, c) = (&self.vmcb().save, &self.vmcb().control);
+        if has(Fields::RIP) {
+            r.rip.fill(s.rip);
+        }
+        if has(Fields::RSP) {
+            r.rsp.fill(s.rsp);
+        }
+        if has(Fields::RFLAGS) {
+            r.rflags.fill(Rflags::from_bits_retain(s.rflags));
+        }
+        if has(Fields::SHADOW) {
+            r.interrupt_shadow.fill(c.interrupt_shadow & INTERRUPT_SHADOW != 0);
+        }
+        if has(Fields::NMI_BLOCKED) {
+            r.nmi_blocked.fill(self.nmi != NmiState::Open);
+        }
+        if has(Fields::CR0) {
+            r.cr0.fill(Cr0::from_bits_retain(s.cr0));
+        }
+        if has(Fields::CR2) {
+            r.cr2.fill(s.cr2);
+        }
+        if has(Fields::CR3) {
+            r.cr3.fill(s.cr3);
+        }
+        if has(Fields::CR4) {
+            let mut cr4 = Cr4::from_bits_retain(s.cr4);
+            cr4.set(Cr4::MCE, self.machine_check);
+            r.cr4.fill(cr4);
+        }
+        if has(Fields::EFER) {
+            // LMA is what it stands for: one emulator has changed it already when
+            // the write of CR0 that does so exits.
+            let mut efer = Efer::from_bits_retain(s.efer) - Efer::SVME;
+            let paging = Cr0::from_bits_retain(s.cr0).contains(Cr0::PG);
+            efer.set(Efer::LMA, efer.contains(Efer::LME) && paging);
+            r.efer.fill(efer);
+        }
+        if has(Fields::BREAKPOINTS) {
+            r.breakpoints.fill(self.extra.breakpoints());
+        }
+        if has(Fields::DR6) {
+            r.dr6.fill(s.dr6);
+        }
+        if has(Fields::DR7) {
+            r.dr7.fill(s.dr7);
+        }
+        if has(Fields::GDTR) {
+            r.gdtr.fill(table(&s.gdtr));
+        }
+        if has(Fields::IDTR) {
+            r.idtr.fill(table(&s.idtr));
+        }
+        if has(Fields::CPL) {
+            r.cpl.fill(s.cpl);
+        }
+        for (field, value, own) in [
+            (Fields::STAR, &r.star, s.star),
+            (Fields::LSTAR, &r.lstar, s.lstar),
+            (Fields::CSTAR, &r.cstar, s.cstar),
+            (Fields::SFMASK, &r.sfmask, s.sfmask),
+            (Fields::KERNEL_GS_BASE, &r.kernel_gs_base, s.kernel_gs_base),
+            (Fields::SYSENTER_CS, &r.sysenter_cs, s.sysenter_cs),
+            (Fields::SYSENTER_ESP, &r.sysenter_esp, s.sysenter_esp),
+            (Fields::SYSENTER_EIP, &r.sysenter_eip, s.sysenter_eip),
+            (Fields::PAT, &r.pat, s.g_pat),
+        ] {
+            if has(field) {
+                value.fill(own);
+            }
+        }
+        for register in SegmentRegister::ALL {
+            if has(Fields::segment(register)) {
+                let slot = match register {
+                    SegmentRegister::Ldtr => s.ldtr,
+                    SegmentRegister::Tr => s.tr,
+                    other => s.segments[other as usize],
+                };
+                r.segment(register).fill(slot.into());
+            }
+        }
+    }
+
+    #[inline]
+    fn store(&mut self, r: &Registers) {
+        let changed = r.changed();
+        let vmcb = self.vmcb_mut();
+        if changed.contains(Fields::RIP) {
+            vmcb.save.rip = r.rip.get();
+        }
+        if changed.contains(Fields::RSP) {
+            vmcb.save.rsp = r.rsp.get();
+        }
+        if changed.contains(Fields::RFLAGS) {
+            vmcb.save.rflags = r.rflags.get().bits();
+        }
+        if changed.contains(Fields::SHADOW) {
+            let field = &mut vmcb.control.interrupt_shadow;
+            *field &= !INTERRUPT_SHADOW;
+            if r.interrupt_shadow.get() {
+                *field |= INTERRUPT_SHADOW;
+            }
+        }
+        if !OFTEN.contains(changed) {
+            self.store_others(r, changed);
+        }
+    }
+
+    fn invalidate(&mut self) {
         self.flush = true;
     }
 
-    fn set_page_directory_pointers(&mut self, _: [u64; 4]) {
-        // They are read from memory as all other entries are (APM: "Legacy PAE Mode").
+    fn inject(&mut self, event: Event) {
+        self.vmcb_mut().control.event_injection = event.into();
+        if event.kind == EventKind::Nmi {
+            self.set_nmi_blocked(true);
+        }
+    }
+
+    fn injection(&self) -> Option<Event> {
+        interrupted_event(self.vmcb().control.event_injection)
+    }
+
+    #[inline]
+    fn ask(&mut self, windows: Windows) {
+        self.set_interrupt_window(windows.interrupt);
+        self.nmi_window |= windows.nmi;
     }
 
     fn interrupt_delivery(&self) -> InterruptDelivery {
@@ -431,215 +607,20 @@ impl Backend for SvmVcpu {
         }
     }
 
-    fn efer(&self) -> Efer {
-        // LMA is what it stands for: one emulator has changed it already when
-        // the write of CR0 that does so exits.
-        let mut efer = Efer::from_bits_retain(self.vmcb().save.efer) - Efer::SVME;
-        efer.set(Efer::LMA, efer.contains(Efer::LME) && self.cr0().contains(Cr0::PG));
-        efer
-    }
-
-    fn set_efer(&mut self, value: Efer) {
-        self.change(Clean::CR).save.efer = (value | Efer::SVME).bits();
-        self.flush = true;
-    }
-
-    fn pkru(&self) -> u32 {
-        // Guests are not offered protection keys.
-        0
-    }
-
-    fn xcr0(&self) -> u64 {
-        self.xcr0
-    }
-
-    fn set_xcr0(&mut self, value: u64) {
-        self.xcr0 = value;
-    }
-
-    fn dr(&self, number: u8) -> u64 {
-        match number {
-            0..=3 => self.debug[usize::from(number)],
-            6 => self.vmcb().save.dr6,
-            _ => self.vmcb().save.dr7,
-        }
-    }
-
-    fn set_dr(&mut self, number: u8, value: u64) {
-        match number {
-            0..=3 => self.debug[usize::from(number)] = value,
-            6 => self.change(Clean::DR).save.dr6 = value,
-            _ => self.change(Clean::DR).save.dr7 = value,
-        }
-    }
-
-    fn segment(&self, register: SegmentRegister) -> Segment {
-        let save = &self.vmcb().save;
-        match register {
-            SegmentRegister::Ldtr => save.ldtr,
-            SegmentRegister::Tr => save.tr,
-            other => save.segments[other as usize],
-        }
-        .into()
-    }
-
-    fn set_segment(&mut self, register: SegmentRegister, value: Segment) {
-        *self.segment_slot(register) = value.into();
-        // The CPL of a VMCB stands by itself; it is SS's, as in the CPU.
-        if register == SegmentRegister::Ss {
-            self.change(Clean::SEG).save.cpl = value.attributes.dpl();
-        }
-    }
-
-    fn gdtr(&self) -> DescriptorTable {
-        table(&self.vmcb().save.gdtr)
-    }
-
-    fn set_gdtr(&mut self, value: DescriptorTable) {
-        let slot = &mut self.change(Clean::DT).save.gdtr;
-        slot.base = value.base;
-        slot.limit = value.limit.into();
-    }
-
-    fn idtr(&self) -> DescriptorTable {
-        table(&self.vmcb().save.idtr)
-    }
-
-    fn set_idtr(&mut self, value: DescriptorTable) {
-        let slot = &mut self.change(Clean::DT).save.idtr;
-        slot.base = value.base;
-        slot.limit = value.limit.into();
-    }
-
-    fn cpl(&self) -> u8 {
-        self.vmcb().save.cpl
-    }
-
-    fn msr(&self, msr: Msr) -> Option<u64> {
-        let s = &self.vmcb().save;
-        Some(match msr {
-            Msr::STAR => s.star,
-            Msr::LSTAR => s.lstar,
-            Msr::CSTAR => s.cstar,
-            Msr::SFMASK => s.sfmask,
-            Msr::KERNEL_GS_BASE => s.kernel_gs_base,
-            Msr::FS_BASE => self.segment(SegmentRegister::Fs).base,
-            Msr::GS_BASE => self.segment(SegmentRegister::Gs).base,
-            Msr::SYSENTER_CS => s.sysenter_cs,
-            Msr::SYSENTER_ESP => s.sysenter_esp,
-            Msr::SYSENTER_EIP => s.sysenter_eip,
-            Msr::PAT => s.g_pat,
-            _ => return None,
-        })
-    }
-
-    fn set_msr(&mut self, msr: Msr, value: u64) -> bool {
-        let s = &mut self.vmcb_mut().save;
-        match msr {
-            Msr::STAR => s.star = value,
-            Msr::LSTAR => s.lstar = value,
-            Msr::CSTAR => s.cstar = value,
-            Msr::SFMASK => s.sfmask = value,
-            Msr::KERNEL_GS_BASE => s.kernel_gs_base = value,
-            Msr::FS_BASE => self.segment_slot(SegmentRegister::Fs).base = value,
-            Msr::GS_BASE => self.segment_slot(SegmentRegister::Gs).base = value,
-            Msr::SYSENTER_CS => s.sysenter_cs = value,
-            Msr::SYSENTER_ESP => s.sysenter_esp = value,
-            Msr::SYSENTER_EIP => s.sysenter_eip = value,
-            Msr::PAT => self.change(Clean::NP).save.g_pat = value,
-            _ => return false,
-        }
-        true
-    }
-
-    fn set_tsc_aux(&mut self, value: u64) {
-        self.tsc_aux = value;
-    }
-
-    fn interrupt_shadow(&self) -> bool {
-        self.vmcb().control.interrupt_shadow & INTERRUPT_SHADOW != 0
-    }
-
-    fn set_interrupt_shadow(&mut self, shadow: bool) {
-        let field = &mut self.vmcb_mut().control.interrupt_shadow;
-        *field = if shadow { *field | INTERRUPT_SHADOW } else { *field & !INTERRUPT_SHADOW };
-    }
-
-    fn inject(&mut self, event: Event) {
-        self.vmcb_mut().control.event_injection = event.into();
-        if event.kind == EventKind::Nmi {
-            self.set_nmi_blocked(true);
-        }
-    }
-
-    fn injection(&self) -> Option<Event> {
-        interrupted_event(self.vmcb().control.event_injection)
-    }
-
-    fn set_interrupt_window(&mut self, wanted: bool) {
-        if self.vmcb().control.virtual_interrupt.irq() == wanted {
-            return;
-        }
-        let control = &mut self.change(Clean::INTERCEPTS | Clean::TPR).control;
-        // A virtual interrupt that ignores the task priority: its only purpose
-        // is the exit at the moment when the guest could take it.
-        let v = control.virtual_interrupt;
-        control.virtual_interrupt =
-            v.with_irq(wanted).with_ignore_tpr(wanted).with_priority(0xf).with_vector(0);
-        control.intercepts3.set(Intercepts3::VINTR, wanted);
-    }
-
-    fn nmi_blocked(&self) -> bool {
-        self.nmi != NmiState::Open
-    }
-
-    fn set_nmi_blocked(&mut self, blocked: bool) {
-        self.nmi = if blocked { NmiState::Blocked } else { NmiState::Open };
-        self.update_nmi_intercepts();
-    }
-
-    fn nmi_window_sees_shadow(&self) -> bool {
-        // IRET is all that is intercepted.
-        false
-    }
-
-    fn request_nmi_window(&mut self) {
-        self.nmi_window = true;
-    }
-
-    fn next_rip(&self) -> Option<u64> {
-        let c = &self.vmcb().control;
-        if self.caps.features.contains(SvmFeatures::NEXT_RIP) && c.next_rip != 0 {
-            return Some(c.next_rip);
-        }
-        // IN and OUT always report it (APM: "IOIO Intercept Information").
-        (c.exit_code == 0x7b).then_some(c.exit_info2)
-    }
-
     fn set_tsc_offset(&mut self, offset: u64) {
         self.change(Clean::INTERCEPTS).control.tsc_offset = offset;
     }
 
-    fn flush_translations(&mut self) {
-        self.flush = true;
-    }
-
-    fn loses_shadow(&self) -> bool {
-        // Known of the one emulator that also lacks next-RIP save.
-        !self.caps.features.contains(SvmFeatures::NEXT_RIP)
-    }
-
-    fn timer(&self) -> TimerKind {
-        TimerKind::Machine
-    }
-
-    fn run(&mut self, core: &mut VcpuCore) -> ExitWithEvent {
-        let host_xcr0 = self.load_extra_state();
-        let result = loop {
+    fn run(&mut self, core: &mut VcpuCore) {
+        loop {
             self.prepare_translations();
+            if self.caps.switches_less() {
+                write_cr2(self.vmcb().save.cr2);
+            }
             #[cfg(feature = "check-entries")]
             if let Some(exit) = self.broken_rule() {
-                break exit;
+                core.exit = exit;
+                return;
             }
             core.served = false;
             core.watch.enter(asm::rdtsc());
@@ -650,17 +631,40 @@ impl Backend for SvmVcpu {
             core.watch.exit(asm::rdtsc());
             let clean = self.caps.features.contains(SvmFeatures::VMCB_CLEAN);
             self.vmcb_mut().control.clean = if clean { Clean::all() } else { Clean::empty() };
+            if self.lets_xsetbv_through() {
+                core.xcr0 = self.extra.look_at_xcr0();
+            }
             if core.served {
                 // The hot handler dealt with the exit but wants the general
                 // code to look at what is pending.
-                break ExitWithEvent { exit: VmExit::TimesliceExpired, interrupted: None };
+                core.exit = ExitWithEvent::NOTHING;
+                return;
             }
-            if let Some(exit) = self.after_exit() {
-                break exit;
+            if self.after_exit(core) {
+                return;
             }
-        };
-        self.unload_extra_state(host_xcr0);
-        result
+        }
+    }
+
+    fn instruction_end(&self) -> InstructionEnd {
+        let c = &self.vmcb().control;
+        if self.caps.features.contains(SvmFeatures::NEXT_RIP) && c.next_rip != 0 {
+            return InstructionEnd::Rip(c.next_rip);
+        }
+        // IN and OUT always report it (APM: "IOIO Intercept Information").
+        if c.exit_code == u64::from(ExitCode::IOIO.0) {
+            return InstructionEnd::Rip(c.exit_info2);
+        }
+        InstructionEnd::Unknown
+    }
+
+    fn timer(&self) -> TimerKind {
+        TimerKind::Machine
+    }
+
+    fn quirks(&self) -> Quirks {
+        // IRET is all that is intercepted for NMIs: their window sees no shadow.
+        if self.loses_shadow() { Quirks::LOSES_SHADOW } else { Quirks::empty() }
     }
 
     fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result {

@@ -33,7 +33,6 @@ use crate::mm::guest::NestedFormat;
 use config::ApicAssist;
 use vmm::cpuid::FeatureBit;
 use vmm::stopwatch::HotCosts;
-#[cfg(feature = "check-entries")]
 use vmm::vcpu::VcpuCore;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86defs::msr::{FEATURE_CONTROL_LOCK, FEATURE_CONTROL_VMX};
@@ -118,8 +117,8 @@ impl VendorCpu for Cpu {
         vcpu.try_broken(core, plan);
     }
 
-    fn load(&self, vcpu: &mut VmxVcpu) {
-        vcpu.load();
+    fn load(&self, vcpu: &mut VmxVcpu, core: &VcpuCore, moved: bool) {
+        vcpu.load(core, moved);
     }
 
     fn unload(vcpu: &mut VmxVcpu) {

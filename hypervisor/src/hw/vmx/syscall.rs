@@ -5,6 +5,7 @@
 use crate::cpu::msr;
 use crate::cpu::percpu::{self, MAX_CPUS};
 use core::sync::atomic::{AtomicU64, Ordering};
+use vmm::registers::{Fields, Registers};
 use x86defs::Msr;
 
 /// The vCPU whose values each CPU holds; 0: none.
@@ -63,39 +64,48 @@ impl SyscallMsrs {
 
     /// Notes the one value that the guest changes without an exit.
     pub(super) fn note(&mut self) {
-        // SAFETY: every 64-bit CPU has it.
-        self.kernel_gs_base = unsafe { msr::read(Msr::KERNEL_GS_BASE) };
+        self.kernel_gs_base = kernel_gs_base();
     }
 
-    /// One of the values.
-    pub(super) fn get(&self, msr: Msr) -> Option<u64> {
-        Some(match msr {
-            Msr::STAR => self.star,
-            Msr::LSTAR => self.lstar,
-            Msr::CSTAR => self.cstar,
-            Msr::SFMASK => self.sfmask,
-            Msr::KERNEL_GS_BASE => self.kernel_gs_base,
-            _ => return None,
-        })
+    /// Fills in the values; `loaded` if the vCPU has this CPU.
+    pub(super) fn fetch(&self, r: &Registers, loaded: bool) {
+        r.star.fill(self.star);
+        r.lstar.fill(self.lstar);
+        r.cstar.fill(self.cstar);
+        r.sfmask.fill(self.sfmask);
+        r.kernel_gs_base.fill(if loaded { kernel_gs_base() } else { self.kernel_gs_base });
     }
 
-    /// Sets one of the values, which was checked; `false` if it is none of them.
-    pub(super) fn set(&mut self, msr: Msr, value: u64) -> bool {
-        match msr {
-            Msr::STAR => self.star = value,
-            Msr::LSTAR => self.lstar = value,
-            Msr::CSTAR => self.cstar = value,
-            Msr::SFMASK => self.sfmask = value,
-            Msr::KERNEL_GS_BASE => self.kernel_gs_base = value,
-            _ => return false,
+    /// Takes the values that are `changed`; `loaded` if the vCPU has this CPU.
+    pub(super) fn store(&mut self, r: &Registers, changed: Fields, loaded: bool) {
+        if loaded {
+            self.note();
         }
-        // The next entry loads them all.
+        for (field, own, value) in [
+            (Fields::STAR, &mut self.star, &r.star),
+            (Fields::LSTAR, &mut self.lstar, &r.lstar),
+            (Fields::CSTAR, &mut self.cstar, &r.cstar),
+            (Fields::SFMASK, &mut self.sfmask, &r.sfmask),
+            (Fields::KERNEL_GS_BASE, &mut self.kernel_gs_base, &r.kernel_gs_base),
+        ] {
+            if changed.contains(field) {
+                *own = value.get();
+            }
+        }
         self.forget();
-        true
+        if loaded {
+            self.load();
+        }
     }
 
     /// The values that this CPU holds are not this vCPU's any more.
     pub(super) fn forget(&self) {
         let _ = owner().compare_exchange(self.owner, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
+}
+
+/// KERNEL_GS_BASE in this CPU.
+fn kernel_gs_base() -> u64 {
+    // SAFETY: every 64-bit CPU has it.
+    unsafe { msr::read(Msr::KERNEL_GS_BASE) }
 }

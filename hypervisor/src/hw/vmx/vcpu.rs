@@ -7,9 +7,7 @@ use super::{Caps, Cpu, entry, host, maps, vpid};
 use crate::cpu::asm;
 use crate::error::HostError;
 use crate::hw::GuestApic;
-use crate::hw::extra::{
-    load_tsc_aux, read_debug, read_dr6, write_cr2, write_debug, write_dr6, xgetbv_if_enabled,
-};
+use crate::hw::extra::{Extra, read_dr6, write_cr2, write_dr6};
 use alloc::string::String;
 use core::arch::asm;
 use core::fmt;
@@ -67,6 +65,8 @@ pub struct VmxVcpu {
     pub(super) host_rsp: u64,
     host_cr3: u64,
     vpid: Tag,
+    /// The VPID is good for as long as the vCPU has its CPU.
+    has_vpid: bool,
     /// The guest's own translations must go.
     pub(super) flush: bool,
     /// Translations of the nested tables must go too.
@@ -76,11 +76,9 @@ pub struct VmxVcpu {
     pub(super) cr4_shadow: Cr4,
     pub(super) efer: Efer,
     pub(super) cr2: u64,
-    pub(super) xcr0: u64,
-    pub(super) tsc_aux: u64,
-    /// DR0 to DR3 and DR6, while they are not in the CPU.
-    pub(super) debug: [u64; 4],
-    pub(super) dr6: u64,
+    pub(super) extra: Extra,
+    /// DR6, while the vCPU has no CPU.
+    dr6: u64,
     pub(super) syscall: SyscallMsrs,
     pub(super) injection: Option<Event>,
     /// RIP behind the instruction that exited, where the manual defines it.
@@ -115,15 +113,14 @@ impl VmxVcpu {
             host_rsp: 0,
             host_cr3: host::cr3(),
             vpid: Tag::default(),
+            has_vpid: false,
             flush: true,
             flush_nested: true,
             cr0_shadow: Cr0::empty(),
             cr4_shadow: Cr4::empty(),
             efer: Efer::empty(),
             cr2: 0,
-            xcr0: 1,
-            tsc_aux: 0,
-            debug: [0; 4],
+            extra: Extra::new(),
             dr6: DR6_RESET,
             syscall: SyscallMsrs::new(),
             injection: None,
@@ -136,22 +133,48 @@ impl VmxVcpu {
         Ok(vcpu)
     }
 
-    /// Makes the vCPU ready to run on this CPU.
-    pub(super) fn load(&mut self) {
-        host::write(self.current());
-        self.host_cr3 = host::cr3();
-        // The VPID and the stack pointer are those of another CPU.
-        self.vpid = Tag::default();
-        self.host_rsp = 0;
-        // A guest that had this EPT pointer before may have left translations.
-        self.flush_nested = true;
-        self.syscall.forget();
+    /// Gives the vCPU this CPU, which is not that where it ran last if it has `moved`.
+    pub(super) fn load(&mut self, core: &VcpuCore, moved: bool) {
+        if moved {
+            host::write(self.current());
+            self.host_cr3 = host::cr3();
+            // The VPID and the stack pointer are those of another CPU.
+            self.vpid = Tag::default();
+            self.host_rsp = 0;
+            // A guest that had this EPT pointer before may have left translations.
+            self.flush_nested = true;
+            self.syscall.forget();
+        }
+        self.vmcs.hold();
+        // Others may have spent all VPIDs meanwhile.
+        self.has_vpid = false;
+        self.extra.load(core.xcr0, core.tsc_aux);
+        write_dr6(self.dr6);
+        self.syscall.load();
     }
 
     /// Takes the vCPU off this CPU.
     pub(super) fn unload(&mut self) {
+        if self.extra.is_loaded() {
+            self.syscall.note();
+            self.dr6 = read_dr6();
+            self.extra.unload();
+        }
         self.vmcs.clear();
         self.launched = false;
+    }
+
+    /// DR6, which the CPU has while the vCPU has the CPU.
+    pub(super) fn dr6(&self) -> u64 {
+        if self.extra.is_loaded() { read_dr6() } else { self.dr6 }
+    }
+
+    /// Sets DR6.
+    pub(super) fn set_dr6(&mut self, value: u64) {
+        self.dr6 = value;
+        if self.extra.is_loaded() {
+            write_dr6(value);
+        }
     }
 
     /// Writes the fields that do not change while the vCPU exists, and the part of the
@@ -202,7 +225,7 @@ impl VmxVcpu {
     }
 
     /// The VMCS's fields.
-    #[inline]
+    #[inline(always)]
     pub(super) fn current(&self) -> Current<'_> {
         self.vmcs.current()
     }
@@ -244,10 +267,11 @@ impl VmxVcpu {
             invalidate_ept(self.ept_pointer);
         }
         let stale = core::mem::take(&mut self.flush);
-        if !self.caps.has_vpid() {
-            // Every entry and exit forgets them.
+        if self.has_vpid && !stale || !self.caps.has_vpid() {
+            // Without VPIDs every entry and exit forgets them.
             return;
         }
+        self.has_vpid = true;
         let before = self.vpid.value;
         let flush = vpid::assign(&mut self.vpid, stale);
         let value = self.vpid.value.low16();
@@ -305,35 +329,6 @@ impl VmxVcpu {
         }
     }
 
-    /// Puts into the CPU what an entry does not switch.
-    fn load_extra_state(&self) -> u64 {
-        let host = xgetbv_if_enabled();
-        if let Some(host) = host
-            && host != self.xcr0
-            && !cfg!(planted = "xcr0-leaked")
-        {
-            // SAFETY: the value was checked against what the CPU offers.
-            unsafe { asm::xsetbv(self.xcr0) };
-        }
-        write_debug(self.debug);
-        write_dr6(self.dr6);
-        load_tsc_aux(self.tsc_aux);
-        self.syscall.load();
-        host.unwrap_or(self.xcr0)
-    }
-
-    /// Puts the hypervisor's own values back.
-    fn unload_extra_state(&mut self, host_xcr0: u64) {
-        self.syscall.note();
-        self.dr6 = read_dr6();
-        self.debug = read_debug();
-        write_debug([0; 4]);
-        if host_xcr0 != self.xcr0 {
-            // SAFETY: the value was read from the register before.
-            unsafe { asm::xsetbv(host_xcr0) };
-        }
-    }
-
     /// The timer that ends the guest's turn.
     pub(super) fn timer_kind(&self) -> TimerKind {
         match self.caps.words.preemption_timer {
@@ -343,9 +338,8 @@ impl VmxVcpu {
     }
 
     /// Runs the guest until an exit that the hot handler declines.
-    pub(super) fn run_until_cold(&mut self, core: &mut VcpuCore) -> ExitWithEvent {
-        let host_xcr0 = self.load_extra_state();
-        let result = loop {
+    pub(super) fn run_until_cold(&mut self, core: &mut VcpuCore) {
+        loop {
             self.prepare_entry();
             if let Some(shift) = self.caps.words.preemption_timer {
                 let counts = core.timer.counts(shift, asm::rdtsc());
@@ -353,7 +347,8 @@ impl VmxVcpu {
             }
             #[cfg(feature = "check-entries")]
             if let Some(exit) = self.broken_rule() {
-                break exit;
+                core.exit = exit;
+                return;
             }
             core.served = false;
             core.watch.enter(asm::rdtsc());
@@ -368,21 +363,21 @@ impl VmxVcpu {
             self.cr2 = read_cr2();
             self.injection = None;
             if outcome != entry::EXITED {
-                break self.refused(outcome);
+                core.exit = self.refused(outcome);
+                return;
             }
             if core.served {
                 self.launched = true;
                 // The hot handler dealt with the exit but wants the general
                 // code to look at what is pending.
                 self.length = None;
-                break ExitWithEvent { exit: VmExit::TimesliceExpired, interrupted: None };
+                core.exit = ExitWithEvent::NOTHING;
+                return;
             }
-            if let Some(exit) = self.after_exit() {
-                break exit;
+            if self.after_exit(core) {
+                return;
             }
-        };
-        self.unload_extra_state(host_xcr0);
-        result
+        }
     }
 
     /// Reads what the exit left, as far as its reason defines it.
@@ -432,10 +427,10 @@ impl VmxVcpu {
         interrupted_event(info, v.read(Field32::IDT_VECTORING_ERROR), length)
     }
 
-    /// The last exit; `None` if the general code need not know of it.
-    fn after_exit(&mut self) -> Option<ExitWithEvent> {
+    /// Leaves the last exit in `core`. `false` if the general code need not know of it.
+    fn after_exit(&mut self, core: &mut VcpuCore) -> bool {
         let information = self.information();
-        let exit = decode(&information);
+        core.exit.exit = decode(&information);
         // An entry that fails after VMLAUNCH has begun exits, but launches nothing.
         self.launched |= information.reason & ENTRY_FAILED == 0;
         let interrupted = self.vectoring();
@@ -448,7 +443,8 @@ impl VmxVcpu {
         if unblocks_nmi(&information, interrupted.is_some()) {
             self.set_blocked(Interruptibility::NMI, true);
         }
-        match exit {
+        core.exit.interrupted = interrupted;
+        match core.exit.exit {
             VmExit::NmiWindow => self.set_primary(PrimaryControls::NMI_WINDOW, false),
             VmExit::Nmi => raise_host_nmi(),
             VmExit::NestedFault(_) => self.forget_step(),
@@ -457,13 +453,13 @@ impl VmxVcpu {
                 let info = InterruptionInfo::from_bits(information.interruption);
                 if info.kind() == InterruptionKind::PRIVILEGED_SOFTWARE_EXCEPTION {
                     self.deliver_int1(info);
-                    return None;
+                    return false;
                 }
                 self.note_debug_exception(information.qualification);
             }
             _ => {}
         }
-        Some(ExitWithEvent { exit, interrupted })
+        true
     }
 
     /// The instruction has not run: a step over it is not due. One emulator

@@ -153,6 +153,8 @@ fn on_this_cpu() -> &'static AtomicU64 {
 #[derive(Debug)]
 pub(super) struct Vmcs {
     region: HostPhysAddr,
+    /// It is current on the CPU that its vCPU has, until it is cleared.
+    held: bool,
 }
 
 impl Vmcs {
@@ -166,12 +168,27 @@ impl Vmcs {
         // SAFETY: VMX operation is on, and the page was just taken. It can't
         // fail: the address is a page's and not the VMXON region's.
         unsafe { vmclear(region) };
-        Ok(Self { region })
+        Ok(Self { region, held: false })
+    }
+
+    /// Makes it current for as long as its vCPU has this CPU: until it is
+    /// [cleared](Self::clear), no other VMCS is used here.
+    pub(super) fn hold(&mut self) {
+        self.make_current();
+        self.held = true;
     }
 
     /// Makes it current, if it is not, for its fields to be used.
-    #[inline]
+    #[inline(always)]
     pub(super) fn current(&self) -> Current<'_> {
+        if !self.held {
+            self.make_current();
+        }
+        Current(PhantomData)
+    }
+
+    #[cold]
+    fn make_current(&self) {
         let current = on_this_cpu();
         if current.load(Ordering::Relaxed) != self.region.as_u64() {
             // SAFETY: the region is this VMCS's own. It can't fail: the
@@ -179,12 +196,12 @@ impl Vmcs {
             unsafe { vmptrld(self.region) };
             current.store(self.region.as_u64(), Ordering::Relaxed);
         }
-        Current(PhantomData)
     }
 
     /// Writes it back to memory, where another CPU can load it from. It counts
     /// as never launched then.
     pub(super) fn clear(&mut self) {
+        self.held = false;
         // SAFETY: the region is this VMCS's own, and it is not entered from.
         unsafe { vmclear(self.region) };
         let own = self.region.as_u64();

@@ -28,7 +28,7 @@ use vmm::clock::{Interruption, TscAgreement, VcpuClock, VmClock};
 use vmm::counters::Counters;
 use vmm::cpuid::{CpuidConfig, CpuidTable, FeatureBit, VcpuView, model};
 use vmm::hot::cpuid::HotLeaves;
-use vmm::hot::timer::HotTimer;
+use vmm::hot::timer::{HotTimer, NEVER};
 use vmm::msr::mtrr::Mtrrs;
 use vmm::msr::{MsrConfig, MsrFile, MsrTable};
 use vmm::pv::{PvFeatures, PvState};
@@ -38,6 +38,8 @@ use vmm::stopwatch::Stopwatch;
 use vmm::vcpu::{Vcpu, VcpuCore};
 use vmm::vm::Vm;
 use x86defs::bits::Low;
+use x86defs::exit::ExitWithEvent;
+use x86defs::time::Nanos;
 use x86defs::{CpuState, Cr4, GuestPhysAddr, Xcr0};
 
 /// The shortest time for which a guest is let in, in microseconds.
@@ -247,7 +249,13 @@ impl<C: VendorCpu> Assembly<C> {
         }
         self.parts.fabric.routes().publish(index, vcpu.core.lapic.identity());
         C::unload(&mut vcpu.hw);
-        let private = Private { vcpu, extended: ExtendedState::new()?, last_cpu: None };
+        let private = Private {
+            vcpu,
+            extended: ExtendedState::new()?,
+            last_cpu: None,
+            left: 0,
+            published: 0,
+        };
         let published = Mutex::new(Published::default());
         self.slots.push(Slot { private: locks::Mutex::new(Rank::Life, private), published });
         Ok(true)
@@ -314,6 +322,8 @@ impl Parts {
             board: Arc::clone(&self.board),
             memory: Arc::<GuestSpace>::clone(&self.space),
             lapic,
+            line: vm_clock.line(),
+            devices_due: (Nanos(u64::MAX), NEVER),
             clock,
             msrs: MsrFile::new(&self.msrs),
             tsc_aux: 0,
@@ -330,6 +340,7 @@ impl Parts {
             owed: 0,
             owed_since: 0,
             idle_cpus: Arc::clone(&self.idle_cpus),
+            exit: ExitWithEvent::NOTHING,
         };
         Ok(Vcpu::new(index, core, hw))
     }

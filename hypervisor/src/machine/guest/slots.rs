@@ -26,6 +26,9 @@ pub(crate) struct Private<B> {
     pub(crate) extended: ExtendedState,
     /// The CPU that ran it last.
     pub(crate) last_cpu: Option<usize>,
+    /// The TSC when it left a CPU last, and when it published its figures last.
+    pub(crate) left: u64,
+    pub(crate) published: u64,
 }
 
 /// A vCPU as other CPUs may touch it.
@@ -33,7 +36,7 @@ pub(crate) struct Private<B> {
 pub(crate) struct Slot<B> {
     /// Taken by the CPU that runs it, for as long as it does.
     pub(crate) private: locks::Mutex<Private<B>>,
-    /// Its figures as of when it last left a CPU.
+    /// Its figures as of when its time on a CPU last was up, or somebody asked for them.
     pub(crate) published: Mutex<Published>,
 }
 
@@ -54,6 +57,19 @@ pub(crate) struct Published {
 }
 
 impl Published {
+    /// Figures of a vCPU that no CPU runs.
+    pub(crate) fn of<B>(private: &Private<B>) -> Self {
+        let core = &private.vcpu.core;
+        Self {
+            counts: core.counts,
+            spent: core.watch.spent(),
+            #[cfg(feature = "stamp-exits")]
+            stamps: core.hot.stamps,
+            counters: core.counters,
+            left: private.left,
+        }
+    }
+
     /// Its other counters.
     pub(crate) fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         self.counters.iter()
@@ -102,7 +118,15 @@ impl<C: VendorCpu> Vcpus for Slots<C> {
     }
 
     fn published(&self, index: usize) -> Option<Published> {
-        self.0.get(index).map(|slot| *slot.published.lock())
+        let slot = self.0.get(index)?;
+        // A vCPU that waits leaves its figures where they are. Whoever has seen them keeps them,
+        // so that none ever goes back.
+        let private = slot.private.try_lock();
+        let mut published = slot.published.lock();
+        if let Some(private) = private {
+            *published = Published::of(&private);
+        }
+        Some(*published)
     }
 
     fn are_left(&self) -> bool {

@@ -270,7 +270,8 @@ impl<C: VendorCpu> Starter<C> {
             {
                 let vcpu = &mut private.vcpu;
                 crate::mm::with_root(guest.vm.memory.root(), || {
-                    vendor.load(&mut vcpu.hw);
+                    vendor.load(&mut vcpu.hw, &vcpu.core, true);
+                    vcpu.settle();
                     C::try_broken(&mut vcpu.hw, &mut vcpu.core, plan);
                 });
             }

@@ -52,6 +52,14 @@ impl Lapic {
             || !lint0.masked() && matches!(lint0.mode(), DeliveryMode::ExtInt)
     }
 
+    /// Whether `pin` is asserted. Setting that anew does nothing: the local APIC looks at a level
+    /// again by itself when its interrupt ends or its entry is written.
+    #[inline]
+    #[must_use]
+    pub const fn is_asserted(&self, pin: Lint) -> bool {
+        self.s.lint_asserted & pin as u8 != 0
+    }
+
     /// Sets whether `pin` is asserted. A pin in mode ExtINT causes no event:
     /// see [`accepts_pic`](Self::accepts_pic).
     pub fn set_lint(&mut self, pin: Lint, asserted: bool) -> LintEvent {

@@ -138,9 +138,27 @@ impl Shape {
         if keys { top >> 3 & 0xf } else { 0 }
     }
 
-    /// The bits of a present entry that must be zero.
+    /// The bits that must be zero in every present entry.
     #[inline(always)]
-    pub(super) fn reserved(self, config: &WalkConfig, entry: u64, level: u32) -> u64 {
+    pub(super) fn common(self, config: &WalkConfig) -> u64 {
+        if matches!(self, Self::Legacy) {
+            return 0;
+        }
+        let physical = config.physical_bits.clamp(32, 52);
+        let mut reserved = ADDRESS_MASK & !(1_u64 << physical).wrapping_sub(1);
+        if matches!(self, Self::Pae) {
+            reserved |= PAE_HIGH_RESERVED;
+        }
+        if !config.efer.contains(Efer::NXE) {
+            reserved |= Pte::NX.bits();
+        }
+        reserved
+    }
+
+    /// The bits of a present entry that must be zero: the [`common`](Self::common) ones and its
+    /// own.
+    #[inline(always)]
+    pub(super) fn reserved(self, common: u64, config: &WalkConfig, entry: u64, level: u32) -> u64 {
         let leaf = self.is_leaf(config, entry, level);
         if matches!(self, Self::Legacy) {
             if level == 1 || !leaf {
@@ -151,16 +169,9 @@ impl Shape {
             let named = (1_u64 << bits.wrapping_sub(32)).wrapping_sub(1);
             return 0x3f_e000 & !(named << 13);
         }
-        let physical = config.physical_bits.clamp(32, 52);
-        let mut reserved = ADDRESS_MASK & !(1_u64 << physical).wrapping_sub(1);
-        if matches!(self, Self::Pae) {
-            reserved |= PAE_HIGH_RESERVED;
-            if level == 3 {
-                return reserved | Pte::NX.bits() | PDPTE_RESERVED;
-            }
-        }
-        if !config.efer.contains(Efer::NXE) {
-            reserved |= Pte::NX.bits();
+        let mut reserved = common;
+        if matches!(self, Self::Pae) && level == 3 {
+            return reserved | Pte::NX.bits() | PDPTE_RESERVED;
         }
         if leaf && level > 1 {
             // Below a large page's address, all but PAT.

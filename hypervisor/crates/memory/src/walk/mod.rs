@@ -15,6 +15,7 @@ mod tests;
 
 use bitflags::bitflags;
 use levels::Shape;
+use x86defs::addr::PAGE_SIZE;
 use x86defs::pte::{PageFaultCode, Pte};
 use x86defs::{Cr0, Cr4, Efer, GuestPhysAddr, GuestVirtAddr, Low, Rflags, Width};
 
@@ -133,7 +134,7 @@ pub enum WalkError<E> {
 }
 
 /// One entry that a walk went through.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Step {
     gpa: GuestPhysAddr,
     entry: u64,
@@ -141,9 +142,12 @@ struct Step {
     set: Pte,
 }
 
+/// The entries of a walk, from the top.
+type Steps = [Option<Step>; 5];
+
 /// Outcome of an attempt.
 enum Attempt {
-    Done(Translation),
+    Done(Translation, Steps),
     /// The guest changed an entry under our hands.
     Again,
 }
@@ -162,16 +166,97 @@ pub fn walk<M: GuestPageTables>(
     gva: GuestVirtAddr,
     access: Access,
 ) -> Result<Translation, WalkError<M::Error>> {
+    walk_steps(config, mem, gva, access).map(|(translation, _)| translation)
+}
+
+fn walk_steps<M: GuestPageTables>(
+    config: &WalkConfig,
+    mem: &mut M,
+    gva: GuestVirtAddr,
+    access: Access,
+) -> Result<(Translation, Steps), WalkError<M::Error>> {
     let Some(shape) = Shape::of(config) else {
-        return Ok(Translation {
-            gpa: GuestPhysAddr::new(u64::from(gva.as_u64().low32())),
-            page_size: 4096,
-        });
+        let gpa = GuestPhysAddr::new(u64::from(gva.as_u64().low32()));
+        return Ok((Translation { gpa, page_size: PAGE_SIZE }, [None; 5]));
     };
     // Four levels, the usual shape, are compiled as a constant.
     match shape {
         Shape::Four => walk_shape(config, Shape::Four, mem, gva, access),
         other => walk_shape(config, other, mem, gva, access),
+    }
+}
+
+/// A walk that was made before, of one page and for one kind of access. To make it again costs
+/// one look at each of its entries: with the same registers, entries that have not changed lead
+/// to the same page. Nothing is taken from it that the tables in memory do not say now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KeptWalk(Option<Kept>);
+
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    config: WalkConfig,
+    access: Access,
+    /// The page's linear address, and the translation of its first byte.
+    page: u64,
+    translation: Translation,
+    width: Width,
+    entries: [(GuestPhysAddr, u64); 5],
+    count: usize,
+}
+
+impl KeptWalk {
+    /// [`walk`], and keeps it.
+    ///
+    /// # Errors
+    /// Those of [`walk`].
+    pub fn walk<M: GuestPageTables>(
+        &mut self,
+        config: &WalkConfig,
+        mem: &mut M,
+        gva: GuestVirtAddr,
+        access: Access,
+    ) -> Result<Translation, WalkError<M::Error>> {
+        let offset = gva.as_u64() % PAGE_SIZE;
+        let page = gva.as_u64().wrapping_sub(offset);
+        if let Some(kept) = &self.0
+            && kept.page == page
+            && kept.access == access
+            && kept.config == *config
+            && kept.holds(mem).map_err(WalkError::Memory)?
+        {
+            let Translation { gpa, page_size } = kept.translation;
+            return Ok(Translation { gpa: gpa.wrapping_add(offset), page_size });
+        }
+        let (found, steps) = walk_steps(config, mem, gva, access)?;
+        let mut entries = [(GuestPhysAddr::new(0), 0); 5];
+        let mut count = 0usize;
+        for (step, entry) in steps.iter().flatten().zip(entries.iter_mut()) {
+            *entry = (step.gpa, step.entry | step.set.bits());
+            count = count.saturating_add(1);
+        }
+        self.0 = Shape::of(config).map(|shape| Kept {
+            config: *config,
+            access,
+            page,
+            translation: Translation { gpa: found.gpa.align_down(PAGE_SIZE), ..found },
+            width: shape.width(),
+            entries,
+            count,
+        });
+        Ok(found)
+    }
+}
+
+impl Kept {
+    /// Whether all entries are what they were.
+    #[inline]
+    fn holds<M: GuestPageTables>(&self, mem: &mut M) -> Result<bool, M::Error> {
+        for (gpa, entry) in self.entries.iter().take(self.count) {
+            if mem.read_entry(*gpa, self.width)? != *entry {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -182,13 +267,13 @@ fn walk_shape<M: GuestPageTables>(
     mem: &mut M,
     gva: GuestVirtAddr,
     access: Access,
-) -> Result<Translation, WalkError<M::Error>> {
+) -> Result<(Translation, Steps), WalkError<M::Error>> {
     if !shape.is_canonical(gva.as_u64()) {
         return Err(WalkError::NonCanonical);
     }
     for _ in 0..RETRIES {
-        if let Attempt::Done(translation) = attempt(config, shape, mem, gva, access)? {
-            return Ok(translation);
+        if let Attempt::Done(translation, steps) = attempt(config, shape, mem, gva, access)? {
+            return Ok((translation, steps));
         }
     }
     Err(WalkError::Contended)
@@ -203,7 +288,8 @@ fn attempt<M: GuestPageTables>(
     access: Access,
 ) -> Result<Attempt, WalkError<M::Error>> {
     let fault = |code: PageFaultCode| WalkError::PageFault(code | access_code(config, access));
-    let mut steps = [None::<Step>; 5];
+    let common = shape.common(config);
+    let mut steps: Steps = [None; 5];
     let mut flags = Pte::W | Pte::U;
     let mut table = shape.root(config.cr3);
     for (level, slot) in (1..=shape.levels()).rev().zip(steps.iter_mut()) {
@@ -213,18 +299,16 @@ fn attempt<M: GuestPageTables>(
         if !bits.contains(Pte::P) {
             return Err(fault(PageFaultCode::empty()));
         }
-        if entry & shape.reserved(config, entry, level) != 0 {
+        if entry & shape.reserved(common, config, entry, level) != 0 {
             return Err(fault(PageFaultCode::P | PageFaultCode::RSVD));
         }
+        let mut set = Pte::empty();
         if shape.has_rights(level) {
             flags = flags & (bits | !(Pte::W | Pte::U)) | bits & Pte::NX;
-            let set = if shape.is_leaf(config, entry, level) && access.is_write() {
-                Pte::A | Pte::D
-            } else {
-                Pte::A
-            };
-            *slot = Some(Step { gpa, entry, set });
+            let written = shape.is_leaf(config, entry, level) && access.is_write();
+            set = if written { Pte::A | Pte::D } else { Pte::A };
         }
+        *slot = Some(Step { gpa, entry, set });
         if !shape.is_leaf(config, entry, level) {
             table = shape.next(entry);
             continue;
@@ -237,10 +321,9 @@ fn attempt<M: GuestPageTables>(
             }
         }
         let size = shape.page_size(level);
-        return Ok(Attempt::Done(Translation {
-            gpa: GuestPhysAddr::new(shape.page(entry, level) | gva.as_u64() & size.wrapping_sub(1)),
-            page_size: size,
-        }));
+        let gpa = shape.page(entry, level) | gva.as_u64() & size.wrapping_sub(1);
+        let translation = Translation { gpa: GuestPhysAddr::new(gpa), page_size: size };
+        return Ok(Attempt::Done(translation, steps));
     }
     // The lowest level is always a leaf, so the loop never ends by itself.
     Ok(Attempt::Again)

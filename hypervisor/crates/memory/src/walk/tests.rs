@@ -360,6 +360,54 @@ proptest! {
         }
     }
 
+    /// A walk that is kept finds what a new one finds, and leaves the same in the tables, whatever
+    /// the guest does to tables and registers in between.
+    #[test]
+    fn a_kept_walk_is_a_walk(
+        shape in 0usize..3,
+        steps in prop::collection::vec(
+            (0usize..10, any::<u8>(), 0u64..4, any_access(), any::<bool>()), 1..40,
+        ),
+    ) {
+        let mut config = [long(), pae(), legacy()][shape];
+        let wide = shape != 2;
+        // Each table is one page, whose entries lead to the next one, or map pages.
+        let fresh = || {
+            let mut mem = Tables::default();
+            for table in 1..=4u64 {
+                for index in 0..1024u64 {
+                    let at = (table << 12) + index * if wide { 8 } else { 4 };
+                    if at < (table + 1) << 12 {
+                        mem.entries.insert(at, ((table % 4 + 1) << 12) + 7);
+                    }
+                }
+            }
+            mem
+        };
+        let (mut kept_mem, mut new_mem) = (fresh(), fresh());
+        let mut kept = KeptWalk::default();
+        for (what, bits, page, access, user) in steps {
+            let at = page << 12;
+            match what {
+                // Rights, accessed and dirty bits, presence, reserved bits of an entry.
+                0..=2 => for mem in [&mut kept_mem, &mut new_mem] {
+                    let entry = mem.entries.get_mut(&at.max(0x1000)).unwrap();
+                    *entry ^= u64::from(bits);
+                },
+                3 => config.cpl = if user { 3 } else { 0 },
+                4 => config.cr0.toggle(Cr0::WP),
+                5 => config.cr3 = (page % 4 + 1) << 12,
+                _ => {
+                    let gva = GuestVirtAddr::new(((page % 2) << 12) + u64::from(bits));
+                    let found = kept.walk(&config, &mut kept_mem, gva, access);
+                    let wanted = walk(&config, &mut new_mem, gva, access);
+                    prop_assert_eq!(found, wanted);
+                    prop_assert_eq!(&kept_mem.entries, &new_mem.entries);
+                }
+            }
+        }
+    }
+
     #[test]
     fn never_panics(
         entries in prop::array::uniform5(any::<u64>()),

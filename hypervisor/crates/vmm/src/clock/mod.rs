@@ -17,6 +17,7 @@
 //! time is put (back) in motion.
 
 mod host;
+mod line;
 pub mod pvclock;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,8 @@ mod tests;
 use devices::RestoreError;
 pub use host::HostClock;
 use hvabi::kvm::ClockPairing;
+use line::Motion;
+pub use line::Timeline;
 use memory::{GuestMemory, MemoryError};
 use pvclock::{PvClockFlags, PvClockInfo, WallClock};
 use serde::{Deserialize, Serialize};
@@ -39,21 +42,11 @@ pub struct HostTime {
     pub wall: u64,
 }
 
-/// Whether a guest's time runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Motion {
-    /// Add this to the host's TSC to get guest ticks.
-    Running { offset: u64 },
-    /// Ticks stand still here.
-    Paused { ticks: u64 },
-}
-
 /// The time of a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmClock {
     frequency: TscFrequency,
-    scale: Scale,
-    motion: Motion,
+    line: Timeline,
     /// The wall clock when ticks were 0, in nanoseconds since 1970; later by
     /// all pauses.
     wall_origin: u64,
@@ -134,8 +127,7 @@ impl VmClock {
     pub fn new(frequency: TscFrequency) -> Self {
         Self {
             frequency,
-            scale: Scale::new(frequency),
-            motion: Motion::Paused { ticks: 0 },
+            line: Timeline { scale: Scale::new(frequency), motion: Motion::Paused { ticks: 0 } },
             wall_origin: 0,
             pauses: 0,
             host: TscAgreement::Matched,
@@ -160,51 +152,40 @@ impl VmClock {
         self.frequency
     }
 
-    /// Guest ticks when the host's TSC is `host_tsc`. CPUs whose TSCs are a
-    /// hair apart may ask about a moment before the start: that is 0.
+    /// The guest's time without its wall clock. It holds for as long as a vCPU has a CPU: the
+    /// guest is paused and goes on only when none has.
+    #[inline]
+    #[must_use]
+    pub const fn line(&self) -> Timeline {
+        self.line
+    }
+
+    /// [`Timeline::ticks`].
     #[inline]
     #[must_use]
     pub fn ticks(&self, host_tsc: u64) -> u64 {
-        match self.motion {
-            Motion::Running { offset } => {
-                let ticks = host_tsc.wrapping_add(offset);
-                if ticks.cast_signed() < 0 { 0 } else { ticks }
-            }
-            Motion::Paused { ticks } => ticks,
-        }
+        self.line.ticks(host_tsc)
     }
 
-    /// Guest ticks less the host's TSC, modulo 2^64, while the guest's time runs.
+    /// [`Timeline::offset`].
     #[inline]
     #[must_use]
     pub const fn offset(&self) -> Option<u64> {
-        match self.motion {
-            Motion::Running { offset } => Some(offset),
-            Motion::Paused { .. } => None,
-        }
+        self.line.offset()
     }
 
-    /// The guest's time when the host's TSC is `host_tsc`.
+    /// [`Timeline::now`].
     #[inline]
     #[must_use]
     pub fn now(&self, host_tsc: u64) -> Nanos {
-        Nanos(self.scale.nanos(self.ticks(host_tsc)))
+        self.line.now(host_tsc)
     }
 
-    /// The host's TSC when the guest's time reaches `at`, for arming a timer;
-    /// `None` while the guest is paused.
+    /// [`Timeline::host_tsc_at`].
     #[inline]
     #[must_use]
     pub fn host_tsc_at(&self, at: Nanos) -> Option<u64> {
-        match self.motion {
-            Motion::Running { offset } => {
-                // Ticks start at 0, and host TSCs below 2^63 never wrap within
-                // a lifetime; a time beyond that is never reached.
-                let ticks = self.scale.ticks(at.0).min(u64::MAX >> 1);
-                Some(ticks.wrapping_sub(offset))
-            }
-            Motion::Paused { .. } => None,
-        }
+        self.line.host_tsc_at(at)
     }
 
     /// The wall clock in nanoseconds since 1970-01-01 UTC, as the guest
@@ -217,7 +198,7 @@ impl VmClock {
     /// A vCPU's offset from the host's TSC, for VMCB or VMCS.
     #[must_use]
     pub const fn tsc_offset(&self, vcpu: &VcpuClock) -> u64 {
-        match self.motion {
+        match self.line.motion {
             Motion::Running { offset } => offset.wrapping_add(vcpu.tsc_adjust),
             // Not to be run: it would see time move.
             Motion::Paused { ticks } => ticks.wrapping_add(vcpu.tsc_adjust),
@@ -248,18 +229,18 @@ impl VmClock {
         let ticks = self.ticks(host_tsc);
         let left = deadline.saturating_sub(ticks.wrapping_add(vcpu.tsc_adjust));
         if left == 0 {
-            return Nanos(self.scale.nanos(ticks));
+            return Nanos(self.line.scale.nanos(ticks));
         }
         // Ticks come in groups that share a nanosecond (or the other way
         // round): the first nanosecond that begins at the deadline or later.
         let at = ticks.saturating_add(left);
-        let nanos = self.scale.nanos(at);
-        Nanos(if self.scale.ticks(nanos) < at { nanos.saturating_add(1) } else { nanos })
+        let nanos = self.line.scale.nanos(at);
+        Nanos(if self.line.scale.ticks(nanos) < at { nanos.saturating_add(1) } else { nanos })
     }
 
     /// Stops the guest's time. Stopping twice is the same as once.
     pub fn pause(&mut self, host_tsc: u64) {
-        self.motion = Motion::Paused { ticks: self.ticks(host_tsc) };
+        self.line.motion = Motion::Paused { ticks: self.ticks(host_tsc) };
     }
 
     /// Lets a paused guest's time run on from where it stood: the guest's
@@ -280,17 +261,17 @@ impl VmClock {
         interruption: Interruption,
     ) -> Result<(), (usize, MemoryError)> {
         let ticks = self.ticks(host.tsc);
-        self.motion = Motion::Running { offset: ticks.wrapping_sub(host.tsc) };
-        self.wall_origin = host.wall.saturating_sub(self.scale.nanos(ticks));
+        self.line.motion = Motion::Running { offset: ticks.wrapping_sub(host.tsc) };
+        self.wall_origin = host.wall.saturating_sub(self.line.scale.nanos(ticks));
         self.publish_all(vcpus, memory, interruption)
     }
 
     /// Lets a paused guest's time run on from where it stood, and leaves it to
     /// each vCPU to [catch up](VmClock::catch_up) before it runs.
     pub fn resume_later(&mut self, host: HostTime) {
-        if let Motion::Paused { ticks } = self.motion {
-            self.motion = Motion::Running { offset: ticks.wrapping_sub(host.tsc) };
-            self.wall_origin = host.wall.saturating_sub(self.scale.nanos(ticks));
+        if let Motion::Paused { ticks } = self.line.motion {
+            self.line.motion = Motion::Running { offset: ticks.wrapping_sub(host.tsc) };
+            self.wall_origin = host.wall.saturating_sub(self.line.scale.nanos(ticks));
             self.pauses = self.pauses.wrapping_add(1);
         }
     }
@@ -317,7 +298,7 @@ impl VmClock {
     /// A number of ticks in nanoseconds, rounded down.
     #[must_use]
     pub fn nanos(&self, ticks: u64) -> u64 {
-        self.scale.nanos(ticks)
+        self.line.scale.nanos(ticks)
     }
 
     /// Writes the kvmclock of each of a guest's vCPUs (see
@@ -365,7 +346,7 @@ impl VmClock {
             version: vcpu.version,
             tsc_timestamp: vcpu.tsc_adjust,
             system_time: 0,
-            scale: self.scale,
+            scale: self.line.scale,
             flags,
         }
         .write(memory, address)
@@ -450,7 +431,9 @@ impl VmClock {
         if state.ticks.cast_signed() < 0 {
             return Err(RestoreError("the guest's time is beyond all reason"));
         }
-        Ok(Self { motion: Motion::Paused { ticks: state.ticks }, ..Self::new(frequency) })
+        let mut clock = Self::new(frequency);
+        clock.line.motion = Motion::Paused { ticks: state.ticks };
+        Ok(clock)
     }
 }
 

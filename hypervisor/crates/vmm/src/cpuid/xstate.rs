@@ -96,11 +96,20 @@ impl Xstate {
 
     /// The offered components beyond the legacy region that are set in `xcr0`,
     /// in the order of their bits.
+    #[inline]
     fn enabled(&self, xcr0: Xcr0) -> impl Iterator<Item = Component> {
-        (0u32..)
-            .zip(self.components)
-            .filter(move |(bit, component)| component.size != 0 && xcr0.bits() >> bit & 1 != 0)
-            .map(|(_, component)| component)
+        // Most guests have two of them.
+        let mut left = (xcr0 - Xcr0::X87 - Xcr0::SSE).bits();
+        core::iter::from_fn(move || {
+            loop {
+                let number = left.trailing_zeros();
+                left &= left.checked_sub(1)?;
+                let component = self.component(number);
+                if component.is_some() {
+                    return component;
+                }
+            }
+        })
     }
 
     /// XSETBV of `value` with ECX = `register` at privilege level `cpl`: the

@@ -7,7 +7,7 @@ use crate::backend::Backend;
 use crate::end::VmError;
 use crate::vcpu::Vcpu;
 use crate::vm::{Host, Vm};
-use devices::lapic::APIC_BASE_ADDRESS;
+use devices::lapic::{APIC_BASE_ADDRESS, Ticks};
 use memory::{GuestRam, MemoryError};
 use x86defs::exit::{ApicAccess, ApicAccessKind, ApicWrite};
 use x86defs::{GuestPhysAddr, Vector};
@@ -37,7 +37,7 @@ pub(super) fn written<B: Backend, M: GuestRam>(
     host: &impl Host,
     write: ApicWrite,
 ) -> Served {
-    let now = vm.ticks(host.tsc());
+    let now = Ticks(vcpu.core.line.ticks(host.tsc()));
     let effect = vcpu.core.lapic.written(write.offset, write.value, now);
     apic::apply(vcpu, vm, effect);
     Ok(None)

@@ -12,7 +12,7 @@ use x86defs::{Event, VmExit};
 /// Gives back an exception that was intercepted only to be seen.
 pub(super) fn reflect<B: Backend>(vcpu: &mut Vcpu<B>, exit: ExceptionExit) {
     if let Some(address) = exit.address {
-        vcpu.hw.set_cr2(address);
+        vcpu.set_cr2(address);
     }
     vcpu.raise(match exit.error_code {
         Some(code) => Event::exception_with_code(exit.exception, code),
@@ -53,10 +53,10 @@ pub(super) fn halt_in_lost_shadow<B: Backend, M: GuestRam>(
     host: &impl Host,
 ) {
     if vcpu.lost_shadow()
-        && vcpu.hw.cpl() == 0
+        && vcpu.cpl() == 0
         && let Ok(found) = x86emu::skip(&mut emulated(vcpu, vm, host), &VmExit::Halt)
     {
-        let next = behind(vcpu, &found);
+        let next = behind(vcpu, found.length);
         vcpu.activity = Activity::Halted;
         vcpu.complete(next);
     }

@@ -90,7 +90,7 @@ pub(super) fn serve<B: Backend, M: GuestRam, H: Host>(
         rdx: vcpu.gpr(Gpr::Rdx),
         rsi: vcpu.gpr(Gpr::Rsi),
     };
-    let caller = Caller { cpl: vcpu.hw.cpl(), mode: vcpu.mode() };
+    let caller = Caller { cpl: vcpu.cpl(), mode: vcpu.mode() };
     let time = host.time();
     let clock = vm.clock.read();
     let mut call_host = CallHost {

@@ -27,9 +27,9 @@ pub(crate) fn serve<B: Backend, M: GuestRam>(
     vcpu: &mut Vcpu<B>,
     vm: &Vm<M>,
     host: &mut impl Host,
-    exit: VmExit,
+    exit: &VmExit,
 ) -> Served {
-    match exit {
+    match *exit {
         VmExit::HostInterrupt | VmExit::Nmi | VmExit::NmiWindow | VmExit::TimesliceExpired => {
             events::halt_in_lost_shadow(vcpu, vm, host);
         }

@@ -8,6 +8,7 @@ use crate::end::VmError;
 use crate::msr::{HardwareMsr, MsrRead, MsrWrite, SpecialMsr, validate};
 use crate::vcpu::Vcpu;
 use crate::vm::{Host, Vm};
+use devices::lapic::Ticks;
 use memory::GuestRam;
 use x86defs::bits::{Low, high32, join};
 use x86defs::{Event, Gp, Gpr, Msr};
@@ -38,13 +39,13 @@ fn value<B: Backend, M: GuestRam, H: Host>(
     match vcpu.core.msrs.read(&vcpu.core.msr_table, msr)? {
         MsrRead::Value(value) => Ok(value),
         MsrRead::Hardware(HardwareMsr::TscAux) => Ok(vcpu.core.tsc_aux),
-        MsrRead::Hardware(_) => vcpu.hw.msr(msr).ok_or(Gp),
+        MsrRead::Hardware(_) => vcpu.msr(msr).ok_or(Gp),
         MsrRead::Special(special) => match special {
             SpecialMsr::Tsc => Ok(vm.clock.read().tsc(&vcpu.core.clock, tsc)),
             SpecialMsr::TscAdjust => Ok(vcpu.core.clock.tsc_adjust()),
-            SpecialMsr::Efer => Ok(vcpu.hw.efer().bits()),
+            SpecialMsr::Efer => Ok(vcpu.efer().bits()),
             SpecialMsr::ApicBase | SpecialMsr::TscDeadline | SpecialMsr::X2Apic(_) => {
-                vcpu.core.lapic.msr_read(msr, vm.ticks(tsc)).map_err(|_| Gp)
+                vcpu.core.lapic.msr_read(msr, Ticks(vcpu.core.line.ticks(tsc))).map_err(|_| Gp)
             }
             SpecialMsr::Mtrr(register) => Ok(vm.mtrrs.lock().read(register)),
             SpecialMsr::KvmSystemTime => Ok(vcpu.core.clock.system_time()),
@@ -76,17 +77,16 @@ fn set<B: Backend, M: GuestRam, H: Host>(
     value: u64,
 ) -> Result<(), Gp> {
     let tsc = host.tsc();
-    let ticks = vm.ticks(tsc);
+    let ticks = Ticks(vcpu.core.line.ticks(tsc));
     let core = &mut vcpu.core;
     match core.msrs.write(&core.msr_table, msr, value)? {
         MsrWrite::Done => Ok(()),
         MsrWrite::Hardware(HardwareMsr::TscAux) => {
-            core.tsc_aux = value;
-            vcpu.hw.set_tsc_aux(value);
+            vcpu.set_tsc_aux(value);
             Ok(())
         }
         MsrWrite::Hardware(_) => {
-            if vcpu.hw.set_msr(msr, value) {
+            if vcpu.set_msr(msr, value) {
                 Ok(())
             } else {
                 Err(Gp)
@@ -105,8 +105,8 @@ fn set<B: Backend, M: GuestRam, H: Host>(
             }
             SpecialMsr::Efer => {
                 let allowed = core.cpuid.efer_allowed();
-                let efer = validate::efer(vcpu.hw.efer(), value, allowed, vcpu.hw.cr0())?;
-                vcpu.hw.set_efer(efer);
+                let efer = validate::efer(vcpu.efer(), value, allowed, vcpu.cr0())?;
+                vcpu.set_efer(efer);
                 Ok(())
             }
             SpecialMsr::ApicBase | SpecialMsr::TscDeadline | SpecialMsr::X2Apic(_) => {
@@ -136,12 +136,7 @@ fn set<B: Backend, M: GuestRam, H: Host>(
 
 /// After a change of the guest's TSC: the hardware's offset, the local APIC's
 /// deadline, kvmclock, in this order.
-fn tsc_changed<B: Backend, M: GuestRam>(
-    vcpu: &mut Vcpu<B>,
-    vm: &Vm<M>,
-    offset: u64,
-    ticks: devices::lapic::Ticks,
-) {
+fn tsc_changed<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, offset: u64, ticks: Ticks) {
     let offset = if cfg!(planted = "tsc-offset-sign") { offset.wrapping_neg() } else { offset };
     vcpu.hw.set_tsc_offset(offset);
     let adjust = vcpu.core.clock.tsc_adjust();

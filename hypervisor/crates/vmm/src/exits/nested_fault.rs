@@ -36,13 +36,13 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
     if fault.access.contains(NestedAccess::FETCH) {
         return not_offered(vcpu, VmError::NotOffered(EXECUTION));
     }
-    access(vcpu, vm, host)
+    run(vcpu, vm, host, Some(fault))
 }
 
 /// The guest can't go on with what it does; but a program of it, to which its
 /// kernel gave device memory, must not end it: that program gets #UD.
 pub(super) fn not_offered<B: Backend>(vcpu: &mut Vcpu<B>, error: VmError) -> Served {
-    if vcpu.hw.cpl() != 3 {
+    if vcpu.cpl() != 3 {
         return Err(error);
     }
     vcpu.raise(Event::ud());
@@ -55,7 +55,20 @@ pub(super) fn access<B: Backend, M: GuestRam>(
     vm: &Vm<M>,
     host: &mut impl Host,
 ) -> Served {
-    match x86emu::step(&mut emulated(vcpu, vm, host)) {
+    run(vcpu, vm, host, None)
+}
+
+fn run<B: Backend, M: GuestRam>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &mut impl Host,
+    fault: Option<NestedFault>,
+) -> Served {
+    let mut cpu = emulated(vcpu, vm, host);
+    if let Some(fault) = fault {
+        cpu = cpu.after(fault);
+    }
+    match x86emu::step(&mut cpu) {
         Ok(Step::Done) => vcpu.end_instruction(),
         Ok(Step::Again) => vcpu.end_iteration(),
         Err(Stop::Exception(exception)) => raise(vcpu, exception),

@@ -15,7 +15,7 @@ pub(super) fn cpuid<B: Backend, M: GuestRam, H: Host>(
     _: &mut H,
 ) -> Result<Done, VmError> {
     let (leaf, subleaf) = (vcpu.gpr(Gpr::Rax).low32(), vcpu.gpr(Gpr::Rcx).low32());
-    let result = vcpu.core.cpuid.lookup(leaf, subleaf, &vcpu.core.view(vcpu.hw.cr4()));
+    let result = vcpu.core.cpuid.lookup(leaf, subleaf, &vcpu.core.view(vcpu.cr4()));
     vcpu.set_gpr(Gpr::Rax, result.eax.into());
     vcpu.set_gpr(Gpr::Rbx, result.ebx.into());
     vcpu.set_gpr(Gpr::Rcx, result.ecx.into());

@@ -1,6 +1,6 @@
 //! IN, OUT, INS and OUTS.
 
-use super::instruction::{Served, behind, decode, emulated, raise};
+use super::instruction::{Served, behind, decode, emulated, raise, told_end};
 use crate::backend::Backend;
 use crate::emulate::Emulated;
 use crate::end::{EndReason, VmError};
@@ -21,14 +21,14 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
     host: &mut impl Host,
     io: PortIo,
 ) -> Served {
-    let now = vm.now(host.tsc());
+    let now = vcpu.core.line.now(host.tsc());
     if io.string.is_some() {
         return string(vcpu, vm, host, now);
     }
-    let next_rip = match vcpu.hw.next_rip() {
+    let next_rip = match told_end(vcpu) {
         Some(next_rip) => next_rip,
-        None => match decode(vcpu, vm, host, VmExit::PortIo(io))? {
-            Some(found) => behind(vcpu, &found),
+        None => match decode(vcpu, vm, host, &VmExit::PortIo(io))? {
+            Some(found) => behind(vcpu, found.length),
             None => return Ok(None),
         },
     };

@@ -27,8 +27,8 @@ pub(super) fn control<B: Backend, M: GuestRam>(
     host: &mut impl Host,
     access: CrAccess,
 ) -> Served {
-    let Some(found) = decode(vcpu, vm, host, VmExit::CrAccess(access))? else { return Ok(None) };
-    let next_rip = behind(vcpu, &found);
+    let Some(found) = decode(vcpu, vm, host, &VmExit::CrAccess(access))? else { return Ok(None) };
+    let next_rip = behind(vcpu, found.length);
     let result = match found.op {
         SystemOp::ReadCr(number, gpr) => match read_cr(vcpu, number) {
             Some(value) => {
@@ -42,8 +42,8 @@ pub(super) fn control<B: Backend, M: GuestRam>(
             write_cr(vcpu, vm, number, value)
         }
         SystemOp::Clts => {
-            let cr0 = vcpu.hw.cr0() - Cr0::TS;
-            vcpu.hw.set_cr0(cr0);
+            let cr0 = vcpu.cr0() - Cr0::TS;
+            vcpu.set_cr0(cr0);
             Ok(())
         }
         SystemOp::Lmsw(operand) => {
@@ -54,9 +54,9 @@ pub(super) fn control<B: Backend, M: GuestRam>(
                     // LMSW changes PE, MP, EM and TS, and can't clear PE.
                     let low = Cr0::PE | Cr0::MP | Cr0::EM | Cr0::TS;
                     let new = Cr0::from_bits_truncate(value) & low;
-                    let cr0 = vcpu.hw.cr0();
+                    let cr0 = vcpu.cr0();
                     let cr0 = (cr0 - (low - Cr0::PE)) | new;
-                    vcpu.hw.set_cr0(cr0);
+                    vcpu.set_cr0(cr0);
                     Ok(())
                 }
                 Err(Fault::Exception(exception)) => {
@@ -92,10 +92,10 @@ fn set_full<B: Backend>(vcpu: &mut Vcpu<B>, gpr: Gpr, value: u64) {
 
 fn read_cr<B: Backend>(vcpu: &Vcpu<B>, number: u8) -> Option<u64> {
     Some(match number {
-        0 => vcpu.hw.cr0().bits(),
-        2 => vcpu.hw.cr2(),
-        3 => vcpu.hw.cr3(),
-        4 => vcpu.hw.cr4().bits(),
+        0 => vcpu.cr0().bits(),
+        2 => vcpu.cr2(),
+        3 => vcpu.cr3(),
+        4 => vcpu.cr4().bits(),
         8 => vcpu.core.lapic.cr8().into(),
         _ => return None,
     })
@@ -110,12 +110,12 @@ fn write_cr<B: Backend, M: GuestRam>(
     match number {
         0 => write_cr0(vcpu, vm, value),
         2 => {
-            vcpu.hw.set_cr2(value);
+            vcpu.set_cr2(value);
             Ok(())
         }
         3 => {
-            let pointers = directory_pointers(vcpu, vm, vcpu.hw.cr0(), vcpu.hw.cr4(), value)?;
-            vcpu.hw.set_cr3(value);
+            let pointers = directory_pointers(vcpu, vm, vcpu.cr0(), vcpu.cr4(), value)?;
+            vcpu.set_cr3(value);
             set_directory_pointers(vcpu, pointers);
             Ok(())
         }
@@ -138,8 +138,8 @@ fn write_cr0<B: Backend, M: GuestRam>(
     value: u64,
 ) -> Result<(), Event> {
     let new = Cr0::from_bits_truncate(value) | Cr0::ET;
-    let old = vcpu.hw.cr0();
-    let efer = vcpu.hw.efer();
+    let old = vcpu.cr0();
+    let efer = vcpu.efer();
     let bad = value >> 32 != 0
         || new.contains(Cr0::PG) && !new.contains(Cr0::PE)
         || new.contains(Cr0::NW) && !new.contains(Cr0::CD);
@@ -149,25 +149,25 @@ fn write_cr0<B: Backend, M: GuestRam>(
     let enters = new.contains(Cr0::PG) && !old.contains(Cr0::PG);
     let leaves = !new.contains(Cr0::PG) && old.contains(Cr0::PG);
     if enters && efer.contains(Efer::LME) {
-        let cs = vcpu.hw.segment(SegmentRegister::Cs).attributes;
-        if !vcpu.hw.cr4().contains(Cr4::PAE) || cs.long() {
+        let cs = vcpu.segment(SegmentRegister::Cs).attributes;
+        if !vcpu.cr4().contains(Cr4::PAE) || cs.long() {
             return Err(Event::gp0());
         }
-        vcpu.hw.set_efer(efer | Efer::LMA);
+        vcpu.set_efer(efer | Efer::LMA);
     }
     let loads = Cr0::CD | Cr0::NW | Cr0::PG;
     let pointers = if (new ^ old).intersects(loads) && !efer.contains(Efer::LME) {
-        directory_pointers(vcpu, vm, new, vcpu.hw.cr4(), vcpu.hw.cr3())?
+        directory_pointers(vcpu, vm, new, vcpu.cr4(), vcpu.cr3())?
     } else {
         None
     };
     if leaves && efer.contains(Efer::LMA) {
-        if vcpu.mode().bits() == 64 || vcpu.hw.cr4().contains(Cr4::PCIDE) {
+        if vcpu.mode().bits() == 64 || vcpu.cr4().contains(Cr4::PCIDE) {
             return Err(Event::gp0());
         }
-        vcpu.hw.set_efer(efer - Efer::LMA);
+        vcpu.set_efer(efer - Efer::LMA);
     }
-    vcpu.hw.set_cr0(new);
+    vcpu.set_cr0(new);
     set_directory_pointers(vcpu, pointers);
     Ok(())
 }
@@ -187,7 +187,7 @@ fn directory_pointers<B: Backend, M: GuestRam>(
     cr4: Cr4,
     cr3: u64,
 ) -> Result<Option<[u64; 4]>, Event> {
-    let long = vcpu.hw.efer().contains(Efer::LMA);
+    let long = vcpu.efer().contains(Efer::LMA);
     if long || !cr0.contains(Cr0::PG) || !cr4.contains(Cr4::PAE) {
         return Ok(None);
     }
@@ -208,7 +208,7 @@ fn directory_pointers<B: Backend, M: GuestRam>(
 
 fn set_directory_pointers<B: Backend>(vcpu: &mut Vcpu<B>, pointers: Option<[u64; 4]>) {
     if let Some(pointers) = pointers {
-        vcpu.hw.set_page_directory_pointers(pointers);
+        vcpu.set_pointers(pointers);
     }
 }
 
@@ -220,22 +220,22 @@ fn write_cr4<B: Backend, M: GuestRam>(
 ) -> Result<(), Event> {
     let allowed = vcpu.core.cpuid.cr4_allowed();
     let new = Cr4::from_bits_truncate(value);
-    let old = vcpu.hw.cr4();
-    let long = vcpu.hw.efer().contains(Efer::LMA);
+    let old = vcpu.cr4();
+    let long = vcpu.efer().contains(Efer::LMA);
     let pcid_on = new.contains(Cr4::PCIDE) && !old.contains(Cr4::PCIDE);
     let bad = value & !allowed.bits() != 0
         || long && !new.contains(Cr4::PAE)
-        || pcid_on && (!long || vcpu.hw.cr3() & 0xfff != 0);
+        || pcid_on && (!long || vcpu.cr3() & 0xfff != 0);
     if bad {
         return Err(Event::gp0());
     }
     let loads = Cr4::PAE | Cr4::PGE | Cr4::PSE | Cr4::SMEP;
     let pointers = if (new ^ old).intersects(loads) {
-        directory_pointers(vcpu, vm, vcpu.hw.cr0(), new, vcpu.hw.cr3())?
+        directory_pointers(vcpu, vm, vcpu.cr0(), new, vcpu.cr3())?
     } else {
         None
     };
-    vcpu.hw.set_cr4(new);
+    vcpu.set_cr4(new);
     set_directory_pointers(vcpu, pointers);
     Ok(())
 }
@@ -247,23 +247,23 @@ pub(super) fn debug<B: Backend, M: GuestRam>(
     host: &mut impl Host,
     access: DrAccess,
 ) -> Served {
-    let Some(found) = decode(vcpu, vm, host, VmExit::DrAccess(access))? else { return Ok(None) };
-    let next_rip = behind(vcpu, &found);
+    let Some(found) = decode(vcpu, vm, host, &VmExit::DrAccess(access))? else { return Ok(None) };
+    let next_rip = behind(vcpu, found.length);
     let (number, gpr, write) = match found.op {
         SystemOp::ReadDr(number, gpr) => (number, gpr, false),
         SystemOp::WriteDr(number, gpr) => (number, gpr, true),
         _ => return Err(VmError::Internal("a debug-register exit without its instruction")),
     };
-    let aliased = vcpu.hw.cr4().contains(Cr4::DE) && matches!(number, 4 | 5);
+    let aliased = vcpu.cr4().contains(Cr4::DE) && matches!(number, 4 | 5);
     if aliased || number > 7 {
         vcpu.raise(Event::ud());
         return Ok(None);
     }
-    if vcpu.hw.dr(7) & DR7_GENERAL_DETECT != 0 {
-        let dr6 = vcpu.hw.dr(6) | DR6_GENERAL_DETECT;
-        vcpu.hw.set_dr(6, dr6);
-        let dr7 = vcpu.hw.dr(7) & !DR7_GENERAL_DETECT;
-        vcpu.hw.set_dr(7, dr7);
+    if vcpu.dr(7) & DR7_GENERAL_DETECT != 0 {
+        let dr6 = vcpu.dr(6) | DR6_GENERAL_DETECT;
+        vcpu.set_dr(6, dr6);
+        let dr7 = vcpu.dr(7) & !DR7_GENERAL_DETECT;
+        vcpu.set_dr(7, dr7);
         // General detect is a fault.
         vcpu.set_resume_flag();
         vcpu.raise(Event::exception(Exception::DB));
@@ -271,7 +271,7 @@ pub(super) fn debug<B: Backend, M: GuestRam>(
     }
     let number = if matches!(number, 4 | 5) { number + 2 } else { number };
     if !write {
-        let value = vcpu.hw.dr(number);
+        let value = vcpu.dr(number);
         set_full(vcpu, gpr, value);
         return finish(vcpu, next_rip, Ok(()));
     }
@@ -282,7 +282,7 @@ pub(super) fn debug<B: Backend, M: GuestRam>(
         7 => value & DR7_WRITABLE | DR7_FIXED,
         _ => value,
     };
-    vcpu.hw.set_dr(number, value);
+    vcpu.set_dr(number, value);
     finish(vcpu, next_rip, Ok(()))
 }
 
@@ -294,10 +294,9 @@ pub(super) fn xsetbv<B: Backend, M: GuestRam, H: Host>(
 ) -> Result<Done, VmError> {
     let register = vcpu.gpr(Gpr::Rcx).low32();
     let value = join(vcpu.gpr(Gpr::Rdx).low32(), vcpu.gpr(Gpr::Rax).low32());
-    match vcpu.core.cpuid.xstate().xsetbv(register, value, vcpu.hw.cpl()) {
+    match vcpu.core.cpuid.xstate().xsetbv(register, value, vcpu.cpl()) {
         Ok(xcr0) => {
-            vcpu.hw.set_xcr0(xcr0.bits());
-            vcpu.core.xcr0 = xcr0.bits();
+            vcpu.set_xcr0(xcr0.bits());
             Ok(Done::Complete)
         }
         Err(_) => Ok(Done::Fault(Event::gp0())),

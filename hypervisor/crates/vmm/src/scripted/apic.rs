@@ -48,11 +48,11 @@ fn an_interrupted_delivery_is_injected_again() {
 fn the_8259s_are_injected_and_wait_for_a_window() {
     let mut play = play();
     play.vcpu.hw.rflags = 2;
-    play.vcpu.prepare_injection(true, || 0x20);
+    let _ = play.vcpu.prepare(true, || 0x20);
     assert!(play.vcpu.hw.window);
     assert_eq!(play.vcpu.hw.injection(), None);
     play.vcpu.hw.rflags = IF;
-    play.vcpu.prepare_injection(true, || 0x20);
+    let _ = play.vcpu.prepare(true, || 0x20);
     assert_eq!(play.vcpu.hw.injection(), Some(Event::interrupt(0x20)));
     assert!(!play.vcpu.hw.window);
 }

@@ -8,9 +8,11 @@ mod apic;
 #[cfg(test)]
 mod decoding;
 #[cfg(test)]
+mod registers;
+#[cfg(test)]
 mod tests;
 
-use crate::backend::{Backend, HotState, InterruptDelivery};
+use crate::backend::{Backend, HotState, InstructionEnd, InterruptDelivery, Quirks, Windows};
 use crate::clock::{HostTime, Interruption, VcpuClock, VmClock};
 use crate::counters::Counters;
 use crate::cpuid::{CpuidConfig, CpuidTable, VcpuView};
@@ -20,6 +22,7 @@ use crate::msr::mtrr::Mtrrs;
 use crate::msr::{MsrConfig, MsrFile, MsrTable};
 use crate::pv::{PvFeatures, PvState};
 use crate::recorder::Recorder;
+use crate::registers::{Fields, Registers};
 use crate::run::{Next, turn};
 use crate::stats::ExitCounts;
 use crate::stopwatch::Stopwatch;
@@ -44,9 +47,9 @@ use std::vec;
 use std::vec::Vec;
 use x86defs::cpuid::CpuidResult;
 use x86defs::exit::ExitWithEvent;
-use x86defs::time::TscFrequency;
+use x86defs::time::{Nanos, TscFrequency};
 use x86defs::{
-    Cr0, Cr4, DescriptorTable, Efer, Event, EventKind, GuestPhysAddr, Msr, Rflags, Segment,
+    Cr0, Cr4, DescriptorTable, Efer, Event, EventKind, GuestPhysAddr, Rflags, Segment,
     SegmentRegister, VmExit, Width, Xcr0,
 };
 
@@ -167,16 +170,12 @@ pub struct Script {
     pub cr4: u64,
     /// The current privilege level.
     pub cpl: u8,
-    /// XCR0.
-    pub xcr0: u64,
     /// Segment registers by number.
     pub segments: [Segment; 8],
     /// In the shadow of STI or MOV SS.
     pub shadow: bool,
-    /// This CPU loses the shadow at an entry.
-    pub loses_shadow: bool,
-    /// An NMI window waits for the end of an interrupt shadow.
-    pub nmi_window_sees_shadow: bool,
+    /// Ways in which this CPU differs.
+    pub quirks: Quirks,
     /// DR0 to DR3.
     pub breakpoints: [u64; 4],
     /// DR6.
@@ -202,49 +201,80 @@ pub struct Script {
 }
 
 impl Backend for Script {
-    fn rip(&self) -> u64 {
-        self.rip
+    fn fetch(&self, r: &Registers, fields: Fields) {
+        for field in fields.iter() {
+            match field {
+                Fields::RIP => r.rip.fill(self.rip),
+                Fields::RSP => r.rsp.fill(self.rsp),
+                Fields::RFLAGS => r.rflags.fill(Rflags::from_bits_retain(self.rflags)),
+                Fields::SHADOW => r.interrupt_shadow.fill(self.shadow),
+                Fields::NMI_BLOCKED => r.nmi_blocked.fill(self.nmi_blocked),
+                Fields::CR0 => r.cr0.fill(Cr0::from_bits_retain(self.cr0)),
+                Fields::CR2 => r.cr2.fill(self.cr2),
+                Fields::CR3 => r.cr3.fill(self.cr3),
+                Fields::CR4 => r.cr4.fill(Cr4::from_bits_retain(self.cr4)),
+                Fields::EFER => r.efer.fill(Efer::from_bits_retain(self.efer)),
+                Fields::BREAKPOINTS => r.breakpoints.fill(self.breakpoints),
+                Fields::DR6 => r.dr6.fill(self.dr6),
+                Fields::DR7 => r.dr7.fill(self.dr7),
+                Fields::GDTR => r.gdtr.fill(self.gdtr),
+                Fields::IDTR => r.idtr.fill(self.idtr),
+                Fields::CPL => r.cpl.fill(self.cpl),
+                _ => {
+                    for register in SegmentRegister::ALL {
+                        if field == Fields::segment(register) {
+                            r.segment(register).fill(self.segments[register as usize]);
+                        }
+                    }
+                }
+            }
+        }
     }
-    fn set_rip(&mut self, value: u64) {
-        self.rip = value;
+    fn store(&mut self, r: &Registers) {
+        for field in r.changed().iter() {
+            match field {
+                Fields::RIP => self.rip = r.rip.get(),
+                Fields::RSP => self.rsp = r.rsp.get(),
+                Fields::RFLAGS => self.rflags = r.rflags.get().bits(),
+                Fields::SHADOW => self.shadow = r.interrupt_shadow.get(),
+                Fields::NMI_BLOCKED => self.nmi_blocked = r.nmi_blocked.get(),
+                Fields::CR0 => self.cr0 = r.cr0.get().bits(),
+                Fields::CR2 => self.cr2 = r.cr2.get(),
+                Fields::CR3 => self.cr3 = r.cr3.get(),
+                Fields::CR4 => self.cr4 = r.cr4.get().bits(),
+                Fields::EFER => self.efer = r.efer.get().bits(),
+                Fields::BREAKPOINTS => self.breakpoints = r.breakpoints.get(),
+                Fields::DR6 => self.dr6 = r.dr6.get(),
+                Fields::DR7 => self.dr7 = r.dr7.get(),
+                Fields::GDTR => self.gdtr = r.gdtr.get(),
+                Fields::IDTR => self.idtr = r.idtr.get(),
+                _ => {
+                    for register in SegmentRegister::ALL {
+                        if field == Fields::segment(register) {
+                            self.segments[register as usize] = r.segment(register).get();
+                        }
+                    }
+                    if field == Fields::SS {
+                        self.cpl = r.cpl.get();
+                    }
+                }
+            }
+        }
+        self.flushes += u32::from(r.changed().intersects(Fields::TRANSLATION));
     }
-    fn rsp(&self) -> u64 {
-        self.rsp
+    fn invalidate(&mut self) {
+        self.flushes += 1;
     }
-    fn set_rsp(&mut self, value: u64) {
-        self.rsp = value;
+    fn inject(&mut self, event: Event) {
+        self.injection = Some(event);
+        self.nmi_blocked |= event.kind == EventKind::Nmi;
     }
-    fn rflags(&self) -> Rflags {
-        Rflags::from_bits_retain(self.rflags)
+    fn injection(&self) -> Option<Event> {
+        self.injection
     }
-    fn set_rflags(&mut self, value: Rflags) {
-        self.rflags = value.bits();
+    fn ask(&mut self, windows: Windows) {
+        self.window = windows.interrupt;
     }
-    fn cr0(&self) -> Cr0 {
-        Cr0::from_bits_retain(self.cr0)
-    }
-    fn set_cr0(&mut self, value: Cr0) {
-        self.cr0 = value.bits();
-    }
-    fn cr2(&self) -> u64 {
-        self.cr2
-    }
-    fn set_cr2(&mut self, value: u64) {
-        self.cr2 = value;
-    }
-    fn cr3(&self) -> u64 {
-        self.cr3
-    }
-    fn set_cr3(&mut self, value: u64) {
-        self.cr3 = value;
-    }
-    fn cr4(&self) -> Cr4 {
-        Cr4::from_bits_retain(self.cr4)
-    }
-    fn set_cr4(&mut self, value: Cr4) {
-        self.cr4 = value.bits();
-    }
-    fn set_page_directory_pointers(&mut self, _: [u64; 4]) {}
     fn interrupt_delivery(&self) -> InterruptDelivery {
         if self.page.is_some() { InterruptDelivery::Virtual } else { InterruptDelivery::Injected }
     }
@@ -258,107 +288,21 @@ impl Backend for Script {
             lapic.take_back(page, self.status);
         }
     }
-    fn efer(&self) -> Efer {
-        Efer::from_bits_retain(self.efer)
-    }
-    fn set_efer(&mut self, value: Efer) {
-        self.efer = value.bits();
-    }
-    fn pkru(&self) -> u32 {
-        0
-    }
-    fn xcr0(&self) -> u64 {
-        self.xcr0
-    }
-    fn set_xcr0(&mut self, value: u64) {
-        self.xcr0 = value;
-    }
-    fn dr(&self, number: u8) -> u64 {
-        match number {
-            6 => self.dr6,
-            7 => self.dr7,
-            _ => self.breakpoints[usize::from(number & 3)],
-        }
-    }
-    fn set_dr(&mut self, number: u8, value: u64) {
-        match number {
-            6 => self.dr6 = value,
-            7 => self.dr7 = value,
-            _ => self.breakpoints[usize::from(number & 3)] = value,
-        }
-    }
-    fn segment(&self, register: SegmentRegister) -> Segment {
-        self.segments[register as usize]
-    }
-    fn set_segment(&mut self, register: SegmentRegister, value: Segment) {
-        self.segments[register as usize] = value;
-    }
-    fn gdtr(&self) -> DescriptorTable {
-        self.gdtr
-    }
-    fn set_gdtr(&mut self, value: DescriptorTable) {
-        self.gdtr = value;
-    }
-    fn idtr(&self) -> DescriptorTable {
-        self.idtr
-    }
-    fn set_idtr(&mut self, value: DescriptorTable) {
-        self.idtr = value;
-    }
-    fn cpl(&self) -> u8 {
-        self.cpl
-    }
-    fn msr(&self, _: Msr) -> Option<u64> {
-        None
-    }
-    fn set_msr(&mut self, _: Msr, _: u64) -> bool {
-        false
-    }
-    fn set_tsc_aux(&mut self, _: u64) {}
-    fn interrupt_shadow(&self) -> bool {
-        self.shadow
-    }
-    fn set_interrupt_shadow(&mut self, shadow: bool) {
-        self.shadow = shadow;
-    }
-    fn inject(&mut self, event: Event) {
-        self.injection = Some(event);
-        self.nmi_blocked |= event.kind == EventKind::Nmi;
-    }
-    fn injection(&self) -> Option<Event> {
-        self.injection
-    }
-    fn set_interrupt_window(&mut self, wanted: bool) {
-        self.window = wanted;
-    }
-    fn nmi_blocked(&self) -> bool {
-        self.nmi_blocked
-    }
-    fn set_nmi_blocked(&mut self, blocked: bool) {
-        self.nmi_blocked = blocked;
-    }
-    fn request_nmi_window(&mut self) {}
-    fn nmi_window_sees_shadow(&self) -> bool {
-        self.nmi_window_sees_shadow
-    }
-    fn next_rip(&self) -> Option<u64> {
-        self.next_rip
-    }
     fn set_tsc_offset(&mut self, offset: u64) {
         self.tsc_offset = offset;
     }
-    fn flush_translations(&mut self) {
-        self.flushes += 1;
+    fn run(&mut self, core: &mut VcpuCore) {
+        self.injected.push(self.injection.take());
+        core.exit = self.exits.pop_front().expect("an exit in the script");
     }
-    fn loses_shadow(&self) -> bool {
-        self.loses_shadow
+    fn instruction_end(&self) -> InstructionEnd {
+        self.next_rip.map_or(InstructionEnd::Unknown, InstructionEnd::Rip)
     }
     fn timer(&self) -> TimerKind {
         TimerKind::Machine
     }
-    fn run(&mut self, _: &mut VcpuCore) -> ExitWithEvent {
-        self.injected.push(self.injection.take());
-        self.exits.pop_front().expect("an exit in the script")
+    fn quirks(&self) -> Quirks {
+        self.quirks
     }
     fn dump(&self, _: &mut dyn core::fmt::Write) -> core::fmt::Result {
         Ok(())
@@ -528,6 +472,8 @@ impl Play {
             board: Arc::clone(&board),
             memory: Arc::new(Touched),
             lapic,
+            line: clock.line(),
+            devices_due: (Nanos(u64::MAX), NEVER),
             clock: vcpu_clock,
             msrs: MsrFile::new(&msr_table),
             tsc_aux: 0,
@@ -544,11 +490,11 @@ impl Play {
             owed: 0,
             owed_since: 0,
             idle_cpus: Arc::default(),
+            exit: ExitWithEvent::NOTHING,
         };
         let mut segments = [Segment::data32(16); 8];
         segments[SegmentRegister::Cs as usize] = Segment::code32(8);
-        let script =
-            Script { rip: 0x1000, rflags: 2, cr0: 0x11, xcr0: 1, segments, ..Script::default() };
+        let script = Script { rip: 0x1000, rflags: 2, cr0: 0x11, segments, ..Script::default() };
         let vm = Vm {
             name: "play".into(),
             memory,
@@ -569,12 +515,17 @@ impl Play {
     /// One turn that ends in `exit`, which interrupts the delivery of an event.
     pub fn turn_with(&mut self, exit: VmExit, interrupted: Option<Event>) -> Next {
         self.vcpu.hw.exits.push_back(ExitWithEvent { exit, interrupted });
-        turn(&mut self.vcpu, &self.vm, &mut self.stage)
+        let next = turn(&mut self.vcpu, &self.vm, &mut self.stage);
+        // Tests look at the script's registers, and change them.
+        self.vcpu.settle();
+        next
     }
 
     /// One turn of a vCPU that must not be entered.
     pub fn idle(&mut self) -> Next {
-        turn(&mut self.vcpu, &self.vm, &mut self.stage)
+        let next = turn(&mut self.vcpu, &self.vm, &mut self.stage);
+        self.vcpu.settle();
+        next
     }
 
     /// Puts code at RIP.

@@ -1,6 +1,7 @@
 //! Tests of the loop: its answers to exits.
 
 use super::{Arc, Play};
+use crate::backend::Quirks;
 use crate::end::{EndReason, VmError};
 use crate::hot::timer::NEVER;
 use crate::run::Next;
@@ -125,7 +126,7 @@ fn a_halt_whose_shadow_the_cpu_loses_still_gets_its_wake_up() {
     for exit in [VmExit::InterruptWindow, VmExit::HostInterrupt, VmExit::Nmi] {
         let mut play = Play::new();
         play.code(&[0xf4]);
-        (play.vcpu.hw.rflags, play.vcpu.hw.loses_shadow) = (IF, true);
+        (play.vcpu.hw.rflags, play.vcpu.hw.quirks) = (IF, Quirks::LOSES_SHADOW);
         play.vm.fabric.mailboxes()[0].post(0x41, Trigger::Edge);
         play.vcpu.hw.shadow = true;
         play.turn(exit);
@@ -419,7 +420,7 @@ fn an_nmi_in_a_shadow_gets_a_window() {
         let mut play = Play::new();
         play.vcpu.hw.rflags = flags;
         play.vcpu.hw.shadow = true;
-        play.vcpu.hw.nmi_window_sees_shadow = sees;
+        play.vcpu.hw.quirks.set(Quirks::NMI_WINDOW_SEES_SHADOW, sees);
         play.vcpu.post_nmi();
         play.turn(VmExit::InterruptWindow);
         assert_eq!((play.injected(), play.vcpu.hw.window), (None, window), "{flags:#x} {sees}");

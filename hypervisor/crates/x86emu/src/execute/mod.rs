@@ -23,7 +23,9 @@ const LOCK_ATTEMPTS: u32 = 16;
 /// [`Stop`]; RIP still points to the instruction, and nothing is changed but,
 /// for a repeated instruction, what its completed iterations did.
 pub fn step<C: Cpu>(cpu: &mut C) -> Result<Step, Stop<C::Error>> {
-    let (instruction, code) = fetch(cpu)?;
+    let mut code = [0; MAX_INSTRUCTION];
+    let instruction = fetch(cpu, &mut code)?;
+    cpu.begin(&instruction);
     if let Op::String(op) = instruction.op {
         return match op {
             StringOp::Ins | StringOp::Outs => Err(unsupported_ports(&instruction, code)),
@@ -62,12 +64,13 @@ fn unsupported<E>(
     Stop::Unsupported(Unsupported { bytes, length, mnemonic })
 }
 
-/// The instruction at RIP, and its bytes.
+/// The instruction at RIP; its bytes go into `code`.
+#[inline]
 pub(crate) fn fetch<C: Cpu>(
     cpu: &mut C,
-) -> Result<(Instruction, [u8; MAX_INSTRUCTION]), Stop<C::Error>> {
+    code: &mut [u8; MAX_INSTRUCTION],
+) -> Result<Instruction, Stop<C::Error>> {
     let (mode, rip) = (cpu.mode(), cpu.rip());
-    let mut code = [0; MAX_INSTRUCTION];
     let mut have = 0;
     loop {
         // The bytes so far end where a page can't be fetched: more are asked for
@@ -82,11 +85,11 @@ pub(crate) fn fetch<C: Cpu>(
         have = have.saturating_add(cpu.fetch(linear, rest)?.clamp(1, room));
         let bytes = code.get(..have).unwrap_or_default();
         match decode(bytes, mode, rip, Decoder::Both) {
-            Ok(instruction) => return Ok((instruction, code)),
+            Ok(instruction) => return Ok(instruction),
             Err(DecodeError::Incomplete) => {}
             Err(DecodeError::Invalid) => return Err(GuestException::UD.into()),
             Err(DecodeError::Unsupported { mnemonic, length }) => {
-                return Err(unsupported(code, length, mnemonic));
+                return Err(unsupported(*code, length, mnemonic));
             }
         }
     }

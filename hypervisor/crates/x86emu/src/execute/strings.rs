@@ -1,6 +1,7 @@
 //! String instructions, in bounded steps.
 
 use super::{assign, fetch, load, register, retire, set_register, store};
+use crate::MAX_INSTRUCTION;
 use crate::address::{self, Intent};
 use crate::alu;
 use crate::cpu::{AccessKind, Cpu, Fault, GuestException, Step, Stop};
@@ -55,8 +56,8 @@ pub fn string_io<C: Cpu>(
     cpu: &mut C,
     ports: &mut impl Ports<Error = C::Error>,
 ) -> Result<Step, Stop<C::Error>> {
-    let instruction = match fetch(cpu) {
-        Ok((instruction, _)) => instruction,
+    let instruction = match fetch(cpu, &mut [0; MAX_INSTRUCTION]) {
+        Ok(instruction) => instruction,
         Err(Stop::Unsupported(_)) => return Ok(Step::Again),
         Err(stop) => return Err(stop),
     };
