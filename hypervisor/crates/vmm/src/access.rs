@@ -69,11 +69,17 @@ impl<B: Backend + ?Sized> Vcpu<B> {
     /// [`Backend`] holds is what the vCPU has.
     #[inline]
     pub fn settle(&mut self) {
+        self.write_back();
+        self.registers.known.set(Fields::empty());
+    }
+
+    /// Gives the hardware all that was changed. What is known stays known.
+    #[inline]
+    pub fn write_back(&mut self) {
         if !self.registers.changed.is_empty() {
             self.hw.store(&self.registers);
             self.registers.changed = Fields::empty();
         }
-        self.registers.known.set(Fields::empty());
     }
 
     /// The current privilege level.

@@ -400,11 +400,12 @@ impl<B: Backend, M: GuestRam> Cpu for Emulated<'_, B, M> {
         if let Ok(whole) = <&mut [u8; MAX_INSTRUCTION]>::try_from(&mut *buffer)
             && part == MAX_INSTRUCTION
         {
-            // Two loads, which overlap, cost less than a copy.
+            // Two loads, which overlap, cost less than a copy. The byte that both have is the
+            // first one's: another vCPU may write it meanwhile.
             let load = |gpa| self.vm.memory.load(gpa, Width::B8);
             let first = load(gpa).map_err(|error| Fault::Host(error.into()))?;
             let last = load(gpa.wrapping_add(7)).map_err(|error| Fault::Host(error.into()))?;
-            let both = u128::from(first) | u128::from(last) << 56;
+            let both = u128::from(first) | u128::from(last >> 8) << 64;
             let [bytes @ .., _] = both.to_le_bytes();
             *whole = bytes;
             return Ok(part);

@@ -58,6 +58,8 @@ pub fn off_cpu<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>) {
     core.shared.set_on_cpu(false);
     pay(core, vm);
     core.pv.steal.off_cpu(&vm.memory, &mut core.counters);
+    // A crash report that is written meanwhile shows what the hardware has.
+    vcpu.write_back();
 }
 
 /// Wakes the devices that `core` owes it.

@@ -248,7 +248,7 @@ impl Backend for VmxVcpu {
             r.pat.fill(v.read(Field64::GUEST_PAT));
         }
         if fields.intersects(Fields::SYSCALL) {
-            self.syscall.fetch(r, self.extra.is_loaded());
+            self.syscall.fetch(r, fields, self.extra.is_loaded());
         }
         for register in SegmentRegister::ALL {
             if has(Fields::segment(register)) {

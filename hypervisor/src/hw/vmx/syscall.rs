@@ -13,6 +13,11 @@ static OWNERS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 /// The last name given to a vCPU.
 static LAST: AtomicU64 = AtomicU64::new(0);
 
+/// A name that no vCPU has had.
+fn name() -> u64 {
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
 /// The vCPU whose values this CPU holds.
 fn owner() -> &'static AtomicU64 {
     &OWNERS[percpu::this().index() % MAX_CPUS]
@@ -32,14 +37,7 @@ pub(super) struct SyscallMsrs {
 impl SyscallMsrs {
     /// As after reset.
     pub(super) fn new() -> Self {
-        Self {
-            owner: LAST.fetch_add(1, Ordering::Relaxed) + 1,
-            star: 0,
-            lstar: 0,
-            cstar: 0,
-            sfmask: 0,
-            kernel_gs_base: 0,
-        }
+        Self { owner: name(), star: 0, lstar: 0, cstar: 0, sfmask: 0, kernel_gs_base: 0 }
     }
 
     /// Puts the values into the CPU, if they are not there.
@@ -67,13 +65,21 @@ impl SyscallMsrs {
         self.kernel_gs_base = kernel_gs_base();
     }
 
-    /// Fills in the values; `loaded` if the vCPU has this CPU.
-    pub(super) fn fetch(&self, r: &Registers, loaded: bool) {
-        r.star.fill(self.star);
-        r.lstar.fill(self.lstar);
-        r.cstar.fill(self.cstar);
-        r.sfmask.fill(self.sfmask);
-        r.kernel_gs_base.fill(if loaded { kernel_gs_base() } else { self.kernel_gs_base });
+    /// Fills in those of `fields`; `loaded` if the vCPU has this CPU.
+    pub(super) fn fetch(&self, r: &Registers, fields: Fields, loaded: bool) {
+        for (field, value, own) in [
+            (Fields::STAR, &r.star, self.star),
+            (Fields::LSTAR, &r.lstar, self.lstar),
+            (Fields::CSTAR, &r.cstar, self.cstar),
+            (Fields::SFMASK, &r.sfmask, self.sfmask),
+        ] {
+            if fields.contains(field) {
+                value.fill(own);
+            }
+        }
+        if fields.contains(Fields::KERNEL_GS_BASE) {
+            r.kernel_gs_base.fill(if loaded { kernel_gs_base() } else { self.kernel_gs_base });
+        }
     }
 
     /// Takes the values that are `changed`; `loaded` if the vCPU has this CPU.
@@ -92,7 +98,8 @@ impl SyscallMsrs {
                 *own = value.get();
             }
         }
-        self.forget();
+        // The CPU where the vCPU ran last may hold its old values: under its old name.
+        self.owner = name();
         if loaded {
             self.load();
         }

@@ -135,6 +135,7 @@ impl VmxVcpu {
 
     /// Gives the vCPU this CPU, which is not that where it ran last if it has `moved`.
     pub(super) fn load(&mut self, core: &VcpuCore, moved: bool) {
+        self.vmcs.hold();
         if moved {
             host::write(self.current());
             self.host_cr3 = host::cr3();
@@ -145,7 +146,6 @@ impl VmxVcpu {
             self.flush_nested = true;
             self.syscall.forget();
         }
-        self.vmcs.hold();
         // Others may have spent all VPIDs meanwhile.
         self.has_vpid = false;
         self.extra.load(core.xcr0, core.tsc_aux);

@@ -248,6 +248,7 @@ impl<C: VendorCpu> Assembly<C> {
             vcpu.init();
         }
         self.parts.fabric.routes().publish(index, vcpu.core.lapic.identity());
+        vcpu.settle();
         C::unload(&mut vcpu.hw);
         let private = Private {
             vcpu,

@@ -273,6 +273,7 @@ impl<C: VendorCpu> Starter<C> {
                     vendor.load(&mut vcpu.hw, &vcpu.core, true);
                     vcpu.settle();
                     C::try_broken(&mut vcpu.hw, &mut vcpu.core, plan);
+                    C::unload(&mut vcpu.hw);
                 });
             }
             let name = &guest.vm.name;

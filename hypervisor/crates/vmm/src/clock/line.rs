@@ -51,17 +51,24 @@ impl Timeline {
         Nanos(self.scale.nanos(self.ticks(host_tsc)))
     }
 
-    /// The host's TSC when the guest's time reaches `at`, for arming a timer;
-    /// `None` while the guest is paused.
+    /// The host's TSC when the guest's time reaches `at`, for arming a timer: 0 where that was
+    /// before the host's TSC began, `u64::MAX` for the end of all time. `None` while the guest is
+    /// paused.
     #[inline]
     #[must_use]
     pub fn host_tsc_at(&self, at: Nanos) -> Option<u64> {
         match self.motion {
             Motion::Running { offset } => {
-                // Ticks start at 0, and host TSCs below 2^63 never wrap within
-                // a lifetime; a time beyond that is never reached.
-                let ticks = self.scale.ticks(at.0).min(u64::MAX >> 1);
-                Some(ticks.wrapping_sub(offset))
+                if at == Nanos(u64::MAX) {
+                    return Some(u64::MAX);
+                }
+                // Ticks start at 0, and host TSCs below 2^63 never wrap within a lifetime. The
+                // offset has a sign.
+                let ticks = self.scale.ticks(at.0).min(u64::MAX >> 1).cast_signed();
+                match ticks.checked_sub(offset.cast_signed()) {
+                    Some(host) => Some(u64::try_from(host).unwrap_or(0)),
+                    None => Some(u64::MAX),
+                }
             }
             Motion::Paused { .. } => None,
         }

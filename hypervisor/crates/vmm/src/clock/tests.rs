@@ -146,6 +146,21 @@ fn the_wall_clock_is_corrected_for_a_guest_that_runs() {
 }
 
 #[test]
+fn a_time_before_or_behind_all_tscs_is_their_first_or_last() {
+    let scale = Scale::new(frequency(2_000_000));
+    let line = |offset: i64| Timeline {
+        scale,
+        motion: Motion::Running { offset: offset.cast_unsigned() },
+    };
+    // A guest that was started when the host's TSC was 1,000.
+    assert_eq!(line(-1_000).host_tsc_at(Nanos(50)), Some(1_100));
+    assert_eq!(line(-1_000).host_tsc_at(Nanos(u64::MAX)), Some(u64::MAX));
+    // One that is older than the host's TSC.
+    assert_eq!(line(1_000).host_tsc_at(Nanos(600)), Some(200));
+    assert_eq!(line(1_000).host_tsc_at(Nanos(50)), Some(0));
+}
+
+#[test]
 fn time_starts_at_zero_and_stands_still_while_paused() {
     let mut clock = VmClock::new(frequency(2_000_000));
     assert_eq!(clock.now(12345), Nanos(0));
