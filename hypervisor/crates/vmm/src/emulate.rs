@@ -15,7 +15,7 @@ use x86defs::time::Nanos;
 use x86defs::{
     Cr0, Exception, Gpr, GuestPhysAddr, GuestVirtAddr, Low, Rflags, Segment, SegmentRegister, Width,
 };
-use x86emu::{AccessKind, Cpu, Fault, GuestException, Instruction, MAX_INSTRUCTION};
+use x86emu::{AccessKind, Cpu, Decoded, Fault, GuestException, Instruction, MAX_INSTRUCTION};
 
 /// The guest's page tables, in its RAM.
 struct Tables<'a, M>(&'a M);
@@ -298,6 +298,10 @@ impl<B: Backend, M: GuestRam> Cpu for Emulated<'_, B, M> {
 
     fn segment(&self, register: SegmentRegister) -> Segment {
         self.vcpu.segment(register)
+    }
+
+    fn decoded(&mut self) -> Option<&mut Decoded> {
+        Some(&mut self.vcpu.decoded)
     }
 
     fn begin(&mut self, instruction: &Instruction) {

@@ -27,6 +27,7 @@ use x86defs::time::Nanos;
 use x86defs::{
     CpuState, Cr0, Event, EventKind, Exception, Gpr, Rflags, Segment, SegmentRegister, Vector,
 };
+use x86emu::Decoded;
 
 /// The part of a vCPU that policy owns. The hot handler gets nothing else.
 #[derive(Debug)]
@@ -159,6 +160,8 @@ pub struct Vcpu<B: ?Sized> {
     pub(crate) gives_way: bool,
     /// The walk to the page of code that was fetched last.
     pub(crate) fetched: KeptWalk,
+    /// The instructions that were decoded last.
+    pub(crate) decoded: Decoded,
     /// The architectural registers, as far as they are known.
     pub(crate) registers: Registers,
     /// The hardware's part.
@@ -206,6 +209,7 @@ impl<B: Backend> Vcpu<B> {
             shadow_rip: None,
             gives_way: false,
             fetched: KeptWalk::default(),
+            decoded: Decoded::default(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! [`Cpu`]: what the emulator needs of a vCPU, and what it answers.
 
 use crate::MAX_INSTRUCTION;
+use crate::decode::Decoded;
 use crate::instruction::Instruction;
 use core::fmt;
 use x86defs::control::CpuMode;
@@ -90,6 +91,10 @@ pub trait Cpu {
     fn set_rflags(&mut self, rflags: Rflags);
     /// A segment register with its hidden part.
     fn segment(&self, register: SegmentRegister) -> Segment;
+    /// Instructions that this vCPU had decoded before, if it keeps any.
+    fn decoded(&mut self) -> Option<&mut Decoded> {
+        None
+    }
     /// The instruction that is executed next, before anything of it is.
     fn begin(&mut self, _instruction: &Instruction) {}
     /// The mode of operation.

@@ -38,7 +38,7 @@ mod listing;
 mod system;
 
 pub use cpu::{AccessKind, Cpu, Fault, GuestException, Mnemonic, Step, Stop, Unsupported};
-pub use decode::{DecodeError, Decoder, decode, instruction_length, warm_up};
+pub use decode::{DecodeError, Decoded, Decoder, decode, instruction_length, warm_up};
 pub use execute::{Ports, step, string_io};
 pub use instruction::{
     AluOp, BitOp, Condition, Instruction, MAX_INSTRUCTION, MemoryOperand, Op, Operand, Register,

@@ -2,6 +2,7 @@
 
 pub(crate) mod general;
 pub(crate) mod hand_made;
+mod kept;
 pub(crate) mod stream;
 
 use crate::cpu::Mnemonic;
@@ -9,6 +10,7 @@ use crate::instruction::Instruction;
 use x86defs::control::CpuMode;
 
 pub use general::{instruction_length, warm_up};
+pub use kept::Decoded;
 
 /// Why bytes are no instruction to execute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -83,9 +83,18 @@ pub(crate) fn fetch<C: Cpu>(
         }
         let room = rest.len();
         have = have.saturating_add(cpu.fetch(linear, rest)?.clamp(1, room));
+        let whole = have == MAX_INSTRUCTION;
+        if whole && let Some(kept) = cpu.decoded().and_then(|kept| kept.find(code, mode, rip)) {
+            return Ok(kept);
+        }
         let bytes = code.get(..have).unwrap_or_default();
         match decode(bytes, mode, rip, Decoder::Both) {
-            Ok(instruction) => return Ok(instruction),
+            Ok(instruction) => {
+                if whole && let Some(kept) = cpu.decoded() {
+                    kept.keep(code, mode, rip, instruction);
+                }
+                return Ok(instruction);
+            }
             Err(DecodeError::Incomplete) => {}
             Err(DecodeError::Invalid) => return Err(GuestException::UD.into()),
             Err(DecodeError::Unsupported { mnemonic, length }) => {
