@@ -161,6 +161,25 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
             });
             cases
         }
+        // The usual models have no protection keys; Bochs' CPUs ask them in ring 3 only.
+        "keys" => [
+            ("house-keys", Machine::QemuSvm, "EPYC-Milan", None),
+            (
+                "house-keys-vmx",
+                Machine::BochsVmx,
+                "corei7_icelake_u",
+                Some("keys-for-programs-only"),
+            ),
+        ]
+        .map(|(name, machine, cpu, cmdline)| Case {
+            name: name.to_owned(),
+            machine,
+            cpu: Some(cpu),
+            cmdline,
+            seconds: 600,
+            ..case.clone()
+        })
+        .into(),
         "emulate" | "memory" | "hypercalls" => everywhere(&case, Tier::Usual),
         // One vCPU rings a device while the other moves it; on one CPU they take turns.
         "bells" => {

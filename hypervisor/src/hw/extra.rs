@@ -97,6 +97,12 @@ impl Extra {
         }
     }
 
+    /// PKRU, whose state moves with the extended registers: 0, all rights, for a vCPU that has no
+    /// CPU, at which only the operator looks. The CPU must have protection keys.
+    pub(super) fn pkru(&self) -> u32 {
+        if self.loaded { read_pkru() } else { 0 }
+    }
+
     /// DR0 to DR3.
     pub(super) fn breakpoints(&self) -> [u64; 4] {
         if self.loaded { read_debug() } else { self.breakpoints }
@@ -119,6 +125,23 @@ fn load_tsc_aux(value: u64) {
         // are not offered the instructions that read it.
         let _ = unsafe { msr::try_write(Msr::TSC_AUX, value) };
     }
+}
+
+/// PKRU. The hypervisor has keys switched off: they would hold for its accesses to guests' memory
+/// too.
+fn read_pkru() -> u32 {
+    let cr4 = HostCr4::read();
+    let pkru: u32;
+    // SAFETY: the CPU has protection keys. While they are on, nothing but the stack and code is
+    // accessed, which are no user pages.
+    unsafe { HostCr4::write(cr4 | Cr4Flags::PROTECTION_KEY_USER) };
+    // SAFETY: keys are switched on.
+    unsafe {
+        asm!("rdpkru", in("ecx") 0, out("eax") pkru, out("edx") _, options(nomem, nostack));
+    }
+    // SAFETY: the value was read from the register before.
+    unsafe { HostCr4::write(cr4) };
+    pkru
 }
 
 fn read_debug() -> [u64; 4] {

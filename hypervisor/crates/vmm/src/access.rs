@@ -126,6 +126,16 @@ impl<B: Backend + ?Sized> Vcpu<B> {
         self.registers.change(Fields::TSC_AUX);
     }
 
+    /// The rights that PKRU gives protection keys: 0, which is all of them, where the guest has
+    /// not switched keys on.
+    pub fn pkru(&self) -> u32 {
+        if !self.cr4().contains(Cr4::PKE) {
+            return 0;
+        }
+        self.know(Fields::PKRU);
+        self.registers.pkru.get()
+    }
+
     /// Debug register 0, 1, 2, 3, 6 or 7.
     pub fn dr(&self, number: u8) -> u64 {
         match number {

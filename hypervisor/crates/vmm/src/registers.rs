@@ -80,6 +80,8 @@ bitflags! {
         ///
         /// [`VcpuCore::tsc_aux`]: crate::vcpu::VcpuCore::tsc_aux
         const TSC_AUX = 1 << 27;
+        /// PKRU, while the vCPU has a CPU. Only the guest writes it.
+        const PKRU = 1 << 28;
         /// ES. The other segment registers follow by their numbers.
         const ES = 1 << 32;
         /// CS.
@@ -193,6 +195,8 @@ pub struct Registers {
     pub sysenter_eip: Value<u64>,
     /// IA32_PAT.
     pub pat: Value<u64>,
+    /// PKRU.
+    pub pkru: Value<u32>,
     /// XCR0, if it is changed.
     pub xcr0: Value<u64>,
     /// TSC_AUX, if it is changed.

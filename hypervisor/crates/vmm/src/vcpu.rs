@@ -224,8 +224,7 @@ impl<B: Backend + ?Sized> Vcpu<B> {
             efer: self.efer(),
             rflags: self.rflags(),
             cpl: self.cpl(),
-            // Guests are not offered protection keys.
-            pkru: 0,
+            pkru: self.pkru(),
             physical_bits: self.core.cpuid.physical_address_bits(),
             features: WalkFeatures::PAGES_1G,
         }

@@ -489,6 +489,9 @@ impl Backend for SvmVcpu {
             efer.set(Efer::LMA, efer.contains(Efer::LME) && paging);
             r.efer.fill(efer);
         }
+        if has(Fields::PKRU) {
+            r.pkru.fill(self.extra.pkru());
+        }
         if has(Fields::BREAKPOINTS) {
             r.breakpoints.fill(self.extra.breakpoints());
         }

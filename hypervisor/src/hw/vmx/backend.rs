@@ -211,6 +211,9 @@ impl Backend for VmxVcpu {
         if has(Fields::POINTERS) {
             r.pointers.fill(POINTERS.map(|field| v.read(field)));
         }
+        if has(Fields::PKRU) {
+            r.pkru.fill(self.extra.pkru());
+        }
         if has(Fields::BREAKPOINTS) {
             r.breakpoints.fill(self.extra.breakpoints());
         }

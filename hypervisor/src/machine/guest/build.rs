@@ -147,7 +147,6 @@ impl<C: VendorCpu> Assembly<C> {
     ) -> Result<Self, HostError> {
         let frequency = world.rate();
         let mut withheld = vendor.withheld().to_vec();
-        withheld.extend(model::WITHHELD);
         let host = match tsc::is_dependable() {
             true => TscAgreement::Matched,
             false => {

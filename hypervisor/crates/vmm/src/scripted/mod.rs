@@ -186,6 +186,8 @@ pub struct Script {
     pub tsc_offset: u64,
     /// How often translations were flushed.
     pub flushes: u32,
+    /// Rights of the protection keys.
+    pub pkru: u32,
     rsp: u64,
     cr2: u64,
     gdtr: DescriptorTable,
@@ -220,6 +222,7 @@ impl Backend for Script {
                 Fields::GDTR => r.gdtr.fill(self.gdtr),
                 Fields::IDTR => r.idtr.fill(self.idtr),
                 Fields::CPL => r.cpl.fill(self.cpl),
+                Fields::PKRU => r.pkru.fill(self.pkru),
                 _ => {
                     for register in SegmentRegister::ALL {
                         if field == Fields::segment(register) {
