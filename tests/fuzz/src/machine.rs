@@ -1,8 +1,8 @@
 //! A vCPU with 64 KiB of flat memory to run the emulator on.
 
 use x86defs::control::CpuMode;
-use x86defs::{Gpr, Rflags, Segment, SegmentRegister, Width};
-use x86emu::{AccessKind, Cpu, Fault, GuestException};
+use x86defs::{Cr0, Cr4, DescriptorTable, Gpr, Rflags, Segment, SegmentRegister, Width};
+use x86emu::{AccessKind, Cpu, DescriptorRegister, Fault, GuestException, ScanOp};
 
 /// Bytes of memory, from linear address 0.
 pub const MEMORY: usize = 0x1_0000;
@@ -24,6 +24,14 @@ pub struct Machine {
     pub rflags: Rflags,
     /// Segment registers by number.
     pub segments: [Segment; 8],
+    /// GDTR and IDTR.
+    pub tables: [DescriptorTable; 2],
+    /// CR0.
+    pub cr0: Cr0,
+    /// CR4.
+    pub cr4: Cr4,
+    /// The privilege level.
+    pub cpl: u8,
     /// The mode.
     pub mode: CpuMode,
     /// Alignment checks are on.
@@ -55,6 +63,10 @@ impl Machine {
             rip: CODE,
             rflags: Rflags::RESERVED1,
             segments,
+            tables: [DescriptorTable::default(); 2],
+            cr0: Cr0::PE,
+            cr4: Cr4::OSFXSR,
+            cpl: 0,
             mode,
             alignment_check: false,
             memory,
@@ -111,6 +123,38 @@ impl Cpu for Machine {
         self.segments[register as usize]
     }
 
+    fn set_segment(&mut self, register: SegmentRegister, segment: Segment) {
+        self.segments[register as usize] = segment;
+    }
+
+    fn descriptor_table(&self, register: DescriptorRegister) -> DescriptorTable {
+        self.tables[register as usize]
+    }
+
+    fn set_descriptor_table(&mut self, register: DescriptorRegister, table: DescriptorTable) {
+        self.tables[register as usize] = table;
+    }
+
+    fn cpl(&self) -> u8 {
+        self.cpl
+    }
+
+    fn cr0(&self) -> Cr0 {
+        self.cr0
+    }
+
+    fn cr4(&self) -> Cr4 {
+        self.cr4
+    }
+
+    fn load_machine_status(&mut self, status: u16) {
+        self.cr0 = Cr0::from_bits_retain(self.cr0.bits() & !0xe | u64::from(status & 0xf));
+    }
+
+    fn counts_zeros(&self, _: ScanOp) -> bool {
+        true
+    }
+
     fn mode(&self) -> CpuMode {
         self.mode
     }
@@ -131,6 +175,14 @@ impl Cpu for Machine {
         let at = self.check(linear, data.len(), true)?;
         self.memory[at..][..data.len()].copy_from_slice(data);
         Ok(())
+    }
+
+    fn read_system(&mut self, linear: u64, buffer: &mut [u8]) -> Result<(), Fault<()>> {
+        self.read(linear, buffer, AccessKind::Read)
+    }
+
+    fn write_system(&mut self, linear: u64, data: &[u8]) -> Result<(), Fault<()>> {
+        self.write(linear, data)
     }
 
     fn probe_write(&mut self, linear: u64, len: usize) -> Result<(), Fault<()>> {

@@ -106,6 +106,14 @@ impl<B: Backend + ?Sized> Vcpu<B> {
         }
     }
 
+    /// LMSW of `status`: PE, MP, EM and TS change, and PE can't be cleared.
+    pub fn load_machine_status(&mut self, status: u16) {
+        let low = Cr0::PE | Cr0::MP | Cr0::EM | Cr0::TS;
+        let new = Cr0::from_bits_truncate(status.into()) & low;
+        let cr0 = self.cr0();
+        self.set_cr0((cr0 - (low - Cr0::PE)) | new);
+    }
+
     /// Sets the page-directory pointers of PAE paging, which were checked.
     pub fn set_pointers(&mut self, entries: [u64; 4]) {
         self.registers.pointers.fill(entries);

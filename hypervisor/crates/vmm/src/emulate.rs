@@ -13,9 +13,18 @@ use x86defs::control::CpuMode;
 use x86defs::exit::{NestedAccess, NestedFault};
 use x86defs::time::Nanos;
 use x86defs::{
-    Cr0, Exception, Gpr, GuestPhysAddr, GuestVirtAddr, Low, Rflags, Segment, SegmentRegister, Width,
+    Cr0, Cr4, DescriptorTable, Exception, Gpr, GuestPhysAddr, GuestVirtAddr, Low, Rflags, Segment,
+    SegmentRegister, Width,
 };
-use x86emu::{AccessKind, Cpu, Decoded, Fault, GuestException, Instruction, MAX_INSTRUCTION};
+use x86emu::{
+    AccessKind, Cpu, Decoded, DescriptorRegister, Fault, GuestException, Instruction,
+    MAX_INSTRUCTION, ScanOp,
+};
+
+/// CPUID leaf 7 EBX: TZCNT, with the rest of BMI1.
+const LEAF7_EBX_BMI1: u32 = 1 << 3;
+/// CPUID leaf 0x8000_0001 ECX: LZCNT.
+const EXTENDED1_ECX_LZCNT: u32 = 1 << 5;
 
 /// The guest's page tables, in its RAM.
 struct Tables<'a, M>(&'a M);
@@ -52,6 +61,8 @@ pub(crate) struct Emulated<'a, B, M> {
     /// The read that exited, until its instruction is known: the CPU's own translation serves
     /// where it is the instruction's only access.
     exited: Option<NestedFault>,
+    /// The CPU itself accesses its descriptor tables.
+    system: bool,
 }
 
 /// Kind of access that a cached translation was made for.
@@ -64,7 +75,7 @@ enum Rights {
 impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
     pub(crate) fn new(vcpu: &'a mut Vcpu<B>, vm: &'a Vm<M>, now: Nanos, ticks: Ticks) -> Self {
         let mode = vcpu.mode();
-        Self { vcpu, vm, now, ticks, mode, cached: None, exited: None }
+        Self { vcpu, vm, now, ticks, mode, cached: None, exited: None, system: false }
     }
 
     /// The same, for an instruction that has caused `fault`.
@@ -79,6 +90,10 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
         // An emulated write is made with the rights of the instruction.
         if cfg!(planted = "emulated-write-privilege") {
             config.cpl = 0;
+        }
+        if self.system {
+            config.cpl = 0;
+            config.rflags.remove(Rflags::AC);
         }
         config
     }
@@ -132,6 +147,20 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
             }
             Err(WalkError::Memory(error)) => Err(Fault::Host(error.into())),
         }
+    }
+
+    /// Has the accesses of `serve` made by the CPU itself, to its descriptor tables: with the
+    /// rights of a supervisor, which RFLAGS.AC does not widen.
+    fn as_system<T>(
+        &mut self,
+        serve: impl FnOnce(&mut Self) -> Result<T, Fault<VmError>>,
+    ) -> Result<T, Fault<VmError>> {
+        self.cached = None;
+        self.system = true;
+        let served = serve(self);
+        self.cached = None;
+        self.system = false;
+        served
     }
 
     /// Whether the read that exited was of `linear`, of one that its instruction makes.
@@ -304,6 +333,50 @@ impl<B: Backend, M: GuestRam> Cpu for Emulated<'_, B, M> {
         Some(&mut self.vcpu.decoded)
     }
 
+    fn set_segment(&mut self, register: SegmentRegister, segment: Segment) {
+        self.vcpu.set_segment(register, segment);
+    }
+
+    fn descriptor_table(&self, register: DescriptorRegister) -> DescriptorTable {
+        match register {
+            DescriptorRegister::Gdtr => self.vcpu.gdtr(),
+            DescriptorRegister::Idtr => self.vcpu.idtr(),
+        }
+    }
+
+    fn set_descriptor_table(&mut self, register: DescriptorRegister, table: DescriptorTable) {
+        match register {
+            DescriptorRegister::Gdtr => self.vcpu.set_gdtr(table),
+            DescriptorRegister::Idtr => self.vcpu.set_idtr(table),
+        }
+    }
+
+    fn cpl(&self) -> u8 {
+        self.vcpu.cpl()
+    }
+
+    fn cr0(&self) -> Cr0 {
+        self.vcpu.cr0()
+    }
+
+    fn cr4(&self) -> Cr4 {
+        self.vcpu.cr4()
+    }
+
+    fn load_machine_status(&mut self, status: u16) {
+        self.vcpu.load_machine_status(status);
+    }
+
+    fn counts_zeros(&self, op: ScanOp) -> bool {
+        let core = &self.vcpu.core;
+        let view = core.view(self.vcpu.cr4());
+        if op == ScanOp::LeadingZeros {
+            core.cpuid.lookup(0x8000_0001, 0, &view).ecx & EXTENDED1_ECX_LZCNT != 0
+        } else {
+            core.cpuid.lookup(7, 0, &view).ebx & LEAF7_EBX_BMI1 != 0
+        }
+    }
+
     fn begin(&mut self, instruction: &Instruction) {
         if !instruction.has_one_place() {
             self.exited = None;
@@ -347,6 +420,14 @@ impl<B: Backend, M: GuestRam> Cpu for Emulated<'_, B, M> {
             Some(second) => self.physical_write(second, tail).map_err(Fault::Host),
             None => Ok(()),
         }
+    }
+
+    fn read_system(&mut self, linear: u64, buffer: &mut [u8]) -> Result<(), Fault<VmError>> {
+        self.as_system(|cpu| cpu.read(linear, buffer, AccessKind::Read))
+    }
+
+    fn write_system(&mut self, linear: u64, data: &[u8]) -> Result<(), Fault<VmError>> {
+        self.as_system(|cpu| cpu.write(linear, data))
     }
 
     fn probe_write(&mut self, linear: u64, len: usize) -> Result<(), Fault<VmError>> {

@@ -347,6 +347,11 @@ impl<B: Backend + ?Sized> Vcpu<B> {
     /// Effects of the end of any instruction: the interrupt shadow ends, RF is cleared, and a
     /// single-step trap is due if TF was set (SDM: "Single-Step Exception Condition").
     pub fn end_instruction(&mut self) {
+        self.end_stepped(self.rflags().contains(Rflags::TF));
+    }
+
+    /// The same, of an instruction before which TF was `stepped`.
+    pub(crate) fn end_stepped(&mut self, stepped: bool) {
         if self.interrupt_shadow() && !cfg!(planted = "shadow-not-cleared") {
             self.set_interrupt_shadow(false);
         }
@@ -354,29 +359,31 @@ impl<B: Backend + ?Sized> Vcpu<B> {
         if flags.contains(Rflags::RF) {
             self.set_rflags(flags - Rflags::RF);
         }
-        self.trap_single_step();
+        if stepped {
+            self.trap_single_step();
+        }
     }
 
     /// An iteration of a repeated instruction is done, whose RIP stays: an event that interrupts it
     /// there pushes RF (SDM: "Instruction-Breakpoint Exception Condition").
     pub fn end_iteration(&mut self) {
         self.set_resume_flag();
-        self.trap_single_step();
+        if self.rflags().contains(Rflags::TF) {
+            self.trap_single_step();
+        }
     }
 
-    /// A single-step trap is due if TF is set: after an instruction, and after
-    /// each iteration of a repeated one.
+    /// The single-step trap: with TF set, after an instruction and after each iteration of a
+    /// repeated one.
     fn trap_single_step(&mut self) {
-        if self.rflags().contains(Rflags::TF) {
-            let dr6 = self.dr(6) | DR6_SINGLE_STEP;
-            self.set_dr(6, dr6);
-            // Any #DB ends general detect, or its handler could not look at DR6.
-            let dr7 = self.dr(7);
-            if dr7 & DR7_GENERAL_DETECT != 0 {
-                self.set_dr(7, dr7 & !DR7_GENERAL_DETECT);
-            }
-            self.raise(Event::exception(Exception::DB));
+        let dr6 = self.dr(6) | DR6_SINGLE_STEP;
+        self.set_dr(6, dr6);
+        // Any #DB ends general detect, or its handler could not look at DR6.
+        let dr7 = self.dr(7);
+        if dr7 & DR7_GENERAL_DETECT != 0 {
+            self.set_dr(7, dr7 & !DR7_GENERAL_DETECT);
         }
+        self.raise(Event::exception(Exception::DB));
     }
 
     /// Raises an exception, which joins one whose delivery was interrupted

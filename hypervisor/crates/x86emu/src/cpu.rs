@@ -2,10 +2,21 @@
 
 use crate::MAX_INSTRUCTION;
 use crate::decode::Decoded;
-use crate::instruction::Instruction;
+use crate::instruction::{Instruction, ScanOp};
 use core::fmt;
 use x86defs::control::CpuMode;
-use x86defs::{Event, Exception, Gpr, Rflags, Segment, SegmentRegister, Width};
+use x86defs::{
+    Cr0, Cr4, DescriptorTable, Event, Exception, Gpr, Rflags, Segment, SegmentRegister, Width,
+};
+
+/// A register that tells where a table of descriptors is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DescriptorRegister {
+    /// GDTR.
+    Gdtr,
+    /// IDTR.
+    Idtr,
+}
 
 /// Why data is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,7 +41,13 @@ pub struct GuestException {
 
 impl GuestException {
     /// #UD.
-    pub const UD: Self = Self { exception: Exception::UD, error_code: None, address: None };
+    pub const UD: Self = Self::plain(Exception::UD);
+
+    /// An exception without an error code.
+    #[must_use]
+    pub const fn plain(exception: Exception) -> Self {
+        Self { exception, error_code: None, address: None }
+    }
 
     /// An exception whose error code is zero; in real mode there is none.
     #[must_use]
@@ -95,6 +112,23 @@ pub trait Cpu {
     fn decoded(&mut self) -> Option<&mut Decoded> {
         None
     }
+    /// Sets a segment register with its hidden part, which was checked. The privilege level goes
+    /// with SS.
+    fn set_segment(&mut self, register: SegmentRegister, segment: Segment);
+    /// GDTR or IDTR.
+    fn descriptor_table(&self, register: DescriptorRegister) -> DescriptorTable;
+    /// Sets GDTR or IDTR.
+    fn set_descriptor_table(&mut self, register: DescriptorRegister, table: DescriptorTable);
+    /// The current privilege level.
+    fn cpl(&self) -> u8;
+    /// CR0, as the guest sees it.
+    fn cr0(&self) -> Cr0;
+    /// CR4, as the guest sees it.
+    fn cr4(&self) -> Cr4;
+    /// LMSW: bits 3:0 of CR0, of which PE can't be cleared.
+    fn load_machine_status(&mut self, status: u16);
+    /// Whether the CPU knows LZCNT or TZCNT, as `op` says.
+    fn counts_zeros(&self, op: ScanOp) -> bool;
     /// The instruction that is executed next, before anything of it is.
     fn begin(&mut self, _instruction: &Instruction) {}
     /// The mode of operation.
@@ -119,6 +153,19 @@ pub trait Cpu {
     /// # Errors
     /// [`Fault`]; then nothing was written.
     fn write(&mut self, linear: u64, data: &[u8]) -> Result<(), Fault<Self::Error>>;
+
+    /// Reads `buffer.len()` bytes (1 to 16) of a descriptor table, as the CPU itself does: with
+    /// the rights of a supervisor.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    fn read_system(&mut self, linear: u64, buffer: &mut [u8]) -> Result<(), Fault<Self::Error>>;
+
+    /// As [`Cpu::write`], to a descriptor table.
+    ///
+    /// # Errors
+    /// [`Fault`]; then nothing was written.
+    fn write_system(&mut self, linear: u64, data: &[u8]) -> Result<(), Fault<Self::Error>>;
 
     /// Fails where [`Cpu::write`] of `len` bytes would, and writes nothing. Asked
     /// before a read that has side effects.
@@ -167,6 +214,9 @@ pub trait Cpu {
 pub enum Step {
     /// The instruction is complete and RIP behind it.
     Done,
+    /// The same, and no interrupt or trap comes before the next instruction is complete too: SS
+    /// was loaded.
+    Shadow,
     /// A part of a repeated string instruction, or a contended LOCK: RIP stays,
     /// registers tell how far it came. Look for interrupts, then run the guest
     /// or call again.

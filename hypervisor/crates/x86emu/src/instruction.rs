@@ -40,8 +40,10 @@ pub enum Operand {
     Register(Register),
     /// Memory.
     Memory(MemoryOperand),
-    /// A constant, cut to the operand's width.
+    /// A constant, cut to the operand's width. Of a branch: where it goes.
     Immediate(u64),
+    /// The selector of a segment register.
+    Segment(SegmentRegister),
 }
 
 /// Arithmetic with two operands.
@@ -118,6 +120,112 @@ pub enum StringOp {
     Outs,
 }
 
+/// Counts of bits and searches for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ScanOp {
+    /// BSF: the lowest bit that is set.
+    Forward,
+    /// BSR: the highest bit that is set.
+    Reverse,
+    /// TZCNT; BSF on a CPU that does not have it.
+    TrailingZeros,
+    /// LZCNT; BSR on a CPU that does not have it.
+    LeadingZeros,
+    /// POPCNT.
+    Ones,
+}
+
+/// Operations of BMI1 and BMI2, most of which take a second register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FieldOp {
+    /// ANDN: the source and the complement of the register.
+    AndNot,
+    /// BEXTR: the register tells which bits.
+    Extract,
+    /// BZHI: the register tells from which bit on.
+    ZeroHigh,
+    /// BLSI.
+    LowestIsolated,
+    /// BLSMSK.
+    LowestMask,
+    /// BLSR.
+    LowestReset,
+    /// PDEP: the source is the mask.
+    Deposit,
+    /// PEXT: the source is the mask.
+    Gather,
+    /// SHLX.
+    Shl,
+    /// SHRX.
+    Shr,
+    /// SARX.
+    Sar,
+}
+
+/// Operations that go on elsewhere or use the stack in their own way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ControlOp {
+    /// CALL, near.
+    Call,
+    /// JMP, near.
+    Jump,
+    /// RET, near, which drops this many bytes more.
+    Return(u16),
+    /// ENTER of a frame of these bytes, with this many pointers to outer frames.
+    Enter(u16, u8),
+    /// LEAVE.
+    Leave,
+    /// PUSHA.
+    PushAll,
+    /// POPA.
+    PopAll,
+    /// PUSHF.
+    PushFlags,
+    /// POPF.
+    PopFlags,
+}
+
+/// Operations on selectors, descriptors and the registers that hold them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DescriptorOp {
+    /// MOV to a segment register: the destination.
+    Load(SegmentRegister),
+    /// POP of a segment register.
+    Pop(SegmentRegister),
+    /// LDS and its kin: an offset into the destination, behind it a selector.
+    LoadFar(SegmentRegister),
+    /// SLDT.
+    StoreLdt,
+    /// LLDT.
+    LoadLdt,
+    /// STR.
+    StoreTask,
+    /// LTR.
+    LoadTask,
+    /// SGDT.
+    StoreGdt,
+    /// LGDT.
+    LoadGdt,
+    /// SIDT.
+    StoreIdt,
+    /// LIDT.
+    LoadIdt,
+    /// VERR.
+    VerifyRead,
+    /// VERW.
+    VerifyWrite,
+    /// LAR.
+    AccessRights,
+    /// LSL.
+    Limit,
+    /// ARPL.
+    AdjustLevel,
+    /// SMSW.
+    StoreMachineStatus,
+    /// LMSW.
+    LoadMachineStatus,
+}
+
 /// A repeat prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Repeat {
@@ -188,6 +296,50 @@ pub enum Op {
     ExchangeAdd,
     /// Bit tests.
     Bit(BitOp),
+    /// SHLD (to the left) and SHRD by a constant or, with none, by CL.
+    DoubleShift {
+        /// The bits move towards the highest.
+        left: bool,
+        /// The constant.
+        count: Option<u8>,
+    },
+    /// MUL and IMUL of one operand, with the accumulator.
+    Multiply {
+        /// IMUL.
+        signed: bool,
+    },
+    /// IMUL of two operands, or of three, the last of which is this.
+    MultiplyLow(Option<i32>),
+    /// MULX: the lower half of the product goes into this register.
+    MultiplyWide(Gpr),
+    /// DIV and IDIV.
+    Divide {
+        /// IDIV.
+        signed: bool,
+    },
+    /// BSF and its kin.
+    Scan(ScanOp),
+    /// BMI1 and BMI2, with the register that is a third operand.
+    Field(FieldOp, Gpr),
+    /// RORX by a constant.
+    RotateCopy(u8),
+    /// ADCX, and with `overflow` ADOX, whose carry is OF.
+    AddCarry {
+        /// ADOX.
+        overflow: bool,
+    },
+    /// CRC32 of a source of this width.
+    Crc32(Width),
+    /// XLAT: AL counts from the source.
+    Translate,
+    /// BOUND.
+    Bounds,
+    /// MOVDIR64B.
+    Move64,
+    /// Branches and frames.
+    Control(ControlOp),
+    /// Selectors and descriptors.
+    Descriptor(DescriptorOp),
     /// PUSH.
     Push,
     /// POP.
@@ -222,6 +374,9 @@ impl Instruction {
     /// Whether it accesses memory at one place only.
     #[must_use]
     pub const fn has_one_place(&self) -> bool {
-        !matches!(self.op, Op::String(_) | Op::Push | Op::Pop)
+        !matches!(
+            self.op,
+            Op::String(_) | Op::Push | Op::Pop | Op::Move64 | Op::Control(_) | Op::Descriptor(_)
+        )
     }
 }

@@ -10,7 +10,7 @@
 //! [`warm_up`] once at boot.
 //!
 //! After a completed instruction the caller owes the guest the single-step trap
-//! (RFLAGS.TF) and the end of an interrupt shadow.
+//! (RFLAGS.TF before it) and the end of an interrupt shadow, or its begin ([`Step::Shadow`]).
 //!
 //! SDM: "Instruction Set Reference"; APM: "General-Purpose Instruction Reference".
 #![no_std]
@@ -37,12 +37,14 @@ mod instruction;
 mod listing;
 mod system;
 
-pub use cpu::{AccessKind, Cpu, Fault, GuestException, Mnemonic, Step, Stop, Unsupported};
+pub use cpu::{
+    AccessKind, Cpu, DescriptorRegister, Fault, GuestException, Mnemonic, Step, Stop, Unsupported,
+};
 pub use decode::{DecodeError, Decoded, Decoder, decode, instruction_length, warm_up};
 pub use execute::{Ports, step, string_io};
 pub use instruction::{
-    AluOp, BitOp, Condition, Instruction, MAX_INSTRUCTION, MemoryOperand, Op, Operand, Register,
-    Repeat, ShiftOp, StringOp,
+    AluOp, BitOp, Condition, ControlOp, DescriptorOp, FieldOp, Instruction, MAX_INSTRUCTION,
+    MemoryOperand, Op, Operand, Register, Repeat, ScanOp, ShiftOp, StringOp,
 };
 pub use listing::disassemble;
 pub use system::{SkipError, SystemInstruction, SystemOp, decode_system, read_operand, skip};

@@ -1,9 +1,9 @@
 //! Arithmetic against a model that goes bit by bit.
-#![expect(clippy::cast_possible_truncation, reason = "places in a word")]
+#![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "places in a word")]
 
 use proptest::prelude::*;
 use x86defs::{Rflags, Width};
-use x86emu::{AluOp, BitOp, ShiftOp, alu};
+use x86emu::{AluOp, BitOp, FieldOp, ScanOp, ShiftOp, alu};
 
 /// `a` as bits, the lowest first.
 fn bits(width: Width, a: u64) -> Vec<bool> {
@@ -190,4 +190,156 @@ proptest! {
             prop_assert_eq!((outcome.value, outcome.apply(old)), (number(&all), flags));
         }
     }
+}
+
+/// The numbers as signed ones of 128 bits.
+fn wide(signed: bool, width: Width, a: u64) -> i128 {
+    let a = width.truncate(a);
+    if signed && a & width.sign_bit() != 0 {
+        i128::from(a) - (1 << width.bits())
+    } else {
+        i128::from(a)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn products(width in widths(), a in operands(), b in operands(), signed: bool) {
+        let product = alu::multiply(signed, width, a, b);
+        let both = if signed {
+            (wide(signed, width, a) * wide(signed, width, b)) as u128
+        } else {
+            wide(signed, width, a) as u128 * wide(signed, width, b) as u128
+        };
+        let mask = u128::from(width.mask());
+        prop_assert_eq!(u128::from(product.low.value), both & mask);
+        prop_assert_eq!(u128::from(product.high), both >> width.bits() & mask);
+        // Overflow: the low half alone is another number.
+        let fits = if signed {
+            wide(true, width, product.low.value) == both as i128
+        } else {
+            u128::from(product.low.value) == both
+        };
+        for flag in [Rflags::CF, Rflags::OF] {
+            prop_assert_eq!(product.low.flags.contains(flag), !fits);
+        }
+    }
+
+    #[test]
+    fn quotients(width in widths(), quotient in operands(), divisor in operands(), rest in any::<u64>(), signed: bool) {
+        // Mostly dividends that can be divided.
+        let q = wide(signed, width, quotient);
+        let d = wide(signed, width, divisor);
+        let r = if d == 0 { 0 } else { i128::from(rest >> 1) % d.abs() };
+        let dividend = if signed {
+            let sign = if (q < 0) != (d < 0) { -1 } else { 1 };
+            q.wrapping_mul(d).wrapping_add(sign * r) as u128
+        } else {
+            (q as u128).wrapping_mul(d as u128).wrapping_add(r as u128)
+        };
+        let high = width.truncate((dividend >> width.bits()) as u64);
+        let low = width.truncate(dividend as u64);
+        let found = alu::divide(signed, width, high, low, divisor);
+        if d == 0 {
+            prop_assert_eq!(found, None);
+        } else if let Some((quotient, remainder)) = found {
+            let (q, r) = (wide(signed, width, quotient), wide(signed, width, remainder));
+            prop_assert!(r.abs() < d.abs());
+            let mask = if width == Width::B8 { u128::MAX } else { (1 << (2 * width.bits())) - 1 };
+            let again = (q as u128).wrapping_mul(d as u128).wrapping_add(r as u128) & mask;
+            prop_assert_eq!(again, u128::from(high) << width.bits() | u128::from(low));
+        } else if !signed {
+            prop_assert!(high >= width.truncate(divisor));
+        }
+    }
+
+    #[test]
+    fn double_shifts(width in widths(), a in operands(), b in operands(), count in 0u64..256, old in flags(), left: bool) {
+        if width == Width::B1 {
+            return Ok(());
+        }
+        let masked = count & if width == Width::B8 { 63 } else { 31 };
+        let outcome = alu::double_shift(left, width, a, b, count);
+        if masked == 0 {
+            prop_assert_eq!((outcome.value, outcome.apply(old)), (width.truncate(a), old));
+            return Ok(());
+        }
+        // Bit by bit; beyond the width the register's bits come once more.
+        let mut all = bits(width, a);
+        let mut source: Vec<bool> = bits(width, b).into_iter().chain(bits(width, a)).collect();
+        if left {
+            source = bits(width, b).into_iter().rev().chain(bits(width, a).into_iter().rev()).collect();
+            all.reverse();
+        }
+        let mut carry = false;
+        for next in source.iter().take(masked as usize) {
+            carry = all.remove(0);
+            all.push(*next);
+        }
+        if left {
+            all.reverse();
+        }
+        let mut flags = of_result(width, number(&all));
+        flags.set(Rflags::CF, carry);
+        let seen = outcome.flags - Rflags::OF;
+        prop_assert_eq!((outcome.value, seen), (number(&all), flags));
+        if masked == 1 {
+            let changed = (width.truncate(a) ^ outcome.value) & width.sign_bit() != 0;
+            prop_assert_eq!(outcome.flags.contains(Rflags::OF), changed);
+        }
+    }
+
+    #[test]
+    fn searches(width in widths(), a in operands()) {
+        let all = bits(width, a);
+        let first = all.iter().position(|bit| *bit);
+        let last = all.iter().rposition(|bit| *bit);
+        let none = all.len();
+        let found = |op| alu::scan(op, width, a).map(|outcome| outcome.value as usize);
+        prop_assert_eq!(found(ScanOp::Forward), first);
+        prop_assert_eq!(found(ScanOp::Reverse), last);
+        prop_assert_eq!(found(ScanOp::TrailingZeros), Some(first.unwrap_or(none)));
+        prop_assert_eq!(found(ScanOp::LeadingZeros), Some(last.map_or(none, |last| none - 1 - last)));
+        prop_assert_eq!(found(ScanOp::Ones), Some(all.iter().filter(|bit| **bit).count()));
+    }
+
+    #[test]
+    fn deposits_and_gathers(width in widths(), a in any::<u64>(), mask in any::<u64>()) {
+        let places: Vec<usize> = bits(width, mask).iter().enumerate().filter(|(_, bit)| **bit).map(|(i, _)| i).collect();
+        let mut spread = 0;
+        let mut together = 0;
+        for (n, place) in places.iter().enumerate() {
+            spread |= (a >> n & 1) << place;
+            together |= (width.truncate(a) >> place & 1) << n;
+        }
+        prop_assert_eq!(alu::field(FieldOp::Deposit, width, mask, a).value, spread);
+        prop_assert_eq!(alu::field(FieldOp::Gather, width, mask, a).value, together);
+    }
+
+    #[test]
+    fn lowest_bits(width in widths(), a in operands()) {
+        let a = width.truncate(a);
+        let seen = |op| {
+            let outcome = alu::field(op, width, a, 0);
+            (outcome.value, outcome.flags.contains(Rflags::CF))
+        };
+        let lowest = if a == 0 { 0 } else { 1 << a.trailing_zeros() };
+        prop_assert_eq!(seen(FieldOp::LowestIsolated), (lowest, a != 0));
+        prop_assert_eq!(seen(FieldOp::LowestReset), (a & !lowest, a == 0));
+        let below = if a == 0 { width.mask() } else { lowest | (lowest - 1) };
+        prop_assert_eq!(seen(FieldOp::LowestMask), (below, a == 0));
+    }
+}
+
+/// CRC-32C of the usual test text, a byte and eight bytes at a time.
+#[test]
+fn checksum() {
+    let bytewise = b"123456789"
+        .iter()
+        .fold(u32::MAX, |crc, byte| alu::crc32(Width::B1, crc, u64::from(*byte)));
+    assert_eq!(!bytewise, 0xe306_9283);
+    let first = alu::crc32(Width::B8, u32::MAX, u64::from_le_bytes(*b"12345678"));
+    assert_eq!(!alu::crc32(Width::B1, first, u64::from(b'9')), 0xe306_9283);
 }

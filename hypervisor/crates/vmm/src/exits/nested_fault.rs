@@ -8,8 +8,8 @@ use crate::vcpu::Vcpu;
 use crate::vm::{Host, Vm};
 
 use memory::{GuestRam, MemoryError};
-use x86defs::Event;
 use x86defs::exit::{NestedAccess, NestedFault};
+use x86defs::{Event, Rflags};
 use x86emu::{Step, Stop};
 
 /// Why a guest can't go on whose stack or descriptors lie in device memory.
@@ -64,12 +64,15 @@ fn run<B: Backend, M: GuestRam>(
     host: &mut impl Host,
     fault: Option<NestedFault>,
 ) -> Served {
+    // The trap after an instruction is that of the flags before it: POPF may change them.
+    let stepped = vcpu.rflags().contains(Rflags::TF);
     let mut cpu = emulated(vcpu, vm, host);
     if let Some(fault) = fault {
         cpu = cpu.after(fault);
     }
     match x86emu::step(&mut cpu) {
-        Ok(Step::Done) => vcpu.end_instruction(),
+        Ok(Step::Done) => vcpu.end_stepped(stepped),
+        Ok(Step::Shadow) => vcpu.set_interrupt_shadow(true),
         Ok(Step::Again) => vcpu.end_iteration(),
         Err(Stop::Exception(exception)) => raise(vcpu, exception),
         Err(Stop::Unsupported(what)) => {

@@ -57,7 +57,7 @@ fn string<B: Backend, M: GuestRam>(
     let result = x86emu::string_io(&mut cpu, &mut bus);
     let end = bus.finish(host);
     match result {
-        Ok(Step::Done) => vcpu.end_instruction(),
+        Ok(Step::Done | Step::Shadow) => vcpu.end_instruction(),
         Ok(Step::Again) => vcpu.end_iteration(),
         Err(Stop::Exception(exception)) => raise(vcpu, exception),
         Err(Stop::Unsupported(what)) => {

@@ -51,12 +51,7 @@ pub(super) fn control<B: Backend, M: GuestRam>(
                 x86emu::read_operand(&mut emulated(vcpu, vm, host), &operand, x86defs::Width::B2);
             match read {
                 Ok(value) => {
-                    // LMSW changes PE, MP, EM and TS, and can't clear PE.
-                    let low = Cr0::PE | Cr0::MP | Cr0::EM | Cr0::TS;
-                    let new = Cr0::from_bits_truncate(value) & low;
-                    let cr0 = vcpu.cr0();
-                    let cr0 = (cr0 - (low - Cr0::PE)) | new;
-                    vcpu.set_cr0(cr0);
+                    vcpu.load_machine_status(value.low16());
                     Ok(())
                 }
                 Err(Fault::Exception(exception)) => {

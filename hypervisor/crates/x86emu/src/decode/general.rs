@@ -1,13 +1,14 @@
 //! The general decoder: iced-x86, and the translation of what it finds.
 
 use super::DecodeError;
+use super::names::operation;
 use super::stream::{Prefixes, Stream};
 use crate::cpu::Mnemonic as Name;
 use crate::instruction::{
-    AluOp, BitOp, Condition, Instruction, MemoryOperand, Op, Operand, Register, Repeat, ShiftOp,
+    ControlOp, DescriptorOp, FieldOp, Instruction, MemoryOperand, Op, Operand, Register, Repeat,
     StringOp,
 };
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Mnemonic, OpKind};
+use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, EncodingKind, Mnemonic, OpKind};
 use x86defs::control::CpuMode;
 use x86defs::{Gpr, Low, SegmentRegister, Width};
 
@@ -46,6 +47,9 @@ pub(super) fn decode(bytes: &[u8], mode: CpuMode, rip: u64) -> Result<Instructio
             DecodeError::Invalid
         });
     }
+    if found.encoding() == EncodingKind::VEX && mode.is_real_like() {
+        return Err(DecodeError::Invalid);
+    }
     if matches!(found.mnemonic(), Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2) {
         return Err(DecodeError::Invalid);
     }
@@ -55,7 +59,7 @@ pub(super) fn decode(bytes: &[u8], mode: CpuMode, rip: u64) -> Result<Instructio
     })
 }
 
-/// Whether the opcode is one of VEX, EVEX or XOP, which the decoder is built without.
+/// Whether the opcode is one of EVEX or XOP, which the decoder is built without.
 fn is_vector_encoding(bytes: &[u8], mode: CpuMode) -> bool {
     let mut stream = Stream::new(bytes);
     if Prefixes::read(&mut stream, mode).is_none() {
@@ -63,7 +67,7 @@ fn is_vector_encoding(bytes: &[u8], mode: CpuMode) -> bool {
     }
     let (opcode, next) = (stream.byte(), stream.byte());
     match (opcode, next) {
-        (Some(0x62 | 0xc4 | 0xc5), Some(next)) => mode == CpuMode::Long64 || next >= 0xc0,
+        (Some(0x62), Some(next)) => mode == CpuMode::Long64 || next >= 0xc0,
         (Some(0x8f), Some(next)) => next & 0x1f >= 8,
         _ => false,
     }
@@ -74,18 +78,26 @@ fn translate(found: &iced_x86::Instruction, mode: CpuMode) -> Option<Instruction
     let operand = |index: u32| {
         if index < found.op_count() { operand(found, mode, index) } else { Some(Operand::None) }
     };
-    let width = match (op, found.op0_kind()) {
-        (Op::String(_), _) => memory_width(found)?,
-        (Op::CompareExchangePair, _) if found.mnemonic() == Mnemonic::Cmpxchg8b => Width::B4,
-        (Op::CompareExchangePair, _) => Width::B8,
-        (Op::Hint, _) => Width::B1,
-        (_, OpKind::Register) => Width::from_bytes(found.op0_register().size())?,
-        (_, OpKind::Memory) => memory_width(found)?,
-        _ => return None,
-    };
+    let width = width(found, op)?;
     let (destination, source) = match op {
         Op::String(string) => string_operands(found, mode, string)?,
         Op::Hint => (Operand::None, Operand::None),
+        Op::Translate => (Operand::None, without_index(operand(0)?)),
+        Op::Move64 => (at_register(found, operand(0)?)?, operand(1)?),
+        Op::Field(FieldOp::AndNot | FieldOp::Deposit | FieldOp::Gather, _)
+        | Op::MultiplyWide(_) => (operand(0)?, operand(2)?),
+        Op::Control(
+            ControlOp::Return(_)
+            | ControlOp::Enter(..)
+            | ControlOp::Leave
+            | ControlOp::PushAll
+            | ControlOp::PopAll
+            | ControlOp::PushFlags
+            | ControlOp::PopFlags,
+        )
+        | Op::Descriptor(DescriptorOp::Pop(_)) => (Operand::None, Operand::None),
+        Op::Descriptor(DescriptorOp::Load(_)) => (Operand::None, operand(1)?),
+        Op::Descriptor(op) if has_source_only(op) => (Operand::None, operand(0)?),
         _ => (operand(0)?, cut(operand(1)?, width)),
     };
     let in_memory = [destination, source].iter().any(|o| matches!(o, Operand::Memory(_)));
@@ -106,6 +118,80 @@ fn translate(found: &iced_x86::Instruction, mode: CpuMode) -> Option<Instruction
     })
 }
 
+/// The width of the operands; of what has none, that of the stack's entries.
+fn width(found: &iced_x86::Instruction, op: Op) -> Option<Width> {
+    Some(match (op, found.op0_kind()) {
+        (Op::String(_), _) => memory_width(found)?,
+        (Op::CompareExchangePair, _) if found.mnemonic() == Mnemonic::Cmpxchg8b => Width::B4,
+        (Op::CompareExchangePair, _) => Width::B8,
+        (Op::Hint | Op::Translate, _) => Width::B1,
+        (Op::Move64, _) => Width::B8,
+        (Op::Push | Op::Pop | Op::Descriptor(DescriptorOp::Pop(_)), _) => entry_width(found)?,
+        (Op::Control(ControlOp::Jump), OpKind::NearBranch16) => Width::B2,
+        (Op::Control(ControlOp::Jump), OpKind::NearBranch32) => Width::B4,
+        (Op::Control(ControlOp::Jump), OpKind::NearBranch64) => Width::B8,
+        (Op::Control(op), _) if op != ControlOp::Jump => entry_width(found)?,
+        (Op::Descriptor(DescriptorOp::Load(_)), _) => Width::B2,
+        (Op::Descriptor(DescriptorOp::LoadGdt | DescriptorOp::LoadIdt), _) => {
+            let small = matches!(found.code(), Code::Lgdt_m1632_16 | Code::Lidt_m1632_16);
+            if small { Width::B2 } else { Width::B4 }
+        }
+        (Op::Descriptor(_), OpKind::Memory) => Width::B2,
+        (_, OpKind::Register) => Width::from_bytes(found.op0_register().size())?,
+        (_, OpKind::Memory) => memory_width(found)?,
+        _ => return None,
+    })
+}
+
+/// The width of an entry of the stack.
+fn entry_width(found: &iced_x86::Instruction) -> Option<Width> {
+    Some(match found.code() {
+        Code::Retnw_imm16 | Code::Enterw_imm16_imm8 | Code::Leavew => Width::B2,
+        Code::Retnd_imm16 | Code::Enterd_imm16_imm8 | Code::Leaved => Width::B4,
+        Code::Retnq_imm16 | Code::Enterq_imm16_imm8 | Code::Leaveq => Width::B8,
+        Code::Pushaw | Code::Popaw => Width::B2,
+        Code::Pushad | Code::Popad => Width::B4,
+        _ => Width::from_bytes(
+            usize::try_from(found.stack_pointer_increment().unsigned_abs()).ok()?,
+        )?,
+    })
+}
+
+/// Whether the only operand is read.
+const fn has_source_only(op: DescriptorOp) -> bool {
+    matches!(
+        op,
+        DescriptorOp::LoadLdt
+            | DescriptorOp::LoadTask
+            | DescriptorOp::LoadGdt
+            | DescriptorOp::LoadIdt
+            | DescriptorOp::VerifyRead
+            | DescriptorOp::VerifyWrite
+            | DescriptorOp::LoadMachineStatus
+    )
+}
+
+/// XLAT's memory without AL, which the decoder calls its index.
+fn without_index(operand: Operand) -> Operand {
+    match operand {
+        Operand::Memory(memory) => Operand::Memory(MemoryOperand { index: None, ..memory }),
+        other => other,
+    }
+}
+
+/// The memory in ES to which a register points.
+fn at_register(found: &iced_x86::Instruction, operand: Operand) -> Option<Operand> {
+    let Operand::Register(register) = operand else { return None };
+    Some(Operand::Memory(MemoryOperand {
+        segment: SegmentRegister::Es,
+        base: Some(register.gpr),
+        index: None,
+        scale: 0,
+        displacement: 0,
+        address_width: Width::from_bytes(found.op0_register().size())?,
+    }))
+}
+
 fn cut(operand: Operand, width: Width) -> Operand {
     match operand {
         Operand::Immediate(value) => Operand::Immediate(width.truncate(value)),
@@ -117,119 +203,18 @@ fn memory_width(found: &iced_x86::Instruction) -> Option<Width> {
     Width::from_bytes(found.memory_size().size())
 }
 
-fn source_width(found: &iced_x86::Instruction) -> Option<Width> {
+pub(super) fn source_width(found: &iced_x86::Instruction) -> Option<Width> {
     match found.op1_kind() {
         OpKind::Register => Width::from_bytes(found.op1_register().size()),
         _ => memory_width(found),
     }
 }
 
-fn operation(found: &iced_x86::Instruction) -> Option<Op> {
-    use Mnemonic as M;
-    Some(match found.mnemonic() {
-        M::Mov | M::Movnti => Op::Mov,
-        M::Movzx => Op::MoveZeroExtend(source_width(found)?),
-        M::Movsx | M::Movsxd => Op::MoveSignExtend(source_width(found)?),
-        M::Movbe => Op::MoveBigEndian,
-        M::Add => Op::Alu(AluOp::Add),
-        M::Or => Op::Alu(AluOp::Or),
-        M::Adc => Op::Alu(AluOp::Adc),
-        M::Sbb => Op::Alu(AluOp::Sbb),
-        M::And => Op::Alu(AluOp::And),
-        M::Sub => Op::Alu(AluOp::Sub),
-        M::Xor => Op::Alu(AluOp::Xor),
-        M::Cmp => Op::Alu(AluOp::Cmp),
-        M::Test => Op::Alu(AluOp::Test),
-        M::Not => Op::Not,
-        M::Neg => Op::Neg,
-        M::Inc => Op::Inc,
-        M::Dec => Op::Dec,
-        M::Rol => Op::Shift(ShiftOp::Rol),
-        M::Ror => Op::Shift(ShiftOp::Ror),
-        M::Rcl => Op::Shift(ShiftOp::Rcl),
-        M::Rcr => Op::Shift(ShiftOp::Rcr),
-        M::Shl | M::Sal => Op::Shift(ShiftOp::Shl),
-        M::Shr => Op::Shift(ShiftOp::Shr),
-        M::Sar => Op::Shift(ShiftOp::Sar),
-        M::Xchg => Op::Exchange,
-        M::Cmpxchg => Op::CompareExchange,
-        M::Cmpxchg8b | M::Cmpxchg16b => Op::CompareExchangePair,
-        M::Xadd => Op::ExchangeAdd,
-        M::Bt => Op::Bit(BitOp::Test),
-        M::Bts => Op::Bit(BitOp::Set),
-        M::Btr => Op::Bit(BitOp::Reset),
-        M::Btc => Op::Bit(BitOp::Complement),
-        M::Push => Op::Push,
-        M::Pop => Op::Pop,
-        M::Stosb | M::Stosw | M::Stosd | M::Stosq => Op::String(StringOp::Stos),
-        M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq => Op::String(StringOp::Lods),
-        M::Scasb | M::Scasw | M::Scasd | M::Scasq => Op::String(StringOp::Scas),
-        M::Insb | M::Insw | M::Insd => Op::String(StringOp::Ins),
-        M::Outsb | M::Outsw | M::Outsd => Op::String(StringOp::Outs),
-        // SSE has a MOVSD and a CMPSD too.
-        M::Movsb | M::Movsw | M::Movsd | M::Movsq if found.is_string_instruction() => {
-            Op::String(StringOp::Movs)
-        }
-        M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq if found.is_string_instruction() => {
-            Op::String(StringOp::Cmps)
-        }
-        M::Clflush
-        | M::Clflushopt
-        | M::Clwb
-        | M::Cldemote
-        | M::Prefetchnta
-        | M::Prefetcht0
-        | M::Prefetcht1
-        | M::Prefetcht2
-        | M::Prefetchw
-        | M::Prefetch
-        | M::Prefetchwt1 => Op::Hint,
-        M::Cmovo
-        | M::Cmovno
-        | M::Cmovb
-        | M::Cmovae
-        | M::Cmove
-        | M::Cmovne
-        | M::Cmovbe
-        | M::Cmova
-        | M::Cmovs
-        | M::Cmovns
-        | M::Cmovp
-        | M::Cmovnp
-        | M::Cmovl
-        | M::Cmovge
-        | M::Cmovle
-        | M::Cmovg => Op::MoveIf(condition(found)?),
-        M::Seto
-        | M::Setno
-        | M::Setb
-        | M::Setae
-        | M::Sete
-        | M::Setne
-        | M::Setbe
-        | M::Seta
-        | M::Sets
-        | M::Setns
-        | M::Setp
-        | M::Setnp
-        | M::Setl
-        | M::Setge
-        | M::Setle
-        | M::Setg => Op::SetIf(condition(found)?),
-        _ => return None,
-    })
-}
-
-fn condition(found: &iced_x86::Instruction) -> Option<Condition> {
-    // 0 is no condition; the others follow the encoding.
-    (found.condition_code() as usize).checked_sub(1).map(|number| Condition(number.low8()))
-}
-
-fn gpr(register: iced_x86::Register) -> Option<Gpr> {
+pub(super) fn gpr(register: iced_x86::Register) -> Option<Gpr> {
     register.is_gpr().then(|| Gpr::from_number(register.full_register().number().low8()))
 }
 
-fn segment(register: iced_x86::Register) -> Option<SegmentRegister> {
+pub(super) fn segment(register: iced_x86::Register) -> Option<SegmentRegister> {
     use iced_x86::Register as R;
     Some(match register {
         R::ES => SegmentRegister::Es,
@@ -247,10 +232,16 @@ fn operand(found: &iced_x86::Instruction, mode: CpuMode, index: u32) -> Option<O
     match found.op_kind(index) {
         OpKind::Register => {
             let register = found.op_register(index);
+            if let Some(segment) = segment(register) {
+                return Some(Operand::Segment(segment));
+            }
             let high = matches!(register, R::AH | R::CH | R::DH | R::BH);
             gpr(register).map(|gpr| Operand::Register(Register { gpr, high }))
         }
         OpKind::Memory => memory(found, mode).map(Operand::Memory),
+        OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
+            Some(Operand::Immediate(found.near_branch_target()))
+        }
         _ => found.try_immediate(index).ok().map(Operand::Immediate),
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod general;
 pub(crate) mod hand_made;
 mod kept;
+mod names;
 pub(crate) mod stream;
 
 use crate::cpu::Mnemonic;

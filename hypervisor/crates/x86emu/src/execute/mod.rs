@@ -1,5 +1,8 @@
 //! Runs one [`Instruction`] on a [`Cpu`].
 
+mod control;
+mod multiply;
+mod segments;
 mod strings;
 
 use crate::MAX_INSTRUCTION;
@@ -9,7 +12,7 @@ use crate::cpu::{AccessKind, Cpu, Fault, GuestException, Step, Stop, Unsupported
 use crate::decode::{DecodeError, Decoder, decode};
 use crate::instruction::{BitOp, Instruction, MemoryOperand, Op, Operand, Register, StringOp};
 use x86defs::bits::join;
-use x86defs::{Gpr, Low, Rflags, SegmentRegister, Width};
+use x86defs::{Gpr, Low, Rflags, Width};
 
 pub use strings::{Ports, string_io};
 
@@ -33,11 +36,18 @@ pub fn step<C: Cpu>(cpu: &mut C) -> Result<Step, Stop<C::Error>> {
         };
     }
     let before = cpu.rip();
-    if run(cpu, &instruction)? == Step::Again {
-        return Ok(Step::Again);
+    if let Op::Control(op) = instruction.op {
+        let next = address::next_rip(cpu.mode(), before, instruction.length);
+        let next = control::run(cpu, &instruction, op, next)?;
+        end_resume_flag(cpu);
+        cpu.set_rip(next);
+        return Ok(Step::Done);
     }
-    retire(cpu, before, instruction.length);
-    Ok(Step::Done)
+    let step = run(cpu, &instruction)?;
+    if step != Step::Again {
+        retire(cpu, before, instruction.length);
+    }
+    Ok(step)
 }
 
 /// INS and OUTS need ports: see [`string_io`].
@@ -106,11 +116,15 @@ pub(crate) fn fetch<C: Cpu>(
 
 /// Completes an instruction: RIP goes on, RFLAGS.RF ends.
 pub(crate) fn retire<C: Cpu>(cpu: &mut C, rip: u64, length: u8) {
+    end_resume_flag(cpu);
+    cpu.set_rip(address::next_rip(cpu.mode(), rip, length));
+}
+
+fn end_resume_flag<C: Cpu>(cpu: &mut C) {
     let flags = cpu.rflags();
     if flags.contains(Rflags::RF) {
         cpu.set_rflags(flags.difference(Rflags::RF));
     }
-    cpu.set_rip(address::next_rip(cpu.mode(), rip, length));
 }
 
 /// Up to eight bytes at a linear address.
@@ -171,6 +185,7 @@ pub(crate) fn value<C: Cpu>(
         Operand::None => 0,
         Operand::Register(which) => register(cpu, *which, width),
         Operand::Immediate(value) => width.truncate(*value),
+        Operand::Segment(which) => cpu.segment(*which).selector.into(),
         Operand::Memory(memory) => {
             let linear = locate(cpu, memory, width, Intent::Read)?;
             load(cpu, linear, width, AccessKind::Read)?
@@ -186,7 +201,7 @@ pub(crate) fn assign<C: Cpu>(
     value: u64,
 ) -> Result<(), Fault<C::Error>> {
     match operand {
-        Operand::None | Operand::Immediate(_) => {}
+        Operand::None | Operand::Immediate(_) | Operand::Segment(_) => {}
         Operand::Register(which) => set_register(cpu, *which, width, value),
         Operand::Memory(memory) => {
             let linear = locate(cpu, memory, width, Intent::Write)?;
@@ -250,7 +265,7 @@ fn set_flags<C: Cpu>(cpu: &mut C, outcome: Outcome) {
     cpu.set_rflags(flags);
 }
 
-/// Everything but string instructions. RIP stays where it is.
+/// Everything but string instructions and branches. RIP stays where it is.
 fn run<C: Cpu>(cpu: &mut C, instruction: &Instruction) -> Result<Step, Fault<C::Error>> {
     let Instruction { op, width, ref destination, ref source, .. } = *instruction;
     let flags = cpu.rflags();
@@ -306,33 +321,70 @@ fn run<C: Cpu>(cpu: &mut C, instruction: &Instruction) -> Result<Step, Fault<C::
         Op::Exchange => return exchange(cpu, instruction),
         Op::CompareExchange => return compare_exchange(cpu, instruction),
         Op::CompareExchangePair => return compare_exchange_pair(cpu, instruction),
-        Op::ExchangeAdd => {
-            let b = value(cpu, source, width)?;
-            let sum = |a| alu::binary(crate::AluOp::Add, width, a, b, flags);
-            let Some(old) = modify(cpu, instruction, 0, |a| sum(a).value)? else {
-                return Ok(Step::Again);
-            };
-            // If both are the same register, the sum stays.
-            if source != destination {
-                assign(cpu, source, width, old)?;
-            }
-            set_flags(cpu, sum(old));
-        }
+        Op::ExchangeAdd => return exchange_add(cpu, instruction),
         Op::Bit(operation) => return bit(cpu, instruction, operation),
         Op::Push => {
-            let pushed = value(cpu, source_of_push(instruction), width)?;
-            push(cpu, width, pushed)?;
+            let pushed = value(cpu, destination, width)?;
+            control::push(cpu, width, pushed)?;
         }
-        Op::Pop => pop(cpu, instruction)?,
-        // Strings are run elsewhere.
-        Op::Hint | Op::String(_) => {}
+        Op::Pop => control::pop(cpu, instruction)?,
+        Op::Descriptor(op) => return segments::run(cpu, instruction, op),
+        _ => return wide(cpu, instruction),
     }
     Ok(Step::Done)
 }
 
-/// PUSH's only operand.
-const fn source_of_push(instruction: &Instruction) -> &Operand {
-    &instruction.destination
+/// Operations with results or operands beyond the usual two.
+fn wide<C: Cpu>(cpu: &mut C, instruction: &Instruction) -> Result<Step, Fault<C::Error>> {
+    let width = instruction.width;
+    match instruction.op {
+        Op::DoubleShift { left, count } => {
+            return multiply::double_shift(cpu, instruction, left, count);
+        }
+        Op::Multiply { signed } => multiply::multiply(cpu, instruction, signed)?,
+        Op::MultiplyLow(third) => multiply::multiply_low(cpu, instruction, third)?,
+        Op::MultiplyWide(lower) => multiply::multiply_wide(cpu, instruction, lower)?,
+        Op::Divide { signed } => multiply::divide(cpu, instruction, signed)?,
+        Op::Scan(op) => multiply::scan(cpu, instruction, op)?,
+        Op::Field(op, gpr) => {
+            let b = register(cpu, low(gpr), width);
+            multiply::into_destination(cpu, instruction, |a| alu::field(op, width, a, b))?;
+        }
+        Op::RotateCopy(count) => {
+            let a = value(cpu, &instruction.source, width)?;
+            assign(cpu, &instruction.destination, width, alu::rotate_right(width, a, count))?;
+        }
+        Op::AddCarry { overflow } => {
+            let flags = cpu.rflags();
+            let b = value(cpu, &instruction.destination, width)?;
+            multiply::into_destination(cpu, instruction, |a| {
+                alu::add_carry(overflow, width, a, b, flags)
+            })?;
+        }
+        Op::Crc32(from) => multiply::crc32(cpu, instruction, from)?,
+        Op::Translate => multiply::translate(cpu, instruction)?,
+        Op::Bounds => multiply::bounds(cpu, instruction)?,
+        Op::Move64 => multiply::move64(cpu, instruction)?,
+        // Hints do nothing; the others are run elsewhere.
+        _ => {}
+    }
+    Ok(Step::Done)
+}
+
+fn exchange_add<C: Cpu>(cpu: &mut C, instruction: &Instruction) -> Result<Step, Fault<C::Error>> {
+    let Instruction { width, ref destination, ref source, .. } = *instruction;
+    let flags = cpu.rflags();
+    let b = value(cpu, source, width)?;
+    let sum = |a| alu::binary(crate::AluOp::Add, width, a, b, flags);
+    let Some(old) = modify(cpu, instruction, 0, |a| sum(a).value)? else {
+        return Ok(Step::Again);
+    };
+    // If both are the same register, the sum stays.
+    if source != destination {
+        assign(cpu, source, width, old)?;
+    }
+    set_flags(cpu, sum(old));
+    Ok(Step::Done)
 }
 
 fn exchange<C: Cpu>(cpu: &mut C, instruction: &Instruction) -> Result<Step, Fault<C::Error>> {
@@ -452,31 +504,4 @@ fn bit<C: Cpu>(
     };
     set_flags(cpu, outcome(old));
     Ok(Step::Done)
-}
-
-fn push<C: Cpu>(cpu: &mut C, width: Width, pushed: u64) -> Result<(), Fault<C::Error>> {
-    let stack = address::stack_width(cpu);
-    let bytes = width.bytes() as u64;
-    let rsp = stack.truncate(cpu.gpr(Gpr::Rsp).wrapping_sub(bytes));
-    let linear = address::linear(cpu, SegmentRegister::Ss, rsp, bytes, Intent::Write)?;
-    store(cpu, linear, width, pushed)?;
-    set_register(cpu, low(Gpr::Rsp), stack, rsp);
-    Ok(())
-}
-
-/// POP computes its operand's address with RSP already moved.
-fn pop<C: Cpu>(cpu: &mut C, instruction: &Instruction) -> Result<(), Fault<C::Error>> {
-    let width = instruction.width;
-    let stack = address::stack_width(cpu);
-    let bytes = width.bytes() as u64;
-    let before = cpu.gpr(Gpr::Rsp);
-    let rsp = stack.truncate(before);
-    let linear = address::linear(cpu, SegmentRegister::Ss, rsp, bytes, Intent::Read)?;
-    let popped = load(cpu, linear, width, AccessKind::Read)?;
-    set_register(cpu, low(Gpr::Rsp), stack, rsp.wrapping_add(bytes));
-    let result = assign(cpu, &instruction.destination, width, popped);
-    if result.is_err() {
-        cpu.set_gpr(Gpr::Rsp, before);
-    }
-    result
 }

@@ -4,6 +4,12 @@
 //! Steward is tested on: AF is cleared by logic and shifts, OF after a shift or
 //! rotation by more than one is that of its last step, bit tests change CF only.
 
+mod fields;
+mod multiply;
+
+pub use fields::{add_carry, crc32, field, rotate_right, scan};
+pub use multiply::{Product, divide, multiply};
+
 use crate::instruction::{AluOp, BitOp, ShiftOp};
 use x86defs::{Low, Rflags, Width};
 
@@ -165,6 +171,39 @@ pub fn shift(op: ShiftOp, width: Width, a: u64, count: u64, flags: Rflags) -> Ou
     flags.set(Rflags::CF, carry);
     flags.set(Rflags::OF, overflow);
     Outcome { value, flags, changed }
+}
+
+/// SHLD (`left`) and SHRD: `a` shifted by `count` as [`shift`] does, filled up from `b`. Where an
+/// operand of two bytes is shifted by more than 16, `a` itself follows `b`.
+#[must_use]
+pub fn double_shift(left: bool, width: Width, a: u64, b: u64, count: u64) -> Outcome {
+    let bits = width.bits();
+    let count = count.low32() & if width == Width::B8 { 63 } else { 31 };
+    let (a, b) = (width.truncate(a), width.truncate(b));
+    if count == 0 {
+        return Outcome { value: a, flags: Rflags::empty(), changed: Rflags::empty() };
+    }
+    let (above, below) = if left { (a, b) } else { (b, a) };
+    let pair = u128::from(above) << bits | u128::from(below);
+    let over = count.saturating_sub(bits);
+    let (value, carry) = if over > 0 {
+        // Of two bytes only.
+        let rest = bits.wrapping_sub(over);
+        if left {
+            (b << over | a >> rest, b >> rest & 1 != 0)
+        } else {
+            (b >> over | a << rest, b >> over.wrapping_sub(1) & 1 != 0)
+        }
+    } else if left {
+        (low64(pair << count >> bits), a >> bits.wrapping_sub(count) & 1 != 0)
+    } else {
+        (low64(pair >> count), a >> count.wrapping_sub(1) & 1 != 0)
+    };
+    let value = width.truncate(value);
+    let mut flags = result_flags(width, value);
+    flags.set(Rflags::CF, carry);
+    flags.set(Rflags::OF, (a ^ value) & width.sign_bit() != 0);
+    Outcome { value, flags, changed: Rflags::ARITHMETIC }
 }
 
 /// `places` is below the width.
