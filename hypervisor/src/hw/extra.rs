@@ -12,7 +12,7 @@ use x86defs::bits::{Low, high32};
 use x86defs::{Cr4, HostPhysAddr, Msr};
 
 /// XCR0, if the hypervisor has CR4.OSXSAVE set.
-fn xgetbv_if_enabled() -> Option<u64> {
+pub(super) fn xgetbv_if_enabled() -> Option<u64> {
     if !HostCr4::read().contains(Cr4Flags::OSXSAVE) {
         return None;
     }

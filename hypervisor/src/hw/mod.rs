@@ -7,6 +7,7 @@ pub(crate) use extra::ExtendedState;
 #[macro_use]
 mod stamp;
 pub mod svm;
+mod vectors;
 pub mod vmx;
 
 use crate::cpu;

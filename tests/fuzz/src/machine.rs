@@ -1,7 +1,9 @@
 //! A vCPU with 64 KiB of flat memory to run the emulator on.
 
 use x86defs::control::CpuMode;
-use x86defs::{Cr0, Cr4, DescriptorTable, Gpr, Rflags, Segment, SegmentRegister, Width};
+use x86defs::{
+    Cr0, Cr4, DescriptorTable, Gpr, Rflags, Segment, SegmentRegister, VectorRegister, Width, Xcr0,
+};
 use x86emu::{AccessKind, Cpu, DescriptorRegister, Fault, GuestException, ScanOp};
 
 /// Bytes of memory, from linear address 0.
@@ -30,6 +32,16 @@ pub struct Machine {
     pub cr0: Cr0,
     /// CR4.
     pub cr4: Cr4,
+    /// XCR0.
+    pub xcr0: Xcr0,
+    /// YMM registers by number.
+    pub ymm: [[u8; 32]; 16],
+    /// MMX registers by number.
+    pub mmx: [[u8; 8]; 8],
+    /// MXCSR.
+    pub mxcsr: [u8; 4],
+    /// An exception of the x87 waits.
+    pub x87_waits: bool,
     /// The privilege level.
     pub cpl: u8,
     /// The mode.
@@ -65,7 +77,12 @@ impl Machine {
             segments,
             tables: [DescriptorTable::default(); 2],
             cr0: Cr0::PE,
-            cr4: Cr4::OSFXSR,
+            cr4: Cr4::OSFXSR | Cr4::OSXSAVE,
+            xcr0: Xcr0::X87 | Xcr0::SSE | Xcr0::AVX,
+            ymm: [[0; 32]; 16],
+            mmx: [[0; 8]; 8],
+            mxcsr: [0x80, 0x1f, 0, 0],
+            x87_waits: false,
             cpl: 0,
             mode,
             alignment_check: false,
@@ -145,6 +162,33 @@ impl Cpu for Machine {
 
     fn cr4(&self) -> Cr4 {
         self.cr4
+    }
+
+    fn xcr0(&self) -> Xcr0 {
+        self.xcr0
+    }
+
+    fn vector(&mut self, register: VectorRegister) -> Option<[u8; 32]> {
+        let mut value = [0; 32];
+        match register {
+            VectorRegister::Mmx(_) if self.x87_waits => return None,
+            VectorRegister::Mmx(n) => value[..8].copy_from_slice(&self.mmx[usize::from(n)]),
+            VectorRegister::Xmm(n) => value[..16].copy_from_slice(&self.ymm[usize::from(n)][..16]),
+            VectorRegister::Ymm(n) => value = self.ymm[usize::from(n)],
+            VectorRegister::Mxcsr => value[..4].copy_from_slice(&self.mxcsr),
+        }
+        Some(value)
+    }
+
+    fn set_vector(&mut self, register: VectorRegister, value: [u8; 32]) -> Option<()> {
+        match register {
+            VectorRegister::Mmx(_) if self.x87_waits => return None,
+            VectorRegister::Mmx(n) => self.mmx[usize::from(n)].copy_from_slice(&value[..8]),
+            VectorRegister::Xmm(n) => self.ymm[usize::from(n)][..16].copy_from_slice(&value[..16]),
+            VectorRegister::Ymm(n) => self.ymm[usize::from(n)] = value,
+            VectorRegister::Mxcsr => self.mxcsr.copy_from_slice(&value[..4]),
+        }
+        Some(())
     }
 
     fn load_machine_status(&mut self, status: u16) {

@@ -13,7 +13,7 @@ use bitflags::bitflags;
 use core::fmt;
 use devices::lapic::Lapic;
 use x86defs::exit::PlainPort;
-use x86defs::{Event, GuestPhysAddr, Rflags};
+use x86defs::{Event, GuestPhysAddr, Rflags, VectorRegister};
 
 /// The registers that the assembly saves at an exit. The assembly knows this layout.
 #[derive(Clone, Copy, Debug, Default)]
@@ -178,6 +178,13 @@ pub trait Backend {
     fn take_apic(&mut self, lapic: &mut Lapic);
     /// Sets the offset that is added to the host's TSC.
     fn set_tsc_offset(&mut self, offset: u64);
+    /// A vector register, which is in the CPU while the vCPU has one; bytes that it does not have
+    /// are zero. `None`: an exception of the x87 waits, which an access to an MMX register would
+    /// raise. Such an access marks all of the x87's registers as used, as the guest's does.
+    fn vector(&mut self, register: VectorRegister) -> Option<[u8; 32]>;
+    /// Sets a vector register; `None` as with [`vector`](Self::vector): then it stays.
+    #[must_use]
+    fn set_vector(&mut self, register: VectorRegister, value: [u8; 32]) -> Option<()>;
     /// Runs the guest until an exit that the hot handler declines, which it leaves in
     /// [`VcpuCore::exit`]. Tells [`VcpuCore::watch`] of each entry and what comes of it.
     fn run(&mut self, core: &mut VcpuCore);

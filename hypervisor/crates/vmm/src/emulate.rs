@@ -14,7 +14,7 @@ use x86defs::exit::{NestedAccess, NestedFault};
 use x86defs::time::Nanos;
 use x86defs::{
     Cr0, Cr4, DescriptorTable, Exception, Gpr, GuestPhysAddr, GuestVirtAddr, Low, Rflags, Segment,
-    SegmentRegister, Width,
+    SegmentRegister, VectorRegister, Width, Xcr0,
 };
 use x86emu::{
     AccessKind, Cpu, Decoded, DescriptorRegister, Fault, GuestException, Instruction,
@@ -177,7 +177,7 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
         usize::try_from(room).unwrap_or(len).min(len)
     }
 
-    /// Addresses of an access of up to 16 bytes: of its start, and of its part in a second page, if
+    /// Addresses of an access of up to 64 bytes: of its start, and of its part in a second page, if
     /// any.
     fn translate_range(
         &mut self,
@@ -361,6 +361,18 @@ impl<B: Backend, M: GuestRam> Cpu for Emulated<'_, B, M> {
 
     fn cr4(&self) -> Cr4 {
         self.vcpu.cr4()
+    }
+
+    fn xcr0(&self) -> Xcr0 {
+        Xcr0::from_bits_retain(self.vcpu.core.xcr0)
+    }
+
+    fn vector(&mut self, register: VectorRegister) -> Option<[u8; 32]> {
+        self.vcpu.hw.vector(register)
+    }
+
+    fn set_vector(&mut self, register: VectorRegister, value: [u8; 32]) -> Option<()> {
+        self.vcpu.hw.set_vector(register, value)
     }
 
     fn load_machine_status(&mut self, status: u16) {

@@ -42,6 +42,6 @@ pub use event::{Event, EventKind, Exception, Vector};
 pub use exit::VmExit;
 pub use fault::Gp;
 pub use msr::Msr;
-pub use reg::{Gpr, SegmentRegister};
+pub use reg::{Gpr, SegmentRegister, VectorRegister};
 pub use segment::{DescriptorTable, Segment, SegmentAttributes};
 pub use state::CpuState;

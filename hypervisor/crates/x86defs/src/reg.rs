@@ -117,3 +117,16 @@ impl SegmentRegister {
     pub const ALL: [Self; 8] =
         [Self::Es, Self::Cs, Self::Ss, Self::Ds, Self::Fs, Self::Gs, Self::Ldtr, Self::Tr];
 }
+
+/// A vector register, or what goes with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VectorRegister {
+    /// MM0 to MM7: eight bytes.
+    Mmx(u8),
+    /// XMM0 to XMM15: 16 bytes. What is above them stays when they are written.
+    Xmm(u8),
+    /// YMM0 to YMM15: 32 bytes. What is above them is cleared when they are written.
+    Ymm(u8),
+    /// MXCSR: four bytes.
+    Mxcsr,
+}

@@ -6,7 +6,8 @@ use crate::instruction::{Instruction, ScanOp};
 use core::fmt;
 use x86defs::control::CpuMode;
 use x86defs::{
-    Cr0, Cr4, DescriptorTable, Event, Exception, Gpr, Rflags, Segment, SegmentRegister, Width,
+    Cr0, Cr4, DescriptorTable, Event, Exception, Gpr, Rflags, Segment, SegmentRegister,
+    VectorRegister, Width, Xcr0,
 };
 
 /// A register that tells where a table of descriptors is.
@@ -125,6 +126,15 @@ pub trait Cpu {
     fn cr0(&self) -> Cr0;
     /// CR4, as the guest sees it.
     fn cr4(&self) -> Cr4;
+    /// XCR0.
+    fn xcr0(&self) -> Xcr0;
+    /// A vector register; bytes that it does not have are zero. `None`: an exception of the x87
+    /// waits, which an access to an MMX register would raise. The access does what that of any MMX
+    /// instruction does to the x87.
+    fn vector(&mut self, register: VectorRegister) -> Option<[u8; 32]>;
+    /// Sets a vector register; `None` as with [`Cpu::vector`]: then it stays.
+    #[must_use]
+    fn set_vector(&mut self, register: VectorRegister, value: [u8; 32]) -> Option<()>;
     /// LMSW: bits 3:0 of CR0, of which PE can't be cleared.
     fn load_machine_status(&mut self, status: u16);
     /// Whether the CPU knows LZCNT or TZCNT, as `op` says.
@@ -136,7 +146,7 @@ pub trait Cpu {
     /// Whether misaligned accesses fault: CR0.AM and RFLAGS.AC set, privilege level 3.
     fn alignment_check(&self) -> bool;
 
-    /// Reads `buffer.len()` bytes (1 to 16) of data. May cross pages.
+    /// Reads `buffer.len()` bytes (1 to 32) of data. May cross pages.
     ///
     /// # Errors
     /// [`Fault`].
@@ -147,7 +157,7 @@ pub trait Cpu {
         kind: AccessKind,
     ) -> Result<(), Fault<Self::Error>>;
 
-    /// Writes `data` (1 to 16 bytes), all of it or nothing: where it crosses
+    /// Writes `data` (1 to 32 bytes), all of it or nothing: where it crosses
     /// pages, both must be translated before the first byte is written.
     ///
     /// # Errors

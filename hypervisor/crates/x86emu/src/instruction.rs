@@ -44,6 +44,8 @@ pub enum Operand {
     Immediate(u64),
     /// The selector of a segment register.
     Segment(SegmentRegister),
+    /// A vector register of the size that [`VectorMove::size`] tells.
+    Vector(u8),
 }
 
 /// Arithmetic with two operands.
@@ -226,6 +228,85 @@ pub enum DescriptorOp {
     LoadMachineStatus,
 }
 
+/// The size of a vector register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VectorSize {
+    /// MMX: eight bytes.
+    Mmx,
+    /// XMM: 16 bytes.
+    Xmm,
+    /// YMM: 32 bytes.
+    Ymm,
+}
+
+/// Moves between memory and a vector register. Elements are numbered from the lowest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VectorOp {
+    /// All of the register; where `aligned`, from or to a multiple of its size only.
+    Whole {
+        /// #GP at any other address.
+        aligned: bool,
+    },
+    /// An element in memory goes into the register; the other elements are those of register
+    /// `keep`, or zero.
+    Insert {
+        /// Bytes of an element.
+        bytes: u8,
+        /// Number of the element.
+        index: u8,
+        /// The register that has the others.
+        keep: Option<u8>,
+        /// Elements of four bytes that are cleared thereafter, a bit for each (INSERTPS).
+        clear: u8,
+    },
+    /// An element of the register goes into memory.
+    Extract {
+        /// Bytes of an element.
+        bytes: u8,
+        /// Number of the element.
+        index: u8,
+    },
+    /// All elements of the register become the one in memory, of this many bytes.
+    Broadcast(u8),
+    /// In each pair of elements of so many bytes both become the higher or the lower one.
+    Duplicate {
+        /// Bytes of an element.
+        bytes: u8,
+        /// The higher one.
+        high: bool,
+    },
+    /// Elements of the register, from narrower ones in memory.
+    Widen {
+        /// Width in memory.
+        from: Width,
+        /// Width in the register.
+        to: Width,
+        /// With their signs.
+        signed: bool,
+    },
+    /// Elements of this many bytes whose highest bit is set in register `mask`; when loaded, the
+    /// others become zero.
+    Masked {
+        /// Bytes of an element.
+        bytes: u8,
+        /// The register with the bits.
+        mask: u8,
+    },
+    /// MXCSR.
+    Mxcsr,
+}
+
+/// How a vector is moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct VectorMove {
+    /// The elements.
+    pub op: VectorOp,
+    /// The size of the registers.
+    pub size: VectorSize,
+    /// The encoding is VEX: AVX must be enabled, and what is above a register is cleared.
+    pub vex: bool,
+}
+
 /// A repeat prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Repeat {
@@ -340,6 +421,8 @@ pub enum Op {
     Control(ControlOp),
     /// Selectors and descriptors.
     Descriptor(DescriptorOp),
+    /// Vectors.
+    Vector(VectorMove),
     /// PUSH.
     Push,
     /// POP.

@@ -44,7 +44,8 @@ pub use decode::{DecodeError, Decoded, Decoder, decode, instruction_length, warm
 pub use execute::{Ports, step, string_io};
 pub use instruction::{
     AluOp, BitOp, Condition, ControlOp, DescriptorOp, FieldOp, Instruction, MAX_INSTRUCTION,
-    MemoryOperand, Op, Operand, Register, Repeat, ScanOp, ShiftOp, StringOp,
+    MemoryOperand, Op, Operand, Register, Repeat, ScanOp, ShiftOp, StringOp, VectorMove, VectorOp,
+    VectorSize,
 };
 pub use listing::disassemble;
 pub use system::{SkipError, SystemInstruction, SystemOp, decode_system, read_operand, skip};

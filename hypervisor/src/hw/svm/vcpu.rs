@@ -5,6 +5,7 @@ use super::{Caps, Cpu, asid, dump, entry, maps};
 use crate::cpu::asm;
 use crate::error::HostError;
 use crate::hw::extra::{Extra, machine_check_of_host, write_cr2};
+use crate::hw::vectors;
 use crate::mm;
 use alloc::string::String;
 use core::fmt;
@@ -22,7 +23,7 @@ use x86defs::vmcb::{
 };
 use x86defs::{
     Cr0, Cr4, DescriptorTable, Efer, Event, EventKind, Exception, HostPhysAddr, Rflags,
-    SegmentRegister, VmExit,
+    SegmentRegister, VectorRegister, VmExit,
 };
 
 /// The exceptions that exit now. If an exit would lose DR6, #DB is left to the
@@ -663,6 +664,14 @@ impl Backend for SvmVcpu {
 
     fn timer(&self) -> TimerKind {
         TimerKind::Machine
+    }
+
+    fn vector(&mut self, register: VectorRegister) -> Option<[u8; 32]> {
+        vectors::read(register)
+    }
+
+    fn set_vector(&mut self, register: VectorRegister, value: [u8; 32]) -> Option<()> {
+        vectors::write(register, &value)
     }
 
     fn quirks(&self) -> Quirks {

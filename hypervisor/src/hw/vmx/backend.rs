@@ -3,6 +3,7 @@
 use super::dump;
 use super::vcpu::{GUEST_CR0, GUEST_CR4, VmxVcpu};
 use crate::hw::extra::machine_check_of_host;
+use crate::hw::vectors;
 use core::fmt;
 use devices::lapic::Lapic;
 use vmm::backend::{Backend, InstructionEnd, InterruptDelivery, Quirks, Windows};
@@ -16,6 +17,7 @@ use x86defs::vmcs::{
 };
 use x86defs::{
     Cr0, Cr4, DescriptorTable, Efer, Event, Rflags, Segment, SegmentAttributes, SegmentRegister,
+    VectorRegister,
 };
 
 impl VmxVcpu {
@@ -333,6 +335,14 @@ impl Backend for VmxVcpu {
 
     fn timer(&self) -> TimerKind {
         self.timer_kind()
+    }
+
+    fn vector(&mut self, register: VectorRegister) -> Option<[u8; 32]> {
+        vectors::read(register)
+    }
+
+    fn set_vector(&mut self, register: VectorRegister, value: [u8; 32]) -> Option<()> {
+        vectors::write(register, &value)
     }
 
     fn quirks(&self) -> Quirks {

@@ -50,7 +50,7 @@ use x86defs::exit::ExitWithEvent;
 use x86defs::time::{Nanos, TscFrequency};
 use x86defs::{
     Cr0, Cr4, DescriptorTable, Efer, Event, EventKind, GuestPhysAddr, Rflags, Segment,
-    SegmentRegister, VmExit, Width, Xcr0,
+    SegmentRegister, VectorRegister, VmExit, Width, Xcr0,
 };
 
 const KHZ: u64 = 1_000_000;
@@ -198,6 +198,12 @@ pub struct Script {
     pub status: InterruptStatus,
     /// EFER.
     pub efer: u64,
+    /// YMM registers by number.
+    pub ymm: [[u8; 32]; 16],
+    /// MMX registers by number, behind them MXCSR.
+    pub mmx: [[u8; 8]; 9],
+    /// An exception of the x87 waits.
+    pub x87_waits: bool,
     injection: Option<Event>,
     nmi_blocked: bool,
 }
@@ -293,6 +299,27 @@ impl Backend for Script {
     }
     fn set_tsc_offset(&mut self, offset: u64) {
         self.tsc_offset = offset;
+    }
+    fn vector(&mut self, register: VectorRegister) -> Option<[u8; 32]> {
+        let mut value = [0; 32];
+        match register {
+            VectorRegister::Mmx(_) if self.x87_waits => return None,
+            VectorRegister::Mmx(n) => value[..8].copy_from_slice(&self.mmx[usize::from(n)]),
+            VectorRegister::Xmm(n) => value[..16].copy_from_slice(&self.ymm[usize::from(n)][..16]),
+            VectorRegister::Ymm(n) => value = self.ymm[usize::from(n)],
+            VectorRegister::Mxcsr => value[..8].copy_from_slice(&self.mmx[8]),
+        }
+        Some(value)
+    }
+    fn set_vector(&mut self, register: VectorRegister, value: [u8; 32]) -> Option<()> {
+        match register {
+            VectorRegister::Mmx(_) if self.x87_waits => return None,
+            VectorRegister::Mmx(n) => self.mmx[usize::from(n)].copy_from_slice(&value[..8]),
+            VectorRegister::Xmm(n) => self.ymm[usize::from(n)][..16].copy_from_slice(&value[..16]),
+            VectorRegister::Ymm(n) => self.ymm[usize::from(n)] = value,
+            VectorRegister::Mxcsr => self.mmx[8].copy_from_slice(&value[..8]),
+        }
+        Some(())
     }
     fn run(&mut self, core: &mut VcpuCore) {
         self.injected.push(self.injection.take());

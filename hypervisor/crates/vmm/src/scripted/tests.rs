@@ -14,7 +14,7 @@ use memory::{GuestMemory, MemoryError};
 use x86defs::exit::{
     Direction, ExceptionExit, NestedAccess, NestedFault, PortIo, RawExit, StringIo,
 };
-use x86defs::{Event, Exception, Gpr, GuestPhysAddr, Msr, Rflags, VmExit, Width};
+use x86defs::{Cr4, Event, Exception, Gpr, GuestPhysAddr, Msr, Rflags, VmExit, Width};
 
 const IF: u64 = Rflags::IF.bits() | 2;
 const TF: u64 = Rflags::TF.bits() | 2;
@@ -292,11 +292,18 @@ fn device_memory() {
     play.code(&[0xa1, 0x00, 0x00, 0x00, 0xd0]);
     play.turn(fault(0xd000_0000, NestedAccess::empty()));
     assert_eq!(play.vcpu.gpr(Gpr::Rax), 0xffff_ffff);
-    // An instruction that is not emulated ends the guest and names itself.
+    // movaps xmm0, [0xd0000000]: not before the guest has enabled SSE.
     play.code(&[0x0f, 0x28, 0x05, 0x00, 0x00, 0x00, 0xd0]);
+    play.turn(fault(0xd000_0000, NestedAccess::empty()));
+    play.vcpu.hw.cr4 = Cr4::OSFXSR.bits();
+    play.turn(fault(0xd000_0000, NestedAccess::empty()));
+    assert_eq!(play.injected(), Some(Event::ud()));
+    assert_eq!(play.vcpu.hw.ymm[0][..17], [[0xff; 16].as_slice(), &[0]].concat());
+    // An instruction that is not emulated ends the guest and names itself.
+    play.code(&[0x0f, 0x58, 0x05, 0x00, 0x00, 0x00, 0xd0]);
     match play.turn(fault(0xd000_0000, NestedAccess::empty())) {
         Next::End(EndReason::Failed(VmError::Instruction(text))) => {
-            assert!(text.contains("0f 28 05"), "{text}");
+            assert!(text.contains("0f 58 05"), "{text}");
         }
         other => panic!("{other:?}"),
     }

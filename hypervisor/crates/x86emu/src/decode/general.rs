@@ -74,6 +74,17 @@ fn is_vector_encoding(bytes: &[u8], mode: CpuMode) -> bool {
 }
 
 fn translate(found: &iced_x86::Instruction, mode: CpuMode) -> Option<Instruction> {
+    if let Some((op, destination, source)) = super::vector::decode(found, mode) {
+        return Some(Instruction {
+            length: found.len().low8(),
+            op,
+            width: Width::B8,
+            destination,
+            source,
+            lock: false,
+            repeat: Repeat::Once,
+        });
+    }
     let op = operation(found)?;
     let operand = |index: u32| {
         if index < found.op_count() { operand(found, mode, index) } else { Some(Operand::None) }
@@ -244,6 +255,27 @@ fn operand(found: &iced_x86::Instruction, mode: CpuMode, index: u32) -> Option<O
         }
         _ => found.try_immediate(index).ok().map(Operand::Immediate),
     }
+}
+
+/// The operand in memory: the usual one, or that at rDI whose segment can be chosen (MASKMOVQ).
+pub(super) fn memory_or_string(
+    found: &iced_x86::Instruction,
+    mode: CpuMode,
+) -> Option<MemoryOperand> {
+    let address_width = match found.op0_kind() {
+        OpKind::MemorySegDI => Width::B2,
+        OpKind::MemorySegEDI => Width::B4,
+        OpKind::MemorySegRDI => Width::B8,
+        _ => return memory(found, mode),
+    };
+    Some(MemoryOperand {
+        segment: effective_segment(found, mode, SegmentRegister::Ds)?,
+        base: Some(Gpr::Rdi),
+        index: None,
+        scale: 0,
+        displacement: 0,
+        address_width,
+    })
 }
 
 fn memory(found: &iced_x86::Instruction, mode: CpuMode) -> Option<MemoryOperand> {

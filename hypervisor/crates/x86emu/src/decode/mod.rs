@@ -5,6 +5,7 @@ pub(crate) mod hand_made;
 mod kept;
 mod names;
 pub(crate) mod stream;
+mod vector;
 
 use crate::cpu::Mnemonic;
 use crate::instruction::Instruction;

@@ -4,6 +4,7 @@ mod control;
 mod multiply;
 mod segments;
 mod strings;
+mod vector;
 
 use crate::MAX_INSTRUCTION;
 use crate::address::{self, Intent};
@@ -182,7 +183,8 @@ pub(crate) fn value<C: Cpu>(
     width: Width,
 ) -> Result<u64, Fault<C::Error>> {
     Ok(match operand {
-        Operand::None => 0,
+        // Vectors are moved elsewhere.
+        Operand::None | Operand::Vector(_) => 0,
         Operand::Register(which) => register(cpu, *which, width),
         Operand::Immediate(value) => width.truncate(*value),
         Operand::Segment(which) => cpu.segment(*which).selector.into(),
@@ -201,7 +203,7 @@ pub(crate) fn assign<C: Cpu>(
     value: u64,
 ) -> Result<(), Fault<C::Error>> {
     match operand {
-        Operand::None | Operand::Immediate(_) | Operand::Segment(_) => {}
+        Operand::None | Operand::Immediate(_) | Operand::Segment(_) | Operand::Vector(_) => {}
         Operand::Register(which) => set_register(cpu, *which, width, value),
         Operand::Memory(memory) => {
             let linear = locate(cpu, memory, width, Intent::Write)?;
@@ -329,6 +331,7 @@ fn run<C: Cpu>(cpu: &mut C, instruction: &Instruction) -> Result<Step, Fault<C::
         }
         Op::Pop => control::pop(cpu, instruction)?,
         Op::Descriptor(op) => return segments::run(cpu, instruction, op),
+        Op::Vector(moved) => vector::run(cpu, instruction, moved)?,
         _ => return wide(cpu, instruction),
     }
     Ok(Step::Done)
