@@ -13,7 +13,7 @@ use devices::firmware::FirmwareNews;
 use sched::{Choice, Decision, Stay};
 use service::Stop;
 use vmm::clock::HostTime;
-use vmm::end::EndReason;
+use vmm::end::{EndReason, VmError};
 use vmm::hot::timer::NEVER;
 use vmm::predictors::Predictors;
 use vmm::run::{Next, off_cpu, on_cpu, turn};
@@ -80,6 +80,14 @@ impl<C: VendorCpu> Host for ThisCpu<C> {
             FirmwareNews::Last(entry) => {
                 log::warn!("guest \"{guest}\" {entry}; others are not told any more");
             }
+        }
+    }
+
+    fn program_refused(&mut self, guest: &str, why: &VmError, untold: u64) {
+        if untold == 0 {
+            log::warn!("guest \"{guest}\": a program got #UD: {why}");
+        } else {
+            log::warn!("guest \"{guest}\": a program got #UD, as {untold} times before: {why}");
         }
     }
 }

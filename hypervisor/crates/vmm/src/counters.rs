@@ -42,6 +42,8 @@ counts! {
     yields,
     /// Pauses of the guest that the vCPU was told of.
     pauses_told,
+    /// Instructions on device memory that programs were refused with #UD.
+    refused_instructions,
 }
 
 #[cfg(test)]

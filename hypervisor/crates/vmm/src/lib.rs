@@ -32,6 +32,7 @@ pub mod msr;
 pub mod predictors;
 pub mod pv;
 pub mod recorder;
+pub mod refusals;
 pub mod registers;
 pub mod run;
 #[cfg(any(test, feature = "scripted"))]

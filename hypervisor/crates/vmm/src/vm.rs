@@ -1,7 +1,9 @@
 //! A virtual machine: memory, clock, devices and what its vCPUs share.
 
 use crate::clock::{HostTime, TscAgreement, VmClock};
+use crate::end::VmError;
 use crate::msr::mtrr::Mtrrs;
+use crate::refusals::Refusals;
 use alloc::string::String;
 use alloc::sync::Arc;
 use chipset::Board;
@@ -30,6 +32,10 @@ pub trait Host {
     /// The guest with this name has entered its ROM in a way that it had not before.
     fn firmware_entered(&mut self, guest: &str, news: FirmwareNews);
 
+    /// A program of the guest with this name got #UD, for what `why` says; it was so as well with
+    /// `untold` others since this was told last.
+    fn program_refused(&mut self, guest: &str, why: &VmError, untold: u64);
+
     /// The hot handler may have armed the timer since, for `deadline`.
     fn note_armed(&mut self, deadline: u64);
 }
@@ -49,6 +55,8 @@ pub struct Vm<M> {
     pub mtrrs: Mutex<Mtrrs>,
     /// Interrupts on their way to its vCPUs.
     pub fabric: Arc<Fabric>,
+    /// What its programs were refused.
+    pub refusals: Refusals,
 }
 
 impl<M: GuestRam> Vm<M> {

@@ -33,6 +33,7 @@ use vmm::msr::mtrr::Mtrrs;
 use vmm::msr::{MsrConfig, MsrFile, MsrTable};
 use vmm::pv::{PvFeatures, PvState};
 use vmm::recorder::Recorder;
+use vmm::refusals::Refusals;
 use vmm::stats::ExitCounts;
 use vmm::stopwatch::Stopwatch;
 use vmm::vcpu::{Vcpu, VcpuCore};
@@ -279,6 +280,7 @@ impl<C: VendorCpu> Assembly<C> {
             clock: RwLock::new(Rank::Clock, self.clock),
             board: self.parts.board,
             fabric: self.parts.fabric,
+            refusals: Refusals::default(),
         };
         let vcpus = Slots(self.slots);
         let scheduled = (self.places, self.services);

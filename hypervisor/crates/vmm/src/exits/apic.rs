@@ -21,7 +21,7 @@ pub(super) fn accessed<B: Backend, M: GuestRam>(
 ) -> Served {
     match which.kind {
         ApicAccessKind::Read | ApicAccessKind::Write => access(vcpu, vm, host),
-        ApicAccessKind::Fetch => not_offered(vcpu, VmError::NotOffered(EXECUTION)),
+        ApicAccessKind::Fetch => not_offered(vcpu, vm, host, || VmError::NotOffered(EXECUTION)),
         ApicAccessKind::Delivery => Err(VmError::NotOffered(DELIVERY)),
         ApicAccessKind::Physical => {
             let gpa = GuestPhysAddr::new(APIC_BASE_ADDRESS + u64::from(which.offset.unwrap_or(0)));

@@ -34,16 +34,26 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
         return Err(MemoryError::NotRam(fault.gpa).into());
     }
     if fault.access.contains(NestedAccess::FETCH) {
-        return not_offered(vcpu, VmError::NotOffered(EXECUTION));
+        return not_offered(vcpu, vm, host, || VmError::NotOffered(EXECUTION));
     }
     run(vcpu, vm, host, Some(fault))
 }
 
-/// The guest can't go on with what it does; but a program of it, to which its
-/// kernel gave device memory, must not end it: that program gets #UD.
-pub(super) fn not_offered<B: Backend>(vcpu: &mut Vcpu<B>, error: VmError) -> Served {
+/// The guest can't go on with what it does, for the reason `why`; but a program of it, to which its
+/// kernel gave device memory, must not end it: that program gets #UD, which is counted, and told
+/// now and then.
+pub(super) fn not_offered<B: Backend, M: GuestRam>(
+    vcpu: &mut Vcpu<B>,
+    vm: &Vm<M>,
+    host: &mut impl Host,
+    why: impl FnOnce() -> VmError,
+) -> Served {
     if vcpu.cpl() != 3 {
-        return Err(error);
+        return Err(why());
+    }
+    vcpu.core.counters.refused_instructions += 1;
+    if let Some(untold) = vm.refusals.note(vcpu.core.line.now(host.tsc())) {
+        host.program_refused(&vm.name, &why(), untold);
     }
     vcpu.raise(Event::ud());
     Ok(None)
@@ -76,7 +86,7 @@ fn run<B: Backend, M: GuestRam>(
         Ok(Step::Again) => vcpu.end_iteration(),
         Err(Stop::Exception(exception)) => raise(vcpu, exception),
         Err(Stop::Unsupported(what)) => {
-            return not_offered(vcpu, VmError::Instruction(alloc::format!("{what}")));
+            return not_offered(vcpu, vm, host, || VmError::Instruction(alloc::format!("{what}")));
         }
         Err(Stop::Host(error)) => return Err(error),
     }

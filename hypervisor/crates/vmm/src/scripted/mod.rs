@@ -16,12 +16,14 @@ use crate::backend::{Backend, HotState, InstructionEnd, InterruptDelivery, Quirk
 use crate::clock::{HostTime, Interruption, VcpuClock, VmClock};
 use crate::counters::Counters;
 use crate::cpuid::{CpuidConfig, CpuidTable, VcpuView};
+use crate::end::VmError;
 use crate::hot::cpuid::HotLeaves;
 use crate::hot::timer::{HotTimer, NEVER, TimerKind};
 use crate::msr::mtrr::Mtrrs;
 use crate::msr::{MsrConfig, MsrFile, MsrTable};
 use crate::pv::{PvFeatures, PvState};
 use crate::recorder::Recorder;
+use crate::refusals::Refusals;
 use crate::registers::{Fields, Registers};
 use crate::run::{Next, turn};
 use crate::stats::ExitCounts;
@@ -380,6 +382,8 @@ pub struct Stage {
     pub armed: u64,
     /// Entries into the guest's firmware that were told.
     pub firmware: Vec<FirmwareNews>,
+    /// Refusals of programs that were told, each with how many were not.
+    pub refused: Vec<(VmError, u64)>,
 }
 
 impl Host for Stage {
@@ -405,6 +409,10 @@ impl Host for Stage {
 
     fn firmware_entered(&mut self, _: &str, news: FirmwareNews) {
         self.firmware.push(news);
+    }
+
+    fn program_refused(&mut self, _: &str, why: &VmError, untold: u64) {
+        self.refused.push((why.clone(), untold));
     }
 }
 
@@ -532,8 +540,16 @@ impl Play {
             board,
             mtrrs: Mutex::new(Mtrrs::new(39)),
             fabric,
+            refusals: Refusals::default(),
         };
-        let stage = Stage { tsc: 0, console, device, armed: NEVER, firmware: Vec::new() };
+        let stage = Stage {
+            tsc: 0,
+            console,
+            device,
+            armed: NEVER,
+            firmware: Vec::new(),
+            refused: Vec::new(),
+        };
         Self { vm, vcpu: Vcpu::new(0, core, script), stage }
     }
 

@@ -310,6 +310,24 @@ fn device_memory() {
 }
 
 #[test]
+fn programs_are_refused() {
+    let mut play = Play::new();
+    play.vcpu.hw.cpl = 3;
+    // addps xmm0, [0xd0000000]
+    play.code(&[0x0f, 0x58, 0x05, 0x00, 0x00, 0x00, 0xd0]);
+    for (ticks, told) in [(0, 1), (1, 1), (999_999_999, 1), (1_000_000_000, 2)] {
+        play.stage.tsc = ticks;
+        assert_eq!(play.turn(fault(0xd000_0000, NestedAccess::empty())), Next::Continue);
+        assert_eq!(play.stage.refused.len(), told, "at {ticks}");
+    }
+    assert_eq!(play.injected(), Some(Event::ud()));
+    assert_eq!(play.vcpu.core.counters.refused_instructions, 4);
+    let (why, untold) = play.stage.refused.last().unwrap();
+    assert!(matches!(why, VmError::Instruction(text) if text.starts_with("Addps")), "{why}");
+    assert_eq!(*untold, 2);
+}
+
+#[test]
 fn page_tables_that_are_not_in_ram() {
     let mut play = Play::new();
     let gpa = GuestPhysAddr::new(0xd000_0000);
