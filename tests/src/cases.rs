@@ -180,7 +180,17 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
             ..case.clone()
         })
         .into(),
-        "emulate" | "memory" | "hypercalls" => everywhere(&case, Tier::Usual),
+        "emulate" => {
+            let families = Case {
+                name: "house-emulated".to_owned(),
+                cmdline: Some("families"),
+                ..case.clone()
+            };
+            let mut cases = everywhere(&case, Tier::Usual);
+            cases.extend(everywhere(&families, Tier::Usual));
+            cases
+        }
+        "memory" | "hypercalls" => everywhere(&case, Tier::Usual),
         // One vCPU rings a device while the other moves it; on one CPU they take turns.
         "bells" => {
             let on = |name: &str, machine, cpus| Case {

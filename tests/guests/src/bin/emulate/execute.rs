@@ -53,20 +53,28 @@ pub(crate) fn scratch_present() -> bool {
     })
 }
 
+/// Writes a word of the window, `number` words behind its `offset`.
+pub(crate) fn poke32(backing: Backing, offset: u64, number: u64, word: u32) {
+    let at = offset + number * 4;
+    io::mmio_write32(page(backing, at >> 12) + (at & 0xfff), word);
+}
+
+/// Reads it.
+pub(crate) fn peek32(backing: Backing, offset: u64, number: u64) -> u32 {
+    let at = offset + number * 4;
+    io::mmio_read32(page(backing, at >> 12) + (at & 0xfff))
+}
+
 /// Fills 64 bytes around the window's offset.
 pub(crate) fn fill(backing: Backing, offset: u64, words: &[u32; 16]) {
     for (i, word) in (0u64..).zip(words) {
-        let at = offset + i * 4;
-        io::mmio_write32(page(backing, at >> 12) + (at & 0xfff), *word);
+        poke32(backing, offset, i, *word);
     }
 }
 
 /// Reads them back.
 pub(crate) fn contents(backing: Backing, offset: u64) -> [u32; 16] {
-    core::array::from_fn(|i| {
-        let at = offset + i as u64 * 4;
-        io::mmio_read32(page(backing, at >> 12) + (at & 0xfff))
-    })
+    core::array::from_fn(|i| peek32(backing, offset, i as u64))
 }
 
 /// Registers in encoding order (RSP's slot is not used) and flags.
