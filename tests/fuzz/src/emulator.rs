@@ -4,11 +4,17 @@
 use crate::input::Input;
 use crate::machine::{CODE, Machine, READ_ONLY};
 use x86defs::control::CpuMode;
-use x86defs::{Gpr, Rflags, Segment, SegmentAttributes, Width};
+use x86defs::{
+    Cr0, Cr4, DescriptorTable, Gpr, Rflags, Segment, SegmentAttributes, SegmentRegister, Width,
+    Xcr0,
+};
 use x86emu::{
     Cpu, DecodeError, Decoder, Op, Ports, Step, Stop, SystemOp, decode, decode_system,
     instruction_length, read_operand, step, string_io,
 };
+
+/// Place of the descriptor table.
+const GDT: u64 = 0x2000;
 
 /// Ports that answer with what they were last given.
 struct Latch(u32);
@@ -65,9 +71,27 @@ pub fn run(data: &[u8]) {
             base: input.u64() & 0xffff_ffff,
         };
     }
+    system_state(&mut machine, &mut input);
     one_step(machine.clone());
     system(machine.clone(), &code);
     let _ = string_io(&mut machine, &mut Latch(0x1234_5678));
+}
+
+/// Privilege, what is enabled, and a few descriptors.
+fn system_state(machine: &mut Machine, input: &mut Input<'_>) {
+    let [choices, limit] = input.take();
+    machine.cpl = choices & 3;
+    machine.cr0.set(Cr0::TS, choices & 4 != 0);
+    machine.cr0.set(Cr0::EM, choices & 8 != 0);
+    machine.cr4.set(Cr4::OSFXSR, choices & 0x10 == 0);
+    machine.cr4.set(Cr4::VME | Cr4::UMIP, choices & 0x20 != 0);
+    machine.xcr0.set(Xcr0::AVX, choices & 0x40 == 0);
+    machine.x87_waits = choices & 0x80 != 0;
+    machine.tables[0] = DescriptorTable { base: GDT, limit: limit.into() };
+    for place in (8..32).step_by(8) {
+        let at = GDT as usize + place;
+        machine.memory[at..at + 8].copy_from_slice(&input.u64().to_le_bytes());
+    }
 }
 
 /// Whatever the hand-made decoders know, they see as iced does.
@@ -93,8 +117,14 @@ fn one_step(machine: Machine) {
     let mut machine = before.clone();
     let result = step(&mut machine);
     assert!(machine.accesses <= 3 * 256, "not bounded");
-    let at = before.rip as usize;
-    let code: Vec<u8> = before.memory[at..].iter().copied().take(15).collect();
+    let base = if before.mode == CpuMode::Long64 {
+        0
+    } else {
+        before.segments[SegmentRegister::Cs as usize].base
+    };
+    let at = (base.wrapping_add(before.rip) & 0xffff_ffff) as usize;
+    let rest = before.memory.get(at..).unwrap_or_default();
+    let code: Vec<u8> = rest.iter().copied().take(15).collect();
     let op = decode(&code, before.mode, before.rip, Decoder::Both).map(|i| i.op);
     let string = matches!(op, Ok(Op::String(_)));
     match result {
