@@ -36,7 +36,7 @@ fn code() -> impl Strategy<Value = Vec<u8>> {
         any::<[u8; 2]>().prop_map(|[a, b]| vec![0x0f, if a & 1 == 0 { 0x38 } else { 0x3a }, b]),
         // VEX, of the maps and prefixes that there are.
         any::<[u8; 2]>().prop_map(|[a, b]| vec![0xc5, a, b]),
-        any::<[u8; 3]>().prop_map(|[a, b, c]| vec![0xc4, a & 0xe0 | 1 + a % 3, b, c]),
+        any::<[u8; 3]>().prop_map(|[a, b, c]| vec![0xc4, a & 0xe0 | (1 + a % 3), b, c]),
     ];
     let rest = prop::collection::vec(any::<u8>(), 15);
     (prefixes, opcode, rest).prop_map(|(prefixes, opcode, rest)| {

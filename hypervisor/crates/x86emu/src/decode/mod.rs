@@ -4,6 +4,7 @@ pub(crate) mod general;
 pub(crate) mod hand_made;
 mod kept;
 mod names;
+mod operands;
 pub(crate) mod stream;
 mod vector;
 

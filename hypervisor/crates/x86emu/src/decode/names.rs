@@ -1,6 +1,6 @@
 //! From a mnemonic of iced-x86 to an operation.
 
-use super::general::{gpr, segment, source_width};
+use super::operands::{gpr, segment, source_width};
 use crate::instruction::{
     AluOp, BitOp, Condition, ControlOp, DescriptorOp, FieldOp, Op, ScanOp, ShiftOp, StringOp,
 };
@@ -50,6 +50,21 @@ pub(super) fn operation(found: &iced_x86::Instruction) -> Option<Op> {
         M::Bts => Op::Bit(BitOp::Set),
         M::Btr => Op::Bit(BitOp::Reset),
         M::Btc => Op::Bit(BitOp::Complement),
+        _ => {
+            return string_or_hint(found)
+                .or_else(|| stack(found))
+                .or_else(|| wide(found))
+                .or_else(|| field(found))
+                .or_else(|| descriptor(found))
+                .or_else(|| conditional(found));
+        }
+    })
+}
+
+/// String instructions, and what is only a hint.
+fn string_or_hint(found: &iced_x86::Instruction) -> Option<Op> {
+    use Mnemonic as M;
+    Some(match found.mnemonic() {
         M::Stosb | M::Stosw | M::Stosd | M::Stosq => Op::String(StringOp::Stos),
         M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq => Op::String(StringOp::Lods),
         M::Scasb | M::Scasw | M::Scasd | M::Scasq => Op::String(StringOp::Scas),
@@ -74,13 +89,7 @@ pub(super) fn operation(found: &iced_x86::Instruction) -> Option<Op> {
         | M::Prefetch
         | M::Prefetchwt1
         | M::Nop => Op::Hint,
-        _ => {
-            return stack(found)
-                .or_else(|| wide(found))
-                .or_else(|| field(found))
-                .or_else(|| descriptor(found))
-                .or_else(|| conditional(found));
-        }
+        _ => return None,
     })
 }
 

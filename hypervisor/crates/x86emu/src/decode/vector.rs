@@ -1,6 +1,6 @@
 //! From an instruction of MMX, SSE or AVX to a move, where it is one.
 
-use super::general::memory_or_string;
+use super::operands::memory_or_string;
 use crate::instruction::{Op, Operand, VectorMove, VectorOp, VectorSize};
 use iced_x86::{EncodingKind, Mnemonic, OpKind, Register};
 use x86defs::control::CpuMode;
@@ -82,29 +82,6 @@ fn operation(found: &iced_x86::Instruction, place: u32, size: VectorSize) -> Opt
         constant & all >> bytes.trailing_zeros()
     };
     Some(match found.mnemonic() {
-        M::Movaps
-        | M::Movapd
-        | M::Movdqa
-        | M::Movntdq
-        | M::Movntps
-        | M::Movntpd
-        | M::Movntdqa
-        | M::Vmovaps
-        | M::Vmovapd
-        | M::Vmovdqa
-        | M::Vmovntdq
-        | M::Vmovntps
-        | M::Vmovntpd
-        | M::Vmovntdqa => VectorOp::Whole { aligned: true },
-        M::Movups
-        | M::Movupd
-        | M::Movdqu
-        | M::Lddqu
-        | M::Movntq
-        | M::Vmovups
-        | M::Vmovupd
-        | M::Vmovdqu
-        | M::Vlddqu => VectorOp::Whole { aligned: false },
         M::Movd | M::Vmovd | M::Movss | M::Vmovss | M::Movntss => element(4, 0, None),
         M::Movq | M::Vmovq | M::Movsd | M::Vmovsd | M::Movntsd => element(8, 0, None),
         M::Movlps | M::Movlpd | M::Vmovlps | M::Vmovlpd => element(8, 0, kept),
@@ -137,7 +114,38 @@ fn operation(found: &iced_x86::Instruction, place: u32, size: VectorSize) -> Opt
         }
         M::Vmaskmovps | M::Vpmaskmovd => VectorOp::Masked { bytes: 4, mask: register(1) },
         M::Vmaskmovpd | M::Vpmaskmovq => VectorOp::Masked { bytes: 8, mask: register(1) },
-        _ => return widen(found.mnemonic()),
+        _ => return whole(found.mnemonic()).or_else(|| widen(found.mnemonic())),
+    })
+}
+
+/// Moves of a whole register.
+fn whole(mnemonic: Mnemonic) -> Option<VectorOp> {
+    use Mnemonic as M;
+    Some(match mnemonic {
+        M::Movaps
+        | M::Movapd
+        | M::Movdqa
+        | M::Movntdq
+        | M::Movntps
+        | M::Movntpd
+        | M::Movntdqa
+        | M::Vmovaps
+        | M::Vmovapd
+        | M::Vmovdqa
+        | M::Vmovntdq
+        | M::Vmovntps
+        | M::Vmovntpd
+        | M::Vmovntdqa => VectorOp::Whole { aligned: true },
+        M::Movups
+        | M::Movupd
+        | M::Movdqu
+        | M::Lddqu
+        | M::Movntq
+        | M::Vmovups
+        | M::Vmovupd
+        | M::Vmovdqu
+        | M::Vlddqu => VectorOp::Whole { aligned: false },
+        _ => return None,
     })
 }
 

@@ -145,15 +145,7 @@ fn load<C: Cpu>(
             }
             Ok(value)
         }
-        VectorOp::Broadcast(bytes) => {
-            let bytes = usize::from(bytes);
-            let found = read(cpu, memory, bytes, false)?;
-            let mut value = [0; 32];
-            for at in (0..size).step_by(bytes.max(1)) {
-                copy(&mut value, at, part(&found, 0, bytes));
-            }
-            Ok(value)
-        }
+        VectorOp::Broadcast(bytes) => broadcast(cpu, memory, size, bytes.into()),
         VectorOp::Duplicate { bytes, high } => duplicate(cpu, memory, moved, bytes.into(), high),
         VectorOp::Widen { from, to, signed } => {
             let count = size.checked_div(to.bytes()).unwrap_or(0);
@@ -187,6 +179,21 @@ fn load<C: Cpu>(
         }
         VectorOp::Extract { .. } => Err(GuestException::UD.into()),
     }
+}
+
+/// All elements become the one in memory.
+fn broadcast<C: Cpu>(
+    cpu: &mut C,
+    memory: &MemoryOperand,
+    size: usize,
+    bytes: usize,
+) -> Result<Bytes, Fault<C::Error>> {
+    let found = read(cpu, memory, bytes, false)?;
+    let mut value = [0; 32];
+    for at in (0..size).step_by(bytes.max(1)) {
+        copy(&mut value, at, part(&found, 0, bytes));
+    }
+    Ok(value)
 }
 
 /// MOVDDUP reads the lower half only, where it loads 16 bytes.
