@@ -16,4 +16,5 @@ pub mod monitor;
 pub mod page_walk;
 pub mod pv_msrs;
 pub mod session;
+pub mod state;
 pub mod turn;

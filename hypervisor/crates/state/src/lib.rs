@@ -1,0 +1,28 @@
+//! A saved machine: a list of sections, each with a name, an instance, a version and a checksum.
+//!
+//! What has a state of its own implements [`Saved`], which gives its section a name and a
+//! version. [`Writer`] makes sections of such states, and [`Sections`] makes states of sections.
+//! A saved machine comes from outside: a reader believes nothing, and each [`StateError`] names
+//! the section and the cure. `docs/state.md` has the format. Fuzz target: `state`.
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)
+)]
+
+extern crate alloc;
+
+mod error;
+mod format;
+mod reader;
+mod saved;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use error::{SectionName, StateError};
+pub use format::{FORMAT, MOST_NAME, MOST_PAYLOAD, MOST_SECTIONS};
+pub use reader::Sections;
+pub use saved::{ReadPrevious, Saved, decode};
+pub use writer::Writer;
