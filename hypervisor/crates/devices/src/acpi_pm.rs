@@ -18,6 +18,7 @@
 
 use bitflags::bitflags;
 use serde::{Deserialize, Serialize};
+use state::Saved;
 use x86defs::{Low, Width};
 
 use crate::clock::Clock;
@@ -239,6 +240,11 @@ pub struct AcpiPmState {
     control: u16,
     sleep: Option<u8>,
     seen: Nanos,
+}
+
+impl Saved for AcpiPmState {
+    const NAME: &'static str = "acpi-pm";
+    const VERSION: u16 = 1;
 }
 
 impl Device for AcpiPm {

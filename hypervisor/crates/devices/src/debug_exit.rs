@@ -4,6 +4,7 @@
 //! exit status is the owner's affair. QEMU: "isa-debug-exit".
 
 use serde::{Deserialize, Serialize};
+use state::Saved;
 use x86defs::Width;
 
 use crate::{AccessError, Device, PortDevice, RestoreError};
@@ -61,6 +62,11 @@ impl PortDevice for DebugExit {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DebugExitState {
     exit: Option<u32>,
+}
+
+impl Saved for DebugExitState {
+    const NAME: &'static str = "debug-exit";
+    const VERSION: u16 = 1;
 }
 
 impl Device for DebugExit {

@@ -1,6 +1,6 @@
 //! The traits of device models.
 
-use serde::{Serialize, de::DeserializeOwned};
+use state::Saved;
 use x86defs::Width;
 use x86defs::time::Nanos;
 
@@ -19,8 +19,8 @@ pub struct RestoreError(pub &'static str);
 
 /// Operations of every device model, beside accesses.
 pub trait Device: Sized {
-    /// All state that the guest could notice.
-    type State: Serialize + DeserializeOwned + Clone + PartialEq + core::fmt::Debug;
+    /// All state that the guest could notice. Times in it are the guest's.
+    type State: Saved + Clone + PartialEq + core::fmt::Debug;
 
     /// The state now.
     fn save(&self) -> Self::State;

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use core::fmt;
 use serde::{Deserialize, Serialize};
+use state::Saved;
 use x86defs::Width;
 
 use crate::{AccessError, Device, PortDevice, RestoreError};
@@ -134,6 +135,11 @@ impl PortDevice for FirmwarePort {
 pub struct FirmwarePortState {
     told: Vec<FirmwareEntry>,
     news: Option<FirmwareNews>,
+}
+
+impl Saved for FirmwarePortState {
+    const NAME: &'static str = "firmware-port";
+    const VERSION: u16 = 1;
 }
 
 impl Device for FirmwarePort {

@@ -13,6 +13,7 @@
 use alloc::vec::Vec;
 use bitflags::bitflags;
 use serde::{Deserialize, Serialize};
+use state::Saved;
 use x86defs::{Low, Width};
 
 use crate::ports::PortRange;
@@ -324,6 +325,11 @@ pub struct I8042State {
     expects: Expects,
     last_was_command: bool,
     reset: bool,
+}
+
+impl Saved for I8042State {
+    const NAME: &'static str = "i8042";
+    const VERSION: u16 = 1;
 }
 
 impl Device for I8042 {

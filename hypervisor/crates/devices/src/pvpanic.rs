@@ -5,6 +5,7 @@
 
 use bitflags::bitflags;
 use serde::{Deserialize, Serialize};
+use state::Saved;
 use x86defs::{Low, Width};
 
 use crate::{AccessError, Device, PortDevice, RestoreError};
@@ -80,6 +81,11 @@ impl PortDevice for PvPanic {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PvPanicState {
     events: u8,
+}
+
+impl Saved for PvPanicState {
+    const NAME: &'static str = "pvpanic";
+    const VERSION: u16 = 1;
 }
 
 impl Device for PvPanic {

@@ -8,6 +8,7 @@
 //! Data sheet: "82371AB (PIIX4)", "RC—Reset Control Register" and "Port 92".
 
 use serde::{Deserialize, Serialize};
+use state::Saved;
 use x86defs::{Low, Width};
 
 use crate::ports::PortRange;
@@ -120,6 +121,11 @@ pub struct ResetControlState {
     control: u8,
     port92: u8,
     request: Option<ResetKind>,
+}
+
+impl Saved for ResetControlState {
+    const NAME: &'static str = "reset-control";
+    const VERSION: u16 = 1;
 }
 
 impl Device for ResetControl {

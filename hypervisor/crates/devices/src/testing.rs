@@ -1,6 +1,7 @@
 //! Properties that every port device has, checked with random accesses: none
 //! of them panics, a saved and restored device goes on as the original does,
-//! and a state that was tampered with is refused or harmless.
+//! a state that was tampered with is refused or harmless, and the layout of its version does not
+//! change.
 //!
 //! A model says how to poke it with [`Subject`] and writes
 //! `device_properties!(Model, span)` in its tests.
@@ -8,6 +9,7 @@
 use alloc::vec::Vec;
 use proptest::prelude::*;
 use serde_json::Value;
+use state::{Sections, Writer};
 use x86defs::Width;
 
 use crate::{Device, PortDevice};
@@ -86,6 +88,38 @@ pub(crate) fn step<D: Subject>(device: &mut D, op: &Op, now: &mut Nanos) -> (u64
     (answer, device.look())
 }
 
+/// A device after accesses of every kind, always the same ones.
+pub(crate) fn used<D: Subject>(span: u16) -> D {
+    let (mut device, mut now, mut seed) = (D::fresh(), Nanos(5), 1_u32);
+    let mut number = || {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        seed >> 16
+    };
+    for _ in 0..100 {
+        let offset = u16::try_from(number() % u32::from(span)).unwrap();
+        let value = number() & 0xff;
+        let op = match number() % 8 {
+            0..=4 => Op::Write(offset, Width::B1, value),
+            5 => Op::Write(offset & !3, Width::B4, number() << 16 | value),
+            6 => Op::Pass(number().into()),
+            _ => Op::Act(0, value),
+        };
+        step(&mut device, &op, &mut now);
+    }
+    device
+}
+
+/// The state in `device`, by way of the bytes of its section.
+fn saved<D: Device>(device: &D) -> D::State {
+    let mut writer = Writer::new();
+    writer.put(3, &device.save());
+    let bytes = writer.finish().unwrap();
+    let mut sections = Sections::open(&bytes).unwrap();
+    let state = sections.take(3).unwrap();
+    sections.finish().unwrap();
+    state
+}
+
 /// A device saved after `before` and restored into a fresh one answers
 /// `after` as the original does.
 pub(crate) fn same_after_restore<D: Subject>(before: &[Op], after: &[Op]) {
@@ -95,9 +129,8 @@ pub(crate) fn same_after_restore<D: Subject>(before: &[Op], after: &[Op]) {
         step(&mut original, op, &mut now);
     }
     original.quiesce();
-    let text = serde_json::to_string(&original.save()).unwrap();
     let mut copy = D::fresh();
-    copy.restore(serde_json::from_str(&text).unwrap()).unwrap();
+    copy.restore(saved(&original)).unwrap();
     assert_eq!(original.save(), copy.save());
     assert_eq!(original.look(), copy.look());
     let mut copy_now = now;
@@ -168,6 +201,12 @@ pub(crate) fn edits() -> impl Strategy<Value = Vec<(usize, Option<u64>)>> {
 
 macro_rules! device_properties {
     ($device:ty, $span:expr) => {
+        #[test]
+        fn the_state_is_laid_out_as_it_was() {
+            let sample = || $crate::testing::used::<$device>($span).save();
+            state::golden::check(env!("CARGO_MANIFEST_DIR"), sample);
+        }
+
         proptest::proptest! {
             #[test]
             fn restored_device_goes_on_the_same(

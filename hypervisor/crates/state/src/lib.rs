@@ -7,7 +7,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(
-    not(test),
+    not(any(test, feature = "golden")),
     deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]
 
@@ -15,6 +15,8 @@ extern crate alloc;
 
 mod error;
 mod format;
+#[cfg(feature = "golden")]
+pub mod golden;
 mod reader;
 mod saved;
 #[cfg(test)]

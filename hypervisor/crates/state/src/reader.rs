@@ -4,7 +4,7 @@ use crate::error::{SectionName, StateError};
 use crate::format::{
     END, END_VERSION, FORMAT, HEADER, MAGIC, MOST_PAYLOAD, MOST_SECTIONS, is_name,
 };
-use crate::saved::{self, Saved, decode};
+use crate::saved::{self, Saved};
 use alloc::collections::BTreeMap;
 use alloc::collections::btree_map::Entry;
 
@@ -110,17 +110,11 @@ impl<'a> Sections<'a> {
         let section = || SectionName::new(T::NAME, instance);
         let found = self.left.remove(&(T::NAME, instance));
         let Section { version, payload } = found.ok_or_else(|| StateError::Missing(section()))?;
-        let state = if version == T::VERSION {
-            decode(payload)
-        } else if let Some(previous) = T::PREVIOUS
-            && version == T::VERSION - 1
-        {
-            previous(payload)
-        } else {
-            let oldest = T::VERSION - u16::from(T::PREVIOUS.is_some());
-            let newest = T::VERSION;
+        if !saved::reads::<T>(version) {
+            let (oldest, newest) = (saved::oldest::<T>(), T::VERSION);
             return Err(StateError::Version { section: section(), found: version, oldest, newest });
-        };
+        }
+        let state = saved::read(version, payload);
         state.ok_or_else(|| StateError::Payload { section: section(), version })
     }
 

@@ -30,6 +30,26 @@ pub fn decode<T: DeserializeOwned>(payload: &[u8]) -> Option<T> {
     }
 }
 
+/// The state that a payload of `version` holds; `None` where it holds none, or nothing reads that
+/// version.
+pub(crate) fn read<T: Saved>(version: u16, payload: &[u8]) -> Option<T> {
+    if version == T::VERSION {
+        decode(payload)
+    } else {
+        T::PREVIOUS.filter(|_| reads::<T>(version)).and_then(|previous| previous(payload))
+    }
+}
+
+/// Whether sections of `version` are read.
+pub(crate) fn reads<T: Saved>(version: u16) -> bool {
+    (oldest::<T>()..=T::VERSION).contains(&version)
+}
+
+/// The oldest version that is read.
+pub(crate) fn oldest<T: Saved>() -> u16 {
+    T::VERSION.saturating_sub(T::PREVIOUS.is_some().into())
+}
+
 /// Checks, when the crate that names `T` is compiled, that `T` has a name and a version that can
 /// be, and reads the version before.
 pub(crate) const fn check<T: Saved>() {

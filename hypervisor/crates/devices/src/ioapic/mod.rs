@@ -15,6 +15,7 @@ use crate::lapic::{DeliveryMode, Destination, DestinationMode, InterruptMessage,
 use crate::{AccessError, Device, MmioDevice, RestoreError};
 use bitfield_struct::bitfield;
 use serde::{Deserialize, Serialize};
+use state::Saved;
 use x86defs::time::Nanos;
 use x86defs::{Low, Vector, Width};
 
@@ -109,6 +110,11 @@ pub struct IoApicState {
     asserted: u32,
     /// Pins that have a message to send.
     queued: u32,
+}
+
+impl Saved for IoApicState {
+    const NAME: &'static str = "ioapic";
+    const VERSION: u16 = 1;
 }
 
 /// An I/O APIC.

@@ -280,3 +280,17 @@ proptest! {
         prop_assert_eq!(io, twin);
     }
 }
+
+#[test]
+fn the_state_is_laid_out_as_it_was() {
+    state::golden::check(env!("CARGO_MANIFEST_DIR"), || {
+        let mut io = IoApic::new(2, PCI_PINS);
+        program(&mut io, 4, 0x31, 1);
+        program(&mut io, 9, LEVEL | 0x49, 2);
+        program(&mut io, 16, LEVEL | ACTIVE_LOW | MASKED | 0x51, 3);
+        for pin in [4, 9, 16] {
+            let _ = io.set_line(pin, true);
+        }
+        io.save()
+    });
+}

@@ -9,6 +9,7 @@ use super::reg::{Esr, IcrLow, Lvt, LvtEntry, Reg, Svr};
 use super::ticks::Ticks;
 use crate::{Device, RestoreError};
 use serde::{Deserialize, Serialize};
+use state::Saved;
 
 /// The timer does not count.
 pub(super) const NEVER_NS: u64 = u64::MAX;
@@ -51,6 +52,11 @@ pub struct LapicState {
     pub(super) esr_logged: Esr,
     /// Levels of the pins, a bit each.
     pub(super) lint_asserted: u8,
+}
+
+impl Saved for LapicState {
+    const NAME: &'static str = "lapic";
+    const VERSION: u16 = 1;
 }
 
 impl LapicState {

@@ -6,6 +6,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
+use state::Saved;
 use x86defs::{Low, Width};
 
 use super::{ConfigEffect, PciFunction, config_bytes};
@@ -382,6 +383,11 @@ impl PciFunction for ConfigSpace {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigState {
     bytes: Vec<u8>,
+}
+
+impl Saved for ConfigState {
+    const NAME: &'static str = "pci-config";
+    const VERSION: u16 = 1;
 }
 
 impl Device for ConfigSpace {

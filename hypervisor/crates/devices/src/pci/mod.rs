@@ -17,6 +17,7 @@
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
+use state::Saved;
 use x86defs::{Low, Width};
 
 use crate::ports::PortRange;
@@ -270,6 +271,11 @@ impl<F: PciFunction> PortDevice for PciBus<F> {
 pub struct PciBusState {
     address: u32,
     host_bridge: ConfigState,
+}
+
+impl Saved for PciBusState {
+    const NAME: &'static str = "pci-bus";
+    const VERSION: u16 = 1;
 }
 
 impl<F: PciFunction> Device for PciBus<F> {

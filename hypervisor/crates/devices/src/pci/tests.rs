@@ -245,3 +245,13 @@ impl Subject for PciBus<ConfigSpace> {
 }
 
 device_properties!(PciBus<ConfigSpace>, 8);
+
+#[test]
+fn the_state_of_a_configuration_space_is_laid_out_as_it_was() {
+    state::golden::check(env!("CARGO_MANIFEST_DIR"), || {
+        let mut config = card();
+        let _ = config.config_write(header::COMMAND, Width::B2, 7);
+        let _ = config.config_write(header::BAR0, Width::B4, 0xc000);
+        config.save()
+    });
+}

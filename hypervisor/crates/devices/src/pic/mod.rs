@@ -12,6 +12,7 @@
 //! edge/level registers "82371AB (PIIX4)", "Interrupt Controller Registers".
 
 use serde::{Deserialize, Serialize};
+use state::Saved;
 use x86defs::{Low, Width};
 
 use crate::ports::PortRange;
@@ -192,6 +193,11 @@ impl PortDevice for PicPair {
 pub struct PicState {
     master: Chip,
     slave: Chip,
+}
+
+impl Saved for PicState {
+    const NAME: &'static str = "pic";
+    const VERSION: u16 = 1;
 }
 
 impl Device for PicPair {

@@ -13,6 +13,7 @@
 //! Data sheet: "82C54 Programmable Interval Timer".
 
 use serde::{Deserialize, Serialize};
+use state::Saved;
 use x86defs::{Low, Width};
 
 use crate::clock::Clock;
@@ -176,6 +177,11 @@ impl Timed for Pit {
 pub struct PitState {
     channels: [Channel; 3],
     port61: Port61,
+}
+
+impl Saved for PitState {
+    const NAME: &'static str = "pit";
+    const VERSION: u16 = 1;
 }
 
 impl Device for Pit {

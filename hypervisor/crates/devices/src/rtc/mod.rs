@@ -14,6 +14,7 @@
 
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
+use state::Saved;
 use x86defs::{Low, Width};
 
 use crate::ports::PortRange;
@@ -408,6 +409,11 @@ pub struct RtcState {
     phase: u64,
     seen: Nanos,
     set_by_guest: bool,
+}
+
+impl Saved for RtcState {
+    const NAME: &'static str = "rtc";
+    const VERSION: u16 = 1;
 }
 
 impl Device for Rtc {

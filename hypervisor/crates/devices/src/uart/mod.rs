@@ -17,6 +17,7 @@
 use alloc::vec::Vec;
 use bitflags::bitflags;
 use serde::{Deserialize, Serialize};
+use state::Saved;
 use x86defs::{Low, Width};
 
 use crate::ports::PortRange;
@@ -502,6 +503,11 @@ pub struct UartState {
     thr_interrupt: bool,
     rx_touched: Nanos,
     rx_timeout: bool,
+}
+
+impl Saved for UartState {
+    const NAME: &'static str = "uart";
+    const VERSION: u16 = 1;
 }
 
 impl Device for Uart {

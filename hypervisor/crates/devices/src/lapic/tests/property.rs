@@ -183,3 +183,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_state_is_laid_out_as_it_was() {
+    ::state::golden::check(env!("CARGO_MANIFEST_DIR"), || {
+        let mut apic = xapic(3);
+        let _ = store(&mut apic, 0x320, 0x2_00ec);
+        let _ = store(&mut apic, 0x3e0, 0xb);
+        let _ = store(&mut apic, 0x380, 100_000);
+        apic.merge(&[1 << 0x31, 1 << 1, 0, 0], &[0, 1 << 1, 0, 0]);
+        if let Some(vector) = apic.deliverable() {
+            apic.acknowledge(vector);
+        }
+        apic.save()
+    });
+}
