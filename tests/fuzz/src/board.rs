@@ -1,15 +1,16 @@
 //! The devices of a guest's machine, whatever the guest does to their ports and registers
-//! in memory and whenever: no access panics, changes the 8259s' output without telling the vCPU, or
+//! in memory and whenever, and though it is saved and restored meanwhile: no access panics, changes the 8259s' output without telling the vCPU, or
 //! leaves a deadline in the past, for which the CPU would wake again and again.
 
 use super::input::Input;
 use chipset::fabric::{Fabric, Kick};
 use chipset::pci::Placed;
 use chipset::test_device::TestDevice;
-use chipset::{Board, ConsoleSink, HotBells, has_device};
+use chipset::{Board, ConsoleSink, HotBells, Quiet, has_device};
 use config::GuestSettings;
 use config::layout::IOAPIC_BASE;
 use devices::pci::DevFn;
+use state::{Sections, Writer};
 use std::boxed::Box;
 use std::sync::{Arc, LazyLock};
 use std::vec::Vec;
@@ -115,17 +116,40 @@ fn pci(board: &Board, bells: &mut HotBells, how: u8, input: &mut Input<'_>, now:
     }
 }
 
-/// One case.
-pub fn run(data: &[u8]) {
-    let mut input = Input(data);
-    let [seconds, switches] = input.take();
+/// A guest's devices, as they are made.
+fn machine(wall: u64, switches: u8) -> (Arc<Fabric>, Board) {
     let fabric = Arc::new(Fabric::new(1, Kick(Box::new(|_| ()))));
-    let mailbox = fabric.mailbox(0).expect("there is one vCPU");
-    let wall = 1_700_000_000 + (u64::from(seconds) << 24);
     let console = Arc::new(Room(100));
     let device = TestDevice::inline(PLACE, Arc::clone(&fabric)).expect("its layout fits");
     let placed: [Placed; 1] = [(PLACE, device)];
     let board = Board::new(wall, &settings(switches), Arc::clone(&fabric), console, &placed);
+    (fabric, board)
+}
+
+/// The devices as they are saved.
+fn save(board: &Board) -> Vec<u8> {
+    assert_eq!(board.quiesce(), Quiet::Now);
+    let mut writer = Writer::new();
+    board.save(&mut writer);
+    writer.finish().expect("every board can be saved")
+}
+
+/// Restores `board` into `fresh`, which is the same then.
+fn move_over(board: &Board, fresh: &Board) {
+    let saved = save(board);
+    let mut sections = Sections::open(&saved).expect("what was saved can be read");
+    fresh.restore(&mut sections).expect("what was saved can be restored");
+    assert_eq!(sections.finish(), Ok(()));
+    assert_eq!(save(fresh), saved);
+    fresh.go_on();
+}
+
+/// One case.
+pub fn run(data: &[u8]) {
+    let mut input = Input(data);
+    let [seconds, switches] = input.take();
+    let wall = 1_700_000_000 + (u64::from(seconds) << 24);
+    let (mut fabric, mut board) = machine(wall, switches);
     let mut bells = HotBells::default();
     let mut now = Nanos(0);
     for _ in 0..ACCESSES {
@@ -133,7 +157,7 @@ pub fn run(data: &[u8]) {
             break;
         }
         let mut asked = fabric.pic_output();
-        let _ = mailbox.take_requests();
+        let _ = fabric.mailbox(0).map(|mailbox| mailbox.take_requests());
         let [operation, choice] = input.take();
         let width = width_of(operation >> 6);
         let port = match PORTS.get(usize::from(choice)) {
@@ -173,6 +197,11 @@ pub fn run(data: &[u8]) {
                 assert!(taken <= typed.len());
                 let _ = board.try_flush_console();
             }
+            14 if choice & 0x87 == 0x87 => {
+                let (other, fresh) = machine(wall, switches);
+                move_over(&board, &fresh);
+                (fabric, board, bells) = (other, fresh, HotBells::default());
+            }
             14 => match choice & 3 {
                 0 => board.press_power_button(),
                 1 => fabric.end_of_interrupt(input.byte()),
@@ -195,7 +224,8 @@ pub fn run(data: &[u8]) {
             }
         }
         board.advance(now);
-        assert!(asked == fabric.pic_output() || !mailbox.is_quiet(), "the vCPU is not told");
+        let is_quiet = fabric.mailbox(0).is_none_or(|mailbox| mailbox.is_quiet());
+        assert!(asked == fabric.pic_output() || !is_quiet, "the vCPU is not told");
         let next = board.deadline();
         assert!(next > now, "a deadline at {next:?} that {now:?} does not end");
         let lines = fabric.lines();

@@ -89,9 +89,9 @@ pub struct Board {
     /// Time at which each timed device next wants to act, in nanoseconds.
     pub(crate) deadlines: [AtomicU64; 4],
     /// The earliest of them.
-    earliest: AtomicU64,
+    pub(crate) earliest: AtomicU64,
     /// Held to find the earliest.
-    deciding: spin::Mutex<()>,
+    pub(crate) deciding: spin::Mutex<()>,
 }
 
 impl Board {
@@ -167,6 +167,14 @@ impl Board {
         slot.store(at, Ordering::Relaxed);
         let least = self.deadlines.iter().map(|d| d.load(Ordering::Relaxed)).min();
         self.earliest.store(least.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Notes when each device next wants to act.
+    pub(crate) fn note_deadlines(&self) {
+        self.note_deadline(TimedDevice::Pit, &*self.pit.lock());
+        self.note_deadline(TimedDevice::Rtc, &*self.rtc.lock());
+        self.note_deadline(TimedDevice::Uart, &self.serial.lock().uart);
+        self.note_deadline(TimedDevice::Pm, &*self.pm.lock());
     }
 
     /// Time has come to `now`.

@@ -75,6 +75,20 @@ impl Bus {
         }
     }
 
+    /// The devices.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = &dyn BoardDevice> {
+        self.members.iter().map(|member| &*member.device)
+    }
+
+    /// The devices have been restored, and may answer elsewhere now.
+    pub(crate) fn restored(&self) {
+        for member in &self.members {
+            if member.device.places().iter().any(Option::is_some) {
+                self.moved(member.place);
+            }
+        }
+    }
+
     /// How often the places have changed.
     #[inline(always)]
     pub(crate) fn generation(&self) -> u64 {

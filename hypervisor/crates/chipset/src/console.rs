@@ -1,8 +1,11 @@
 //! The serial port on its way to the guest's console.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt::Debug;
 use devices::uart::Uart;
+use serde::{Deserialize, Serialize};
+use state::{Saved, Sections, StateError};
 
 /// Bytes that wait at the most.
 const ROOM: usize = 1024;
@@ -49,7 +52,30 @@ pub(crate) struct Outbox {
     end: usize,
 }
 
+/// The bytes in an [`Outbox`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OutboxState(Vec<u8>);
+
+impl Saved for OutboxState {
+    const NAME: &'static str = "outbox";
+    const VERSION: u16 = 1;
+}
+
 impl Outbox {
+    pub(crate) fn save(&self) -> OutboxState {
+        OutboxState(self.bytes.get(self.first..self.end).unwrap_or_default().to_vec())
+    }
+
+    pub(crate) fn restore(&mut self, sections: &mut Sections<'_>) -> Result<(), StateError> {
+        let OutboxState(bytes) = sections.take(0)?;
+        if bytes.len() > ROOM {
+            return Err(StateError::refused(OutboxState::NAME, 0, "more bytes than there is room"));
+        }
+        (self.first, self.end) = (0, 0);
+        bytes.into_iter().for_each(|byte| self.push(byte));
+        Ok(())
+    }
+
     /// Whether one more fits.
     #[inline(always)]
     pub(crate) const fn has_room(&self) -> bool {
@@ -78,5 +104,15 @@ impl Outbox {
             self.end = 0;
         }
         count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_is_laid_out_as_it_was() {
+        state::golden::check(env!("CARGO_MANIFEST_DIR"), || OutboxState(b"login".to_vec()));
     }
 }

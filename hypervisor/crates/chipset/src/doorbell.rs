@@ -35,6 +35,12 @@ impl Doorbell {
         self.owed.store(false, Ordering::SeqCst);
     }
 
+    /// The marks, which stay.
+    #[must_use]
+    pub fn marks(&self) -> u64 {
+        self.bits.load(Ordering::SeqCst)
+    }
+
     /// Takes the marks: for the one who was woken.
     #[must_use]
     pub fn take(&self) -> u64 {

@@ -24,6 +24,7 @@ mod hot;
 pub mod pci;
 mod ports;
 mod scratch;
+mod state;
 pub mod test_device;
 pub mod trace_port;
 
@@ -32,4 +33,5 @@ pub use bus::HotBells;
 pub use console::{ConsoleSink, Flushed};
 pub use hot::HotWrite;
 pub use ports::has_device;
+pub use state::Quiet;
 pub use trace_port::HOT_DECLINES;

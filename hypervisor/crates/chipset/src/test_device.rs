@@ -4,13 +4,18 @@
 use crate::doorbell::Doorbell;
 use crate::fabric::Fabric;
 use crate::pci::{BoardDevice, Interrupts, PciInterface, PortBells};
+use crate::state::{Quiet, refused};
 use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use devices::RestoreError;
 use devices::pci::{
     BAR_COUNT, Bar, BarRange, ConfigEffect, ConfigSpace, DevFn, Identity, LayoutError,
 };
 use locks::{Mutex, Rank};
+use serde::{Deserialize, Serialize};
 use service::{Wake, Waker};
+use state::{Saved, Sections, StateError, Writer};
 use x86defs::Width;
 use x86defs::bits::Low;
 use x86defs::time::Nanos;
@@ -57,6 +62,21 @@ pub struct TestDevice {
     alone: Mutex<()>,
     turns: AtomicU32,
     echo: AtomicBool,
+}
+
+/// The saved state of a [`TestDevice`], but for its interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct TestDeviceState {
+    /// Doorbells that are rung and not seen.
+    marks: u64,
+    seen: Vec<u32>,
+    turns: u32,
+    echo: bool,
+}
+
+impl Saved for TestDeviceState {
+    const NAME: &'static str = "test-device";
+    const VERSION: u16 = 1;
 }
 
 impl TestDevice {
@@ -130,6 +150,30 @@ impl TestDevice {
         }
     }
 
+    fn state(&self) -> TestDeviceState {
+        let _alone = self.alone.lock();
+        TestDeviceState {
+            marks: self.doorbell.marks(),
+            seen: self.seen().collect(),
+            turns: self.turns.load(Ordering::SeqCst),
+            echo: self.echo.load(Ordering::SeqCst),
+        }
+    }
+
+    fn put_back(&self, state: &TestDeviceState) -> Result<(), RestoreError> {
+        if state.seen.len() != self.seen.len() {
+            return Err(RestoreError("test device: another number of doorbells"));
+        }
+        for (to, from) in self.seen.iter().zip(&state.seen) {
+            to.store(*from, Ordering::SeqCst);
+        }
+        self.turns.store(state.turns, Ordering::SeqCst);
+        self.echo.store(state.echo, Ordering::SeqCst);
+        // Whoever is to see them is woken when the device goes on.
+        let _ = self.doorbell.mark(state.marks);
+        Ok(())
+    }
+
     /// In how many turns each doorbell was seen to be rung.
     pub fn seen(&self) -> impl Iterator<Item = u32> {
         self.seen.iter().map(|seen| seen.load(Ordering::SeqCst))
@@ -186,6 +230,30 @@ impl BoardDevice for TestDevice {
         }
     }
 
+    fn quiesce(&self) -> Quiet {
+        // It has no medium, and its doorbells keep.
+        Quiet::Now
+    }
+
+    fn go_on(&self) {
+        if self.doorbell.marks() != 0 {
+            self.doorbell.pay();
+            self.waker.wake();
+        }
+    }
+
+    fn save(&self, writer: &mut Writer) {
+        self.pci.save(writer);
+        writer.put(self.pci.instance(), &self.state());
+    }
+
+    fn restore(&self, sections: &mut Sections<'_>) -> Result<(), StateError> {
+        self.pci.restore(sections)?;
+        let instance = self.pci.instance();
+        let state = sections.take(instance)?;
+        self.put_back(&state).map_err(refused::<TestDeviceState>(instance))
+    }
+
     fn port_bells(&self) -> Option<PortBells> {
         Some(PortBells {
             bar: PORTS,
@@ -194,5 +262,24 @@ impl BoardDevice for TestDevice {
             doorbell: Arc::clone(&self.doorbell),
             waker: Arc::clone(&self.waker),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fabric::Kick;
+    use alloc::boxed::Box;
+
+    #[test]
+    fn the_state_is_laid_out_as_it_was() {
+        state::golden::check(env!("CARGO_MANIFEST_DIR"), || {
+            let fabric = Arc::new(Fabric::new(1, Kick(Box::new(|_| ()))));
+            let place = DevFn::new(3, 0).unwrap();
+            let device = TestDevice::inline(place, fabric).unwrap();
+            device.ring(1 << 2);
+            let _ = device.doorbell.mark(1 << 63);
+            device.state()
+        });
     }
 }

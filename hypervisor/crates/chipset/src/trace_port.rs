@@ -7,7 +7,9 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use devices::AccessError;
+use serde::{Deserialize, Serialize};
 use spin::Mutex;
+use state::Saved;
 use x86defs::bits::{Low, high32};
 use x86defs::{Rflags, Width};
 
@@ -28,6 +30,21 @@ struct Written {
     digest: u64,
     /// The word that the guest reads next.
     next: usize,
+}
+
+/// The saved state of a [`TracePort`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TraceState {
+    on: bool,
+    records: Vec<Record>,
+    count: u32,
+    digest: u64,
+    next: u64,
+}
+
+impl Saved for TraceState {
+    const NAME: &'static str = "trace-port";
+    const VERSION: u16 = 1;
 }
 
 /// The trace of one guest.
@@ -51,6 +68,30 @@ impl TracePort {
     /// Offset written with the number of a word, read as that word and then
     /// the next ones: the digest (low, high), then four of each record.
     const WORDS: u16 = 4;
+
+    pub(crate) fn save(&self) -> TraceState {
+        let Written { records, count, digest, next } = &*self.written.lock();
+        TraceState {
+            on: self.is_on(),
+            records: records.clone(),
+            count: *count,
+            digest: *digest,
+            next: u64::try_from(*next).unwrap_or(u64::MAX),
+        }
+    }
+
+    pub(crate) fn restore(&self, state: TraceState) {
+        let TraceState { on, mut records, count, digest, next } = state;
+        records.truncate(KEPT);
+        let next = usize::try_from(next).unwrap_or(usize::MAX);
+        *self.written.lock() = Written { records, count, digest, next };
+        self.set_on(on);
+    }
+
+    fn set_on(&self, on: bool) {
+        let hold = if on { HOT_DECLINES | Rflags::RESERVED1 } else { HOT_DECLINES };
+        self.hold.store(hold.bits(), Ordering::Relaxed);
+    }
 
     /// Flags of the guest with which the hot handler declines: while the trace
     /// is on, also the one that is always set.
@@ -106,12 +147,10 @@ impl TracePort {
     pub fn port_write(&self, offset: u16, width: Width, value: u32) -> Result<(), AccessError> {
         match (offset, width) {
             (Self::CONTROL, Width::B4) => {
-                let mut hold = HOT_DECLINES;
                 if value == 1 {
                     *self.written.lock() = Written::default();
-                    hold |= Rflags::RESERVED1;
                 }
-                self.hold.store(hold.bits(), Ordering::Relaxed);
+                self.set_on(value == 1);
                 Ok(())
             }
             (Self::WORDS, Width::B4) => {
@@ -132,6 +171,17 @@ pub const fn mix(hash: u64, word: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_state_is_laid_out_as_it_was() {
+        state::golden::check(env!("CARGO_MANIFEST_DIR"), || {
+            let trace = TracePort::default();
+            trace.port_write(0, Width::B4, 1).unwrap();
+            trace.note([1, 2, 3, u32::MAX]);
+            trace.port_read(4, Width::B4).unwrap();
+            trace.save()
+        });
+    }
 
     #[test]
     fn it_is_off_until_the_guest_switches_it_on() {

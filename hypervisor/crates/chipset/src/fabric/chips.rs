@@ -55,10 +55,10 @@ const fn pin(line: u8) -> u8 {
 /// Both interrupt controllers. Each ISA line is wired to both, PCI's to the I/O APIC.
 #[derive(Debug)]
 pub(super) struct Chips {
-    pic: PicPair,
-    ioapic: IoApic,
+    pub(super) pic: PicPair,
+    pub(super) ioapic: IoApic,
     /// For each pin of PCI's: the slots whose devices assert it.
-    asserting: [u32; PCI_PINS as usize],
+    pub(super) asserting: [u32; PCI_PINS as usize],
 }
 
 impl Chips {

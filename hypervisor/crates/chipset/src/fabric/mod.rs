@@ -11,6 +11,7 @@
 mod chips;
 mod posted;
 mod route;
+mod state;
 
 pub use chips::{Lines, Pin};
 pub use posted::{Posted, Requests, Taken};

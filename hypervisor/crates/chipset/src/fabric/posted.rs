@@ -226,4 +226,34 @@ impl Posted {
             (word(p0, l0), word(p1, l1), word(p2, l2), word(p3, l3));
         ([a, b, c, d], [w, x, y, z])
     }
+
+    /// What waits, and stays: vectors with those of them that are level-triggered, requests, and
+    /// the page of a start-up.
+    pub(super) fn peek(&self) -> ([[u64; 4]; 2], Requests, Option<u8>) {
+        let word = self.requests.load(Ordering::SeqCst);
+        let load = |words: &[AtomicU64; 4]| words.each_ref().map(|w| w.load(Ordering::Relaxed));
+        let pending = load(&self.pending);
+        let mut level = load(&self.level);
+        level.iter_mut().zip(pending).for_each(|(level, pending)| *level &= pending);
+        let requests = Requests::from_bits_truncate(word);
+        let page = (word >> START_UP_PAGE_SHIFT).low8();
+        ([pending, level], requests, requests.contains(Requests::START_UP).then_some(page))
+    }
+
+    /// Has those wait that [`peek`](Self::peek) has seen. Nobody else uses the mailbox.
+    pub(super) fn put_back(
+        &self,
+        [pending, level]: [[u64; 4]; 2],
+        requests: Requests,
+        start_up: Option<u8>,
+    ) {
+        let store = |words: &[AtomicU64; 4], values: [u64; 4]| {
+            words.iter().zip(values).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
+        };
+        store(&self.pending, pending);
+        store(&self.level, level);
+        let start_up = start_up
+            .map_or(0, |page| Requests::START_UP.bits() | u32::from(page) << START_UP_PAGE_SHIFT);
+        self.requests.store(requests.bits() | start_up, Ordering::SeqCst);
+    }
 }

@@ -92,6 +92,16 @@ impl Routes {
         ApicIdentity::from_bits(bits)
     }
 
+    /// How often lowest priority has been arbitrated.
+    pub(super) fn turns(&self) -> u32 {
+        self.turn.load(Ordering::Relaxed)
+    }
+
+    /// Lowest priority has been arbitrated so often before.
+    pub(super) fn set_turns(&self, turns: u32) {
+        self.turn.store(turns, Ordering::Relaxed);
+    }
+
     /// The vCPUs whose APIC matches `destination`.
     #[must_use]
     pub fn matching(&self, destination: Destination) -> VcpuSet {

@@ -1,13 +1,19 @@
 //! The part that all PCI devices have in common.
 
+use super::msi::MsiState;
+use super::msix::MsixState;
 use super::{Msi, Msix};
 use crate::fabric::Fabric;
+use crate::state::refused;
 use alloc::sync::Arc;
-use devices::Device;
 use devices::pci::{
-    BAR_COUNT, Bar, BarRange, ConfigEffect, ConfigSpace, DevFn, LayoutError, PciFunction, command,
+    BAR_COUNT, Bar, BarRange, ConfigEffect, ConfigSpace, ConfigState, DevFn, LayoutError,
+    PciFunction, command,
 };
+use devices::{Device, RestoreError};
 use locks::{Mutex, Rank};
+use serde::{Deserialize, Serialize};
+use state::{Saved, Sections, StateError, Writer};
 use x86defs::Width;
 
 /// Ways in which a device interrupts. A guest chooses among those that the device has.
@@ -36,6 +42,20 @@ struct Config {
     space: ConfigSpace,
     /// The device asks for an interrupt by INTA#.
     asserted: bool,
+}
+
+/// The saved state of a [`PciInterface`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct InterfaceState {
+    config: ConfigState,
+    asserted: bool,
+    msix: Option<MsixState>,
+    msi: Option<MsiState>,
+}
+
+impl Saved for InterfaceState {
+    const NAME: &'static str = "pci-interface";
+    const VERSION: u16 = 1;
 }
 
 impl PciInterface {
@@ -138,6 +158,55 @@ impl PciInterface {
         self.fabric.set_intx(self.place.device(), 0, config.asserted && !quiet);
     }
 
+    /// Instance of the device's sections in a saved machine: its place.
+    #[must_use]
+    pub fn instance(&self) -> u32 {
+        u32::from(self.place.device()) << 3 | u32::from(self.place.function())
+    }
+
+    /// Writes its section.
+    pub fn save(&self, writer: &mut Writer) {
+        writer.put(self.instance(), &self.state());
+    }
+
+    fn state(&self) -> InterfaceState {
+        let config = self.config.lock();
+        InterfaceState {
+            config: config.space.save(),
+            asserted: config.asserted,
+            msix: self.msix.as_ref().map(Msix::save),
+            msi: self.msi.as_ref().map(Msi::save),
+        }
+    }
+
+    /// Restores an interface that has just been made. Its interrupts are as they were, and none is
+    /// sent; the INTA# line is restored with the interrupt controllers.
+    ///
+    /// # Errors
+    /// The section is missing, or another device's.
+    pub fn restore(&self, sections: &mut Sections<'_>) -> Result<(), StateError> {
+        let state = sections.take(self.instance())?;
+        self.put_back(state).map_err(refused::<InterfaceState>(self.instance()))
+    }
+
+    fn put_back(&self, state: InterfaceState) -> Result<(), RestoreError> {
+        let InterfaceState { config: saved, asserted, msix, msi } = state;
+        let config = &mut *self.config.lock();
+        config.space.restore(saved)?;
+        config.asserted = asserted;
+        match (&self.msix, msix) {
+            (Some(msix), Some(saved)) => msix.restore(&config.space, saved)?,
+            (None, None) => {}
+            _ => return Err(RestoreError("PCI: one has MSI-X, and the other has not")),
+        }
+        match (&self.msi, msi) {
+            (Some(msi), Some(saved)) => msi.restore(&config.space, &saved),
+            (None, None) => {}
+            _ => return Err(RestoreError("PCI: one has MSI, and the other has not")),
+        }
+        Ok(())
+    }
+
     /// The state after power-up. Its BARs are nowhere then: the bus is to be told.
     pub fn reset(&self) {
         let config = &mut *self.config.lock();
@@ -150,5 +219,38 @@ impl PciInterface {
             msi.reset();
         }
         self.drive(config);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fabric::Kick;
+    use alloc::boxed::Box;
+    use devices::pci::{Identity, header};
+
+    #[test]
+    fn the_state_is_laid_out_as_it_was() {
+        state::golden::check(env!("CARGO_MANIFEST_DIR"), || {
+            let fabric = Arc::new(Fabric::new(1, Kick(Box::new(|_| ()))));
+            let space = ConfigSpace::new(Identity {
+                vendor: 0x1234,
+                device: 1,
+                class: 0xff_00_00,
+                revision: 1,
+                subsystem_vendor: 0,
+                subsystem: 0,
+            });
+            let interrupts = Interrupts { msix: Some((2, 3)), msi: Some(2), intx: true };
+            let place = DevFn::new(3, 0).unwrap();
+            let pci = PciInterface::new(place, space, interrupts, fabric).unwrap();
+            let _ = pci.config_write(header::COMMAND, Width::B2, 7);
+            let _ = pci.config_write(header::BAR0 + 8, Width::B4, 0xc000_0000);
+            pci.set_intx(true);
+            let msix = pci.msix().unwrap();
+            msix.write(16, Width::B8, 0xfee0_1000);
+            msix.write(24, Width::B8, 0x31);
+            pci.state()
+        });
     }
 }

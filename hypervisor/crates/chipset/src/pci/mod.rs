@@ -12,10 +12,12 @@ pub use msi::Msi;
 pub use msix::Msix;
 
 use crate::doorbell::Doorbell;
+use crate::state::Quiet;
 use alloc::sync::Arc;
 use core::fmt::Debug;
 use devices::pci::{BAR_COUNT, BarRange, ConfigEffect, DevFn, PciFunction};
 use service::Waker;
+use state::{Sections, StateError, Writer};
 use x86defs::Width;
 use x86defs::time::Nanos;
 
@@ -36,6 +38,23 @@ pub trait BoardDevice: Debug + Send + Sync {
 
     /// Writes `width` bytes at `offset` of BAR `bar`; the same holds.
     fn write(&self, bar: u8, offset: u64, width: Width, value: u64, now: Nanos);
+
+    /// Begins nothing new at a medium; whether nothing is in flight there. What the guest has not
+    /// submitted stays in its rings, and marks of doorbells stay marks.
+    fn quiesce(&self) -> Quiet;
+
+    /// Ends what [`quiesce`](Self::quiesce) began.
+    fn go_on(&self);
+
+    /// Writes its sections, once it is quiet. Their instance is that of
+    /// [`PciInterface::instance`].
+    fn save(&self, writer: &mut Writer);
+
+    /// Restores a device that has just been made.
+    ///
+    /// # Errors
+    /// Names the section that is missing, or that can't be.
+    fn restore(&self, sections: &mut Sections<'_>) -> Result<(), StateError>;
 
     /// The doorbells that it has among I/O ports, if any: the same ones at all times.
     fn port_bells(&self) -> Option<PortBells>;

@@ -6,6 +6,7 @@ use alloc::sync::Arc;
 use devices::lapic::InterruptMessage;
 use devices::pci::{ConfigSpace, LayoutError, command};
 use locks::{Mutex, Rank};
+use serde::{Deserialize, Serialize};
 use x86defs::Width;
 use x86defs::bits::{Low, join};
 
@@ -38,6 +39,12 @@ struct State {
     data: u16,
     mask: u32,
     pending: u32,
+}
+
+/// The saved state of an [`Msi`], but for what stands in configuration space.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MsiState {
+    pub(super) pending: u32,
 }
 
 /// A device's messages, with a lock of their own: masking, pending and sending are one step.
@@ -90,16 +97,32 @@ impl Msi {
         self.state.lock().control & ENABLE != 0
     }
 
+    pub(super) fn save(&self) -> MsiState {
+        MsiState { pending: self.state.lock().pending }
+    }
+
+    /// What waited waits again; `config` has been restored. Nothing is sent.
+    pub(super) fn restore(&self, config: &ConfigSpace, saved: &MsiState) {
+        let state = &mut *self.state.lock();
+        self.look(config, state);
+        state.pending = saved.pending;
+    }
+
     /// The guest has written configuration space, which is `config` now.
     pub(super) fn configured(&self, config: &ConfigSpace) {
-        let register = |offset, width| config.value(self.capability + offset, width);
         let state = &mut *self.state.lock();
+        self.look(config, state);
+        self.send_pending(state);
+    }
+
+    /// Takes over what `config` has.
+    fn look(&self, config: &ConfigSpace, state: &mut State) {
+        let register = |offset, width| config.value(self.capability + offset, width);
         state.control = register(CONTROL, Width::B2).low16();
         state.address = join(register(ADDRESS_HIGH, Width::B4), register(ADDRESS, Width::B4));
         state.data = register(DATA, Width::B2).low16();
         state.mask = register(MASK, Width::B4);
         state.master = config.command() & command::BUS_MASTER != 0;
-        self.send_pending(state);
     }
 
     /// The device has an interrupt by `message`. One of those that the guest has not enabled

@@ -5,9 +5,11 @@ use crate::fabric::Fabric;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+use devices::RestoreError;
 use devices::lapic::InterruptMessage;
 use devices::pci::{ConfigSpace, LayoutError, command};
 use locks::{Mutex, Rank};
+use serde::{Deserialize, Serialize};
 use x86defs::Width;
 use x86defs::bits::{Low, high32, join};
 
@@ -29,8 +31,8 @@ const MASKED: u32 = 1;
 const PENDING: u64 = 0x800;
 
 /// An entry of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Entry {
     address: u64,
     data: u32,
     masked: bool,
@@ -59,6 +61,12 @@ impl Entry {
             _ => self.masked = value & MASKED != 0,
         }
     }
+}
+
+/// The saved state of an [`Msix`], but for what stands in configuration space.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MsixState {
+    pub(super) entries: Vec<Entry>,
 }
 
 #[derive(Debug)]
@@ -124,11 +132,38 @@ impl Msix {
         self.state.lock().control & ENABLE != 0
     }
 
+    pub(super) fn save(&self) -> MsixState {
+        MsixState { entries: self.state.lock().entries.clone() }
+    }
+
+    /// What waited waits again; `config` has been restored. Nothing is sent.
+    pub(super) fn restore(
+        &self,
+        config: &ConfigSpace,
+        saved: MsixState,
+    ) -> Result<(), RestoreError> {
+        let State { control, master, entries } = &mut *self.state.lock();
+        if saved.entries.len() != entries.len() {
+            return Err(RestoreError("MSI-X: another number of vectors"));
+        }
+        if saved.entries.iter().any(|entry| entry.address.low32() & !ADDRESS_LOW != 0) {
+            return Err(RestoreError("MSI-X: impossible address"));
+        }
+        (*control, *master) = self.look(config);
+        *entries = saved.entries;
+        Ok(())
+    }
+
+    /// Message control in `config`, and whether the device may send.
+    fn look(&self, config: &ConfigSpace) -> (u16, bool) {
+        let control = config.value(self.capability + CONTROL, Width::B2).low16();
+        (control, config.command() & command::BUS_MASTER != 0)
+    }
+
     /// The guest has written configuration space, which is `config` now.
     pub(super) fn configured(&self, config: &ConfigSpace) {
         let State { control, master, entries } = &mut *self.state.lock();
-        *control = config.value(self.capability + CONTROL, Width::B2).low16();
-        *master = config.command() & command::BUS_MASTER != 0;
+        (*control, *master) = self.look(config);
         for entry in entries {
             self.send_pending(*control, *master, entry);
         }
