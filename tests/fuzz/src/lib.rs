@@ -1,6 +1,7 @@
 //! Bodies of the fuzz targets: one function of bytes for each.
 #![forbid(unsafe_code)]
 
+pub mod accesses;
 pub mod acpi;
 pub mod board;
 pub mod bundle;
@@ -15,6 +16,7 @@ pub mod machine;
 pub mod monitor;
 pub mod page_walk;
 pub mod pv_msrs;
+pub mod restore;
 pub mod session;
 pub mod state;
 pub mod turn;

@@ -23,7 +23,7 @@ use x86defs::{
 };
 
 /// Bytes of RAM: two pages of code and data, and page tables that the case writes.
-const RAM: usize = 32 << 10;
+pub const RAM: usize = 32 << 10;
 /// No machine is on for longer: a hundred years and more.
 const MOST_TICKS: u64 = 1 << 62;
 /// Steps in one case at the most.
@@ -33,73 +33,85 @@ const STEPS: usize = 64;
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
     let mut play = Play::with_ram(RAM);
-    let choices = input.byte();
+    begin(&mut play, input.byte());
+    for _ in 0..STEPS {
+        if input.0.is_empty() || !step(&mut play, &mut input) {
+            break;
+        }
+    }
+}
+
+/// Makes the CPU, and the mode in which it starts, as `choices` has them.
+pub fn begin(play: &mut Play, choices: u8) {
+    cpu(play, choices);
+    mode(play, choices >> 2);
+}
+
+/// Makes the CPU as `choices` has it.
+pub fn cpu(play: &mut Play, choices: u8) {
     if choices & 1 != 0 {
         play.vcpu.hw.page = Some(Box::default());
     }
     play.vcpu.hw.quirks.set(Quirks::LOSES_SHADOW, choices & 2 != 0);
-    mode(&mut play, choices >> 2);
-    for _ in 0..STEPS {
-        if input.0.is_empty() {
-            break;
+}
+
+/// One step; whether the guest goes on.
+pub fn step(play: &mut Play, input: &mut Input<'_>) -> bool {
+    let [operation, choice] = input.take();
+    match operation % 16 {
+        0 => play.vcpu.set_gpr(Gpr::from_number(choice & 15), input.u64()),
+        // Most pointers lie in RAM, and most numbers of registers are small.
+        1 => {
+            let [low, high] = input.take();
+            let value = u64::from(u16::from_le_bytes([low, high]));
+            play.vcpu.set_gpr(Gpr::from_number(choice & 15), value);
         }
-        let [operation, choice] = input.take();
-        match operation % 16 {
-            0 => play.vcpu.set_gpr(Gpr::from_number(choice & 15), input.u64()),
-            // Most pointers lie in RAM, and most numbers of registers are small.
-            1 => {
-                let [low, high] = input.take();
-                let value = u64::from(u16::from_le_bytes([low, high]));
-                play.vcpu.set_gpr(Gpr::from_number(choice & 15), value);
+        2 => {
+            let base = match choice & 3 {
+                0 => 0xfec0_0000,
+                1 => 0xfee0_0000,
+                2 => 0xc000_0000,
+                _ => 0x4b56_4d00,
+            };
+            let value = base + u64::from(input.byte()) * 4;
+            play.vcpu.set_gpr(Gpr::from_number(choice >> 4), value);
+        }
+        3 => {
+            play.vcpu.hw.rip = 0x1000 + u64::from(choice);
+            let code: [u8; 15] = input.take();
+            play.code(&code);
+        }
+        4 => {
+            let [low, high] = input.take();
+            let at = u64::from(u16::from_le_bytes([low, high])) % (RAM as u64 - 8);
+            let bytes = input.u64().to_le_bytes();
+            play.vm.memory.write(GuestPhysAddr::new(at & !7), &bytes).expect("RAM");
+        }
+        5 => registers(play, choice, input),
+        6 => others(play, choice),
+        7 => {
+            let ticks = input.u64() >> (choice & 63);
+            play.stage.tsc = play.stage.tsc.saturating_add(ticks).min(play.stage.boot + MOST_TICKS);
+        }
+        8 => {
+            let fresh = play.vm.board.console_input(&[choice; 3], play.vm.now(play.stage.tsc));
+            assert!(fresh <= 3);
+            if choice & 1 != 0 {
+                play.vm.board.press_power_button();
             }
-            2 => {
-                let base = match choice & 3 {
-                    0 => 0xfec0_0000,
-                    1 => 0xfee0_0000,
-                    2 => 0xc000_0000,
-                    _ => 0x4b56_4d00,
-                };
-                let value = base + u64::from(input.byte()) * 4;
-                play.vcpu.set_gpr(Gpr::from_number(choice >> 4), value);
-            }
-            3 => {
-                play.vcpu.hw.rip = 0x1000 + u64::from(choice);
-                let code: [u8; 15] = input.take();
-                play.code(&code);
-            }
-            4 => {
-                let [low, high] = input.take();
-                let at = u64::from(u16::from_le_bytes([low, high])) % (RAM as u64 - 8);
-                let bytes = input.u64().to_le_bytes();
-                play.vm.memory.write(GuestPhysAddr::new(at & !7), &bytes).expect("RAM");
-            }
-            5 => registers(&mut play, choice, &mut input),
-            6 => others(&mut play, choice),
-            7 => {
-                let ticks = input.u64() >> (choice & 63);
-                play.stage.tsc = play.stage.tsc.saturating_add(ticks).min(MOST_TICKS);
-            }
-            8 => {
-                let fresh = play.vm.board.console_input(&[choice; 3], play.vm.now(play.stage.tsc));
-                assert!(fresh <= 3);
-                if choice & 1 != 0 {
-                    play.vm.board.press_power_button();
-                }
-            }
-            9 => {
-                off_cpu(&mut play.vcpu, &play.vm);
-                on_cpu(&mut play.vcpu, &play.vm, play.stage.tsc);
-            }
-            _ => {
-                let exit = exit(operation, &mut input);
-                let interrupted = if choice & 0xc0 == 0xc0 { event(choice) } else { None };
-                play.vcpu.hw.next_rip = (choice & 1 != 0).then(|| play.vcpu.hw.rip.wrapping_add(2));
-                if !one(&mut play, exit, interrupted) {
-                    break;
-                }
-            }
+        }
+        9 => {
+            off_cpu(&mut play.vcpu, &play.vm);
+            on_cpu(&mut play.vcpu, &play.vm, play.stage.tsc - play.stage.waits_since);
+        }
+        _ => {
+            let exit = exit(operation, input);
+            let interrupted = if choice & 0xc0 == 0xc0 { event(choice) } else { None };
+            play.vcpu.hw.next_rip = (choice & 1 != 0).then(|| play.vcpu.hw.rip.wrapping_add(2));
+            return one(play, exit, interrupted);
         }
     }
+    true
 }
 
 /// An exit as one of the decoders reports it, but for exceptions that there are not.

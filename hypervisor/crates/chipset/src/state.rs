@@ -4,38 +4,15 @@
 //! devices are quiet ([`Board::quiesce`]).
 
 use crate::board::Board;
+use crate::saved::{Quiet, take};
 use crate::trace_port::TraceState;
-use devices::{Device, RestoreError};
+use devices::Device;
 use locks::Mutex;
-use state::{Saved, Sections, StateError, Writer};
-
-/// Whether something of a device is still in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Quiet {
-    /// Nothing is: it can be saved.
-    Now,
-    /// A medium still works for it: it is to be asked again.
-    NotYet,
-}
-
-/// The error of a device's state that was refused.
-pub(crate) fn refused<T: Saved>(instance: u32) -> impl FnOnce(RestoreError) -> StateError {
-    move |RestoreError(why)| StateError::refused(T::NAME, instance, why)
-}
+use state::{Sections, StateError, Writer};
 
 /// Writes the section of a device of which the board has one.
 fn put<D: Device>(writer: &mut Writer, device: &Mutex<D>) {
     writer.put(0, &device.lock().save());
-}
-
-/// Restores such a device.
-pub(crate) fn take<D: Device>(
-    sections: &mut Sections<'_>,
-    device: &mut D,
-) -> Result<(), StateError> {
-    let state = sections.take::<D::State>(0)?;
-    device.restore(state).map_err(refused::<D::State>(0))
 }
 
 impl Board {

@@ -4,7 +4,7 @@
 use crate::doorbell::Doorbell;
 use crate::fabric::Fabric;
 use crate::pci::{BoardDevice, Interrupts, PciInterface, PortBells};
-use crate::state::{Quiet, refused};
+use crate::saved::{Quiet, refused};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};

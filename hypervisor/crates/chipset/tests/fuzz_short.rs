@@ -4,6 +4,8 @@
     reason = "modules that are a library's elsewhere; tests of 64-bit hosts"
 )]
 
+#[path = "../../../../tests/fuzz/src/accesses.rs"]
+mod accesses;
 #[path = "../../../../tests/fuzz/src/board.rs"]
 mod board;
 #[path = "../../../../tests/fuzz/src/input.rs"]

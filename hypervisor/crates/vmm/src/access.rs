@@ -114,6 +114,17 @@ impl<B: Backend + ?Sized> Vcpu<B> {
         self.set_cr0((cr0 - (low - Cr0::PE)) | new);
     }
 
+    /// Sets the privilege level where it is not that of SS, which has just been set.
+    pub(crate) fn set_cpl_beside_ss(&mut self, cpl: u8) {
+        self.registers.cpl.fill(cpl);
+    }
+
+    /// The page-directory pointers of PAE paging, where the hardware keeps them apart from memory.
+    pub fn pointers(&self) -> [u64; 4] {
+        self.know(Fields::POINTERS);
+        self.registers.pointers.get()
+    }
+
     /// Sets the page-directory pointers of PAE paging, which were checked.
     pub fn set_pointers(&mut self, entries: [u64; 4]) {
         self.registers.pointers.fill(entries);

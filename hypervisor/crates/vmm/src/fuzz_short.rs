@@ -6,6 +6,8 @@
     reason = "modules that are a library's elsewhere; tests of 64-bit hosts"
 )]
 
+#[path = "../../../../tests/fuzz/src/accesses.rs"]
+mod accesses;
 #[path = "../../../../tests/fuzz/src/exits_svm.rs"]
 mod exits_svm;
 #[path = "../../../../tests/fuzz/src/exits_vmx.rs"]
@@ -16,6 +18,8 @@ mod hypercalls;
 mod input;
 #[path = "../../../../tests/fuzz/src/pv_msrs.rs"]
 mod pv_msrs;
+#[path = "../../../../tests/fuzz/src/restore.rs"]
+mod restore;
 #[path = "../../../../tests/fuzz/src/turn.rs"]
 mod turn;
 
@@ -46,6 +50,11 @@ proptest! {
     #[test]
     fn pv_msrs(data in bytes(300)) {
         pv_msrs::run(&data);
+    }
+
+    #[test]
+    fn restore(data in bytes(1500)) {
+        restore::run(&data);
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub mod run;
 #[cfg(any(test, feature = "scripted"))]
 pub mod scripted;
 pub mod stamps;
+pub mod state;
 pub mod stats;
 pub mod stopwatch;
 pub mod trace;

@@ -145,9 +145,9 @@ pub struct Vcpu<B: ?Sized> {
     /// Whether it runs, is halted, or waits to be started.
     pub activity: Activity,
     /// An exception or interrupted event to inject next.
-    event: Option<Event>,
+    pub(crate) event: Option<Event>,
     /// An NMI waits.
-    nmi_pending: bool,
+    pub(crate) nmi_pending: bool,
     /// An I/O APIC passed a request of the 8259s on to this vCPU.
     pub(crate) extint: bool,
     /// RIP of the last exit whose instruction was not what the exit was about.
@@ -155,7 +155,7 @@ pub struct Vcpu<B: ?Sized> {
     /// A fault on the way to the double-fault handler: the CPU shuts down.
     pub(crate) shutdown: bool,
     /// RIP at which the last entry was made with an interrupt shadow.
-    shadow_rip: Option<u64>,
+    pub(crate) shadow_rip: Option<u64>,
     /// It gives its CPU up.
     pub(crate) gives_way: bool,
     /// The walk to the page of code that was fetched last.

@@ -1,7 +1,7 @@
 //! The interrupt controllers, and what is on its way from them to vCPUs, saved and restored.
 
 use super::{Fabric, Posted, Requests};
-use crate::state::{refused, take};
+use crate::saved::{refused, take};
 use config::layout::PCI_PINS;
 use core::sync::atomic::Ordering;
 use devices::lapic::VectorSet;

@@ -4,7 +4,7 @@ use super::msi::MsiState;
 use super::msix::MsixState;
 use super::{Msi, Msix};
 use crate::fabric::Fabric;
-use crate::state::refused;
+use crate::saved::refused;
 use alloc::sync::Arc;
 use devices::pci::{
     BAR_COUNT, Bar, BarRange, ConfigEffect, ConfigSpace, ConfigState, DevFn, LayoutError,

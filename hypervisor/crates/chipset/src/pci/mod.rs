@@ -12,7 +12,7 @@ pub use msi::Msi;
 pub use msix::Msix;
 
 use crate::doorbell::Doorbell;
-use crate::state::Quiet;
+use crate::saved::Quiet;
 use alloc::sync::Arc;
 use core::fmt::Debug;
 use devices::pci::{BAR_COUNT, BarRange, ConfigEffect, DevFn, PciFunction};

@@ -435,6 +435,17 @@ impl VmClock {
         clock.line.motion = Motion::Paused { ticks: state.ticks };
         Ok(clock)
     }
+
+    /// Puts the clock, which has not been used yet, where `state` was saved. What is known of the
+    /// host stays.
+    ///
+    /// # Errors
+    /// As [`restored`](Self::restored).
+    pub fn restore(&mut self, state: VmClockState) -> Result<(), RestoreError> {
+        let host = self.host;
+        *self = Self { host, ..Self::restored(state, self.frequency)? };
+        Ok(())
+    }
 }
 
 impl VcpuClock {
@@ -454,6 +465,17 @@ impl VcpuClock {
     #[must_use]
     pub const fn wall_clock(&self) -> u64 {
         self.wall_clock
+    }
+
+    /// A saved clock, if it is one that a guest can have made.
+    ///
+    /// # Errors
+    /// A register holds a value that it can't have.
+    pub fn restored(self) -> Result<Self, RestoreError> {
+        if self.system_time & 2 != 0 || self.wall_clock & 3 != 0 || self.version & 1 != 0 {
+            return Err(RestoreError("kvmclock has a value that can't be"));
+        }
+        Ok(self)
     }
 
     /// INIT reached the CPU: its TSC goes on, kvmclock is not registered.

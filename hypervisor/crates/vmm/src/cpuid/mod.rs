@@ -246,6 +246,15 @@ impl CpuidTable {
         self.entries.get(entry).copied().unwrap_or_default()
     }
 
+    /// All answers of the table, before the vCPU's registers count: leaf, subleaf, answer.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (u32, u32, CpuidResult)> {
+        let slots = RANGES.into_iter().zip(&self.slots);
+        let leaves = slots.flat_map(|(base, range)| (base..).zip(range));
+        leaves.flat_map(move |(leaf, slot)| {
+            (0..slot.count.into()).map(move |subleaf| (leaf, subleaf, self.fixed(leaf, subleaf)))
+        })
+    }
+
     /// Whether a leaf answers the same whatever ECX holds, and until a register
     /// of the [`VcpuView`] changes.
     pub(crate) fn is_flat(&self, leaf: u32) -> bool {

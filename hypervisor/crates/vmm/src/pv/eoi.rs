@@ -31,6 +31,11 @@ impl PvEoi {
         self.msr
     }
 
+    /// Whether the register holds what a guest can have written, and no entry is under way.
+    pub(super) const fn is_possible(&self) -> bool {
+        self.msr & RESERVED == 0 && !self.offered
+    }
+
     const fn address(&self) -> Option<GuestPhysAddr> {
         if self.msr & MSR_ENABLED == 0 {
             return None;

@@ -20,6 +20,7 @@ pub use eoi::PvEoi;
 pub use steal::{Flush, StealTime};
 
 use bitflags::bitflags;
+use devices::RestoreError;
 use hvabi::{CallName, CallSet, kvm::feature};
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +76,19 @@ pub struct PvState {
 }
 
 impl PvState {
+    /// A saved state, if it is one that a guest can have made. The guest's memory is looked at when
+    /// it is used, as ever.
+    ///
+    /// # Errors
+    /// A register holds a value that it can't have.
+    pub fn restored(self) -> Result<Self, RestoreError> {
+        if self.steal.is_possible() && self.eoi.is_possible() {
+            Ok(self)
+        } else {
+            Err(RestoreError("a register of KVM's interface holds a value that it can't"))
+        }
+    }
+
     /// The CPU was reset, or INIT reached it: nothing of the guest's memory is
     /// touched any more until the guest asks for it again.
     pub fn reset(&mut self) {

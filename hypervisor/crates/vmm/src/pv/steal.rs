@@ -44,6 +44,11 @@ impl StealTime {
         self.msr
     }
 
+    /// Whether the register holds what a guest can have written.
+    pub(super) const fn is_possible(&self) -> bool {
+        self.msr & RESERVED == 0
+    }
+
     /// Address of the structure, if there is one.
     const fn address(&self) -> Option<GuestPhysAddr> {
         if self.msr & MSR_ENABLED == 0 {

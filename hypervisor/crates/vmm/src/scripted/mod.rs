@@ -51,7 +51,7 @@ use x86defs::cpuid::CpuidResult;
 use x86defs::exit::ExitWithEvent;
 use x86defs::time::{Nanos, TscFrequency};
 use x86defs::{
-    Cr0, Cr4, DescriptorTable, Efer, Event, EventKind, GuestPhysAddr, Rflags, Segment,
+    Cr0, Cr4, DescriptorTable, Efer, Event, EventKind, GuestPhysAddr, Msr, Rflags, Segment,
     SegmentRegister, VectorRegister, VmExit, Width, Xcr0,
 };
 
@@ -76,6 +76,11 @@ impl Ram {
             Some(end) if end <= self.0.borrow().len() => Ok(start..end),
             _ => Err(MemoryError::NotRam(gpa)),
         }
+    }
+
+    /// Puts `contents` into the RAM, which has as many bytes.
+    pub fn fill(&self, contents: &[u8]) {
+        self.0.borrow_mut().copy_from_slice(contents);
     }
 
     /// Contents of the RAM, from address 0 on.
@@ -206,9 +211,26 @@ pub struct Script {
     pub mmx: [[u8; 8]; 9],
     /// An exception of the x87 waits.
     pub x87_waits: bool,
+    /// The page-directory pointers.
+    pub pointers: [u64; 4],
+    /// The MSRs of [`OTHERS`].
+    pub others: [u64; OTHERS.len()],
     injection: Option<Event>,
     nmi_blocked: bool,
 }
+
+/// MSRs that the hardware switches with the guest.
+const OTHERS: [(Fields, Msr); 9] = [
+    (Fields::STAR, Msr::STAR),
+    (Fields::LSTAR, Msr::LSTAR),
+    (Fields::CSTAR, Msr::CSTAR),
+    (Fields::SFMASK, Msr::SFMASK),
+    (Fields::KERNEL_GS_BASE, Msr::KERNEL_GS_BASE),
+    (Fields::SYSENTER_CS, Msr::SYSENTER_CS),
+    (Fields::SYSENTER_ESP, Msr::SYSENTER_ESP),
+    (Fields::SYSENTER_EIP, Msr::SYSENTER_EIP),
+    (Fields::PAT, Msr::PAT),
+];
 
 impl Backend for Script {
     fn fetch(&self, r: &Registers, fields: Fields) {
@@ -231,7 +253,13 @@ impl Backend for Script {
                 Fields::IDTR => r.idtr.fill(self.idtr),
                 Fields::CPL => r.cpl.fill(self.cpl),
                 Fields::PKRU => r.pkru.fill(self.pkru),
+                Fields::POINTERS => r.pointers.fill(self.pointers),
                 _ => {
+                    for ((other, msr), value) in OTHERS.into_iter().zip(self.others) {
+                        if field == other {
+                            r.msr(msr).unwrap().1.fill(value);
+                        }
+                    }
                     for register in SegmentRegister::ALL {
                         if field == Fields::segment(register) {
                             r.segment(register).fill(self.segments[register as usize]);
@@ -259,7 +287,13 @@ impl Backend for Script {
                 Fields::DR7 => self.dr7 = r.dr7.get(),
                 Fields::GDTR => self.gdtr = r.gdtr.get(),
                 Fields::IDTR => self.idtr = r.idtr.get(),
+                Fields::POINTERS => self.pointers = r.pointers.get(),
                 _ => {
+                    for ((other, msr), value) in OTHERS.into_iter().zip(&mut self.others) {
+                        if field == other {
+                            *value = r.msr(msr).unwrap().1.get();
+                        }
+                    }
                     for register in SegmentRegister::ALL {
                         if field == Fields::segment(register) {
                             self.segments[register as usize] = r.segment(register).get();
@@ -374,6 +408,10 @@ impl ConsoleSink for Tape {
 pub struct Stage {
     /// The TSC.
     pub tsc: u64,
+    /// The TSC when the guest's time would have been 0 if it had always run here.
+    pub boot: u64,
+    /// The TSC since when the vCPU's waits for a CPU are counted.
+    pub waits_since: u64,
     /// The console.
     pub console: Arc<Tape>,
     /// A device at [`PLACE`] of the PCI bus, which has its turn as soon as it is woken.
@@ -392,7 +430,7 @@ impl Host for Stage {
     }
 
     fn time(&self) -> HostTime {
-        HostTime { tsc: self.tsc, wall: 1_700_000_000_000_000_000 + self.tsc }
+        HostTime { tsc: self.tsc, wall: 1_700_000_000_000_000_000 + self.tsc - self.boot }
     }
 
     fn deadline(&self) -> u64 {
@@ -452,7 +490,9 @@ impl Play {
         Self::with(RAM, vcpus)
     }
 
-    fn with(ram: usize, vcpus: usize) -> Self {
+    /// A guest with so many bytes of RAM and so many vCPUs, of which the first alone is played.
+    #[must_use]
+    pub fn with(ram: usize, vcpus: usize) -> Self {
         let host = |leaf: u32, _: u32| match leaf {
             0 => CpuidResult { eax: 0xd, ebx: 0x6874_7541, ecx: 0x444d_4163, edx: 0x6974_6e65 },
             0x8000_0000 => CpuidResult { eax: 0x8000_001e, ..CpuidResult::default() },
@@ -544,6 +584,8 @@ impl Play {
         };
         let stage = Stage {
             tsc: 0,
+            boot: 0,
+            waits_since: 0,
             console,
             device,
             armed: NEVER,
