@@ -238,6 +238,20 @@ impl ExtendedState {
         mm::direct(self.area) as *mut u8
     }
 
+    /// Its bytes, while no CPU has it.
+    #[cfg(feature = "check-entries")]
+    pub(crate) fn bytes(&self) -> [u8; AREA] {
+        // SAFETY: the area is a page of its own, which nobody writes while it is borrowed.
+        unsafe { core::ptr::read(self.pointer().cast()) }
+    }
+
+    /// Replaces it, while no CPU has it, by bytes that are known to be such a state.
+    #[cfg(feature = "check-entries")]
+    pub(crate) fn set_bytes(&mut self, bytes: &[u8; AREA]) {
+        // SAFETY: the area is a page of its own, as long as the source.
+        unsafe { core::ptr::write(self.pointer().cast(), *bytes) }
+    }
+
     /// Puts it into the CPU.
     pub(crate) fn load(&self) {
         with_components(|how| match how {

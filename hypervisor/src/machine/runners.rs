@@ -62,6 +62,20 @@ pub(crate) trait AnyMachine: Sync {
         console: Arc<Console>,
     ) -> Arc<dyn Start>;
 
+    /// `entity` is to make the guest that goes on in place of `guest`, with the machine that `saved`
+    /// has, once it is [admitted](Start::admit).
+    #[cfg(feature = "check-entries")]
+    fn exchange(
+        &'static self,
+        entity: EntityId,
+        guest: &AnyGuest,
+        saved: Vec<u8>,
+    ) -> Arc<dyn Start>;
+
+    /// The vCPUs and services of a guest that no CPU runs are not scheduled any more; others of it
+    /// may be, even if it was paused.
+    fn unschedule(&self, guest: &AnyGuest);
+
     /// `entity` is nothing any more.
     fn forget(&self, entity: EntityId);
 
@@ -103,11 +117,31 @@ impl<C: VendorCpu> AnyMachine for Machine<C> {
         starter
     }
 
-    fn forget(&self, entity: EntityId) {
-        self.runners.write().remove(&entity);
+    #[cfg(feature = "check-entries")]
+    fn exchange(
+        &'static self,
+        entity: EntityId,
+        guest: &AnyGuest,
+        saved: Vec<u8>,
+    ) -> Arc<dyn Start> {
+        let admit = Box::new(|guest: &Arc<Guest<Slots<C>>>| {
+            self.run(guest);
+            // Requests may wait in the mailbox of each.
+            for entity in guest.entities() {
+                self.world.wake(entity, Reason::Other);
+            }
+        });
+        let (settings, console) = (Arc::clone(&guest.settings), Arc::clone(&guest.console));
+        let names = Names { id: guest.id, place: guest.place };
+        let files = Files::Uploads(Vec::new());
+        let starter = Starter::new(self.world, admit, settings, files, console, names);
+        let starter = Arc::new(starter.exchange(Arc::clone(&guest.vm.memory), saved));
+        self.runners.write().insert(entity, Runner::Starter(Arc::clone(&starter)));
+        self.world.wake(entity, Reason::Other);
+        starter
     }
 
-    fn reclaim(&self, guest: &Arc<AnyGuest>) -> Result<(EntityId, Arc<Reclaim>), SchedError> {
+    fn unschedule(&self, guest: &AnyGuest) {
         let mut scheduler = self.world.scheduler.lock();
         let now = asm::rdtsc();
         for entity in guest.entities() {
@@ -116,9 +150,7 @@ impl<C: VendorCpu> AnyMachine for Machine<C> {
                 send(kicks);
             }
         }
-        // A paused guest, too, must be able to work on its own end.
         let resumed = scheduler.resume(guest.id, now);
-        let added = scheduler.add(guest.id, Kind::Service, guest.settings.cpus(), now);
         drop(scheduler);
         if let Ok(kicks) = resumed {
             send(kicks);
@@ -129,6 +161,19 @@ impl<C: VendorCpu> AnyMachine for Machine<C> {
         }
         drop(runners);
         self.guests.write().retain(|other| other.id != guest.id);
+    }
+
+    fn forget(&self, entity: EntityId) {
+        self.runners.write().remove(&entity);
+    }
+
+    fn reclaim(&self, guest: &Arc<AnyGuest>) -> Result<(EntityId, Arc<Reclaim>), SchedError> {
+        // A paused guest, too, must be able to work on its own end.
+        self.unschedule(guest);
+        let cpus = guest.settings.cpus();
+        let mut scheduler = self.world.scheduler.lock();
+        let added = scheduler.add(guest.id, Kind::Service, cpus, asm::rdtsc());
+        drop(scheduler);
         let entity = added?;
         let reclaim = Arc::new(Reclaim::new(Arc::clone(guest), self.world));
         self.serve(entity, Arc::<Reclaim>::clone(&reclaim));
@@ -166,6 +211,14 @@ impl<C: VendorCpu> Machine<C> {
             let begun = offset.wrapping_neg();
             log::debug!("guest \"{}\": its time began at the tick {begun}", guest.vm.name);
         }
+        self.run(guest);
+        if let Some(first) = guest.places.entity(0) {
+            self.world.wake(first, Reason::Other);
+        }
+    }
+
+    /// Knows the vCPUs and services of a guest by their names in the scheduler.
+    fn run(&self, guest: &Arc<Guest<Slots<C>>>) {
         {
             let mut runners = self.runners.write();
             for (index, entity) in guest.places.entities().enumerate() {
@@ -179,8 +232,5 @@ impl<C: VendorCpu> Machine<C> {
         }
         let any: Arc<AnyGuest> = Arc::<Guest<Slots<C>>>::clone(guest);
         self.guests.write().push(any);
-        if let Some(first) = guest.places.entity(0) {
-            self.world.wake(first, Reason::Other);
-        }
     }
 }

@@ -339,13 +339,17 @@ impl GuestSpace {
     }
 
     /// Puts a page at the address of the local APIC's registers, for CPUs that
-    /// watch it. Without such a CPU accesses would end there.
+    /// watch it. Without such a CPU accesses would end there. A page that is there already serves
+    /// the next guest with this memory, too.
     ///
     /// # Errors
     /// [`HostError::OutOfMemory`].
     pub fn add_apic_page(&self) -> Result<HostPhysAddr, HostError> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
+        if let Some(page) = inner.apic_page {
+            return Ok(page);
+        }
         let page = map_apic_page(&mut inner.nested, &mut inner.tables)
             .ok_or(HostError::OutOfMemory("the page of a guest's local APICs"))?;
         inner.apic_page = Some(page);

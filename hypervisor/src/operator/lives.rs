@@ -40,7 +40,10 @@ pub(super) struct Record {
     pub(super) console: Arc<Console>,
     pub(super) stage: Stage,
     /// Its clock stands.
-    clock_stands: bool,
+    pub(super) clock_stands: bool,
+    /// Its exchange, while it is paused.
+    #[cfg(feature = "check-entries")]
+    pub(super) exchange: super::exchange::Exchange,
     /// Ticks of services that are gone.
     pub(super) service: u64,
     watch: Watch,
@@ -135,6 +138,8 @@ impl Operator {
             console: Arc::new(Console::new(ring, screen)),
             stage: Stage::Nothing,
             clock_stands: false,
+            #[cfg(feature = "check-entries")]
+            exchange: super::exchange::Exchange::default(),
             service: 0,
             watch: Watch::default(),
             report: String::new(),
@@ -286,6 +291,8 @@ impl Operator {
         let Some(record) = self.records.get(at) else { return };
         let (place, before, now) = (record.place, record.life.state(), asm::rdtsc());
         let next = self.look_after(world, at, now);
+        #[cfg(feature = "check-entries")]
+        self.exchange(world, at);
         let Some(record) = self.records.get_mut(at) else { return };
         if record.life.deadline().is_some_and(|deadline| deadline <= now) {
             for action in record.life.timer(now) {
@@ -403,7 +410,7 @@ impl Operator {
     }
 
     /// The start of a guest is over, whatever came of it: nothing is run for it any more.
-    fn start_over(&mut self, world: &World, at: usize, entity: EntityId) {
+    pub(super) fn start_over(&mut self, world: &World, at: usize, entity: EntityId) {
         self.machine.forget(entity);
         let mut scheduler = world.scheduler.lock();
         let now = asm::rdtsc();

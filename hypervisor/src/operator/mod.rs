@@ -5,6 +5,8 @@
 //! not; `Terminal`; `Control`.
 
 mod control_line;
+#[cfg(feature = "check-entries")]
+mod exchange;
 mod inspect;
 mod lives;
 mod perform;

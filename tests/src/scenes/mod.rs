@@ -3,6 +3,7 @@
 
 mod idle;
 mod measured;
+mod saved;
 
 use std::time::{Duration, Instant};
 
@@ -58,6 +59,7 @@ pub(crate) fn all() -> Vec<Case> {
             ..text("house-hidden-features-vmx", hidden_scene(), hidden_features)
         },
         text("watchdog", watchdog_scene(), watchdog),
+        text("house-saved-debian", saved::saved_scene(), saved::saved),
     ];
     let measured = |what: &str, name: &str, machine, scene, script| Case {
         machine,

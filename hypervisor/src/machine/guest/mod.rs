@@ -2,6 +2,8 @@
 //! how it ended.
 
 mod build;
+#[cfg(feature = "check-entries")]
+pub(crate) mod exchange;
 mod places;
 mod reclaim;
 mod services;

@@ -9,6 +9,8 @@ use chipset::fabric::Posted;
 use control::Account;
 use core::fmt::Debug;
 use spin::Mutex;
+#[cfg(feature = "check-entries")]
+use state::Writer;
 use vmm::backend::Backend;
 use vmm::counters::Counters;
 #[cfg(feature = "stamp-exits")]
@@ -101,6 +103,10 @@ pub(crate) trait Vcpus: Debug + Send + Sync {
     /// Bytes of memory that they take.
     fn bytes(&self) -> u64;
 
+    /// Writes the sections of all of them, of which no CPU runs one; `false` if one does.
+    #[cfg(feature = "check-entries")]
+    fn save(&self, memory: &GuestSpace, writer: &mut Writer) -> bool;
+
     /// Lets `look` see vCPU `index`, in the address space of its guest's `memory`, unless it does
     /// not leave its CPU within `ticks`.
     fn look(
@@ -136,6 +142,19 @@ impl<C: VendorCpu> Vcpus for Slots<C> {
     fn bytes(&self) -> u64 {
         let each = size_of::<Slot<C::Vcpu>>() + size_of::<Posted>() + ExtendedState::BYTES;
         self.0.len() as u64 * (each as u64 + C::VCPU_BYTES)
+    }
+
+    #[cfg(feature = "check-entries")]
+    fn save(&self, memory: &GuestSpace, writer: &mut Writer) -> bool {
+        self.0.iter().all(|slot| {
+            let Some(mut private) = slot.private.try_lock() else { return false };
+            let Private { vcpu, extended, .. } = &mut *private;
+            mm::with_root(memory.root(), || {
+                vmm::state::save_vcpu(vcpu, &extended.bytes(), writer);
+            });
+            C::unload(&mut vcpu.hw);
+            true
+        })
     }
 
     fn look(

@@ -62,6 +62,12 @@ enum Work<C: VendorCpu> {
     /// From this address on.
     Populate(Arc<GuestSpace>, CpuState, GuestPhysAddr),
     Assemble(Box<Assembly<C>>),
+    /// A guest is made that goes on in place of another, with its memory and this machine.
+    #[cfg(feature = "check-entries")]
+    Exchange(Arc<GuestSpace>, Vec<u8>),
+    /// The same, with some vCPUs still to be made.
+    #[cfg(feature = "check-entries")]
+    Restore(Box<Assembly<C>>, Vec<u8>),
     /// It failed: RAM from this address on is still to be given back.
     GiveBack(Arc<GuestSpace>, GuestPhysAddr, HostError),
     Done(Result<Arc<Guest<Slots<C>>>, HostError>),
@@ -152,6 +158,14 @@ impl<C: VendorCpu> Starter<C> {
         let (work, made) = (locks::Mutex::new(Rank::Life, Work::Reserve), Mutex::new(None));
         let cancelled = AtomicBool::new(false);
         Self { work, world, admit, settings, files, console, names, cancelled, made }
+    }
+
+    /// Makes a guest that goes on in place of another: with its memory and the machine that `saved`
+    /// has.
+    #[cfg(feature = "check-entries")]
+    pub(crate) fn exchange(self, space: Arc<GuestSpace>, saved: Vec<u8>) -> Self {
+        let work = locks::Mutex::new(Rank::Life, Work::Exchange(space, saved));
+        Self { work, ..self }
     }
 
     /// The guest's name.
@@ -247,6 +261,22 @@ impl<C: VendorCpu> Starter<C> {
                 let guest = assembly.finish(world, self.names);
                 #[cfg(feature = "check-entries")]
                 self.break_rules(vendor, &guest);
+                Work::Done(Ok(guest))
+            }
+            #[cfg(feature = "check-entries")]
+            Work::Exchange(space, saved) => {
+                let state = CpuState::reset_vector(0);
+                let (settings, console) = (&self.settings, &self.console);
+                let assembly = Assembly::new(world, vendor, settings, console, space, state)?;
+                Work::Restore(Box::new(assembly), saved)
+            }
+            #[cfg(feature = "check-entries")]
+            Work::Restore(mut assembly, saved) => {
+                if assembly.add_vcpu(vendor)? {
+                    return Ok(Work::Restore(assembly, saved));
+                }
+                let guest = assembly.finish(world, self.names);
+                super::exchange::restore(&guest, &saved).map_err(fail)?;
                 Work::Done(Ok(guest))
             }
             over @ (Work::GiveBack(..) | Work::Done(_) | Work::Over) => over,
