@@ -14,7 +14,7 @@ use x86defs::time::Nanos;
 use x86defs::{GuestPhysAddr, Width};
 
 /// Ports that devices have.
-static PORTS: LazyLock<Vec<u16>> =
+pub static PORTS: LazyLock<Vec<u16>> =
     LazyLock::new(|| (0..=u16::MAX).filter(|port| has_device(*port)).collect());
 fn width_of(choice: u8) -> Width {
     match choice & 3 {
@@ -28,7 +28,7 @@ fn width_of(choice: u8) -> Width {
 pub const PLACE: DevFn = DevFn::new(3, 0).expect("there is such a place");
 
 /// Register `offset` of the device's configuration space: read, or written with `value`.
-fn config(board: &Board, offset: u8, value: Option<u32>, now: Nanos) -> u32 {
+pub fn config(board: &Board, offset: u8, value: Option<u32>, now: Nanos) -> u32 {
     let address = 1 << 31 | u32::from(PLACE.device()) << 11 | u32::from(offset & 0xfc);
     let _ = board.port_write(0xcf8, Width::B4, address, now);
     match value {

@@ -15,6 +15,7 @@ pub mod loaders;
 pub mod machine;
 pub mod monitor;
 pub mod page_walk;
+pub mod prepared;
 pub mod pv_msrs;
 pub mod restore;
 pub mod session;

@@ -6,6 +6,7 @@ extern crate std;
 
 use super::accesses::act;
 use super::input::Input;
+use super::prepared::{look, prepare};
 use super::turn;
 use chipset::{HotBells, Quiet};
 use state::{Sections, StateError, Writer};
@@ -35,6 +36,9 @@ pub fn run(data: &[u8]) {
     let [choices, before, what] = input.take();
     let mut one = Machine { play: Play::with(turn::RAM, VCPUS), bells: HotBells::default() };
     turn::begin(&mut one.play, choices);
+    for _ in 0..choices >> 4 {
+        prepare(&mut one.play, &mut input);
+    }
     for _ in 0..usize::from(before) % STEPS {
         if step(&mut one, &mut input).is_none() {
             return;
@@ -76,9 +80,16 @@ fn goes_on_alike(one: &mut Machine, other: &mut Machine, input: &mut Input<'_>) 
         assert_eq!(input.0.len(), same.0.len());
         alike(&one.play, &other.play, injected, number);
         if came.is_none() {
-            break;
+            return same_outside(one, other, sent, told);
         }
     }
+    assert_eq!(look(&mut one.play), look(&mut other.play));
+    alike(&one.play, &other.play, injected, STEPS);
+    same_outside(one, other, sent, told);
+}
+
+/// The RAM of both, and what both have sent and told since they went their ways.
+fn same_outside(one: &Machine, other: &Machine, sent: usize, told: usize) {
     let (a, b) = (&one.play.stage, &other.play.stage);
     assert!(a.console.bytes.lock()[sent..] == b.console.bytes.lock()[..], "the console differs");
     assert_eq!(a.firmware[told..], b.firmware);
@@ -107,6 +118,8 @@ fn alike(one: &Play, other: &Play, injected: usize, number: usize) {
     assert!(!entered || armed.saturating_add(AHEAD) == same, "step {number}: {armed}, {same}");
     let now = |play: &Play| play.vm.now(play.stage.tsc);
     assert_eq!(now(one), now(other), "step {number}");
+    let answers_to = |play: &Play| play.vm.fabric.routes().identity(0);
+    assert_eq!(answers_to(one), answers_to(other), "step {number}");
 }
 
 /// One step of the vCPU, or of its devices; `None` if the guest has ended, else what was read.

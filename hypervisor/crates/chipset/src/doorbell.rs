@@ -41,6 +41,12 @@ impl Doorbell {
         self.bits.load(Ordering::SeqCst)
     }
 
+    /// Marks what was [marked](Self::marks) when the device was saved. Nobody owes the wake-up: it
+    /// comes when the device goes on.
+    pub fn restore(&self, bits: u64) {
+        self.bits.store(bits, Ordering::SeqCst);
+    }
+
     /// Takes the marks: for the one who was woken.
     #[must_use]
     pub fn take(&self) -> u64 {

@@ -193,6 +193,22 @@ mod tests {
     }
 
     #[test]
+    fn a_doorbell_of_a_restored_board_wakes_its_device() {
+        let bytes = saved(&board(3, false));
+        let after = board(3, false);
+        restored(&bytes, &after).unwrap();
+        after.go_on();
+        for (offset, value) in [(0x10, 0xc000), (4, 1)] {
+            let _ = after.port_write(0xcf8, Width::B4, 0x8000_1800 | offset, Nanos(0));
+            let _ = after.port_write(0xcfc, Width::B4, value, Nanos(0));
+        }
+        let mut bells = crate::HotBells::default();
+        after.follow_bells(&mut bells);
+        let (device, bits) = after.hot_bell(0xc000, &bells).unwrap();
+        assert!(after.hot_mark(device, bits), "the first one owes the wake-up");
+    }
+
+    #[test]
     fn what_the_console_had_no_room_for_is_not_lost() {
         let before = board(3, false);
         // Characters of eight bits.

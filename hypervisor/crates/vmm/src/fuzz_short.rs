@@ -16,6 +16,8 @@ mod exits_vmx;
 mod hypercalls;
 #[path = "../../../../tests/fuzz/src/input.rs"]
 mod input;
+#[path = "../../../../tests/fuzz/src/prepared.rs"]
+mod prepared;
 #[path = "../../../../tests/fuzz/src/pv_msrs.rs"]
 mod pv_msrs;
 #[path = "../../../../tests/fuzz/src/restore.rs"]
