@@ -168,7 +168,10 @@ fn processor_tables(index: usize, stacks: TrapStacks, memory: Unsealed) {
     }
     let cr0 = (Cr0::read() | Cr0Flags::WRITE_PROTECT | Cr0Flags::NUMERIC_ERROR)
         - Cr0Flags::CACHE_DISABLE
-        - Cr0Flags::NOT_WRITE_THROUGH;
+        - Cr0Flags::NOT_WRITE_THROUGH
+        // Guests' vector registers are read and written by the CPU's instructions.
+        - Cr0Flags::EMULATE_COPROCESSOR
+        - Cr0Flags::TASK_SWITCHED;
     // SAFETY: protection and paging stay as they are; write protection is on
     // as it was in the bootloader.
     unsafe { Cr0::write(cr0) };

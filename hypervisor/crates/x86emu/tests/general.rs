@@ -115,11 +115,17 @@ fn calls_and_returns() {
     machine.segments[SegmentRegister::Cs as usize].limit = 0x4fff;
     set_word(&mut machine, DATA, 0x5000);
     assert_eq!(fault(&mut machine), code_of(Exception::GP, 0));
-    // The target is read once the push is known to work.
-    let mut machine = long(&[0xff, 0x13]);
-    machine.set_gpr(Gpr::Rsp, READ_ONLY + 8);
-    assert!(step(&mut machine).is_err());
-    assert_eq!(machine.accesses, 0);
+    // The target, and what PUSH pushes, are read once the push is known to work.
+    for code in [[0xff, 0x13], [0xff, 0x33]] {
+        let mut machine = long(&code);
+        machine.set_gpr(Gpr::Rsp, READ_ONLY + 8);
+        assert!(step(&mut machine).is_err());
+        assert_eq!(machine.accesses, 0);
+    }
+    // Vendors differ: call, jmp [rbx] and ret with an operand-size prefix.
+    for code in [&[0x66, 0xff, 0x13][..], &[0x66, 0xff, 0x23], &[0x66, 0xc3]] {
+        assert!(matches!(step(&mut long(code)), Err(Stop::Unsupported(_))), "{code:02x?}");
+    }
     // Sixteen bits: call word [bx]
     let mut machine = in_mode(CpuMode::Real, &[0xff, 0x17]);
     set_word(&mut machine, DATA, 0x1234_5000);

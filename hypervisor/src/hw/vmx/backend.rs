@@ -70,15 +70,14 @@ impl VmxVcpu {
         if !changed.contains(Fields::SHADOW) {
             return;
         }
-        let v = self.current();
         if r.interrupt_shadow.get() {
-            // The shadow of STI is refused where interrupts are off.
-            let flags = Rflags::from_bits_retain(v.read(FieldNatural::GUEST_RFLAGS));
-            let open = flags.contains(Rflags::IF);
-            let kind = if open { Interruptibility::STI } else { Interruptibility::MOV_SS };
-            self.set_blocked(kind, true);
+            // That of MOV SS, which holds debug traps off too: no STI is emulated. An entry with
+            // both is refused.
+            self.set_blocked(Interruptibility::STI, false);
+            self.set_blocked(Interruptibility::MOV_SS, true);
         } else {
             // The step that was put off is the general code's to make.
+            let v = self.current();
             let pending = v.read(FieldNatural::GUEST_PENDING_DEBUG);
             if pending & PENDING_DEBUG_BS != 0 {
                 v.write(FieldNatural::GUEST_PENDING_DEBUG, pending & !PENDING_DEBUG_BS);

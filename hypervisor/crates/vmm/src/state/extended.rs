@@ -1,10 +1,11 @@
 //! Extended state: bytes in the format of XSAVE, which the image has taken from the CPU.
 
-use crate::cpuid::xstate::{KNOWN, XSAVE_HEADER_END};
+use crate::cpuid::xstate::XSAVE_HEADER_END;
 use alloc::vec::Vec;
 use devices::RestoreError;
 use serde::{Deserialize, Serialize};
 use state::Saved;
+use x86defs::Xcr0;
 
 /// Bytes of a vCPU's extended state at the most.
 pub const MOST_EXTENDED: usize = 4096;
@@ -27,8 +28,9 @@ impl Saved for Extended {
 
 impl Extended {
     /// Refuses what XRSTOR and FXRSTOR would fault upon (SDM: "Operation of XRSTOR"): the
-    /// hypervisor executes them. A state without bytes is that after reset.
-    pub(super) fn check(&self) -> Result<(), RestoreError> {
+    /// hypervisor executes them. `offered` are the components that the guest may have, which the
+    /// CPU has. A state without bytes is that after reset.
+    pub(super) fn check(&self, offered: Xcr0) -> Result<(), RestoreError> {
         let bytes = self.0.as_slice();
         let require = |holds: bool, what| if holds { Ok(()) } else { Err(RestoreError(what)) };
         if bytes.is_empty() {
@@ -46,7 +48,9 @@ impl Extended {
             bytes.get(LEGACY..header_end).and_then(|header| header.split_first_chunk::<8>());
         let (present, rest) = header.ok_or(RestoreError("extended state: no header"))?;
         let present = u64::from_le_bytes(*present);
-        require(present & !KNOWN.bits() == 0, "extended state: a component that no guest has")?;
+        // x87 and SSE are there even where a guest has no XSAVE.
+        let offered = offered | Xcr0::X87 | Xcr0::SSE;
+        require(present & !offered.bits() == 0, "extended state: a component that is not offered")?;
         require(rest.iter().all(|byte| *byte == 0), "extended state: a compacted format")
     }
 }
@@ -54,6 +58,7 @@ impl Extended {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpuid::xstate::KNOWN;
     use alloc::vec;
 
     #[test]
@@ -69,17 +74,27 @@ mod tests {
             bytes
         };
         for len in [512, 576, 832, 4096] {
-            assert_eq!(Extended(good(len)).check(), Ok(()), "{len} bytes");
+            assert_eq!(Extended(good(len)).check(KNOWN), Ok(()), "{len} bytes");
         }
-        assert_eq!(Extended(Vec::new()).check(), Ok(()));
+        assert_eq!(Extended(Vec::new()).check(KNOWN), Ok(()));
         for len in [30, 511, 513, 575, 4097] {
-            assert!(Extended(good(len)).check().is_err(), "{len} bytes");
+            assert!(Extended(good(len)).check(KNOWN).is_err(), "{len} bytes");
         }
-        assert!(Extended(vec![0; 20]).check().is_err());
+        assert!(Extended(vec![0; 20]).check(KNOWN).is_err());
         for (at, value) in [(26, 1), (513, 4), (519, 0x80), (520, 1), (575, 1)] {
             let mut bytes = good(832);
             bytes[at] = value;
-            assert!(Extended(bytes).check().is_err(), "byte {at}");
+            assert!(Extended(bytes).check(KNOWN).is_err(), "byte {at}");
         }
+        // AVX's upper halves, and PKRU.
+        for (at, value) in [(512, 4), (513, 2)] {
+            let mut bytes = good(4096);
+            bytes[at] = value;
+            assert_eq!(Extended(bytes.clone()).check(KNOWN), Ok(()));
+            assert!(Extended(bytes).check(Xcr0::empty()).is_err(), "byte {at}, not offered");
+        }
+        let mut bytes = good(4096);
+        bytes[512] = 3;
+        assert_eq!(Extended(bytes).check(Xcr0::empty()), Ok(()), "x87 and SSE");
     }
 }

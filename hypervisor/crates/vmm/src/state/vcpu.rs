@@ -280,7 +280,7 @@ pub fn restore_vcpu<B: Backend, M: GuestRam>(
     vcpu.core.pv = pv.restored().map_err(refused::<PvState>(instance))?;
 
     let extended: Extended = sections.take(instance)?;
-    extended.check().map_err(refused::<Extended>(instance))?;
+    extended.check(vcpu.core.cpuid.xstate().offered()).map_err(refused::<Extended>(instance))?;
 
     state.put_into(vcpu);
     apic::apply(vcpu, vm, Effect::IdentityChanged);

@@ -29,10 +29,10 @@ pub fn instruction_length(bytes: &[u8], mode: CpuMode) -> Option<u8> {
 }
 
 pub(super) fn decode(bytes: &[u8], mode: CpuMode, rip: u64) -> Result<Instruction, DecodeError> {
-    if Prefixes::read(&mut Stream::new(bytes), mode).is_none() {
+    let Some(prefixes) = Prefixes::read(&mut Stream::new(bytes), mode) else {
         // There is nothing but prefixes so far.
         return Err(DecodeError::Incomplete);
-    }
+    };
     let mut decoder = Decoder::with_ip(mode.bits(), bytes, rip, DecoderOptions::NONE);
     let found = decoder.decode();
     if found.is_invalid() {
@@ -53,7 +53,11 @@ pub(super) fn decode(bytes: &[u8], mode: CpuMode, rip: u64) -> Result<Instructio
     if matches!(found.mnemonic(), Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2) {
         return Err(DecodeError::Invalid);
     }
-    translate(&found, mode).ok_or_else(|| DecodeError::Unsupported {
+    // The vendors' CPUs differ in what the prefix does to a branch in 64-bit mode.
+    let differs = mode == CpuMode::Long64
+        && prefixes.operand_size
+        && matches!(found.mnemonic(), Mnemonic::Call | Mnemonic::Jmp | Mnemonic::Ret);
+    translate(&found, mode).filter(|_| !differs).ok_or_else(|| DecodeError::Unsupported {
         mnemonic: Name(found.mnemonic()),
         length: found.len().low8(),
     })

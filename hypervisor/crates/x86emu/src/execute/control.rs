@@ -3,7 +3,7 @@
 use super::{assign, load, low, set_register, store, value};
 use crate::address::{self, Intent};
 use crate::cpu::{AccessKind, Cpu, Fault, GuestException};
-use crate::instruction::{ControlOp, Instruction};
+use crate::instruction::{ControlOp, Instruction, Operand};
 use x86defs::control::CpuMode;
 use x86defs::{Cr4, Exception, Gpr, GuestVirtAddr, Rflags, SegmentRegister, Width};
 
@@ -67,6 +67,26 @@ fn push_all<C: Cpu>(cpu: &mut C, width: Width, pushes: &Pushes) -> Result<(), Fa
     Ok(())
 }
 
+/// PUSH of an operand, which may be a device's: it is read once the push is known to work.
+pub(super) fn push_operand<C: Cpu>(
+    cpu: &mut C,
+    width: Width,
+    operand: &Operand,
+) -> Result<(), Fault<C::Error>> {
+    if matches!(operand, Operand::Memory(_)) {
+        probe_push(cpu, width)?;
+    }
+    let pushed = value(cpu, operand, width)?;
+    push(cpu, width, pushed)
+}
+
+/// Fails where [`push`] would.
+fn probe_push<C: Cpu>(cpu: &mut C, width: Width) -> Result<(), Fault<C::Error>> {
+    let rsp = cpu.gpr(Gpr::Rsp).wrapping_sub(width.bytes() as u64);
+    let linear = entry(cpu, rsp, width, Intent::Write)?;
+    cpu.probe_write(linear, width.bytes())
+}
+
 pub(super) fn push<C: Cpu>(cpu: &mut C, width: Width, pushed: u64) -> Result<(), Fault<C::Error>> {
     let mut pushes = Pushes::new();
     pushes.add(pushed);
@@ -80,9 +100,8 @@ pub(super) fn peek<C: Cpu>(cpu: &mut C, width: Width, offset: u64) -> Result<u64
     load(cpu, linear, width, AccessKind::Read)
 }
 
-/// Moves RSP up by `bytes`.
-pub(super) fn drop_bytes<C: Cpu>(cpu: &mut C, bytes: u64) {
-    let stack = address::stack_width(cpu);
+/// Moves RSP, of which `stack` counts, up by `bytes`.
+pub(super) fn drop_bytes<C: Cpu>(cpu: &mut C, stack: Width, bytes: u64) {
     let rsp = stack.truncate(cpu.gpr(Gpr::Rsp).wrapping_add(bytes));
     set_register(cpu, low(Gpr::Rsp), stack, rsp);
 }
@@ -92,7 +111,7 @@ pub(super) fn pop<C: Cpu>(cpu: &mut C, instruction: &Instruction) -> Result<(), 
     let width = instruction.width;
     let before = cpu.gpr(Gpr::Rsp);
     let popped = peek(cpu, width, 0)?;
-    drop_bytes(cpu, width.bytes() as u64);
+    drop_bytes(cpu, address::stack_width(cpu), width.bytes() as u64);
     let result = assign(cpu, &instruction.destination, width, popped);
     if result.is_err() {
         cpu.set_gpr(Gpr::Rsp, before);
@@ -116,9 +135,7 @@ pub(super) fn run<C: Cpu>(
         }
         ControlOp::Call => {
             // The target may be a device's: it is read once the push is known to work.
-            let rsp = cpu.gpr(Gpr::Rsp).wrapping_sub(width.bytes() as u64);
-            let linear = entry(cpu, rsp, width, Intent::Write)?;
-            cpu.probe_write(linear, width.bytes())?;
+            probe_push(cpu, width)?;
             let target = value(cpu, &instruction.destination, width)?;
             let target = branch(cpu, target)?;
             push(cpu, width, next)?;
@@ -127,7 +144,11 @@ pub(super) fn run<C: Cpu>(
         ControlOp::Return(more) => {
             let target = peek(cpu, width, 0)?;
             let target = branch(cpu, target)?;
-            drop_bytes(cpu, (width.bytes() as u64).wrapping_add(more.into()));
+            drop_bytes(
+                cpu,
+                address::stack_width(cpu),
+                (width.bytes() as u64).wrapping_add(more.into()),
+            );
             return Ok(target);
         }
         ControlOp::Enter(bytes, level) => enter(cpu, width, bytes, level)?,
@@ -214,7 +235,7 @@ fn pop_registers<C: Cpu>(cpu: &mut C, width: Width) -> Result<(), Fault<C::Error
             set_register(cpu, low(gpr), width, value);
         }
     }
-    drop_bytes(cpu, bytes.wrapping_mul(ALL.len() as u64));
+    drop_bytes(cpu, address::stack_width(cpu), bytes.wrapping_mul(ALL.len() as u64));
     Ok(())
 }
 
@@ -266,7 +287,7 @@ fn pop_flags<C: Cpu>(cpu: &mut C, width: Width) -> Result<(), Fault<C::Error>> {
         }
         flags.set(Rflags::VIF, wanted);
     }
-    drop_bytes(cpu, width.bytes() as u64);
+    drop_bytes(cpu, address::stack_width(cpu), width.bytes() as u64);
     cpu.set_rflags(flags | Rflags::RESERVED1);
     Ok(())
 }

@@ -325,10 +325,7 @@ fn run<C: Cpu>(cpu: &mut C, instruction: &Instruction) -> Result<Step, Fault<C::
         Op::CompareExchangePair => return compare_exchange_pair(cpu, instruction),
         Op::ExchangeAdd => return exchange_add(cpu, instruction),
         Op::Bit(operation) => return bit(cpu, instruction, operation),
-        Op::Push => {
-            let pushed = value(cpu, destination, width)?;
-            control::push(cpu, width, pushed)?;
-        }
+        Op::Push => control::push_operand(cpu, width, destination)?,
         Op::Pop => control::pop(cpu, instruction)?,
         Op::Descriptor(op) => return segments::run(cpu, instruction, op),
         Op::Vector(moved) => vector::run(cpu, instruction, moved)?,

@@ -161,8 +161,10 @@ pub(super) fn run<C: Cpu>(
         }
         DescriptorOp::Pop(register) => {
             let selector = peek(cpu, instruction.width, 0)?.low16();
+            // RSP moves as the stack is now, not as a new SS has it.
+            let stack = address::stack_width(cpu);
             let step = load_segment(cpu, register, selector)?;
-            drop_bytes(cpu, instruction.width.bytes() as u64);
+            drop_bytes(cpu, stack, instruction.width.bytes() as u64);
             return Ok(step);
         }
         DescriptorOp::LoadFar(register) => return load_far(cpu, instruction, register),
@@ -287,9 +289,10 @@ fn load_far<C: Cpu>(
     let offset = load(cpu, linear, width, AccessKind::Read)?;
     let linear = address::operand_linear(cpu, &memory, bytes, 2, Intent::Read)?;
     let selector = load(cpu, linear, Width::B2, AccessKind::Read)?.low16();
-    let step = load_segment(cpu, register, selector)?;
+    // Of the loads of SS, MOV and POP alone hold interrupts off.
+    let _ = load_segment(cpu, register, selector)?;
     assign(cpu, &instruction.destination, width, offset)?;
-    Ok(step)
+    Ok(Step::Done)
 }
 
 /// LLDT and LTR.

@@ -7,8 +7,9 @@ use crate::execute::{
 use crate::tables::{ALL, AVX, AVX2, FAMILIES, Form, has};
 use crate::vectors::{self, Vectors};
 use guests::harness::{Outcome, Tests, Text};
+use guests::io::mmio_write32;
 use guests::paging::bits;
-use guests::trap::vector;
+use guests::trap::{selector, vector};
 use guests::{check, check_eq, cpu, info, paging, println, skip, user};
 
 pub(crate) fn run(tests: &mut Tests) {
@@ -19,6 +20,7 @@ pub(crate) fn run(tests: &mut Tests) {
         tests.case(name, || family(seed * 100 + place, rounds, forms, avx));
     }
     tests.case("refused", refused);
+    tests.case("stack_segment_twice", stack_segment_twice);
 }
 
 fn family(seed: u64, rounds: u64, forms: &[Form], avx: bool) -> Outcome {
@@ -130,5 +132,32 @@ fn refused() -> Outcome {
     // What is emulated: movups xmm0, [rax]
     let trap = user::run(&[0x0f, 0x10, 0x00, 0xcd, 0x80], [at, 0, 0, 0]);
     check_eq!(trap.vector, 0x80, "MOVUPS");
+    Ok(())
+}
+
+/// A load of SS in the shadow of another one, with interrupts on.
+fn stack_segment_twice() -> Outcome {
+    const SCRATCH: u64 = 0xfed4_0000;
+    if !scratch_present() {
+        skip!("no scratch device at {SCRATCH:#x}");
+    }
+    let at = WINDOW + 0x10_0000;
+    paging::map(at, SCRATCH, bits::PRESENT | bits::WRITE | bits::USER);
+    mmio_write32(at, selector::USER_DATA.into());
+    // mov ss, [rax] from RAM and from the device; int 0x80.
+    for first in [0x10, 0x13] {
+        user::place(user::BASE, &[0x8e, first, 0x8e, 0x10, 0xcd, 0x80]);
+        user::place(user::DATA, &selector::USER_DATA.to_le_bytes());
+        let registers = [at, user::DATA, 0, 0];
+        let interrupts_on = 0x202;
+        let trap = user::run_at(
+            user::BASE,
+            selector::USER_CODE,
+            user::STACK_TOP,
+            interrupts_on,
+            registers,
+        );
+        check_eq!((trap.vector, trap.rip), (0x80, user::BASE + 6), "after MOV SS {first:#x}");
+    }
     Ok(())
 }
