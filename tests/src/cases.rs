@@ -691,7 +691,7 @@ pub(crate) fn check_dmesg(drive: &mut Drive) -> Result<()> {
 }
 
 /// As [`check_dmesg`], but lines with one of `allowed` are.
-fn check_dmesg_but(drive: &mut Drive, allowed: &[&str]) -> Result<()> {
+pub(crate) fn check_dmesg_but(drive: &mut Drive, allowed: &[&str]) -> Result<()> {
     let log = drive.shell("dmesg", 120)?;
     for wanted in ["kvm-clock: Using msrs", "ACPI: Interpreter enabled"] {
         ensure!(log.contains(wanted), "dmesg lacks {wanted:?}");

@@ -62,16 +62,6 @@ pub(crate) trait AnyMachine: Sync {
         console: Arc<Console>,
     ) -> Arc<dyn Start>;
 
-    /// `entity` is to make the guest that goes on in place of `guest`, with the machine that `saved`
-    /// has, once it is [admitted](Start::admit).
-    #[cfg(feature = "check-entries")]
-    fn exchange(
-        &'static self,
-        entity: EntityId,
-        guest: &AnyGuest,
-        saved: Vec<u8>,
-    ) -> Arc<dyn Start>;
-
     /// The vCPUs and services of a guest that no CPU runs are not scheduled any more; others of it
     /// may be, even if it was paused.
     fn unschedule(&self, guest: &AnyGuest);
@@ -112,30 +102,6 @@ impl<C: VendorCpu> AnyMachine for Machine<C> {
     ) -> Arc<dyn Start> {
         let admit = Box::new(|guest: &Arc<Guest<Slots<C>>>| self.admit(guest));
         let starter = Arc::new(Starter::new(self.world, admit, settings, files, console, names));
-        self.runners.write().insert(entity, Runner::Starter(Arc::clone(&starter)));
-        self.world.wake(entity, Reason::Other);
-        starter
-    }
-
-    #[cfg(feature = "check-entries")]
-    fn exchange(
-        &'static self,
-        entity: EntityId,
-        guest: &AnyGuest,
-        saved: Vec<u8>,
-    ) -> Arc<dyn Start> {
-        let admit = Box::new(|guest: &Arc<Guest<Slots<C>>>| {
-            self.run(guest);
-            // Requests may wait in the mailbox of each.
-            for entity in guest.entities() {
-                self.world.wake(entity, Reason::Other);
-            }
-        });
-        let (settings, console) = (Arc::clone(&guest.settings), Arc::clone(&guest.console));
-        let names = Names { id: guest.id, place: guest.place };
-        let files = Files::Uploads(Vec::new());
-        let starter = Starter::new(self.world, admit, settings, files, console, names);
-        let starter = Arc::new(starter.exchange(Arc::clone(&guest.vm.memory), saved));
         self.runners.write().insert(entity, Runner::Starter(Arc::clone(&starter)));
         self.world.wake(entity, Reason::Other);
         starter
@@ -211,14 +177,6 @@ impl<C: VendorCpu> Machine<C> {
             let begun = offset.wrapping_neg();
             log::debug!("guest \"{}\": its time began at the tick {begun}", guest.vm.name);
         }
-        self.run(guest);
-        if let Some(first) = guest.places.entity(0) {
-            self.world.wake(first, Reason::Other);
-        }
-    }
-
-    /// Knows the vCPUs and services of a guest by their names in the scheduler.
-    fn run(&self, guest: &Arc<Guest<Slots<C>>>) {
         {
             let mut runners = self.runners.write();
             for (index, entity) in guest.places.entities().enumerate() {
@@ -232,5 +190,8 @@ impl<C: VendorCpu> Machine<C> {
         }
         let any: Arc<AnyGuest> = Arc::<Guest<Slots<C>>>::clone(guest);
         self.guests.write().push(any);
+        if let Some(first) = guest.places.entity(0) {
+            self.world.wake(first, Reason::Other);
+        }
     }
 }

@@ -347,10 +347,9 @@ impl GuestSpace {
     pub fn add_apic_page(&self) -> Result<HostPhysAddr, HostError> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
-        if let Some(page) = inner.apic_page {
-            return Ok(page);
-        }
-        let page = map_apic_page(&mut inner.nested, &mut inner.tables)
+        let there = inner.apic_page;
+        let page = there
+            .or_else(|| map_apic_page(&mut inner.nested, &mut inner.tables))
             .ok_or(HostError::OutOfMemory("the page of a guest's local APICs"))?;
         inner.apic_page = Some(page);
         Ok(page)

@@ -8,6 +8,8 @@ use crate::drivers::serial;
 use crate::error::HostError;
 use crate::journal::{self, Status};
 use crate::machine::console::Console;
+#[cfg(feature = "check-entries")]
+use crate::machine::guest::exchange;
 use crate::machine::guest::{AnyGuest, Files, Names, Reclaim, Start};
 use crate::machine::{Vendor, World, send};
 use crate::mm;
@@ -40,10 +42,7 @@ pub(super) struct Record {
     pub(super) console: Arc<Console>,
     pub(super) stage: Stage,
     /// Its clock stands.
-    pub(super) clock_stands: bool,
-    /// Its exchange, while it is paused.
-    #[cfg(feature = "check-entries")]
-    pub(super) exchange: super::exchange::Exchange,
+    clock_stands: bool,
     /// Ticks of services that are gone.
     pub(super) service: u64,
     watch: Watch,
@@ -138,8 +137,6 @@ impl Operator {
             console: Arc::new(Console::new(ring, screen)),
             stage: Stage::Nothing,
             clock_stands: false,
-            #[cfg(feature = "check-entries")]
-            exchange: super::exchange::Exchange::default(),
             service: 0,
             watch: Watch::default(),
             report: String::new(),
@@ -211,6 +208,10 @@ impl Operator {
                 self.tell(world, at, EventKind::Paused);
             }
             Action::Resume => {
+                #[cfg(feature = "check-entries")]
+                if record.clock_stands && exchange::is_requested(&record.settings) {
+                    return self.exchange(world, at);
+                }
                 record.resume(world);
                 self.tell(world, at, EventKind::Resumed);
             }
@@ -241,6 +242,26 @@ impl Operator {
                 self.tell(world, at, EventKind::Deleted);
                 self.forget(at);
             }
+        }
+    }
+
+    /// A fresh guest with the memory and the machine of one that is paused goes on in its place.
+    #[cfg(feature = "check-entries")]
+    fn exchange(&mut self, world: &'static World, at: usize) {
+        let Some(record) = self.records.get_mut(at) else { return };
+        let Some(guest) = record.guest().map(Arc::clone) else { return };
+        let saved = exchange::save(&guest).inspect_err(|why| log::error!("{why}"));
+        let Ok(saved) = saved else { return };
+        log::info!("guest \"{}\": saved in {} bytes", guest.vm.name, saved.len());
+        let saved = Files::Saved(Arc::clone(&guest.vm.memory), Arc::new(saved));
+        let files = core::mem::replace(&mut record.files, saved);
+        self.machine.unschedule(&guest);
+        self.leave_scheduler(world, guest.id);
+        if let Err(error) = self.begin(world, at) {
+            self.start_failed(world, at, &error);
+        }
+        if let Some(record) = self.records.get_mut(at) {
+            record.files = files;
         }
     }
 
@@ -291,8 +312,6 @@ impl Operator {
         let Some(record) = self.records.get(at) else { return };
         let (place, before, now) = (record.place, record.life.state(), asm::rdtsc());
         let next = self.look_after(world, at, now);
-        #[cfg(feature = "check-entries")]
-        self.exchange(world, at);
         let Some(record) = self.records.get_mut(at) else { return };
         if record.life.deadline().is_some_and(|deadline| deadline <= now) {
             for action in record.life.timer(now) {
@@ -410,7 +429,7 @@ impl Operator {
     }
 
     /// The start of a guest is over, whatever came of it: nothing is run for it any more.
-    pub(super) fn start_over(&mut self, world: &World, at: usize, entity: EntityId) {
+    fn start_over(&mut self, world: &World, at: usize, entity: EntityId) {
         self.machine.forget(entity);
         let mut scheduler = world.scheduler.lock();
         let now = asm::rdtsc();

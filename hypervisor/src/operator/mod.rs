@@ -5,8 +5,6 @@
 //! not; `Terminal`; `Control`.
 
 mod control_line;
-#[cfg(feature = "check-entries")]
-mod exchange;
 mod inspect;
 mod lives;
 mod perform;

@@ -1,11 +1,11 @@
-//! A guest that is saved and restored as a fresh one while it is paused.
+//! A guest that is saved and restored as a fresh one when it goes on after a pause.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use super::{contains, shell, to_monitor};
-use crate::cases::check_dmesg;
+use crate::cases::check_dmesg_but;
 use crate::drive::Drive;
 
 /// The guest stands for so long, in seconds: its time must not notice.
@@ -33,17 +33,19 @@ pub(super) fn saved(drive: &mut Drive) -> Result<()> {
     shell(drive)?;
     drive.shell("X=before; (sleep 3; >/tmp/slept) & true", 120)?;
     let before = uptime(drive)?;
+    shell(drive)?;
     to_monitor(drive)?;
     contains(&drive.monitor("pause alpha")?, "paused")?;
-    let (from, end) = (Instant::now(), Instant::now() + Duration::from_secs(120));
-    while !drive.text().contains("\"alpha\" is restored") {
-        ensure!(Instant::now() < end, "the guest was not exchanged");
+    std::thread::sleep(Duration::from_secs(PAUSE));
+    let went = Instant::now();
+    contains(&drive.monitor("resume alpha")?, "running")?;
+    // What is typed while it is made anew is lost.
+    let end = Instant::now() + Duration::from_secs(60);
+    while drive.text().matches("\"alpha\" starts").count() < 2 {
+        ensure!(Instant::now() < end, "no other guest starts in its place");
         drive.monitor("list")?;
         std::thread::sleep(Duration::from_millis(300));
     }
-    std::thread::sleep(Duration::from_secs(PAUSE).saturating_sub(from.elapsed()));
-    let went = Instant::now();
-    contains(&drive.monitor("resume alpha")?, "running")?;
     drive.send("\x1d1");
     drive.expect("console of \"alpha\"", 30)?;
     drive.send("\n");
@@ -54,6 +56,7 @@ pub(super) fn saved(drive: &mut Drive) -> Result<()> {
         (before..before + most).contains(&after),
         "uptime was {before} and is {after}, and the guest ran for {most} s at the most"
     );
+    contains(drive.text(), "\"alpha\": saved in ")?;
     let answer = drive.shell("echo $X; sleep 3; ls /tmp", 120)?;
     for word in ["before", "slept"] {
         contains(&answer, word)?;
@@ -64,7 +67,8 @@ pub(super) fn saved(drive: &mut Drive) -> Result<()> {
         let slept = drive.shell(&format!("taskset -c {cpu} sleep 1 && echo up"), 120)?;
         contains(&slept, "up")?;
     }
-    check_dmesg(drive)?;
+    // Linux says so of a vCPU that had to wait in its timer's interrupt: two share a CPU.
+    check_dmesg_but(drive, &["hrtimer: interrupt took"])?;
     drive.send("poweroff\n");
     drive.ends(0).map(|_| ())
 }

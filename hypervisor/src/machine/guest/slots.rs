@@ -103,9 +103,9 @@ pub(crate) trait Vcpus: Debug + Send + Sync {
     /// Bytes of memory that they take.
     fn bytes(&self) -> u64;
 
-    /// Writes the sections of all of them, of which no CPU runs one; `false` if one does.
+    /// Writes the sections of all of them of which no CPU runs one.
     #[cfg(feature = "check-entries")]
-    fn save(&self, memory: &GuestSpace, writer: &mut Writer) -> bool;
+    fn save(&self, memory: &GuestSpace, writer: &mut Writer);
 
     /// Lets `look` see vCPU `index`, in the address space of its guest's `memory`, unless it does
     /// not leave its CPU within `ticks`.
@@ -145,16 +145,13 @@ impl<C: VendorCpu> Vcpus for Slots<C> {
     }
 
     #[cfg(feature = "check-entries")]
-    fn save(&self, memory: &GuestSpace, writer: &mut Writer) -> bool {
-        self.0.iter().all(|slot| {
-            let Some(mut private) = slot.private.try_lock() else { return false };
+    fn save(&self, memory: &GuestSpace, writer: &mut Writer) {
+        for mut private in self.0.iter().filter_map(|slot| slot.private.try_lock()) {
             let Private { vcpu, extended, .. } = &mut *private;
-            mm::with_root(memory.root(), || {
-                vmm::state::save_vcpu(vcpu, &extended.bytes(), writer);
-            });
+            let save = || vmm::state::save_vcpu(vcpu, &extended.bytes(), writer);
+            mm::with_root(memory.root(), save);
             C::unload(&mut vcpu.hw);
-            true
-        })
+        }
     }
 
     fn look(

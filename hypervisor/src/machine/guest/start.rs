@@ -2,9 +2,9 @@
 //! nobody else waits for it, and charged to the guest.
 
 use super::build::{Assembly, lay_out, refused, reserve};
-#[cfg(feature = "check-entries")]
-use super::violations;
 use super::{AnyGuest, Guest, Names, Slots};
+#[cfg(feature = "check-entries")]
+use super::{exchange, violations};
 use crate::cpu::asm;
 use crate::error::HostError;
 use crate::hw::VendorCpu;
@@ -37,6 +37,9 @@ pub(crate) enum Files {
     Bundle(Bundle<'static>),
     /// Uploads, by name.
     Uploads(Vec<(String, Arc<FileMemory>)>),
+    /// None: the memory of a guest before, and its machine, as it was saved.
+    #[cfg(feature = "check-entries")]
+    Saved(Arc<GuestSpace>, Arc<Vec<u8>>),
 }
 
 impl Files {
@@ -46,6 +49,8 @@ impl Files {
             Self::Uploads(files) => {
                 files.iter().find(|(known, _)| known == name).map(|(_, file)| file.bytes())
             }
+            #[cfg(feature = "check-entries")]
+            Self::Saved(..) => None,
         }
     }
 }
@@ -62,12 +67,6 @@ enum Work<C: VendorCpu> {
     /// From this address on.
     Populate(Arc<GuestSpace>, CpuState, GuestPhysAddr),
     Assemble(Box<Assembly<C>>),
-    /// A guest is made that goes on in place of another, with its memory and this machine.
-    #[cfg(feature = "check-entries")]
-    Exchange(Arc<GuestSpace>, Vec<u8>),
-    /// The same, with some vCPUs still to be made.
-    #[cfg(feature = "check-entries")]
-    Restore(Box<Assembly<C>>, Vec<u8>),
     /// It failed: RAM from this address on is still to be given back.
     GiveBack(Arc<GuestSpace>, GuestPhysAddr, HostError),
     Done(Result<Arc<Guest<Slots<C>>>, HostError>),
@@ -142,6 +141,11 @@ impl<C: VendorCpu> Start for Starter<C> {
         let made = self.made.lock().take();
         if let Some(guest) = made {
             (self.admit)(&guest);
+            // Requests may wait in the mailbox of each vCPU.
+            #[cfg(feature = "check-entries")]
+            if let Files::Saved(..) = self.files {
+                guest.entities().for_each(|entity| self.world.wake(entity, sched::Reason::Other));
+            }
         }
     }
 }
@@ -158,14 +162,6 @@ impl<C: VendorCpu> Starter<C> {
         let (work, made) = (locks::Mutex::new(Rank::Life, Work::Reserve), Mutex::new(None));
         let cancelled = AtomicBool::new(false);
         Self { work, world, admit, settings, files, console, names, cancelled, made }
-    }
-
-    /// Makes a guest that goes on in place of another: with its memory and the machine that `saved`
-    /// has.
-    #[cfg(feature = "check-entries")]
-    pub(crate) fn exchange(self, space: Arc<GuestSpace>, saved: Vec<u8>) -> Self {
-        let work = locks::Mutex::new(Rank::Life, Work::Exchange(space, saved));
-        Self { work, ..self }
     }
 
     /// The guest's name.
@@ -208,6 +204,12 @@ impl<C: VendorCpu> Starter<C> {
             return Err(fail("its start was cancelled".into()));
         }
         Ok(match work {
+            #[cfg(feature = "check-entries")]
+            Work::Reserve if let Files::Saved(space, _) = &self.files => {
+                // Its RAM is there already.
+                let end = GuestPhysAddr::new(u64::MAX);
+                Work::Populate(Arc::clone(space), CpuState::reset_vector(0), end)
+            }
             Work::Reserve => Work::SetAside(reserve(&self.settings)?),
             Work::SetAside(mut reservation) => match reservation.step()? {
                 true => Work::SetAside(reservation),
@@ -260,23 +262,11 @@ impl<C: VendorCpu> Starter<C> {
                 }
                 let guest = assembly.finish(world, self.names);
                 #[cfg(feature = "check-entries")]
-                self.break_rules(vendor, &guest);
-                Work::Done(Ok(guest))
-            }
-            #[cfg(feature = "check-entries")]
-            Work::Exchange(space, saved) => {
-                let state = CpuState::reset_vector(0);
-                let (settings, console) = (&self.settings, &self.console);
-                let assembly = Assembly::new(world, vendor, settings, console, space, state)?;
-                Work::Restore(Box::new(assembly), saved)
-            }
-            #[cfg(feature = "check-entries")]
-            Work::Restore(mut assembly, saved) => {
-                if assembly.add_vcpu(vendor)? {
-                    return Ok(Work::Restore(assembly, saved));
+                if let Files::Saved(_, saved) = &self.files {
+                    exchange::restore(&guest, saved, world).map_err(|e| fail(e.to_string()))?;
+                } else {
+                    self.break_rules(vendor, &guest);
                 }
-                let guest = assembly.finish(world, self.names);
-                super::exchange::restore(&guest, &saved).map_err(fail)?;
                 Work::Done(Ok(guest))
             }
             over @ (Work::GiveBack(..) | Work::Done(_) | Work::Over) => over,

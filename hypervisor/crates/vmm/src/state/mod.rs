@@ -25,6 +25,7 @@ use crate::clock::VmClockState;
 use crate::cpuid::CpuidTable;
 use crate::msr::mtrr::Mtrrs;
 use crate::vm::Vm;
+use alloc::vec::Vec;
 use devices::RestoreError;
 use memory::GuestRam;
 use requirements::Requirements;
@@ -57,6 +58,41 @@ pub fn save_vm<M: GuestRam>(vm: &Vm<M>, cpuid: &CpuidTable, writer: &mut Writer)
     writer.put(0, &clock);
     writer.put(0, &*mtrrs.lock());
     board.save(writer);
+}
+
+/// A paused machine, whose vCPUs have `cpuid`, as bytes. `vcpus` writes the sections of each
+/// ([`save_vcpu`]).
+///
+/// # Errors
+/// The first section that could not be written, and why.
+pub fn save<M: GuestRam>(
+    vm: &Vm<M>,
+    cpuid: &CpuidTable,
+    vcpus: impl FnOnce(&mut Writer),
+) -> Result<Vec<u8>, StateError> {
+    let mut writer = Writer::new();
+    save_vm(vm, cpuid, &mut writer);
+    vcpus(&mut writer);
+    writer.finish()
+}
+
+/// Puts `saved` into a machine that has just been made, whose vCPUs have `cpuid`. `vcpus` restores
+/// each ([`restore_vcpu`]).
+///
+/// # Errors
+/// Names what the machine lacks, or the section that is missing, unknown, or can't be.
+pub fn restore<M: GuestRam>(
+    vm: &Vm<M>,
+    cpuid: &CpuidTable,
+    saved: &[u8],
+    vcpus: impl FnOnce(&mut Sections<'_>) -> Result<(), StateError>,
+) -> Result<(), StateError> {
+    let mut sections = Sections::open(saved)?;
+    let frequency = vm.clock.read().frequency();
+    check(&mut sections, cpuid, frequency, vm.fabric.mailboxes().len())?;
+    restore_vm(vm, cpuid, &mut sections)?;
+    vcpus(&mut sections)?;
+    sections.finish()
 }
 
 /// Takes what the target must offer, and compares it with what it does: vCPUs that have `cpuid`,
