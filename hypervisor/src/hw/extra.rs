@@ -238,7 +238,7 @@ impl ExtendedState {
         mm::direct(self.area) as *mut u8
     }
 
-    /// Its bytes, while no CPU has it.
+    /// The bytes, while no CPU has the state.
     #[cfg(feature = "check-entries")]
     pub(crate) fn bytes(&self) -> [u8; AREA] {
         // SAFETY: the area is a page of its own, which nobody writes while it is borrowed.

@@ -46,7 +46,7 @@ fn pci(board: &Board, bells: &mut HotBells, how: u8, input: &mut Input<'_>, now:
     let base = |bar: u8| config(board, 0x10 + 4 * bar, None, now);
     match how & 7 {
         0 | 1 => _ = config(board, second, Some(value), now),
-        // Its BARs where a guest would have them.
+        // The BARs where a guest would have them.
         2 => {
             let ports = 0xc000 | value & 0xf00;
             for (offset, value) in [(0x10, ports), (0x14, 0xc100_0000), (0x18, 0xc200_0000), (4, 7)]
@@ -84,10 +84,10 @@ fn pci(board: &Board, bells: &mut HotBells, how: u8, input: &mut Input<'_>, now:
     0
 }
 
-/// What came of an access.
+/// Result of an access.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Acted {
-    /// What was read.
+    /// The value that was read.
     pub seen: u64,
     /// A vCPU has acknowledged an interrupt of the 8259s, and looks at them by itself.
     pub acknowledged: bool,

@@ -18,7 +18,7 @@ use x86defs::exit::{NestedAccess, NestedFault};
 use x86defs::time::Nanos;
 use x86defs::{Gpr, GuestPhysAddr, Rflags, VmExit, Width};
 
-/// Where the device on the PCI bus has its ports, registers and table.
+/// Places of the ports, registers and table of the device on the PCI bus.
 const BARS: [u32; 3] = [0xc000, 0xc100_0000, 0xc200_0000];
 /// A register of the device: an interrupt by the vector that is written.
 const NOTIFY: u64 = 0x104;
@@ -226,7 +226,7 @@ pub fn look(play: &mut Play) -> Seen {
         seen.turns.push(turn(play, exit));
         seen.read.push(play.vm.board.deadline().0);
     };
-    // What waits now, then what comes with time.
+    // Interrupts that wait now, then those that come with time.
     for exit in [VmExit::HostInterrupt, VmExit::Halt, VmExit::HostInterrupt, VmExit::Halt] {
         rest(play, exit);
     }

@@ -96,7 +96,7 @@ fn same_outside(one: &Machine, other: &Machine, sent: usize, told: usize) {
     assert!(one.play.vm.memory.contents() == other.play.vm.memory.contents(), "the RAM differs");
 }
 
-/// What the hardware has of both vCPUs.
+/// Compares the hardware's parts of both vCPUs.
 fn alike(one: &Play, other: &Play, injected: usize, number: usize) {
     let (a, b) = (&one.vcpu.hw, &other.vcpu.hw);
     assert_eq!(a.injected[injected..], b.injected, "step {number}");

@@ -39,7 +39,7 @@ pub(super) fn saved(drive: &mut Drive) -> Result<()> {
     std::thread::sleep(Duration::from_secs(PAUSE));
     let went = Instant::now();
     contains(&drive.monitor("resume alpha")?, "running")?;
-    // What is typed while it is made anew is lost.
+    // Characters that are typed while it is made anew are lost.
     let end = Instant::now() + Duration::from_secs(60);
     while drive.text().matches("\"alpha\" starts").count() < 2 {
         ensure!(Instant::now() < end, "no other guest starts in its place");

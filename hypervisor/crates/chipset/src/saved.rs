@@ -1,4 +1,4 @@
-//! What all parts of a board that are saved and restored have in common.
+//! Types and functions that all parts of a board need to be saved and restored.
 
 use devices::{Device, RestoreError};
 use state::{Saved, Sections, StateError};

@@ -169,7 +169,7 @@ impl TestDevice {
         }
         self.turns.store(state.turns, Ordering::SeqCst);
         self.echo.store(state.echo, Ordering::SeqCst);
-        // Whoever is to see them is woken when the device goes on.
+        // The one that is to see them is woken when the device goes on.
         self.doorbell.restore(state.marks);
         Ok(())
     }

@@ -117,7 +117,7 @@ pub enum StateError {
     Refused {
         /// The section.
         section: SectionName,
-        /// What is impossible about it.
+        /// The impossible part of it.
         why: &'static str,
     },
     /// The machine that it is to be restored into does not offer what the guest has seen.

@@ -1,6 +1,6 @@
 //! A saved machine: a list of sections, each with a name, an instance, a version and a checksum.
 //!
-//! What has a state of its own implements [`Saved`], which gives its section a name and a
+//! A type with a section of its own implements [`Saved`], which gives that a name and a
 //! version. [`Writer`] makes sections of such states, and [`Sections`] makes states of sections.
 //! A saved machine comes from outside: a reader believes nothing, and each [`StateError`] names
 //! the section and the cure. `docs/state.md` has the format. Fuzz target: `state`.

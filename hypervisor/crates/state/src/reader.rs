@@ -21,7 +21,7 @@ pub struct Sections<'a> {
     left: BTreeMap<(&'a str, u32), Section<'a>>,
 }
 
-/// What is left of the bytes.
+/// The rest of the bytes.
 struct Rest<'a> {
     bytes: &'a [u8],
     at: usize,

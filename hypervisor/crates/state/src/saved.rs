@@ -1,4 +1,4 @@
-//! [`Saved`]: what a section holds.
+//! [`Saved`]: the contents of a section.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -8,7 +8,7 @@ pub type ReadPrevious<T> = fn(&[u8]) -> Option<T>;
 
 /// A state that has a section of its own.
 ///
-/// Its layout is that of `postcard`: the order and the types of its fields. Whatever changes them
+/// The layout is that of `postcard`: the order and the types of its fields. Whatever changes them
 /// makes the version grow, and gives [`PREVIOUS`](Self::PREVIOUS) a function that reads what was
 /// before.
 pub trait Saved: Serialize + DeserializeOwned {

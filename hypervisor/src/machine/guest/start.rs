@@ -206,7 +206,7 @@ impl<C: VendorCpu> Starter<C> {
         Ok(match work {
             #[cfg(feature = "check-entries")]
             Work::Reserve if let Files::Saved(space, _) = &self.files => {
-                // Its RAM is there already.
+                // The RAM is there already.
                 let end = GuestPhysAddr::new(u64::MAX);
                 Work::Populate(Arc::clone(space), CpuState::reset_vector(0), end)
             }

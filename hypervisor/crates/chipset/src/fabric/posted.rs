@@ -227,7 +227,7 @@ impl Posted {
         ([a, b, c, d], [w, x, y, z])
     }
 
-    /// What waits, and stays: vectors with those of them that are level-triggered, requests, and
+    /// Contents of the box, which stay: vectors with those of them that are level-triggered, requests, and
     /// the page of a start-up.
     pub(super) fn peek(&self) -> ([[u64; 4]; 2], Requests, Option<u8>) {
         let word = self.requests.load(Ordering::SeqCst);

@@ -101,7 +101,7 @@ impl Msi {
         MsiState { pending: self.state.lock().pending }
     }
 
-    /// What waited waits again; `config` has been restored. Nothing is sent.
+    /// Messages that waited wait again; `config` has been restored. Nothing is sent.
     pub(super) fn restore(&self, config: &ConfigSpace, saved: &MsiState) {
         let state = &mut *self.state.lock();
         self.look(config, state);

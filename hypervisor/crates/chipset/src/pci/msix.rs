@@ -136,7 +136,7 @@ impl Msix {
         MsixState { entries: self.state.lock().entries.clone() }
     }
 
-    /// What waited waits again; `config` has been restored. Nothing is sent.
+    /// Messages that waited wait again; `config` has been restored. Nothing is sent.
     pub(super) fn restore(
         &self,
         config: &ConfigSpace,

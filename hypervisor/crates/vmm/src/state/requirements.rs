@@ -10,7 +10,7 @@ use state::{Saved, StateError};
 use x86defs::cpuid::CpuidResult;
 use x86defs::time::TscFrequency;
 
-/// What a guest has seen of its machine, and goes on to rely upon.
+/// Properties of its machine that a guest has seen, and goes on to rely upon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Requirements {
     frequency: TscFrequency,
@@ -34,7 +34,7 @@ impl Saved for Requirements {
 }
 
 impl Requirements {
-    /// What a machine offers.
+    /// Properties of a machine.
     pub(super) fn of(cpuid: &CpuidTable, frequency: TscFrequency, vcpus: usize) -> Self {
         let answer = |(leaf, subleaf, CpuidResult { eax, ebx, ecx, edx })| Answer {
             leaf,
