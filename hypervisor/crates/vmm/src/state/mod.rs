@@ -2,13 +2,12 @@
 //! each vCPU.
 //!
 //! The caller pauses the guest first: no vCPU has a CPU, the guest's time stands, its devices are
-//! [quiet](Board::quiesce). RAM and the bytes of extended state are the caller's. A machine is
+//! [quiet](chipset::Board::quiesce). RAM and the bytes of extended state are the caller's. A machine is
 //! restored into one that has just been made with the same settings; [`check`] comes before
 //! anything is touched, and if anything is refused afterwards the machine is of no use. Before the
 //! machine's time goes on ([`Vm::resume`]), its devices do ([`Board::go_on`]); then each vCPU is
 //! made to look into its mailbox. `docs/state.md` has more. Fuzz target: `restore`.
 //!
-//! [`Board::quiesce`]: chipset::Board::quiesce
 //! [`Board::go_on`]: chipset::Board::go_on
 
 mod extended;
