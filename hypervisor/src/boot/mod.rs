@@ -159,8 +159,10 @@ fn processor_tables(index: usize, stacks: TrapStacks, memory: Unsealed) {
     seal.seal();
     percpu::claim(index);
     mm::protect();
-    // SAFETY: every 64-bit CPU has machine checks, and they have a handler now.
-    unsafe { Cr4::write(Cr4::read() | Cr4Flags::MACHINE_CHECK_EXCEPTION) };
+    // Guests' vector registers are saved, and read and written where an instruction is emulated.
+    let always = Cr4Flags::MACHINE_CHECK_EXCEPTION | Cr4Flags::OSFXSR;
+    // SAFETY: every 64-bit CPU has machine checks, which have a handler now, and SSE.
+    unsafe { Cr4::write(Cr4::read() | always) };
     // Guests' extended state passes through the CPU: XSETBV must work here.
     if cpu::cpuid(1, 0).ecx & 1 << 26 != 0 {
         // SAFETY: CPUID offers XSAVE; nothing here uses the state it manages.

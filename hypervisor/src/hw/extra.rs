@@ -300,7 +300,6 @@ enum Save {
 
 /// Calls `f` while every component that the CPU has is enabled.
 fn with_components(f: impl FnOnce(Save)) {
-    use x86_64::registers::control::{Cr4 as HostCr4, Cr4Flags};
     if let Some(before) = xgetbv_if_enabled() {
         let all = *SUPPORTED.call_once(|| {
             let supported = crate::cpu::cpuid_checked(0xd, 0);
@@ -313,12 +312,7 @@ fn with_components(f: impl FnOnce(Save)) {
         unsafe { crate::cpu::asm::xsetbv(before) };
         return;
     }
-    let cr4 = HostCr4::read();
-    // SAFETY: every 64-bit CPU has FXSAVE; nothing here uses vector registers.
-    unsafe { HostCr4::write(cr4 | Cr4Flags::OSFXSR) };
     f(Save::Fxsave);
-    // SAFETY: the value was read from the register before.
-    unsafe { HostCr4::write(cr4) };
 }
 
 const _: () = assert!(INITIAL.0.len() <= AREA);

@@ -3,7 +3,6 @@
 
 use super::extra::xgetbv_if_enabled;
 use core::arch::asm;
-use x86_64::registers::control::{Cr4 as HostCr4, Cr4Flags};
 use x86defs::{VectorRegister, Xcr0};
 
 /// A register's bytes; those that it does not have are zero.
@@ -37,24 +36,22 @@ pub(super) fn read(register: VectorRegister) -> Option<Bytes> {
     let mut value = [0; 32];
     let at = value.as_mut_ptr();
     match register {
+        VectorRegister::Mmx(_) if x87_waits() => return None,
         VectorRegister::Mmx(number) => {
-            if x87_waits() {
-                return None;
-            }
             by_number!(number, at, "movq [{}], mm", ""; 0 1 2 3 4 5 6 7);
         }
         VectorRegister::Ymm(number) if has_ymm() => {
             by_number!(number, at, "vmovdqu [{}], ymm", "";
                        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
         }
-        VectorRegister::Xmm(number) | VectorRegister::Ymm(number) => with_sse(|| {
+        VectorRegister::Xmm(number) | VectorRegister::Ymm(number) => {
             by_number!(number, at, "movdqu [{}], xmm", "";
                        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
-        }),
-        VectorRegister::Mxcsr => with_sse(|| {
+        }
+        VectorRegister::Mxcsr => {
             // SAFETY: the memory is longer than the register.
             unsafe { asm!("stmxcsr [{}]", in(reg) at, options(nostack, preserves_flags)) };
-        }),
+        }
     }
     Some(value)
 }
@@ -63,31 +60,26 @@ pub(super) fn read(register: VectorRegister) -> Option<Bytes> {
 pub(super) fn write(register: VectorRegister, value: &Bytes) -> Option<()> {
     let at = value.as_ptr();
     match register {
+        VectorRegister::Mmx(_) if x87_waits() => return None,
         VectorRegister::Mmx(number) => {
-            if x87_waits() {
-                return None;
-            }
             by_number!(number, at, "movq mm", ", [{}]"; 0 1 2 3 4 5 6 7);
         }
         VectorRegister::Ymm(number) if has_ymm() => {
             by_number!(number, at, "vmovdqu ymm", ", [{}]";
                        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
         }
-        VectorRegister::Xmm(number) | VectorRegister::Ymm(number) => with_sse(|| {
+        VectorRegister::Xmm(number) | VectorRegister::Ymm(number) => {
             by_number!(number, at, "movdqu xmm", ", [{}]";
                        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
-        }),
+        }
         VectorRegister::Mxcsr => {
             let [a, b, ..] = *value;
             let value = u32::from(u16::from_le_bytes([a, b]));
-            with_sse(|| {
-                // SAFETY: bits 31:16 are clear, and every CPU of 64 bits has the others; the
-                // hypervisor computes with no vectors.
-                unsafe {
-                    asm!("ldmxcsr [{}]", in(reg) &raw const value,
-                         options(nostack, preserves_flags));
-                }
-            });
+            // SAFETY: bits 31:16 are clear, and every CPU of 64 bits has the others; the hypervisor
+            // computes with no vectors.
+            unsafe {
+                asm!("ldmxcsr [{}]", in(reg) &raw const value, options(nostack, preserves_flags));
+            }
         }
     }
     Some(())
@@ -105,17 +97,4 @@ fn x87_waits() -> bool {
     // SAFETY: the instruction raises no exception, and changes nothing but AX.
     unsafe { asm!("fnstsw ax", out("ax") status, options(nomem, nostack, preserves_flags)) };
     status & ERROR_SUMMARY != 0
-}
-
-/// Calls `f` while SSE's instructions can be used.
-fn with_sse(f: impl FnOnce()) {
-    let cr4 = HostCr4::read();
-    if cr4.contains(Cr4Flags::OSFXSR) {
-        return f();
-    }
-    // SAFETY: every 64-bit CPU has the bit; nothing of the hypervisor uses vector registers.
-    unsafe { HostCr4::write(cr4 | Cr4Flags::OSFXSR) };
-    f();
-    // SAFETY: the value was read from the register before.
-    unsafe { HostCr4::write(cr4) };
 }

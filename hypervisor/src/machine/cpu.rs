@@ -84,11 +84,7 @@ impl<C: VendorCpu> Host for ThisCpu<C> {
     }
 
     fn program_refused(&mut self, guest: &str, why: &VmError, untold: u64) {
-        if untold == 0 {
-            log::warn!("guest \"{guest}\": a program got #UD: {why}");
-        } else {
-            log::warn!("guest \"{guest}\": a program got #UD, as {untold} times before: {why}");
-        }
+        log::warn!("guest \"{guest}\": a program got #UD ({untold} more times untold): {why}");
     }
 }
 

@@ -8,7 +8,6 @@ mod asid;
 #[cfg(feature = "check-entries")]
 mod broken;
 pub mod caps;
-mod dump;
 mod entry;
 pub(in crate::hw) mod maps;
 mod rules;

@@ -1,7 +1,7 @@
 //! A vCPU of AMD-V: its VMCB, and what goes around it.
 
 use super::caps::SvmFeatures;
-use super::{Caps, Cpu, asid, dump, entry, maps};
+use super::{Caps, Cpu, asid, entry, maps};
 use crate::cpu::asm;
 use crate::error::HostError;
 use crate::hw::extra::{Extra, machine_check_of_host, write_cr2};
@@ -681,7 +681,7 @@ impl Backend for SvmVcpu {
 
     fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         out.write_str(&self.refusal)?;
-        dump::dump(self.vmcb(), out)
+        x86defs::vmcb::dump(self.vmcb(), out)
     }
 }
 

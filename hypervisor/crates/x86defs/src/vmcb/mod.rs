@@ -4,11 +4,13 @@
 
 pub mod check;
 mod decode;
+mod dump;
 mod intercepts;
 
 pub use decode::{
     ExitCode, byte_port, decode, interrupted_event, is_first_touch, is_low_byte_port, plain_port,
 };
+pub use dump::dump;
 pub use intercepts::Intercepts;
 
 use crate::segment::{Segment, SegmentAttributes};

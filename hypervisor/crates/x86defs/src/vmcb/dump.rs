@@ -1,8 +1,8 @@
 //! A VMCB in words, for crash reports.
 
+use super::{Vmcb, VmcbSegment};
+use crate::reg::SegmentRegister;
 use core::fmt::{self, Write};
-use x86defs::reg::SegmentRegister;
-use x86defs::vmcb::{Vmcb, VmcbSegment};
 
 fn segment(out: &mut dyn Write, name: &str, s: &VmcbSegment) -> fmt::Result {
     writeln!(
@@ -13,7 +13,10 @@ fn segment(out: &mut dyn Write, name: &str, s: &VmcbSegment) -> fmt::Result {
 }
 
 /// Writes every field of the VMCB.
-pub(super) fn dump(vmcb: &Vmcb, out: &mut dyn Write) -> fmt::Result {
+///
+/// # Errors
+/// Those of `out`.
+pub fn dump(vmcb: &Vmcb, out: &mut dyn Write) -> fmt::Result {
     let c = &vmcb.control;
     let s = &vmcb.save;
     writeln!(out, "VMCB control area")?;
