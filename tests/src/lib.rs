@@ -13,6 +13,7 @@ pub mod drive;
 mod iso;
 pub mod lockstep;
 pub mod planted;
+mod refusals;
 pub mod runner;
 mod scenes;
 mod small_init;

@@ -129,12 +129,12 @@ bitflags! {
     }
 }
 
-/// What the hardware tells about the end of the instruction that caused an exit.
+/// The end of the instruction that caused an exit, as far as the hardware tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InstructionEnd {
     /// RIP behind it.
     Rip(u64),
-    /// Its length in bytes.
+    /// The instruction's length in bytes.
     Length(u8),
     /// Nothing.
     Unknown,

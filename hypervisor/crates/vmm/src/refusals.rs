@@ -6,7 +6,7 @@ use x86defs::time::Nanos;
 /// Time from one that is told to the next, in nanoseconds.
 const SECOND: u64 = 1_000_000_000;
 
-/// What a guest's programs were refused. All of a guest's vCPUs share it.
+/// Instructions that a guest's programs were refused. All of a guest's vCPUs share it.
 #[derive(Debug, Default)]
 pub struct Refusals {
     /// The guest's time from which the next may be told.

@@ -55,7 +55,7 @@ pub struct Vm<M> {
     pub mtrrs: Mutex<Mtrrs>,
     /// Interrupts on their way to its vCPUs.
     pub fabric: Arc<Fabric>,
-    /// What its programs were refused.
+    /// Instructions that the guest's programs were refused.
     pub refusals: Refusals,
 }
 

@@ -77,7 +77,7 @@ fn pushes() {
         assert_eq!(machine.gpr(Gpr::Rsp), STACK - bytes, "{code:02x?}");
         assert_eq!(word(&machine, STACK - bytes), *pushed, "{code:02x?}");
     }
-    // Where the stack is absent, RSP stays.
+    // RSP stays where the stack is absent.
     let mut machine = long(&[0x6a, 0xfe]);
     machine.set_gpr(Gpr::Rsp, ABSENT + 8);
     assert_eq!(fault(&mut machine), GuestException::page_fault(ABSENT, 2));

@@ -62,7 +62,7 @@ impl VmxVcpu {
         }
     }
 
-    /// What holds interrupts and NMIs off.
+    /// Stores the causes that hold interrupts and NMIs off.
     fn store_blocked(&mut self, r: &Registers, changed: Fields) {
         if changed.contains(Fields::NMI_BLOCKED) {
             self.set_blocked(Interruptibility::NMI, r.nmi_blocked.get());

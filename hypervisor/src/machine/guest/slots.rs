@@ -38,7 +38,7 @@ pub(crate) struct Private<B> {
 pub(crate) struct Slot<B> {
     /// Taken by the CPU that runs it, for as long as it does.
     pub(crate) private: locks::Mutex<Private<B>>,
-    /// Its figures as of when its time on a CPU last was up, or somebody asked for them.
+    /// Figures of the vCPU as of when its time on a CPU last was up, or somebody asked for them.
     pub(crate) published: Mutex<Published>,
 }
 

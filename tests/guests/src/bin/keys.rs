@@ -84,7 +84,7 @@ struct Access {
 }
 
 impl Access {
-    /// What comes of it at `at`: the page fault's error code, if there is one.
+    /// Makes the access at `at`. The answer is the page fault's error code, if there is one.
     fn make(self, at: u64) -> Result<Option<u32>, (u8, u32)> {
         // MOV [RBX], EAX or MOV EAX, [RBX]; INT 80.
         let code = [if self.write { 0x89 } else { 0x8b }, 0x03, 0xcd, 0x80];

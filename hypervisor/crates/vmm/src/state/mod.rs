@@ -49,7 +49,7 @@ fn refused<T: Saved>(instance: u32) -> impl FnOnce(RestoreError) -> StateError {
 /// Writes what the target must offer, and all that the guest's vCPUs share. They have `cpuid`. The
 /// guest's time stands, so that the host's does not matter.
 pub fn save_vm<M: GuestRam>(vm: &Vm<M>, cpuid: &CpuidTable, writer: &mut Writer) {
-    // What was told of refusals is the log's.
+    // Refusals are remembered for the log alone.
     let Vm { name: _, memory: _, clock, board, mtrrs, fabric, refusals: _ } = vm;
     let clock = clock.read().save(0);
     let vcpus = fabric.mailboxes().len();

@@ -46,7 +46,7 @@ impl fmt::Debug for Decoded {
 }
 
 impl Decoded {
-    /// Where an instruction at `rip` is kept. Those of one loop stand apart.
+    /// The place of an instruction at `rip`. Those of one loop stand apart.
     fn place(rip: u64) -> usize {
         usize::from(rip.low8()) % PLACES
     }

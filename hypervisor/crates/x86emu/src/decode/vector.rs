@@ -66,7 +66,7 @@ fn operation(found: &iced_x86::Instruction, place: u32, size: VectorSize) -> Opt
     use Mnemonic as M;
     let loads = place != 0;
     let register = |index: u32| found.op_register(index).number().low8();
-    // What is not loaded is that of the register before the memory.
+    // The part that is not loaded is that of the register before the memory.
     let kept = place.checked_sub(1).map(register);
     let constant = found.try_immediate(found.op_count().checked_sub(1)?).map_or(0, Low::low8);
     let element = |bytes: u8, index: u8, keep: Option<u8>| {

@@ -93,7 +93,7 @@ pub(super) fn push<C: Cpu>(cpu: &mut C, width: Width, pushed: u64) -> Result<(),
     push_all(cpu, width, &pushes)
 }
 
-/// What `offset` bytes above RSP are on the stack.
+/// The value on the stack `offset` bytes above RSP.
 pub(super) fn peek<C: Cpu>(cpu: &mut C, width: Width, offset: u64) -> Result<u64, Fault<C::Error>> {
     let at = cpu.gpr(Gpr::Rsp).wrapping_add(offset);
     let linear = entry(cpu, at, width, Intent::Read)?;

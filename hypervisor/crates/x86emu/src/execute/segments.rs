@@ -195,7 +195,7 @@ pub(super) fn run<C: Cpu>(
     Ok(Step::Done)
 }
 
-/// What only CPL 0 may load, and what CR4.UMIP lets only CPL 0 store.
+/// Refuses other levels than CPL 0 a load of what is the kernel's, and with CR4.UMIP a store of it.
 fn check_privilege<C: Cpu>(cpu: &C, op: DescriptorOp) -> Result<(), GuestException> {
     let held = match op {
         DescriptorOp::LoadGdt
@@ -227,7 +227,7 @@ fn load_segment<C: Cpu>(
     Ok(if register == SegmentRegister::Ss { Step::Shadow } else { Step::Done })
 }
 
-/// What a segment register holds once `selector` is loaded into it.
+/// The contents of a segment register once `selector` is loaded into it.
 fn segment_of<C: Cpu>(
     cpu: &mut C,
     register: SegmentRegister,

@@ -122,7 +122,7 @@ fn copy(to: &mut Bytes, at: usize, from: &[u8]) {
     }
 }
 
-/// What the register holds after a load.
+/// The register's value after a load.
 fn load<C: Cpu>(
     cpu: &mut C,
     memory: &MemoryOperand,

@@ -49,7 +49,7 @@ fn family(seed: u64, rounds: u64, forms: &[Form], avx: bool) -> Outcome {
 const WORDS: usize = 32;
 const OPERAND: u64 = WORDS as u64 * 2;
 
-/// What a run leaves.
+/// State that a run leaves.
 #[derive(PartialEq)]
 struct Left {
     state: State,
@@ -129,7 +129,7 @@ fn refused() -> Outcome {
     // A fetch from it: jmp rax
     let trap = user::run(&[0xff, 0xe0], [at, 0, 0, 0]);
     check_eq!((trap.vector, trap.rip), (vector::UD, at), "code");
-    // What is emulated: movups xmm0, [rax]
+    // A move is emulated: movups xmm0, [rax]
     let trap = user::run(&[0x0f, 0x10, 0x00, 0xcd, 0x80], [at, 0, 0, 0]);
     check_eq!(trap.vector, 0x80, "MOVUPS");
     Ok(())

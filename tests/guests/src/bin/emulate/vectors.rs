@@ -11,9 +11,9 @@ const AVX: u32 = 1 << 28;
 
 /// Bytes of FXSAVE's image.
 const IMAGE: usize = 512;
-/// Where the registers of the x87, which are those of MMX, start in it.
+/// Offset of the registers of the x87, which are those of MMX.
 const X87: usize = 32;
-/// Where the XMM registers start in it.
+/// Offset of the XMM registers.
 const XMM: usize = 160;
 /// Bytes of it that an instruction may change and that are compared: control and status words, the
 /// tags, MXCSR, and registers. FOP, FIP and FDP are the x87's own affair.
@@ -76,7 +76,7 @@ impl Vectors {
         }
     }
 
-    /// What is in the CPU.
+    /// The registers that are in the CPU.
     pub(crate) fn store(avx: bool) -> Self {
         let mut all = Self { image: [0; IMAGE], ymm: [[0; 32]; 16] };
         if avx {
