@@ -1,24 +1,30 @@
 //! ELF images of both classes (ELF: "ELF Header", "Program Header").
+//!
+//! The crate `elf` reads the headers. It is used piece by piece, not by its one call for a whole
+//! file: that one reads section headers too, which no kernel here needs, and its errors name no
+//! field. The checks are here, where a refusal names the field and the values that it may have.
+//! Notes are walked here, too: the crate's iterator ends at the first note of GNU's that it knows
+//! and finds damaged, though the one that is looked for may stand behind it.
 
 use crate::bytes::Bytes;
 use crate::error::{Format, LoadError, SegmentFault};
 use crate::place::Plan;
 use alloc::vec::Vec;
+use core::mem::{offset_of, size_of};
 use core::ops::Range;
+use elf::abi::{
+    EI_CLASS, EI_DATA, EI_NIDENT, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFMAGIC, EM_386, EM_X86_64,
+    ET_DYN, ET_EXEC, PT_LOAD, PT_NOTE,
+};
+use elf::endian::LittleEndian;
+use elf::file::{Class, Elf32_Ehdr, Elf64_Ehdr, FileHeader};
+use elf::parse::ParseAt;
+use elf::segment::ProgramHeader;
 
-const MAGIC: &[u8] = b"\x7fELF";
-const CLASS: u64 = 4;
-const DATA: u64 = 5;
-const TYPE: u64 = 16;
-const MACHINE: u64 = 18;
-const ENTRY: u64 = 24;
-const LITTLE_ENDIAN: u8 = 1;
-const EXECUTABLE: u16 = 2;
-const SHARED: u16 = 3;
-const MACHINE_386: u16 = 3;
-const MACHINE_X86_64: u16 = 62;
-const PT_LOAD: u32 = 1;
-const PT_NOTE: u32 = 4;
+const CLASS: u64 = EI_CLASS as u64;
+const DATA: u64 = EI_DATA as u64;
+const TYPE: u64 = offset_of!(Elf64_Ehdr, e_type) as u64;
+const MACHINE: u64 = offset_of!(Elf64_Ehdr, e_machine) as u64;
 /// More program headers than any kernel has; bounds the work.
 const MAX_HEADERS: u16 = 256;
 /// More bytes of notes than any kernel has, in all segments together; bounds the work.
@@ -26,35 +32,14 @@ const MAX_NOTES: u64 = 0x1_0000;
 
 /// Whether the image begins as an ELF image does.
 pub(crate) fn is_elf(image: Bytes<'_>) -> bool {
-    image.get(0, 4) == Some(MAGIC)
-}
-
-/// Whether addresses have 32 or 64 bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
-    Elf32,
-    Elf64,
-}
-
-/// A program header.
-struct Header {
-    index: usize,
-    /// Offset of the header in the image.
-    at: u64,
-    kind: u32,
-    offset: u64,
-    virtual_start: u64,
-    start: u64,
-    file_size: u64,
-    memory_size: u64,
-    align: u64,
+    image.0.starts_with(&ELFMAGIC)
 }
 
 /// An ELF image with its program headers.
 pub(crate) struct Elf<'a> {
     image: Bytes<'a>,
-    entry: u64,
-    headers: Vec<Header>,
+    header: FileHeader<LittleEndian>,
+    headers: Vec<ProgramHeader>,
 }
 
 /// The result of loading.
@@ -96,68 +81,77 @@ impl<'a> Elf<'a> {
             Err(LoadError::Unsupported { format: Format::Elf, field, offset, value, wanted })
         };
         let short = |what, wanted| LoadError::Truncated { what, wanted, got: image.len() };
-        let header = |at: u64| short("the ELF header", at);
+        let short_header = |end: u64| short("the ELF header", end);
 
-        let class = match image.u8(CLASS).ok_or(header(CLASS + 1))? {
-            1 => Class::Elf32,
-            2 => Class::Elf64,
+        let class = match image.u8(CLASS).ok_or(short_header(CLASS + 1))? {
+            ELFCLASS32 => Class::ELF32,
+            ELFCLASS64 => Class::ELF64,
             other => return field("EI_CLASS", CLASS, other.into(), "it must be 1 or 2"),
         };
-        let data = image.u8(DATA).ok_or(header(DATA + 1))?;
-        if data != LITTLE_ENDIAN {
+        let data = image.u8(DATA).ok_or(short_header(DATA + 1))?;
+        if data != ELFDATA2LSB {
             return field("EI_DATA", DATA, data.into(), "it must be 1 (little-endian)");
         }
-        let kind = image.u16(TYPE).ok_or(header(TYPE + 2))?;
-        if kind != EXECUTABLE && kind != SHARED {
+        let (size_at, count_at, end) = match class {
+            Class::ELF32 => (
+                offset_of!(Elf32_Ehdr, e_phentsize),
+                offset_of!(Elf32_Ehdr, e_phnum),
+                size_of::<Elf32_Ehdr>(),
+            ),
+            Class::ELF64 => (
+                offset_of!(Elf64_Ehdr, e_phentsize),
+                offset_of!(Elf64_Ehdr, e_phnum),
+                size_of::<Elf64_Ehdr>(),
+            ),
+        };
+        // The identification's other bytes do not matter here.
+        let rest = image.0.get(EI_NIDENT..).unwrap_or_default();
+        let header = FileHeader::parse_tail((LittleEndian, class, 0, 0), rest)
+            .map_err(|_| short_header(end as u64))?;
+        if !matches!(header.e_type, ET_EXEC | ET_DYN) {
             let wanted = "it must be 2 (executable) or 3 (shared object)";
-            return unsupported("e_type", TYPE, kind.into(), wanted);
+            return unsupported("e_type", TYPE, header.e_type.into(), wanted);
         }
-        let machine = image.u16(MACHINE).ok_or(header(MACHINE + 2))?;
-        if machine != MACHINE_386 && machine != MACHINE_X86_64 {
+        if !matches!(header.e_machine, EM_386 | EM_X86_64) {
             let wanted = "it must be 3 (80386) or 62 (x86-64)";
-            return unsupported("e_machine", MACHINE, machine.into(), wanted);
+            return unsupported("e_machine", MACHINE, header.e_machine.into(), wanted);
         }
-        let word = |at| match class {
-            Class::Elf32 => image.u32(at).map(u64::from).ok_or(header(at + 4)),
-            Class::Elf64 => image.u64(at).ok_or(header(at + 8)),
-        };
-        let (table_at, size_at, count_at, size) = match class {
-            Class::Elf32 => (28, 42, 44, 32u16),
-            Class::Elf64 => (32, 54, 56, 56u16),
-        };
-        let entry = word(ENTRY)?;
-        let table = word(table_at)?;
-        let got = image.u16(size_at).ok_or(header(size_at + 2))?;
-        if got != size {
+        if usize::from(header.e_phentsize) != ProgramHeader::size_for(class) {
             let wanted = "it must be 32 (ELF32) or 56 (ELF64)";
-            return field("e_phentsize", size_at, got.into(), wanted);
+            return field("e_phentsize", size_at as u64, header.e_phentsize.into(), wanted);
         }
-        let count = image.u16(count_at).ok_or(header(count_at + 2))?;
+        let count = header.e_phnum;
         if count == 0 || count > MAX_HEADERS {
-            return field("e_phnum", count_at, count.into(), "it must be 1 to 256");
+            return field("e_phnum", count_at as u64, count.into(), "it must be 1 to 256");
         }
-        let headers = (0..count)
+        let headers = (0..count.into())
             .map(|index| {
-                let at = table.saturating_add(u64::from(index) * u64::from(size));
-                Header::read(image, class, at, index.into())
-                    .ok_or(short("a program header", at.saturating_add(size.into())))
+                let (at, size) = (place(&header, index), header.e_phentsize.into());
+                let bytes = image.get(at, size);
+                bytes
+                    .and_then(|it| ProgramHeader::parse_at(LittleEndian, class, &mut 0, it).ok())
+                    .ok_or(short("a program header", at.saturating_add(size)))
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { image, entry, headers })
+        Ok(Self { image, header, headers })
     }
 
     /// The first four bytes of each loadable segment that has as many.
     pub(crate) fn segments_begin(&self) -> impl Iterator<Item = &'a [u8]> {
-        let loaded = self.headers.iter().filter(|h| h.kind == PT_LOAD && h.file_size >= 4);
-        loaded.filter_map(|header| self.image.get(header.offset, 4))
+        let loaded = self.headers.iter().filter(|h| h.p_type == PT_LOAD && h.p_filesz >= 4);
+        loaded.filter_map(|header| self.image.get(header.p_offset, 4))
     }
 
     /// From the lowest to the highest physical address of the loadable segments.
     pub(crate) fn range(&self) -> Range<u64> {
-        let loaded = || self.headers.iter().filter(|h| h.kind == PT_LOAD && h.memory_size != 0);
-        let end = |header: &Header| header.start.saturating_add(header.memory_size);
-        let start = loaded().map(|header| header.start).min().unwrap_or_default();
-        start..loaded().map(end).max().unwrap_or_default()
+        let end = |header: &ProgramHeader| header.p_paddr.saturating_add(header.p_memsz);
+        let start = self.loaded().map(|(_, header)| header.p_paddr).min().unwrap_or_default();
+        start..self.loaded().map(|(_, header)| end(header)).max().unwrap_or_default()
+    }
+
+    /// The headers of segments that take memory, with their place among all.
+    fn loaded(&self) -> impl Iterator<Item = (usize, &ProgramHeader)> {
+        self.headers.iter().enumerate().filter(|(_, h)| h.p_type == PT_LOAD && h.p_memsz != 0)
     }
 
     /// Checks the loadable segments, takes their memory and has them written.
@@ -167,27 +161,25 @@ impl<'a> Elf<'a> {
         memory: u64,
     ) -> Result<Loaded, LoadError> {
         let mut segments = Vec::new();
-        let mut entry = self.entry;
-        for header in self.headers.iter().filter(|h| h.kind == PT_LOAD && h.memory_size != 0) {
+        let mut entry = self.header.e_entry;
+        for (index, header) in self.loaded() {
             let fault = |fault| LoadError::Segment {
-                index: header.index,
-                start: header.start,
-                end: header.start.saturating_add(header.memory_size),
+                index,
+                start: header.p_paddr,
+                end: header.p_paddr.saturating_add(header.p_memsz),
                 fault,
                 memory,
             };
-            if header.file_size > header.memory_size {
+            if header.p_filesz > header.p_memsz {
                 return Err(fault(SegmentFault::FileLarger));
             }
             // A segment without contents may say any offset.
-            let offset = if header.file_size == 0 { 0 } else { header.offset };
+            let offset = if header.p_filesz == 0 { 0 } else { header.p_offset };
             let contents =
-                self.image.get(offset, header.file_size).ok_or(fault(SegmentFault::Truncated))?;
-            let end = header
-                .start
-                .checked_add(header.memory_size)
-                .ok_or(fault(SegmentFault::Overflow))?;
-            let range = header.start..end;
+                self.image.get(offset, header.p_filesz).ok_or(fault(SegmentFault::Truncated))?;
+            let end =
+                header.p_paddr.checked_add(header.p_memsz).ok_or(fault(SegmentFault::Overflow))?;
+            let range = header.p_paddr..end;
             if !plan.is_ram(&range) {
                 return Err(fault(SegmentFault::NotRam));
             }
@@ -196,12 +188,12 @@ impl<'a> Elf<'a> {
             }
             plan.take(range.clone());
             plan.put(range.start, contents);
-            plan.zero(range.start + header.file_size..end);
+            plan.zero(range.start + header.p_filesz..end);
             // The entry point is a virtual address.
-            if let Some(offset) = self.entry.checked_sub(header.virtual_start)
-                && offset < header.memory_size
+            if let Some(offset) = self.header.e_entry.checked_sub(header.p_vaddr)
+                && offset < header.p_memsz
             {
-                entry = header.start + offset;
+                entry = header.p_paddr + offset;
             }
             segments.push(range);
         }
@@ -216,63 +208,37 @@ impl<'a> Elf<'a> {
         kind: u32,
     ) -> Result<Option<(u64, Bytes<'a>)>, LoadError> {
         let mut total = 0u64;
-        for header in self.headers.iter().filter(|header| header.kind == PT_NOTE) {
-            total = total.saturating_add(header.file_size);
+        let of_notes = self.headers.iter().enumerate().filter(|(_, h)| h.p_type == PT_NOTE);
+        for (index, header) in of_notes {
+            total = total.saturating_add(header.p_filesz);
             if total > MAX_NOTES {
                 return Err(LoadError::Field {
                     format: Format::Elf,
                     field: "p_filesz of PT_NOTE",
-                    offset: header.at,
-                    value: header.file_size,
+                    offset: place(&self.header, index),
+                    value: header.p_filesz,
                     wanted: "notes must not take more than 64 KiB together",
                 });
             }
-            let notes = self.image.get(header.offset, header.file_size).map(Bytes).ok_or(
+            let notes = self.image.get(header.p_offset, header.p_filesz).map(Bytes).ok_or(
                 LoadError::Truncated {
                     what: "a segment of notes",
-                    wanted: header.offset.saturating_add(header.file_size),
+                    wanted: header.p_offset.saturating_add(header.p_filesz),
                     got: self.image.len(),
                 },
             )?;
-            if let Some((at, descriptor)) = find_note(notes, header.align, name, kind) {
-                return Ok(Some((header.offset + at, descriptor)));
+            if let Some((at, descriptor)) = find_note(notes, header.p_align, name, kind) {
+                return Ok(Some((header.p_offset + at, descriptor)));
             }
         }
         Ok(None)
     }
 }
 
-impl Header {
-    fn read(image: Bytes<'_>, class: Class, at: u64, index: usize) -> Option<Self> {
-        // The whole header first, so that no offset below can overflow.
-        let header = Bytes(image.get(at, if class == Class::Elf32 { 32 } else { 56 })?);
-        let half = |offset| header.u32(offset).map(u64::from);
-        let word = |offset| header.u64(offset);
-        Some(match class {
-            Class::Elf32 => Self {
-                index,
-                at,
-                kind: header.u32(0)?,
-                offset: half(4)?,
-                virtual_start: half(8)?,
-                start: half(12)?,
-                file_size: half(16)?,
-                memory_size: half(20)?,
-                align: half(28)?,
-            },
-            Class::Elf64 => Self {
-                index,
-                at,
-                kind: header.u32(0)?,
-                offset: word(8)?,
-                virtual_start: word(16)?,
-                start: word(24)?,
-                file_size: word(32)?,
-                memory_size: word(40)?,
-                align: word(48)?,
-            },
-        })
-    }
+/// Offset in the image of the program header with this index.
+fn place(header: &FileHeader<LittleEndian>, index: usize) -> u64 {
+    let before = (index as u64).saturating_mul(header.e_phentsize.into());
+    header.e_phoff.saturating_add(before)
 }
 
 /// Walks a segment of notes (ELF: "Note Section"): three words, then the name

@@ -172,6 +172,16 @@ fn a_multiboot_header_wins_over_a_pvh_note() {
     assert!(refuse(&neither, &settings(4 * MIB, "")).contains("neither a PVH note"));
 }
 
+#[test]
+fn a_damaged_note_of_another_hides_none_behind_it() {
+    // GNU's ABI tag has 16 bytes.
+    let mut notes = note(b"GNU\0", 1, &[0; 3]);
+    notes.extend(pvh_note(0x10_0010));
+    let image = elf32(0x10_0000, &[segment(0x10_0000, &[0x90; 64], 64)], &notes);
+    let state = load(&image, &Ram::new(4 * MIB), &settings(4 * MIB, "")).unwrap();
+    assert_eq!(state.rip, 0x10_0010);
+}
+
 fn check_info(ram: &Ram, state: &CpuState) {
     check_protected(state);
     assert_eq!(state.gpr(Gpr::Rax), 0x2bad_b002);
@@ -393,7 +403,7 @@ fn damaged_headers_and_notes() {
         let error = with(at, &value);
         assert!(error.contains(wanted), "{error}");
     }
-    assert!(refuse(&good()[..30], &settings(4 * MIB, "")).contains("the ELF header ends at 0x20"));
+    assert!(refuse(&good()[..30], &settings(4 * MIB, "")).contains("the ELF header ends at 0x34"));
     let entry = |descriptor: &[u8]| {
         let note = note(b"Xen\0", 18, descriptor);
         refuse(&elf32(0, &[segment(0x10_0000, &[0x90; 64], 64)], &note), &settings(4 * MIB, ""))
