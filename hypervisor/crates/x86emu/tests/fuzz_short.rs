@@ -13,6 +13,7 @@ mod input;
 mod machine;
 
 use proptest::prelude::*;
+use x86defs::control::CpuMode;
 
 /// First bytes that reach the emulator's own code more often than chance would.
 fn code() -> impl Strategy<Value = Vec<u8>> {
@@ -52,5 +53,29 @@ proptest! {
     #[test]
     fn emulator(mode in any::<u8>(), code in code(), rest in prop::collection::vec(any::<u8>(), 0..170)) {
         emulator::run(&[vec![mode], code, rest].concat());
+    }
+}
+
+/// Each opcode of one byte behind each two prefixes, with operands that many forms take.
+#[test]
+fn decoders_agree_on_short_instructions() {
+    const PREFIXES: [u8; 15] =
+        [0x90, 0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x40, 0x48, 0x4d];
+    let behind = [
+        [0x03, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80],
+        [0x05, 0x01, 0x02, 0x03, 0xf4, 0x05, 0x06, 0x07, 0x08, 0x09],
+        [0x84, 0x25, 0x01, 0x02, 0x03, 0xf4, 0x05, 0x06, 0x07, 0x08],
+        [0xc8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+    ];
+    for (first, second) in PREFIXES.iter().flat_map(|a| PREFIXES.iter().map(move |b| (*a, *b))) {
+        for (opcode, behind) in (0..=u8::MAX).flat_map(|op| behind.iter().map(move |b| (op, b))) {
+            // The first of the list stands for none.
+            let prefixes = [first, second].into_iter().filter(|prefix| *prefix != 0x90);
+            let mut code: Vec<u8> = prefixes.chain([opcode]).chain(*behind).collect();
+            code.resize(15, 0);
+            for mode in [CpuMode::Protected32, CpuMode::Compat32, CpuMode::Long64] {
+                emulator::decoders_agree(&code, mode);
+            }
+        }
     }
 }
