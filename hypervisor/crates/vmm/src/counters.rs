@@ -44,6 +44,8 @@ counts! {
     pauses_told,
     /// Instructions on device memory that programs were refused with #UD.
     refused_instructions,
+    /// Decodings by the general decoder: zero for a guest that does to devices what Linux does.
+    general_decodes,
 }
 
 #[cfg(test)]

@@ -333,6 +333,10 @@ impl<B: Backend, M: GuestRam> Cpu for Emulated<'_, B, M> {
         Some(&mut self.vcpu.decoded)
     }
 
+    fn decodes_generally(&mut self) {
+        self.vcpu.core.counters.general_decodes += 1;
+    }
+
     fn set_segment(&mut self, register: SegmentRegister, segment: Segment) {
         self.vcpu.set_segment(register, segment);
     }

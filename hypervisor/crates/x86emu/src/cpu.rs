@@ -113,6 +113,9 @@ pub trait Cpu {
     fn decoded(&mut self) -> Option<&mut Decoded> {
         None
     }
+    /// The hand-made decoder does not know the instruction at RIP, or not from the bytes so far: the
+    /// general one is asked. What Linux does to devices never gets here, which tests count.
+    fn decodes_generally(&mut self) {}
     /// Sets a segment register with its hidden part, which was checked. The privilege level goes
     /// with SS.
     fn set_segment(&mut self, register: SegmentRegister, segment: Segment);

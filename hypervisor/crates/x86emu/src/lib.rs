@@ -4,10 +4,10 @@
 //! and CPUs that do not tell how long an intercepted instruction was or what
 //! its operands were ([`skip`]).
 //!
-//! A hand-made decoder serves the moves and arithmetic that drivers use on
-//! device memory; iced-x86 the rest. Both make the same [`Instruction`], so
-//! that there is one executor. iced allocates at its first decode: call
-//! [`warm_up`] once at boot.
+//! A hand-made decoder serves what Linux does to devices; iced-x86 the rest, and
+//! tells the vCPU when it has to ([`Cpu::decodes_generally`]). Both make the same
+//! [`Instruction`], so that there is one executor. iced allocates at its first
+//! decode: call [`warm_up`] once at boot.
 //!
 //! After a completed instruction the caller owes the guest the single-step trap
 //! (RFLAGS.TF before it) and the end of an interrupt shadow, or its begin ([`Step::Shadow`]).

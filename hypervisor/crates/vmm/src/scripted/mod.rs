@@ -4,6 +4,8 @@
 extern crate std;
 
 #[cfg(test)]
+mod accesses;
+#[cfg(test)]
 mod apic;
 #[cfg(test)]
 mod decoding;

@@ -99,7 +99,11 @@ pub(crate) fn fetch<C: Cpu>(
             return Ok(kept);
         }
         let bytes = code.get(..have).unwrap_or_default();
-        match decode(bytes, mode, rip, Decoder::Both) {
+        let known = decode(bytes, mode, rip, Decoder::HandMade).or_else(|_| {
+            cpu.decodes_generally();
+            decode(bytes, mode, rip, Decoder::General)
+        });
+        match known {
             Ok(instruction) => {
                 if whole && let Some(kept) = cpu.decoded() {
                     kept.keep(code, mode, rip, instruction);
