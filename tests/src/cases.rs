@@ -211,6 +211,25 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
                 on("house-bells-one-cpu", Machine::QemuSvm, (1, 2)),
             ]
         }
+        // One vCPU changes what lies over RAM that the other uses.
+        "layers" => {
+            let on = |name: &str, machine, cpus| Case {
+                name: name.to_owned(),
+                machine,
+                cpus,
+                seconds: 900,
+                ..case.clone()
+            };
+            let few = |case: Case, rounds| Case { cmdline: Some(rounds), ..case };
+            let all = |case: Case| Case { tier: Tier::Full, ..case };
+            vec![
+                few(on("house-layers", Machine::QemuSvm, (2, 2)), "rounds=500"),
+                few(on("house-layers-vmx", Machine::BochsVmx, (2, 2)), "rounds=500"),
+                few(on("house-layers-bochs-svm", Machine::BochsSvm, (1, 2)), "rounds=100"),
+                all(on("house-layers-10000", Machine::QemuSvm, (2, 2))),
+                all(on("house-layers-10000-vmx", Machine::BochsVmx, (2, 2))),
+            ]
+        }
         // Among the cases on isolation.
         "opcodes" => Vec::new(),
         // They wait a lot, and five times as long (in instructions) on VT-x's

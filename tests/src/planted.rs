@@ -25,6 +25,7 @@ pub const PLANTED: &[Planted] = &[
     Planted { fault: "tsc-offset-sign", cases: &["tiny-clock", "tiny-clock-vmx"] },
     Planted { fault: "emulated-write-privilege", cases: &["tiny-emulate", "tiny-emulate-vmx"] },
     Planted { fault: "nested-page-writable", cases: &["tiny-memory", "tiny-memory-vmx"] },
+    Planted { fault: "debt-forgotten", cases: &["host:memory/space::"] },
     Planted {
         fault: "memory-zeroed-late",
         cases: &["iso-fresh-memory-svm", "iso-fresh-memory-vmx"],

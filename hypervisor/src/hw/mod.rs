@@ -12,9 +12,9 @@ pub mod vmx;
 
 use crate::cpu;
 use crate::error::HostError;
-use crate::mm::guest::NestedFormat;
 use config::ApicAssist;
 use core::fmt::Debug;
+use memory::stage2::NestedFormat;
 use vmm::backend::Backend;
 use vmm::cpuid::FeatureBit;
 use vmm::stopwatch::HotCosts;

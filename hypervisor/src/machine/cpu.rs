@@ -7,7 +7,6 @@ use super::world::World;
 use crate::cpu::{apic, asm, cpuid_checked, msr, percpu, traps, vectors};
 use crate::drivers::framebuffer;
 use crate::hw::VendorCpu;
-use crate::mm;
 use core::sync::atomic::Ordering;
 use devices::firmware::FirmwareNews;
 use sched::{Choice, Decision, Stay};
@@ -226,7 +225,7 @@ impl<C: VendorCpu> ThisCpu<C> {
         });
         self.sleepers.forget(choice.id);
         let mut stay = Stay::default();
-        let (stop, end) = mm::with_root(guest.vm.memory.root(), || {
+        let (stop, end) = guest.vm.memory.enter(|| {
             private.extended.load();
             let moved = private.last_cpu.replace(self.index) != Some(self.index);
             let Vcpu { hw, core, .. } = &mut private.vcpu;

@@ -32,8 +32,17 @@ struct Global(Mutex<Option<State>>);
 #[global_allocator]
 static HEAP: Global = Global(Mutex::new(Rank::Heap, None));
 
+/// Memory with which the heap may grow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Means {
+    /// Frames that nobody was promised.
+    Spare,
+    /// All that there are.
+    Any,
+}
+
 /// A block that no guest was promised; any block where that is the source.
-fn take(from: Source) -> Option<Hfn> {
+fn take(from: Source<'_>) -> Option<Hfn> {
     FRAMES.lock().as_mut()?.allocate(ORDER_2M, Owner::HYPERVISOR, from)
 }
 
@@ -41,13 +50,14 @@ impl State {
     /// Makes the heap one step larger: of what is to spare; where all may be taken, then of
     /// what was set aside, and in the end of what guests were promised, as the machine can't go on
     /// without the object.
-    fn grow(&mut self, from: Source) -> bool {
+    fn grow(&mut self, means: Means) -> bool {
         if self.size >= LIMIT {
             return false;
         }
         let set_aside = || {
-            let any = from == Source::Any;
-            any.then(|| self.aside.iter_mut().find_map(Option::take).or_else(|| take(from)))?
+            let any = means == Means::Any;
+            let take_any = || take(Source::Any);
+            any.then(|| self.aside.iter_mut().find_map(Option::take).or_else(take_any))?
         };
         let Some(first) = take(Source::Spare).or_else(set_aside) else { return false };
         let mapped = Mapper::<HostTable>::from_root(self.root, PageSize::Size2M).map(
@@ -92,7 +102,7 @@ impl State {
 /// Starts the heap, in the tables at `root`. `false` if there is no memory.
 pub(super) fn start(root: HostPhysAddr) -> bool {
     let mut state = State { heap: Heap::empty(), root, size: 0, aside: [None; ASIDE] };
-    if !state.grow(Source::Any) {
+    if !state.grow(Means::Any) {
         return false;
     }
     state.set_aside();
@@ -106,7 +116,7 @@ pub(super) fn make_room(bytes: usize) -> bool {
     let mut guard = HEAP.0.lock();
     let Some(state) = guard.as_mut() else { return false };
     while state.heap.free() < bytes {
-        if !state.grow(Source::Spare) {
+        if !state.grow(Means::Spare) {
             return false;
         }
     }
@@ -132,7 +142,7 @@ pub fn has_room_for(bytes: usize) -> bool {
         return false;
     }
     while !state.has(layout) {
-        if !state.grow(Source::Spare) {
+        if !state.grow(Means::Spare) {
             return false;
         }
     }
@@ -156,7 +166,7 @@ unsafe impl GlobalAlloc for Global {
             if let Ok(block) = state.heap.allocate_first_fit(layout) {
                 return block.as_ptr();
             }
-            if !state.grow(Source::Any) {
+            if !state.grow(Means::Any) {
                 return core::ptr::null_mut();
             }
         }

@@ -242,7 +242,9 @@ pub fn protect() {
     copy::set_smap(guards.smap);
 }
 
-fn load(root: HostPhysAddr) {
+/// Loads the tables at `root`. The CPU forgets what it has cached of those before, and of these, but
+/// for what is marked as global.
+pub(super) fn load(root: HostPhysAddr) {
     let frame = PhysFrame::containing_address(PhysAddr::new(root.as_u64()));
     // SAFETY: every root that this module hands out maps the image, the stacks
     // and all else that the hypervisor uses.
@@ -280,12 +282,9 @@ pub(super) fn is_active(root: HostPhysAddr) -> bool {
     Cr3::read_raw().0.start_address().as_u64() == root.as_u64()
 }
 
-/// Runs `f` in the address space at `root`, which is usually active already.
-pub fn with_root<R>(root: HostPhysAddr, f: impl FnOnce() -> R) -> R {
+/// Runs `f` in the address space at `root`.
+pub(super) fn with_root<R>(root: HostPhysAddr, f: impl FnOnce() -> R) -> R {
     let active = HostPhysAddr::new(Cr3::read().0.start_address().as_u64());
-    if active == root {
-        return f();
-    }
     load(root);
     let result = f();
     load(active);

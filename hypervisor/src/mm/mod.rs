@@ -21,7 +21,7 @@ mod zeroing;
 pub use heap::{has_room_for, usage as heap_usage};
 pub use host::{
     Handover, START_UP_BYTES, kernel_root, kernel_root_entry, map_device, map_firmware, map_low,
-    map_stack, protect, with_root,
+    map_stack, protect,
 };
 pub use pool::{Tables, allocate as allocate_page, free as free_page, used as pool_used};
 

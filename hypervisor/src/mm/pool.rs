@@ -11,7 +11,7 @@
 
 use super::{FRAMES, direct, layout};
 use locks::{Mutex, Rank};
-use memory::frames::{ORDER_2M, Owner, Source};
+use memory::frames::{ORDER_2M, Owner, Promise, Source};
 use memory::stage2::{Attributes, HostTable, Mapper, PageSize, Permissions, TableMemory};
 use x86defs::HostPhysAddr;
 use x86defs::addr::{Hfn, PAGE_SIZE};
@@ -89,7 +89,7 @@ impl Pool {
 
     /// Takes a block that no guest was promised. `promised` frames were promised to the caller
     /// for that, and are not any more. `false` if there is no block.
-    fn grow(&mut self, promised: u64) -> bool {
+    fn grow(&mut self, promised: Promise) -> bool {
         let owner = Owner::HYPERVISOR;
         // Under one lock: nobody else takes them in between.
         let taken = FRAMES.lock().as_mut().and_then(|frames| {
@@ -131,7 +131,7 @@ impl Pool {
     fn allocate(&mut self) -> Option<HostPhysAddr> {
         if self.spare() <= RESERVE {
             // If the pool can't grow, a frame may be left all the same.
-            let _ = self.grow(0);
+            let _ = self.grow(Promise::NONE);
         }
         let base = (self.spare() != 0).then(|| self.take())??.base();
         zero(base);
@@ -165,9 +165,9 @@ pub fn allocate() -> Option<HostPhysAddr> {
 
 /// Frames that are set aside for somebody's page tables, until they are used or this is dropped.
 #[derive(Debug, Default)]
-pub(super) struct Promise(u64);
+pub(super) struct SetAside(u64);
 
-impl Promise {
+impl SetAside {
     /// One of them, zeroed, or one that is to spare when they are used up.
     fn take(&mut self) -> Option<HostPhysAddr> {
         let mut pool = POOL.lock();
@@ -181,21 +181,32 @@ impl Promise {
         zero(base);
         Some(base)
     }
+
+    /// Sets aside again what was taken.
+    fn put_back(&mut self, frame: HostPhysAddr) {
+        let mut pool = POOL.lock();
+        if pool.give(frame.page()) {
+            self.0 += 1;
+            pool.promised += 1;
+        } else {
+            log::error!("frame {frame} was given back to the pool, but is not in use");
+        }
+    }
 }
 
-impl Drop for Promise {
+impl Drop for SetAside {
     fn drop(&mut self) {
         POOL.lock().promised -= self.0;
     }
 }
 
-/// A promise that grows until it is of so many frames as are wanted.
+/// Frames that are being set aside, until they are as many as are wanted.
 #[derive(Debug)]
 pub(super) struct Growing {
-    promise: Promise,
+    aside: SetAside,
     wanted: u64,
     /// Frames of the machine, of the blocks that the pool is still to take.
-    to_come: u64,
+    to_come: Promise,
 }
 
 impl Growing {
@@ -205,19 +216,17 @@ impl Growing {
         let mut pool = POOL.lock();
         let to_come = pool.missing(frames);
         // Nothing is taken for what can't be had in the end: others find these gone.
-        let promised = FRAMES.lock().as_mut().is_some_and(|all| all.promise(to_come).is_ok());
-        promised.then(|| {
-            let mut growing = Self { promise: Promise::default(), wanted: frames, to_come };
-            growing.claim(&mut pool);
-            growing
-        })
+        let to_come = FRAMES.lock().as_mut()?.promise(to_come).ok()?;
+        let mut growing = Self { aside: SetAside::default(), wanted: frames, to_come };
+        growing.claim(&mut pool);
+        Some(growing)
     }
 
     /// Sets aside what the pool has.
     fn claim(&mut self, pool: &mut Pool) {
-        let more = pool.spare().saturating_sub(RESERVE).min(self.wanted - self.promise.0);
+        let more = pool.spare().saturating_sub(RESERVE).min(self.wanted - self.aside.0);
         pool.promised += more;
-        self.promise.0 += more;
+        self.aside.0 += more;
     }
 
     /// Lets the pool take a few blocks. Returns whether more are to come.
@@ -227,29 +236,27 @@ impl Growing {
     pub(super) fn step(&mut self) -> Result<bool, NoFrame> {
         let mut pool = POOL.lock();
         for _ in 0..BLOCKS_AT_A_TIME {
-            if self.promise.0 == self.wanted {
+            if self.aside.0 == self.wanted {
                 return Ok(false);
             }
-            let promised = self.to_come.min(BLOCK_FRAMES);
-            self.to_come -= promised;
-            if !pool.grow(promised) {
+            if !pool.grow(self.to_come.split(BLOCK_FRAMES)) {
                 return Err(NoFrame);
             }
             self.claim(&mut pool);
         }
-        Ok(self.promise.0 != self.wanted)
+        Ok(self.aside.0 != self.wanted)
     }
 
     /// The frames that are set aside by now.
-    pub(super) fn finish(mut self) -> Promise {
-        core::mem::take(&mut self.promise)
+    pub(super) fn finish(mut self) -> SetAside {
+        core::mem::take(&mut self.aside)
     }
 }
 
 impl Drop for Growing {
     fn drop(&mut self) {
         if let Some(frames) = FRAMES.lock().as_mut() {
-            frames.withdraw(self.to_come);
+            frames.withdraw(core::mem::take(&mut self.to_come));
         }
     }
 }
@@ -323,13 +330,13 @@ impl TableMemory for Tables {
 #[derive(Debug)]
 pub(super) struct CountedTables {
     used: u64,
-    promise: Promise,
+    aside: SetAside,
 }
 
 impl CountedTables {
-    /// Of the frames of `promise`.
-    pub(super) const fn new(promise: Promise) -> Self {
-        Self { used: 0, promise }
+    /// Of the frames that are set `aside`.
+    pub(super) const fn new(aside: SetAside) -> Self {
+        Self { used: 0, aside }
     }
 
     /// Frames that are in use.
@@ -342,13 +349,13 @@ impl TableMemory for CountedTables {
     type Error = NoFrame;
 
     fn alloc_table(&mut self) -> Result<HostPhysAddr, NoFrame> {
-        let table = self.promise.take().ok_or(NoFrame)?;
+        let table = self.aside.take().ok_or(NoFrame)?;
         self.used += 1;
         Ok(table)
     }
 
     fn free_table(&mut self, table: HostPhysAddr) {
-        free(table);
+        self.aside.put_back(table);
         self.used = self.used.saturating_sub(1);
     }
 

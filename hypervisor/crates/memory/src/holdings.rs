@@ -6,7 +6,7 @@
 //! others find nothing wrong with the guest's books, and if they are short of frames they know
 //! that some may come back.
 
-use crate::frames::{FrameAllocator, ORDER_1G, ORDER_2M, Owner, Source};
+use crate::frames::{FrameAllocator, ORDER_1G, ORDER_2M, Owner, Promise, Source};
 use crate::stage2::PageSize;
 use x86defs::addr::Hfn;
 
@@ -71,7 +71,7 @@ enum Ahead {
 pub struct Holdings {
     owner: Owner,
     /// Promised, and not taken yet.
-    promised: u64,
+    promised: Promise,
     /// Taken for pages of the guest, and being zeroed.
     away: u64,
     populated: u64,
@@ -87,7 +87,7 @@ impl Holdings {
     pub const fn new(owner: Owner) -> Self {
         Self {
             owner,
-            promised: 0,
+            promised: Promise::NONE,
             away: 0,
             populated: 0,
             stock: [None; STOCK],
@@ -124,8 +124,7 @@ impl Holdings {
     /// # Errors
     /// Fewer are to spare; the error is their number.
     pub fn promise(&mut self, frames: &mut FrameAllocator<'_>, count: u64) -> Result<(), u64> {
-        frames.promise(count)?;
-        self.promised = self.promised.saturating_add(count);
+        self.promised.join(frames.promise(count)?);
         Ok(())
     }
 
@@ -154,18 +153,17 @@ impl Holdings {
     ) -> Result<Hfn, Short> {
         let (order, count) = (order(size), frames_of(size));
         // RAM that no large page can back needs what was zeroed ahead.
-        while self.promised < count {
+        while self.promised.frames() < count {
             let Some(block) = self.pop() else { break };
             self.promise_again(frames, block, ORDER_2M);
         }
-        if self.promised < count {
+        if self.promised.frames() < count {
             let ahead = if self.ahead == Ahead::Away { BLOCK_FRAMES } else { 0 };
-            let all = self.promised.saturating_add(self.away).saturating_add(ahead);
+            let all = self.promised.frames().saturating_add(self.away).saturating_add(ahead);
             return Err(if all < count { Short::Gone } else { Short::Away });
         }
-        let taken = frames.allocate(order, self.owner, Source::Promised);
-        let first = taken.ok_or(Short::Gone)?;
-        self.promised = self.promised.saturating_sub(count);
+        let source = Source::Promised(&mut self.promised);
+        let first = frames.allocate(order, self.owner, source).ok_or(Short::Gone)?;
         self.away = self.away.saturating_add(count);
         Ok(first)
     }
@@ -174,6 +172,11 @@ impl Holdings {
     pub(crate) fn shown(&mut self, size: PageSize) {
         self.away = self.away.saturating_sub(frames_of(size));
         self.populated = self.populated.saturating_add(frames_of(size));
+    }
+
+    /// `count` frames of the guest's RAM are not its any more.
+    pub(crate) fn gone(&mut self, count: u64) {
+        self.populated = self.populated.saturating_sub(count);
     }
 
     /// Frames that were taken, and are zero, are not needed: the stock keeps a block if there is
@@ -213,7 +216,7 @@ impl Holdings {
     /// Whether another block could be zeroed ahead.
     #[must_use]
     pub(crate) fn wants_block(&self) -> bool {
-        self.ahead == Ahead::None && self.count < STOCK && self.promised >= BLOCK_FRAMES
+        self.ahead == Ahead::None && self.count < STOCK && self.promised.frames() >= BLOCK_FRAMES
     }
 
     /// Whether a block was begun to be zeroed ahead, and nobody is at it.
@@ -224,10 +227,11 @@ impl Holdings {
 
     /// Takes a block that was promised, to be zeroed ahead. There may be none.
     pub(crate) fn begin_block(&mut self, frames: &mut FrameAllocator<'_>) {
-        if self.wants_block()
-            && let Some(block) = frames.allocate(ORDER_2M, self.owner, Source::Promised)
-        {
-            self.promised = self.promised.saturating_sub(BLOCK_FRAMES);
+        if !self.wants_block() {
+            return;
+        }
+        let source = Source::Promised(&mut self.promised);
+        if let Some(block) = frames.allocate(ORDER_2M, self.owner, source) {
             self.ahead = Ahead::Begun(block, 0);
         }
     }

@@ -1,5 +1,6 @@
 //! A guest's memory as policy code sees it: copies in and out, never a slice.
 
+use crate::slots::Rights;
 use alloc::sync::Arc;
 use x86defs::{GuestPhysAddr, Width};
 
@@ -16,6 +17,10 @@ pub enum MemoryError {
     /// hardware has failed.
     #[error("the memory behind guest-physical {0} is broken")]
     Broken(GuestPhysAddr),
+    /// Something else stands at the address again and again: the guest is to run its instruction
+    /// once more.
+    #[error("guest-physical {0} changes all the time")]
+    Moved(GuestPhysAddr),
     /// The machine has no memory left to back the address.
     #[error("no frame left to back guest-physical {0}")]
     NoFrame(GuestPhysAddr),
@@ -66,11 +71,30 @@ pub trait GuestMemory {
 
 /// Operations of a vCPU's owner on the guest's RAM, beside copies.
 pub trait GuestRam: GuestMemory {
-    /// Whether `gpa` is RAM, backed or not.
-    fn is_ram(&self, gpa: GuestPhysAddr) -> bool;
+    /// Access that the guest has to the memory at `gpa`, backed or not; `None` where there is
+    /// none.
+    fn rights(&self, gpa: GuestPhysAddr) -> Option<Rights>;
 
-    /// Whether the guest itself can't write there: the firmware's ROM.
-    fn is_rom(&self, gpa: GuestPhysAddr) -> bool;
+    /// Whether there is memory at `gpa`.
+    #[inline]
+    fn is_ram(&self, gpa: GuestPhysAddr) -> bool {
+        self.rights(gpa).is_some()
+    }
+
+    /// Whether there is memory at `gpa` that the guest can't write to.
+    #[inline]
+    fn is_rom(&self, gpa: GuestPhysAddr) -> bool {
+        self.rights(gpa) == Some(Rights::Rom)
+    }
+
+    /// Rises when something is taken away from the memory: what was found out before may not be
+    /// true any more.
+    fn generation(&self) -> u64;
+
+    /// This CPU, which has the memory's address space loaded for a vCPU, forgets what was taken
+    /// away since the generation `seen`, which becomes the present one. `true`: the vCPU's own
+    /// translations are stale. Nothing of the guest's memory is held across this.
+    fn pay(&self, seen: &mut u64) -> bool;
 
     /// Backs the page at `gpa`, if it is RAM that is not backed yet.
     ///
@@ -121,12 +145,19 @@ impl<M: GuestMemory> GuestMemory for Arc<M> {
 }
 
 impl<M: GuestRam> GuestRam for Arc<M> {
-    fn is_ram(&self, gpa: GuestPhysAddr) -> bool {
-        (**self).is_ram(gpa)
+    #[inline]
+    fn rights(&self, gpa: GuestPhysAddr) -> Option<Rights> {
+        (**self).rights(gpa)
     }
 
-    fn is_rom(&self, gpa: GuestPhysAddr) -> bool {
-        (**self).is_rom(gpa)
+    #[inline]
+    fn generation(&self) -> u64 {
+        (**self).generation()
+    }
+
+    #[inline]
+    fn pay(&self, seen: &mut u64) -> bool {
+        (**self).pay(seen)
     }
 
     fn populate(&self, gpa: GuestPhysAddr) -> Result<(), MemoryError> {

@@ -1,18 +1,30 @@
 //! Copies that back what they touch: what to do where one stops at a page fault.
 //!
-//! The vCPUs of a guest copy at the same time. One that stopped at a page which was not backed
-//! may find it backed a moment later, by another one: it tries again. Memory counts as broken
-//! only where a copy stops twice at one place that was backed in between.
+//! The vCPUs of a guest copy at the same time. One that stopped at a page which was not there may
+//! find it there a moment later, by another one: it tries again. Memory counts as broken only where
+//! a copy stops twice at one place that was there, and nothing was taken away in between.
 
 use crate::MemoryError;
 use x86defs::GuestPhysAddr;
 
+/// How often a copy is tried again at one place.
+pub(crate) const TRIES: u8 = 16;
+
+/// Kind of an access to memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// A read, or a fetch of instructions.
+    Read,
+    /// A write.
+    Write,
+}
+
 /// The outcome for a page that was to be backed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Populated {
-    /// The page is backed now.
+    /// The page is there now.
     Now,
-    /// The page was backed before.
+    /// The page was there before.
     Before,
     /// The frames that are left are being zeroed for other vCPUs, for this page perhaps: it is
     /// to be tried again.
@@ -21,27 +33,49 @@ pub enum Populated {
 
 /// RAM that is backed when it is first touched.
 pub trait Populate {
-    /// How many bytes from `gpa` on can be copied in one piece; `None` if it is not RAM.
-    fn room(&self, gpa: GuestPhysAddr) -> Option<u64>;
+    /// Rises when something is taken away, before others can see it gone.
+    fn generation(&self) -> u64;
 
-    /// Backs the page at `gpa`.
+    /// Backs the page at `gpa` for an access of this kind.
     ///
     /// # Errors
-    /// [`MemoryError`] where it is no RAM, or no frame is left.
-    fn populate(&self, gpa: GuestPhysAddr) -> Result<Populated, MemoryError>;
+    /// [`MemoryError`] where there is no memory or it may not be written, or no frame is left.
+    fn populate(&self, gpa: GuestPhysAddr, access: Access) -> Result<Populated, MemoryError>;
 }
 
-/// The address at which an attempt has stopped last though the page was backed.
+/// The stops of one copy.
 #[derive(Debug, Default)]
-struct Stops(Option<GuestPhysAddr>);
+struct Stops {
+    /// The address at which an attempt has stopped last.
+    last: Option<GuestPhysAddr>,
+    /// How often it has stopped there.
+    count: u8,
+    /// The generation in which it stopped there though the page was there.
+    in_vain: Option<u64>,
+}
 
 impl Stops {
     /// An attempt stopped at `gpa`: backs it for the next one.
-    fn at(&mut self, memory: &impl Populate, gpa: GuestPhysAddr) -> Result<(), MemoryError> {
-        if memory.populate(gpa)? == Populated::Before && self.0.replace(gpa) == Some(gpa) {
-            return Err(MemoryError::Broken(gpa));
+    fn at(
+        &mut self,
+        memory: &impl Populate,
+        gpa: GuestPhysAddr,
+        access: Access,
+    ) -> Result<(), MemoryError> {
+        if self.last.replace(gpa) != Some(gpa) {
+            *self = Self { last: Some(gpa), ..Self::default() };
         }
-        Ok(())
+        let generation = memory.generation();
+        match memory.populate(gpa, access)? {
+            Populated::Soon => return Ok(()),
+            Populated::Now => self.in_vain = None,
+            Populated::Before if self.in_vain.replace(generation) == Some(generation) => {
+                return Err(MemoryError::Broken(gpa));
+            }
+            Populated::Before => {}
+        }
+        self.count = self.count.saturating_add(1);
+        if self.count > TRIES { Err(MemoryError::Moved(gpa)) } else { Ok(()) }
     }
 }
 
@@ -58,24 +92,25 @@ pub fn transfer(
     memory: &impl Populate,
     gpa: GuestPhysAddr,
     len: usize,
+    access: Access,
     mut copy: impl FnMut(GuestPhysAddr, usize, usize) -> usize,
 ) -> Result<(), MemoryError> {
     let mut stops = Stops::default();
     let mut done = 0;
     while done < len {
         let at = gpa.checked_add(done as u64).ok_or(MemoryError::NotRam(gpa))?;
-        let room = memory.room(at).ok_or(MemoryError::NotRam(at))?;
-        let part = (len - done).min(usize::try_from(room).unwrap_or(usize::MAX));
+        let part = len - done;
         let left = copy(at, done, part).min(part);
         done += part - left;
         if left != 0 {
-            stops.at(memory, at.wrapping_add((part - left) as u64))?;
+            stops.at(memory, at.wrapping_add((part - left) as u64), access)?;
         }
     }
     Ok(())
 }
 
-/// Runs `exchange`, one access at `gpa`, until no page fault (`None`) keeps it from it.
+/// Runs `exchange`, one access at `gpa` that may write, until no page fault (`None`) keeps it from
+/// it.
 ///
 /// # Errors
 /// Those of [`transfer`].
@@ -89,7 +124,7 @@ pub fn exchange<T>(
         if let Some(result) = exchange() {
             return Ok(result);
         }
-        stops.at(memory, gpa)?;
+        stops.at(memory, gpa, Access::Write)?;
     }
 }
 
@@ -122,19 +157,19 @@ mod tests {
             let start = number(at);
             let hole = (start / PAGE..PAGES)
                 .find(|page| !self.present[*page].load(Ordering::Acquire))
-                .map_or(usize::MAX, |page| (page * PAGE).max(start));
+                .map_or(start.max(PAGES * PAGE), |page| (page * PAGE).max(start));
             len - len.min(hole - start)
         }
     }
 
     impl Populate for Ram {
-        fn room(&self, gpa: GuestPhysAddr) -> Option<u64> {
-            ((PAGES * PAGE) as u64).checked_sub(gpa.as_u64()).filter(|room| *room != 0)
+        fn generation(&self) -> u64 {
+            1
         }
 
-        fn populate(&self, gpa: GuestPhysAddr) -> Result<Populated, MemoryError> {
+        fn populate(&self, gpa: GuestPhysAddr, _: Access) -> Result<Populated, MemoryError> {
             let _guard = self.backing.lock().unwrap();
-            let page = &self.present[number(gpa) / PAGE];
+            let page = self.present.get(number(gpa) / PAGE).ok_or(MemoryError::NotRam(gpa))?;
             let before = page.swap(true, Ordering::Release);
             Ok(if before { Populated::Before } else { Populated::Now })
         }
@@ -152,7 +187,7 @@ mod tests {
     fn backs_what_it_touches_and_no_more() {
         let ram = Ram::new();
         let mut pieces = std::vec::Vec::new();
-        transfer(&ram, gpa(PAGE + 100), 2 * PAGE, |at, done, part| {
+        transfer(&ram, gpa(PAGE + 100), 2 * PAGE, Access::Read, |at, done, part| {
             pieces.push((number(at), done));
             ram.copy(at, part)
         })
@@ -162,7 +197,9 @@ mod tests {
         assert!(pieces.iter().all(|(at, done)| at - done == start));
         let present = ram.present.iter().filter(|page| page.load(Ordering::Relaxed)).count();
         assert_eq!(present, 3);
-        let beyond = transfer(&ram, gpa(PAGES * PAGE - 8), 16, |at, _, part| ram.copy(at, part));
+        let beyond = transfer(&ram, gpa(PAGES * PAGE - 8), 16, Access::Read, |at, _, part| {
+            ram.copy(at, part)
+        });
         assert_eq!(beyond, Err(MemoryError::NotRam(gpa(PAGES * PAGE))));
     }
 
@@ -174,19 +211,20 @@ mod tests {
         let late = |at| {
             tries.set(tries.get() + 1);
             if tries.get() == 1 {
-                ram.populate(at).unwrap();
+                ram.populate(at, Access::Read).unwrap();
                 return false;
             }
             true
         };
-        let copied = transfer(&ram, gpa(8), 8, |at, _, part| if late(at) { 0 } else { part });
+        let copied =
+            transfer(&ram, gpa(8), 8, Access::Read, |at, _, part| if late(at) { 0 } else { part });
         assert_eq!((copied, tries.get()), (Ok(()), 2));
         let ram = Ram::new();
         tries.set(0);
         let exchanged = exchange(&ram, gpa(8), || {
             tries.set(tries.get() + 1);
             if tries.get() == 1 {
-                ram.populate(gpa(8)).unwrap();
+                ram.populate(gpa(8), Access::Write).unwrap();
                 return None;
             }
             Some(7)
@@ -198,11 +236,11 @@ mod tests {
     struct Awaited(Cell<u32>);
 
     impl Populate for Awaited {
-        fn room(&self, _gpa: GuestPhysAddr) -> Option<u64> {
-            Some(PAGE as u64)
+        fn generation(&self) -> u64 {
+            1
         }
 
-        fn populate(&self, _gpa: GuestPhysAddr) -> Result<Populated, MemoryError> {
+        fn populate(&self, _gpa: GuestPhysAddr, _: Access) -> Result<Populated, MemoryError> {
             let left = self.0.get().saturating_sub(1);
             self.0.set(left);
             Ok(if left == 0 { Populated::Before } else { Populated::Soon })
@@ -213,7 +251,7 @@ mod tests {
     fn a_page_that_another_one_is_about_to_back_is_not_broken() {
         let ram = Awaited(Cell::new(9));
         let copy = |_, _, part| if ram.0.get() == 0 { 0 } else { part };
-        assert_eq!(transfer(&ram, gpa(8), 8, copy), Ok(()));
+        assert_eq!(transfer(&ram, gpa(8), 8, Access::Read, copy), Ok(()));
         ram.0.set(9);
         assert_eq!(exchange(&ram, gpa(8), || (ram.0.get() == 0).then_some(7)), Ok(7));
     }
@@ -222,7 +260,7 @@ mod tests {
     fn a_page_that_stays_out_of_reach_is_broken() {
         let ram = Ram::new();
         let mut tries = 0;
-        let stuck = transfer(&ram, gpa(5 * PAGE - 4), 8, |at, _, part| {
+        let stuck = transfer(&ram, gpa(5 * PAGE - 4), 8, Access::Read, |at, _, part| {
             tries += 1;
             let broken = 5 * PAGE;
             ram.copy(at, part).max((number(at) + part).saturating_sub(broken))
@@ -235,6 +273,38 @@ mod tests {
         );
     }
 
+    /// A page that is taken away again and again: each time it is there, or was there before.
+    struct Fleeting {
+        generation: Cell<u64>,
+        populated: Populated,
+    }
+
+    impl Populate for Fleeting {
+        fn generation(&self) -> u64 {
+            self.generation.get()
+        }
+
+        fn populate(&self, _gpa: GuestPhysAddr, _: Access) -> Result<Populated, MemoryError> {
+            self.generation.set(self.generation.get() + 1);
+            Ok(self.populated)
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_taken_away_all_the_time_has_moved() {
+        for populated in [Populated::Now, Populated::Before] {
+            let memory = Fleeting { generation: Cell::new(1), populated };
+            let moved = MemoryError::Moved(gpa(8));
+            let mut tries = 0;
+            let copied = transfer(&memory, gpa(8), 8, Access::Write, |_, _, part| {
+                tries += 1;
+                part
+            });
+            assert_eq!((copied, tries), (Err(moved), u32::from(TRIES) + 1));
+            assert_eq!(exchange(&memory, gpa(8), || None::<u64>), Err(moved));
+        }
+    }
+
     /// Two vCPUs use fresh pages at the same time.
     #[test]
     fn two_at_once_find_nothing_broken() {
@@ -244,7 +314,7 @@ mod tests {
             let copy = || {
                 start.wait();
                 for page in 0..PAGES {
-                    transfer(&ram, gpa(page * PAGE + 16), 8, |at, _, part| {
+                    transfer(&ram, gpa(page * PAGE + 16), 8, Access::Read, |at, _, part| {
                         let left = ram.copy(at, part);
                         std::thread::yield_now();
                         left

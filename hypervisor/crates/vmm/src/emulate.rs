@@ -6,6 +6,7 @@ use crate::end::VmError;
 use crate::vcpu::Vcpu;
 use crate::vm::Vm;
 use devices::lapic::Ticks;
+use memory::slots;
 use memory::walk::{Access, GuestPageTables, Translation, WalkConfig, WalkError, walk};
 use memory::{GuestRam, MemoryError};
 use x86defs::addr::PAGE_SIZE;
@@ -219,11 +220,10 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
     }
 
     fn physical_write(&mut self, gpa: GuestPhysAddr, data: &[u8]) -> Result<(), VmError> {
-        if self.vm.memory.is_rom(gpa) {
-            return Ok(());
-        }
-        if self.vm.memory.is_ram(gpa) {
-            return Ok(self.vm.memory.write(gpa, data)?);
+        match self.vm.memory.rights(gpa) {
+            Some(slots::Rights::Rom) => return Ok(()),
+            Some(slots::Rights::Ram) => return Ok(self.vm.memory.write(gpa, data)?),
+            None => {}
         }
         let mut at = gpa;
         for len in device_lengths(gpa, data.len()) {
@@ -459,7 +459,7 @@ impl<B: Backend, M: GuestRam> Cpu for Emulated<'_, B, M> {
     ) -> Result<u64, Fault<VmError>> {
         let len = width.bytes();
         let (first, second) = self.translate_range(linear, len, Access::Write)?;
-        let ram = self.vm.memory.is_ram(first) && !self.vm.memory.is_rom(first);
+        let ram = self.vm.memory.rights(first) == Some(slots::Rights::Ram);
         if second.is_none() && ram && first.is_aligned(len as u64) {
             return self
                 .vm

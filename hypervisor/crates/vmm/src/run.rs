@@ -11,7 +11,7 @@ use crate::{apic, exits};
 use chipset::fabric::Requests;
 use core::sync::atomic::Ordering;
 use devices::lapic::{Lint, Ticks};
-use memory::GuestRam;
+use memory::{GuestRam, MemoryError};
 use x86defs::exit::ExitWithEvent;
 use x86defs::time::Nanos;
 use x86defs::{Rflags, VmExit};
@@ -92,6 +92,9 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         Activity::Halted | Activity::WaitForStartup => return Next::Idle(apic.min(devices)),
     }
     vm.board.follow_bells(&mut vcpu.core.bells);
+    if vm.memory.pay(&mut vcpu.core.memory_seen) {
+        vcpu.hw.invalidate();
+    }
     let view = vcpu.core.view(vcpu.cr4());
     vcpu.core.leaves.follow(&vcpu.core.cpuid, view);
     let trace = vm.board.trace();
@@ -151,7 +154,8 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         && (!vm.memory.is_ram(fault.gpa) || vm.memory.is_rom(fault.gpa))
     {
         // The instruction at RIP has nothing to do with this fault.
-        return Next::End(EndReason::Failed(VmError::NotOffered(exits::DELIVERY)));
+        let error = VmError::NotOffered(exits::DELIVERY);
+        return failed(vcpu, vm, error);
     }
     let served = exits::serve(vcpu, vm, host, &exit);
     vcpu.core.recent.served(host.tsc());
@@ -162,8 +166,23 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         Ok(None) if core::mem::take(&mut vcpu.gives_way) => Next::Yield,
         Ok(None) => Next::Continue,
         Ok(Some(end)) => Next::End(end),
-        Err(error) => Next::End(EndReason::Failed(error)),
+        Err(error) => failed(vcpu, vm, error),
     }
+}
+
+/// The exit can't be served. If that is because of what stands where in the guest's memory, and
+/// that has changed since the guest was entered, the guest does again what it did.
+fn failed<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, vm: &Vm<M>, error: VmError) -> Next {
+    let of_memory = match &error {
+        VmError::Memory(MemoryError::Moved(_)) => return Next::Continue,
+        VmError::Memory(MemoryError::NoFrame(_)) => false,
+        VmError::Memory(_) | VmError::NotOffered(exits::DELIVERY | exits::EXECUTION) => true,
+        _ => false,
+    };
+    if of_memory && vm.memory.generation() != vcpu.core.memory_seen {
+        return Next::Continue;
+    }
+    Next::End(EndReason::Failed(error))
 }
 
 /// Whether the 8259s ask for an interrupt and this vCPU takes it.

@@ -83,6 +83,8 @@ pub struct VcpuCore {
     pub counters: Counters,
     /// Ports of doorbells.
     pub bells: HotBells,
+    /// The generation of the guest's memory that the CPU has cached nothing from before.
+    pub memory_seen: u64,
     /// Devices whose doorbells the vCPU has marked and that it has still to wake
     /// ([`Board::pay`]), a bit for each.
     pub owed: u64,

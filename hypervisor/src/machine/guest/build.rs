@@ -9,13 +9,13 @@ use crate::error::HostError;
 use crate::hw::{ExtendedState, GuestApic, VendorCpu};
 use crate::machine::console::Console;
 use crate::machine::world::World;
-use crate::mm;
 use crate::mm::guest::{GuestSpace, Reservation};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use chipset::fabric::{Fabric, Kick, Posted};
+use chipset::test_device::LAID_BYTES;
 use chipset::{Board, HotBells};
 use config::GuestSettings;
 use core::sync::atomic::AtomicUsize;
@@ -69,7 +69,9 @@ pub(super) type FindFile<'a, 'f> = &'a dyn Fn(&str) -> Option<&'f [u8]>;
 /// [`HostError`] says what is short.
 pub(super) fn reserve(settings: &GuestSettings) -> Result<Reservation, HostError> {
     let regions = e820::ram_regions(settings.memory).into_iter().collect();
-    Reservation::new(&settings.name, regions)
+    // What a test device may lay over RAM.
+    let spare = if settings.debug_exit { LAID_BYTES } else { 0 };
+    Reservation::new(&settings.name, regions, spare)
 }
 
 /// Makes a guest's memory of what was set aside, with the firmware's tables in it, and plans
@@ -100,8 +102,8 @@ pub(super) fn lay_out<'f, C: VendorCpu>(
         vcpus: settings.vcpus,
         uuid: settings.machine_uuid().0,
     };
-    let tables = mm::with_root(space.root(), || loader::write_tables(&space, &config))
-        .map_err(|e| fail(e.to_string()))?;
+    let tables =
+        space.enter(|| loader::write_tables(&space, &config)).map_err(|e| fail(e.to_string()))?;
     log::debug!("tables of \"{}\" at {:?}", settings.name, tables);
     let load_settings = LoadSettings {
         memory: settings.memory,
@@ -341,6 +343,7 @@ impl Parts {
             bells: HotBells::default(),
             owed: 0,
             owed_since: 0,
+            memory_seen: 0,
             idle_cpus: Arc::clone(&self.idle_cpus),
             exit: ExitWithEvent::NOTHING,
         };

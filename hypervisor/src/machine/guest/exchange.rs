@@ -4,7 +4,6 @@
 use super::{AnyGuest, Guest, Slots};
 use crate::hw::VendorCpu;
 use crate::machine::world::World;
-use crate::mm;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use config::GuestSettings;
@@ -51,7 +50,7 @@ pub(super) fn restore<C: VendorCpu>(
             slots.iter().try_for_each(|slot| {
                 let mut private = slot.private.try_lock().ok_or_else(|| lacks("a vCPU runs"))?;
                 let vcpu = &mut private.vcpu;
-                let restored = mm::with_root(vm.memory.root(), || restore_vcpu(vcpu, vm, sections));
+                let restored = vm.memory.enter(|| restore_vcpu(vcpu, vm, sections));
                 C::unload(&mut vcpu.hw);
                 let extended = restored?;
                 let extended =

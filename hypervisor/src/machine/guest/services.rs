@@ -10,14 +10,16 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use chipset::fabric::Fabric;
 use chipset::pci::Placed;
-use chipset::test_device::TestDevice;
+use chipset::test_device::{LAID_BYTES, Laid, Overlay, TestDevice};
 use config::GuestSettings;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use devices::pci::DevFn;
+use memory::slots::{Content, Rights};
 use sched::{EntityId, Reason};
 use service::{Service, Stop, Wake, Waker};
 use spin::Once;
+use x86defs::GuestPhysAddr;
 
 /// Place of the [`TestDevice`] on the PCI bus.
 const TEST_DEVICE: DevFn = match DevFn::new(3, 0) {
@@ -130,6 +132,35 @@ impl Service for Zeroing {
     }
 }
 
+/// The guest's memory, as a [`TestDevice`] changes it.
+#[derive(Debug)]
+struct Layers {
+    space: Arc<GuestSpace>,
+    /// The generation of the last change.
+    changed: AtomicU64,
+}
+
+impl Overlay for Layers {
+    fn lay(&self, start: u64, what: Laid) -> bool {
+        let start = GuestPhysAddr::new(start);
+        let memory = |rights| Content::Memory { offset: self.space.spare(), rights };
+        let content = match what {
+            Laid::Nothing => None,
+            Laid::Rom => Some(memory(Rights::Rom)),
+            Laid::Devices => Some(Content::Devices),
+            Laid::RomAsRam => Some(memory(Rights::Ram)),
+        };
+        let changed = start
+            .checked_add(LAID_BYTES)
+            .and_then(|end| self.space.lay_over(start..end, content).ok());
+        changed.map(|changed| self.changed.store(changed, Ordering::Relaxed)).is_some()
+    }
+
+    fn is_settled(&self) -> bool {
+        self.space.is_settled(self.changed.load(Ordering::Relaxed))
+    }
+}
+
 /// The work of a [`TestDevice`].
 struct TestService {
     name: String,
@@ -171,7 +202,9 @@ pub(super) fn make(
         let bell = bell();
         let waker: Waker = Arc::<Bell>::clone(&bell);
         // The layout of its registers is fixed, and fits.
-        if let Ok(device) = TestDevice::new(TEST_DEVICE, Arc::clone(fabric), waker) {
+        let layers = Layers { space: Arc::clone(space), changed: AtomicU64::new(0) };
+        let overlay = Arc::new(layers);
+        if let Ok(device) = TestDevice::new(TEST_DEVICE, Arc::clone(fabric), waker, overlay) {
             placed.push((TEST_DEVICE, Arc::<TestDevice>::clone(&device)));
             let name = format!("{}/test device", settings.name);
             devices.push(GuestService::new(bell, Arc::new(TestService { name, device })));

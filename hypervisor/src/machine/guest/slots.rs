@@ -2,7 +2,6 @@
 
 use crate::cpu::asm;
 use crate::hw::{ExtendedState, VendorCpu};
-use crate::mm;
 use crate::mm::guest::GuestSpace;
 use alloc::vec::Vec;
 use chipset::fabric::Posted;
@@ -149,7 +148,7 @@ impl<C: VendorCpu> Vcpus for Slots<C> {
         for mut private in self.0.iter().filter_map(|slot| slot.private.try_lock()) {
             let Private { vcpu, extended, .. } = &mut *private;
             let save = || vmm::state::save_vcpu(vcpu, &extended.bytes(), writer);
-            mm::with_root(memory.root(), save);
+            memory.enter(save);
             C::unload(&mut vcpu.hw);
         }
     }
@@ -173,7 +172,7 @@ impl<C: VendorCpu> Vcpus for Slots<C> {
             core::hint::spin_loop();
         };
         if let Some(mut private) = private {
-            mm::with_root(memory.root(), || look(&mut private.vcpu));
+            memory.enter(|| look(&mut private.vcpu));
             C::unload(&mut private.vcpu.hw);
         }
     }

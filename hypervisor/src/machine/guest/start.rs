@@ -238,7 +238,7 @@ impl<C: VendorCpu> Starter<C> {
                 if loading.write(&space, PIECE).map_err(|error| fail(error.to_string()))? {
                     return Ok(Work::Write(space, loading));
                 }
-                space.seal_rom();
+                space.seal_rom().map_err(|error| fail(error.to_string()))?;
                 let state = loading.state().clone();
                 Work::Populate(space, state, GuestPhysAddr::new(0))
             }
@@ -289,7 +289,7 @@ impl<C: VendorCpu> Starter<C> {
                 guest.vcpus.0.first().and_then(|slot| slot.private.try_lock())
             {
                 let vcpu = &mut private.vcpu;
-                crate::mm::with_root(guest.vm.memory.root(), || {
+                guest.vm.memory.enter(|| {
                     vendor.load(&mut vcpu.hw, &vcpu.core, true);
                     vcpu.settle();
                     C::try_broken(&mut vcpu.hw, &mut vcpu.core, plan);
@@ -300,7 +300,7 @@ impl<C: VendorCpu> Starter<C> {
             journal::end(Status::OK, format_args!("guest {name} powered off"));
         }
         if let Some(name) = violations::requested(cmdline) {
-            crate::mm::with_root(guest.vm.memory.root(), || violations::commit(name))
+            guest.vm.memory.enter(|| violations::commit(name))
         }
     }
 }

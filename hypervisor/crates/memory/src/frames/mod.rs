@@ -6,12 +6,19 @@
 //! steps whatever the machine's size. A block of order n is 2^n frames,
 //! aligned to its size.
 //!
-//! Frames can be promised before they are taken. Whoever takes some says whether they were
-//! promised to it ([`Source`]): nobody takes by accident what another one was promised.
+//! Frames can be promised before they are taken ([`Promise`]). Whoever takes some says whether they
+//! were promised to it ([`Source`]): nobody takes by accident what another one was promised.
+//!
+//! A frame in use can be pinned, for a device that reads or writes it by itself. A pinned frame
+//! that its owner gives back stays out of others' reach until the last pin is taken out.
 
 mod owners;
+mod pins;
+mod promise;
 
 pub use owners::Owners;
+pub use pins::NotPinned;
+pub use promise::Promise;
 use x86defs::addr::Hfn;
 
 /// Orders 0 to 18: blocks of 4 KiB to 1 GiB.
@@ -33,17 +40,19 @@ impl Owner {
     const FREE: Self = Self(1);
     /// The hypervisor.
     pub const HYPERVISOR: Self = Self(2);
+    /// Nobody but pins.
+    const PINS: Self = Self(3);
     /// The first number of a guest; [`Owners`] gives each its own.
     pub(crate) const GUESTS: Self = Self(16);
 }
 
 /// Free frames of which a block may be taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+#[derive(Debug)]
+pub enum Source<'p> {
     /// Frames that nobody was promised.
     Spare,
-    /// Frames that the taker was promised: the promise shrinks by as many.
-    Promised,
+    /// Frames that the taker was promised: the promise shrinks by as many, and has to be as large.
+    Promised(&'p mut Promise),
     /// All free frames, for uses that the machine can't go on without. Promises may break.
     Any,
 }
@@ -65,6 +74,7 @@ pub struct Frame {
     /// First frame of a free block of `order`.
     free_head: bool,
     order: u8,
+    /// Users of a frame that is not free: its owner, and pins.
     references: u32,
     next: u32,
     previous: u32,
@@ -125,24 +135,6 @@ impl<'a> FrameAllocator<'a> {
         self.free.saturating_sub(self.promised)
     }
 
-    /// Promises `count` frames, of whatever blocks.
-    ///
-    /// # Errors
-    /// Fewer are to spare; the error is their number.
-    pub const fn promise(&mut self, count: u64) -> Result<(), u64> {
-        let spare = self.spare_frames();
-        if count > spare {
-            return Err(spare);
-        }
-        self.promised = self.promised.saturating_add(count);
-        Ok(())
-    }
-
-    /// Takes a promise of `count` frames back.
-    pub const fn withdraw(&mut self, count: u64) {
-        self.promised = self.promised.saturating_sub(count);
-    }
-
     /// Frames that were ever added.
     #[must_use]
     pub const fn total_frames(&self) -> u64 {
@@ -167,12 +159,16 @@ impl<'a> FrameAllocator<'a> {
     }
 
     /// Takes a block of 2^`order` frames for `owner`, aligned to its size.
-    pub fn allocate(&mut self, order: u8, owner: Owner, source: Source) -> Option<Hfn> {
+    pub fn allocate(&mut self, order: u8, owner: Owner, source: Source<'_>) -> Option<Hfn> {
         let count = 1u32.checked_shl(order.into())?;
-        let enough = source != Source::Spare || self.spare_frames() >= u64::from(count);
+        let enough = match &source {
+            Source::Spare => self.spare_frames() >= u64::from(count),
+            Source::Promised(promise) => promise.frames() >= u64::from(count),
+            Source::Any => true,
+        };
         let first = enough.then(|| self.take(order, owner))??;
-        if source == Source::Promised {
-            self.withdraw(count.into());
+        if let Source::Promised(promise) = source {
+            self.withdraw(promise.split(count.into()));
         }
         Some(first)
     }
@@ -212,7 +208,7 @@ impl<'a> FrameAllocator<'a> {
         match other {
             Some(frame) => Err(NotYours { frame, owner: self.owner(frame) }),
             None => {
-                self.release(first, order);
+                self.let_go(first, order);
                 Ok(())
             }
         }

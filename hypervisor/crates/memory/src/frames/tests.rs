@@ -67,17 +67,44 @@ fn what_is_promised_is_there() {
     let mut frames = FrameAllocator::new(&mut table);
     frames.add(Hfn::new(0), 1024);
     assert_eq!(frames.promise(1025), Err(1024));
-    assert_eq!(frames.promise(600), Ok(()));
+    let mut promise = frames.promise(600).unwrap();
     assert_eq!(frames.promise(425), Err(424));
     // A whole block is free, but not to spare.
     assert_eq!(frames.allocate(ORDER_2M, Owner::HYPERVISOR, Source::Spare), None);
     assert!(frames.allocate(8, Owner::HYPERVISOR, Source::Spare).is_some());
     assert_eq!((frames.spare_frames(), frames.promised_frames()), (168, 600));
-    assert!(frames.allocate(ORDER_2M, Owner::GUESTS, Source::Promised).is_some());
+    assert!(frames.allocate(ORDER_2M, Owner::GUESTS, Source::Promised(&mut promise)).is_some());
     assert_eq!((frames.spare_frames(), frames.promised_frames()), (168, 88));
-    frames.withdraw(88);
+    let more = frames.allocate(7, Owner::GUESTS, Source::Promised(&mut promise));
+    assert_eq!((more, promise.frames()), (None, 88), "more than was promised");
+    frames.withdraw(promise);
     assert_eq!((frames.spare_frames(), frames.promised_frames()), (256, 0));
     assert_eq!(frames.allocate(63, Owner::GUESTS, Source::Any), None);
+}
+
+#[test]
+fn a_pinned_frame_stays_until_the_last_pin() {
+    let mut table = std::vec![Frame::ABSENT; 1024];
+    let mut frames = FrameAllocator::new(&mut table);
+    frames.add(Hfn::new(0), 1024);
+    let (one, other) = (Owner(Owner::GUESTS.0), Owner(Owner::GUESTS.0 + 1));
+    let block = frames.allocate(ORDER_2M, one, Source::Spare).unwrap();
+    let pinned = Hfn::new(block.number() + 7);
+    assert_eq!(frames.pin(pinned, other), Err(NotYours { frame: pinned, owner: one }));
+    assert_eq!(frames.unpin(pinned), Err(NotPinned(pinned)));
+    for _ in 0..2 {
+        assert_eq!(frames.pin(pinned, one), Ok(()));
+    }
+    assert_eq!(frames.unpin(pinned), Ok(()));
+    assert_eq!(frames.free(block, ORDER_2M, one), Ok(()));
+    assert_eq!(frames.free_frames(), 1023);
+    assert!(frames.free(pinned, 0, one).is_err() && frames.pin(pinned, one).is_err());
+    assert!(frames.allocate(10, other, Source::Any).is_none());
+    assert_eq!(frames.unpin(pinned), Ok(()));
+    assert_eq!(frames.unpin(pinned), Err(NotPinned(pinned)));
+    assert!(frames.allocate(10, other, Source::Any).is_some(), "all of it is one block again");
+    let free = Hfn::new(1024);
+    assert!(frames.pin(free, one).is_err() && frames.unpin(free).is_err());
 }
 
 proptest! {
@@ -90,16 +117,16 @@ proptest! {
         let mut table = std::vec![Frame::ABSENT; 1024];
         let mut frames = FrameAllocator::new(&mut table);
         frames.add(Hfn::new(5), 1000);
-        let mut promised = 0u64;
+        let mut promised = Promise::NONE;
         let mut live: Vec<(Hfn, u8)> = Vec::new();
         for (order, what, which) in steps {
             let count = 1u64 << order;
             match what {
-                0 => promised += frames.promise(count).map_or(0, |()| count),
-                1 if promised >= count => {
-                    let got = frames.allocate(order, Owner::GUESTS, Source::Promised);
+                0 => promised.join(frames.promise(count).unwrap_or_default()),
+                1 if promised.frames() >= count => {
+                    let source = Source::Promised(&mut promised);
+                    let got = frames.allocate(order, Owner::GUESTS, source);
                     prop_assert!(got.is_some() || order > 0, "a promise is broken");
-                    promised -= got.map_or(0, |_| count);
                     live.extend(got.map(|first| (first, order)));
                 }
                 2 => {
@@ -112,11 +139,12 @@ proptest! {
                 }
                 _ => {}
             }
-            prop_assert_eq!(frames.promised_frames(), promised);
-            prop_assert!(frames.free_frames() >= promised);
+            prop_assert_eq!(frames.promised_frames(), promised.frames());
+            prop_assert!(frames.free_frames() >= promised.frames());
         }
-        for _ in 0..promised {
-            prop_assert!(frames.allocate(0, Owner::GUESTS, Source::Promised).is_some());
+        while promised.frames() != 0 {
+            let source = Source::Promised(&mut promised);
+            prop_assert!(frames.allocate(0, Owner::GUESTS, source).is_some());
         }
     }
 

@@ -243,6 +243,12 @@ impl<F: Format> Mapper<F> {
         mem.free_table(self.root);
     }
 
+    /// Frees every table and the root, but for those that are shared from other trees. The pages
+    /// are somebody else's. The tree must not be used any more.
+    pub fn free_tables<M: TableMemory>(&self, mem: &mut M) {
+        Self::from_root(self.root, self.max_leaf).free_all(mem, |_, _| ());
+    }
+
     /// Checks a range and makes a cursor at its start.
     fn cursor<E>(addr: u64, len: u64) -> Result<Cursor, MapErrorKind<E>> {
         if !(addr | len).is_multiple_of(PAGE_SIZE) {

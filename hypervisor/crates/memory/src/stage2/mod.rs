@@ -13,6 +13,7 @@
 
 mod format;
 mod mapper;
+mod nested;
 #[cfg(test)]
 mod tests;
 mod vacancy;
@@ -24,7 +25,8 @@ use x86defs::pte::MemoryType;
 
 pub use format::{Ept, Format, HOST_PAT, HostTable, Npt};
 pub use mapper::Mapper;
-pub use vacancy::Vacancy;
+pub use nested::{NestedFormat, NestedTables};
+pub use vacancy::{Detached, Vacancy};
 
 /// Entries in a table.
 pub(crate) const ENTRIES: usize = 512;

@@ -19,6 +19,17 @@ pub struct Vacancy<F: Format> {
     format: PhantomData<F>,
 }
 
+/// What stands for a block of 2 MiB in a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detached {
+    /// Nothing.
+    Nothing,
+    /// One page.
+    Page,
+    /// A table of small pages.
+    Table(HostPhysAddr),
+}
+
 impl<F: Format> Mapper<F> {
     /// Whether a page of this size could stand at `addr` in this tree.
     #[inline(always)]
@@ -105,25 +116,76 @@ impl<F: Format> Mapper<F> {
         mem.write(table, slot, F::leaf(hpa, size, attributes));
     }
 
-    /// Takes a page away; the tables above it stay, so that several CPUs may do this at once
-    /// to pages of their own. `false` if no page of this size is mapped at `addr`.
-    pub fn vacate<M: TableMemory>(&mut self, mem: &mut M, addr: u64, size: PageSize) -> bool {
+    /// Maps a page at `addr`, where nothing is, and makes the tables that are missing.
+    ///
+    /// # Errors
+    /// Those of [`make_vacancy`](Self::make_vacancy).
+    pub fn place<M: TableMemory>(
+        &mut self,
+        mem: &mut M,
+        addr: u64,
+        hpa: HostPhysAddr,
+        size: PageSize,
+        attributes: Attributes,
+    ) -> Result<(), MapErrorKind<M::Error>> {
+        let vacancy = self.make_vacancy(mem, addr, size)?;
+        self.fill(mem, vacancy, hpa, attributes);
+        Ok(())
+    }
+
+    /// The table and the entry in it for a page of this size at `addr`, if all tables above it
+    /// exist and are this tree's own.
+    fn entry_for<M: TableMemory>(
+        &self,
+        mem: &M,
+        addr: u64,
+        size: PageSize,
+    ) -> Option<(HostPhysAddr, usize)> {
         let mut table = self.root();
         for level in (size.level().wrapping_add(1)..=ROOT).rev() {
             let entry = mem.read(table, index(addr, level));
             let shared = level == ROOT && entry & SHARED != 0;
             if !F::is_present(entry) || F::is_leaf(entry, level) || shared {
-                return false;
+                return None;
             }
             table = F::next(entry);
         }
-        let slot = index(addr, size.level());
+        Some((table, index(addr, size.level())))
+    }
+
+    /// Takes a page away; the tables above it stay, so that several CPUs may do this at once
+    /// to pages of their own. `false` if no page of this size is mapped at `addr`.
+    pub fn vacate<M: TableMemory>(&mut self, mem: &mut M, addr: u64, size: PageSize) -> bool {
+        let Some((table, slot)) = self.entry_for(mem, addr, size) else { return false };
         let entry = mem.read(table, slot);
         let found = F::is_present(entry) && F::is_leaf(entry, size.level());
         if found {
             mem.write(table, slot, 0);
         }
         found
+    }
+
+    /// What stands for the 2 MiB around `addr`.
+    pub fn attached<M: TableMemory>(&self, mem: &M, addr: u64) -> Detached {
+        let found = self.entry_for(mem, addr, PageSize::Size2M);
+        let entry = found.map_or(0, |(table, slot)| mem.read(table, slot));
+        match entry {
+            entry if !F::is_present(entry) => Detached::Nothing,
+            entry if F::is_leaf(entry, PageSize::Size2M.level()) => Detached::Page,
+            entry => Detached::Table(F::next(entry)),
+        }
+    }
+
+    /// Takes away what stands for the 2 MiB around `addr`, with one store. CPUs may still have it
+    /// cached, and walk a table of it: whoever gets it here frees it when they can't any more.
+    pub fn detach<M: TableMemory>(&mut self, mem: &mut M, addr: u64) -> Detached {
+        let attached = self.attached(mem, addr);
+        if attached != Detached::Nothing
+            && let Some((table, slot)) = self.entry_for(mem, addr, PageSize::Size2M)
+        {
+            mem.write(table, slot, 0);
+        }
+        attached
     }
 
     /// Tables for `addr` from `level` down to `last`, each but the last with the next one in it.

@@ -11,7 +11,7 @@ mod ports;
 mod registers;
 
 pub(crate) use msrs::tell_clock;
-pub(crate) use nested_fault::DELIVERY;
+pub(crate) use nested_fault::{DELIVERY, EXECUTION};
 
 use crate::backend::Backend;
 use crate::end::{EndReason, VmError};

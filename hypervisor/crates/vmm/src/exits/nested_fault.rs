@@ -7,6 +7,7 @@ use crate::end::VmError;
 use crate::vcpu::Vcpu;
 use crate::vm::{Host, Vm};
 
+use memory::slots::Rights;
 use memory::{GuestRam, MemoryError};
 use x86defs::exit::{NestedAccess, NestedFault};
 use x86defs::{Event, Rflags};
@@ -16,7 +17,7 @@ use x86emu::{Step, Stop};
 pub(crate) const DELIVERY: &str = "to deliver an event through memory that is not RAM";
 
 /// Why a guest can't go on whose RIP is in device memory.
-pub(super) const EXECUTION: &str = "to execute instructions from device memory";
+pub(crate) const EXECUTION: &str = "to execute instructions from device memory";
 
 pub(super) fn serve<B: Backend, M: GuestRam>(
     vcpu: &mut Vcpu<B>,
@@ -24,10 +25,14 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
     host: &mut impl Host,
     fault: NestedFault,
 ) -> Served {
-    let rom = fault.access.contains(NestedAccess::WRITE) && vm.memory.is_rom(fault.gpa);
-    if vm.memory.is_ram(fault.gpa) && !rom {
-        vm.memory.populate(fault.gpa)?;
-        return Ok(None);
+    match vm.memory.rights(fault.gpa) {
+        None => {}
+        // What is written to ROM is lost.
+        Some(Rights::Rom) if fault.access.contains(NestedAccess::WRITE) => {}
+        Some(_) => {
+            vm.memory.populate(fault.gpa)?;
+            return Ok(None);
+        }
     }
     if fault.access.contains(NestedAccess::WALK) {
         // The page tables themselves are not in RAM.

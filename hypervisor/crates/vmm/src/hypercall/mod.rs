@@ -213,6 +213,7 @@ const fn fault(error: MemoryError) -> Status {
         MemoryError::NotRam(_)
         | MemoryError::ReadOnly(_)
         | MemoryError::Broken(_)
+        | MemoryError::Moved(_)
         | MemoryError::NoFrame(_) => Status::Fault,
     }
 }

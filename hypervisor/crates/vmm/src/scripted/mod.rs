@@ -41,6 +41,7 @@ use devices::firmware::FirmwareNews;
 use devices::lapic::{InterruptStatus, Lapic, Role, TickRatio, VirtualApicPage};
 use devices::pci::DevFn;
 use locks::{Rank, RwLock};
+use memory::slots::Rights;
 use memory::{GuestMemory, GuestRam, HotRam, MemoryError};
 use spin::Mutex;
 use std::cell::{Cell, RefCell};
@@ -63,9 +64,9 @@ pub const RAM: usize = 2 << 20;
 /// The nearest deadline.
 pub const LEAST: u64 = 100;
 
-/// RAM at 0, and whether the APIC's page is open.
+/// RAM at 0, whether the APIC's page is open, and the RAM's generation.
 #[derive(Debug)]
-pub struct Ram(RefCell<Vec<u8>>, pub(super) Cell<bool>);
+pub struct Ram(RefCell<Vec<u8>>, pub(super) Cell<bool>, Cell<u64>);
 
 impl Ram {
     fn range(
@@ -128,12 +129,16 @@ impl HotRam for Touched {
 }
 
 impl GuestRam for Ram {
-    fn is_ram(&self, gpa: GuestPhysAddr) -> bool {
-        self.range(gpa, 1).is_ok()
+    fn rights(&self, gpa: GuestPhysAddr) -> Option<Rights> {
+        self.range(gpa, 1).is_ok().then_some(Rights::Ram)
     }
 
-    fn is_rom(&self, _: GuestPhysAddr) -> bool {
-        false
+    fn generation(&self) -> u64 {
+        self.2.get()
+    }
+
+    fn pay(&self, seen: &mut u64) -> bool {
+        core::mem::replace(seen, self.2.get()) != self.2.get()
     }
 
     fn populate(&self, gpa: GuestPhysAddr) -> Result<(), MemoryError> {
@@ -518,7 +523,7 @@ impl Play {
         let cpuid = Arc::new(CpuidTable::new(&host, &config));
         let msr_config = MsrConfig { microcode: 1, low_ram_end: ram as u64, high_ram_end: 1 << 32 };
         let msr_table = Arc::new(MsrTable::new(&cpuid, &msr_config));
-        let memory = Ram(RefCell::new(vec![0x90; ram]), Cell::new(true));
+        let memory = Ram(RefCell::new(vec![0x90; ram]), Cell::new(true), Cell::new(1));
         let mut clock = VmClock::new(frequency);
         let mut vcpu_clock = VcpuClock::default();
         let start = HostTime { tsc: 0, wall: 0 };
@@ -569,6 +574,7 @@ impl Play {
             bells: HotBells::default(),
             owed: 0,
             owed_since: 0,
+            memory_seen: 0,
             idle_cpus: Arc::default(),
             exit: ExitWithEvent::NOTHING,
         };

@@ -220,6 +220,7 @@ pub fn save_vcpu<B: Backend>(vcpu: &Vcpu<B>, extended: &[u8], writer: &mut Write
         devices_due: _,
         owed: _,
         owed_since: _,
+        memory_seen: _,
         exit: _,
         // Copies, which are renewed before an entry.
         leaves: _,

@@ -1,0 +1,218 @@
+//! Changes of what stands where in a guest's memory, and its end.
+
+use super::{Inside, Parts, Shared, Space};
+use crate::backing::{BLOCK, Backing, Held};
+use crate::holdings::order;
+use crate::limbo::Thing;
+use crate::slots::{Slot, SlotError, changed, flatten};
+use crate::stage2::{Detached, PageSize, TableMemory};
+use alloc::vec::Vec;
+use core::ops::Range;
+use x86defs::GuestPhysAddr;
+use x86defs::addr::Hfn;
+
+/// Blocks of 2 MiB that a change may touch: some ten microseconds' work with the lock held.
+const MOST_BLOCKS: usize = 1024;
+/// Blocks of the backing that are looked at in one step for what could be given back.
+const AT_A_TIME: u64 = 256;
+
+impl From<Held> for Option<Thing> {
+    fn from(held: Held) -> Self {
+        match held {
+            Held::Nothing => None,
+            Held::Block(block) => Some(Thing::Block(block.page())),
+            Held::Table(table) => Some(Thing::Frames(table)),
+        }
+    }
+}
+
+impl<T: TableMemory> Inside<T> {
+    /// Changes the slots.
+    fn change(
+        &mut self,
+        shared: &Shared,
+        edit: impl FnOnce(&mut Vec<Slot>),
+    ) -> Result<(), SlotError> {
+        if self.closed {
+            return Err(SlotError::Range);
+        }
+        let mut slots = self.slots.clone();
+        edit(&mut slots);
+        let regions = flatten(&slots, self.parts.backing.bytes())?;
+        let tables = |inside: &Self, block| inside.tables_at(block);
+        let (mut count, mut needed) = (0_usize, 0_usize);
+        for block in blocks(changed(&self.regions, &regions)) {
+            count = count.saturating_add(1);
+            needed = needed.saturating_add(tables(self, block));
+            if needed > self.limbo.room() || count > MOST_BLOCKS && !self.regions.is_empty() {
+                return Err(SlotError::TooMuch);
+            }
+            // Nothing is shown of a guest that has no regions yet.
+            if self.regions.is_empty() {
+                break;
+            }
+        }
+        let old = core::mem::replace(&mut self.regions, regions);
+        self.slots = slots;
+        shared.view.publish(&self.regions);
+        if old.is_empty() {
+            return Ok(());
+        }
+        let changed: Vec<Range<u64>> = changed(&old, &self.regions).collect();
+        for block in blocks(changed.into_iter()) {
+            self.detach(block, shared);
+            self.show_fixed(&(block..block.saturating_add(BLOCK)));
+        }
+        self.owe(shared);
+        Ok(())
+    }
+
+    /// Tables of small pages that stand for the 2 MiB at `gpa`.
+    fn tables_at(&self, gpa: u64) -> usize {
+        let Parts { tables, window, at, nested, .. } = &self.parts;
+        let seen = at.at(GuestPhysAddr::new(gpa), BLOCK);
+        let seen = seen.map_or(Detached::Nothing, |at| window.attached(tables, at));
+        let all = [seen, nested.attached(tables, gpa)];
+        all.iter().filter(|detached| matches!(detached, Detached::Table(_))).count()
+    }
+
+    /// Takes away what both trees show of the 2 MiB at `gpa`. There is room in limbo.
+    fn detach(&mut self, gpa: u64, shared: &Shared) {
+        let Parts { tables, window, at, nested, .. } = &mut self.parts;
+        let seen = at.at(GuestPhysAddr::new(gpa), BLOCK);
+        let seen = seen.map_or(Detached::Nothing, |at| window.detach(tables, at));
+        for detached in [seen, nested.detach(tables, gpa)] {
+            if let Detached::Table(table) = detached {
+                self.lose(Thing::Table(table), shared);
+            }
+        }
+    }
+
+    /// `thing` goes to limbo, where there is room.
+    fn lose(&mut self, thing: Thing, shared: &Shared) {
+        let kept = self.limbo.put(shared.debts.next_generation(), thing);
+        debug_assert!(kept, "there was room");
+    }
+
+    /// Whatever was taken away is owed.
+    fn owe(&mut self, shared: &Shared) {
+        shared.debts.set_waiting(!self.limbo.is_empty());
+        shared.debts.owe();
+    }
+
+    /// Nobody uses `thing` any more: gives frames to `free`, and frees tables.
+    pub(super) fn let_go(&mut self, thing: Thing, free: &mut impl FnMut(Hfn, u8)) {
+        let tables = &mut self.parts.tables;
+        match thing {
+            Thing::Table(table) => tables.free_table(table),
+            Thing::Block(first) => free(first, order(PageSize::Size2M)),
+            Thing::Frames(table) => {
+                for frame in Backing::frames(tables, table) {
+                    free(frame, order(PageSize::Size4K));
+                }
+                tables.free_table(table);
+            }
+        }
+    }
+
+    /// From now on there is no memory any more, for nobody.
+    fn close(&mut self, shared: &Shared) {
+        self.closed = true;
+        let old = core::mem::take(&mut self.regions);
+        shared.view.publish(&self.regions);
+        // What stands somewhere else than at its own number is not found again from the backing.
+        let elsewhere = old.iter().filter(|region| region.start != region.offset);
+        let ranges: Vec<Range<u64>> = elsewhere.map(|r| r.start..r.end).collect();
+        for block in blocks(ranges.into_iter()) {
+            self.detach(block, shared);
+        }
+        self.owe(shared);
+    }
+
+    /// Takes away what is behind the next 2 MiB at `place` or behind it that something is behind.
+    /// Returns where to go on, `None` behind the end.
+    fn release(&mut self, place: u64, shared: &Shared) -> Option<u64> {
+        let end = self.parts.backing.bytes();
+        let last = place.saturating_add(AT_A_TIME.saturating_mul(BLOCK)).min(end);
+        let mut at = place;
+        while at < last && self.parts.backing.held(at) == Held::Nothing {
+            at = at.saturating_add(BLOCK);
+        }
+        // Two tables, and the frames.
+        if at >= last || self.limbo.room() < 3 {
+            return (at < end).then_some(at);
+        }
+        self.detach(at, shared);
+        let taken = self.parts.backing.take(at);
+        let count = match taken {
+            Held::Nothing => 0,
+            Held::Block(_) => BLOCK / 4096,
+            Held::Table(table) => Backing::frames(&self.parts.tables, table).count() as u64,
+        };
+        self.parts.holdings.gone(count);
+        if let Some(thing) = taken.into() {
+            self.lose(thing, shared);
+        }
+        self.owe(shared);
+        Some(at.saturating_add(BLOCK))
+    }
+}
+
+/// The blocks of 2 MiB that the ranges, in rising order, touch: each once.
+fn blocks(ranges: impl Iterator<Item = Range<u64>>) -> impl Iterator<Item = u64> {
+    let mut next = 0;
+    ranges.flat_map(move |range| {
+        let mask = BLOCK.wrapping_sub(1);
+        let first = (range.start & !mask).max(next);
+        let end = range.end.saturating_add(mask) & !mask;
+        next = next.max(end);
+        (first..end).step_by(2 << 20)
+    })
+}
+
+/// Lets `edit` change the guest's slots. Their contents stay what they are. CPUs that have the space
+/// loaded may use what was there for a while: until [`Debts`](crate::debts::Debts) are settled for
+/// the generation that is returned.
+///
+/// # Errors
+/// [`SlotError`]: then nothing has changed.
+pub fn change<S: Space>(space: &S, edit: impl FnOnce(&mut Vec<Slot>)) -> Result<u64, SlotError> {
+    let shared = space.shared();
+    let generation =
+        space.locked(|inside| inside.change(shared, edit).map(|()| shared.debts.generation()))?;
+    shared.debts.debtors().for_each(|cpu| space.kick(cpu));
+    settle(space);
+    Ok(generation)
+}
+
+/// Frees what no CPU can use any more.
+pub fn settle<S: Space>(space: &S) {
+    let debts = &space.shared().debts;
+    if !debts.has_waiting() {
+        return;
+    }
+    space.locked(|inside| {
+        let owner = inside.holdings().owner();
+        let mut free = |first, order| space.give_back(first, order, owner);
+        while let Some(thing) = inside.limbo.take(|generation| debts.is_settled(generation)) {
+            inside.let_go(thing, &mut free);
+        }
+        debts.set_waiting(!inside.limbo.is_empty());
+    });
+}
+
+/// Gives a part of a guest's memory, from `place` of the backing on, back to the machine, when the
+/// guest is over. From the first call on nobody gets any more of it. Returns where to go on, `None`
+/// behind the end.
+pub fn close_and_release<S: Space>(space: &S, place: u64) -> Option<u64> {
+    let shared = space.shared();
+    let next = space.locked(|inside| {
+        if !inside.closed {
+            inside.close(shared);
+        }
+        inside.release(place, shared)
+    });
+    shared.debts.debtors().for_each(|cpu| space.kick(cpu));
+    settle(space);
+    next
+}
