@@ -36,7 +36,8 @@ pub fn test(options: &TestOptions) -> Result<u8> {
     setup::ensure(&[Need::Qemu, Need::Ovmf, Need::Bochs, Need::Iasl])?;
     let mut parts: Vec<(&str, Result<Counts>)> = Vec::new();
     if options.filter.is_none() && !options.planted {
-        parts.push(("on this computer", host()));
+        parts.push(("on this computer", host("host", &[])));
+        parts.push(("all orders of what CPUs share", host("orders", &ORDERS)));
         parts.push(("fuzz targets", fuzz::test(options.full)));
     }
     let machines = match machines(options) {
@@ -66,14 +67,29 @@ pub fn test(options: &TestOptions) -> Result<u8> {
     Ok(u8::from(failed > 0))
 }
 
-/// The unit and property tests of the pure crates and the tools.
-fn host() -> Result<Counts> {
+/// Arguments for the tests of all orders in which CPUs may meet: the crates that share something
+/// without a lock have models of it instead of the real thing.
+const ORDERS: [&str; 6] = [
+    "--package=memory",
+    "--package=chipset",
+    "--features=memory/loom,chipset/loom",
+    "--lib",
+    "--",
+    "orders::",
+];
+
+/// The unit and property tests of the pure crates and the tools, or those that `arguments` choose.
+/// Their log is called `name`.
+fn host(name: &str, arguments: &[&str]) -> Result<Counts> {
     let logs = paths::root().join("target/test-logs");
     fs::create_dir_all(&logs)?;
-    let log = logs.join("host.log");
-    let step = Step::new("running the tests on this computer");
+    let log = logs.join(name).with_extension("log");
+    let step = Step::new(match arguments {
+        [] => "running the tests on this computer",
+        _ => "running the tests of all orders in which CPUs may meet",
+    });
     let mut command = cmd::cargo();
-    command.current_dir(paths::root()).args(["test", "--no-fail-fast"]);
+    command.current_dir(paths::root()).args(["test", "--no-fail-fast"]).args(arguments);
     // Standard output and errors in one file: a failed compilation explains itself there.
     let file = fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
