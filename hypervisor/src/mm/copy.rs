@@ -117,34 +117,47 @@ pub(super) unsafe fn zero(target: u64, len: usize) -> usize {
     left * 8
 }
 
-/// Reads `width` bytes at `source` in one access. `Err` on a page fault.
+/// One instruction that may meet a page fault, which sets `$failed`. What to do then stands apart:
+/// the usual way is straight.
+macro_rules! foreseen {
+    ($failed:ident, $instruction:expr, $($operands:tt)*) => {
+        // SAFETY: the caller vouches for the address; a fault is caught by the exception table,
+        // which sets the flag register.
+        unsafe {
+            asm!(
+                concat!("2: ", $instruction),
+                "3:",
+                ".pushsection .text.unlikely, \"ax\", @progbits",
+                "4: mov {failed:e}, 1",
+                "jmp 3b",
+                ".popsection",
+                ".pushsection extable, \"aR\"",
+                ".balign 4",
+                ".long 2b - .",
+                ".long 4b - .",
+                ".popsection",
+                failed = inout(reg) $failed,
+                $($operands)*
+            );
+        }
+    };
+}
+
+/// Reads `width` bytes at each of `sources`, in one access each. `Err` on a page fault.
 ///
 /// # Safety
-/// `source` lies in the window of a guest's RAM.
+/// The `sources` lie in the window of a guest's RAM.
 #[inline]
-pub(super) unsafe fn load(source: u64, width: Width) -> Result<u64, ()> {
-    let value: u64;
-    let failed: u64;
+pub(super) unsafe fn load<const N: usize>(sources: [u64; N], width: Width) -> Result<[u64; N], ()> {
+    let mut values = [0; N];
+    let mut failed = 0_u64;
     macro_rules! load {
         ($instruction:literal) => {
-            // SAFETY: the caller vouches for the address; a fault is caught by
-            // the exception table, which sets the flag register.
-            unsafe {
-                asm!(
-                    "xor {failed:e}, {failed:e}",
-                    concat!("2: ", $instruction),
-                    "jmp 4f",
-                    "3: mov {failed:e}, 1",
-                    "4:",
-                    ".pushsection extable, \"aR\"",
-                            ".balign 4",
-                    ".long 2b - .",
-                    ".long 3b - .",
-                    ".popsection",
-                    source = in(reg) source,
-                    value = out(reg) value,
-                    failed = out(reg) failed,
-                    options(nostack, readonly),
+            for (value, source) in values.iter_mut().zip(sources) {
+                foreseen!(
+                    failed, $instruction,
+                    source = in(reg) source, value = out(reg) *value,
+                    options(nostack, readonly, preserves_flags),
                 );
             }
         };
@@ -157,7 +170,7 @@ pub(super) unsafe fn load(source: u64, width: Width) -> Result<u64, ()> {
         Width::B8 => load!("mov {value}, [{source}]"),
     }
     put_guard_back();
-    if failed == 0 { Ok(value) } else { Err(()) }
+    if failed == 0 { Ok(values) } else { Err(()) }
 }
 
 /// LOCK CMPXCHG of `width` bytes at `target`. `Err` on a page fault, else what
@@ -172,30 +185,14 @@ pub(super) unsafe fn compare_exchange(
     new: u64,
 ) -> Result<u64, ()> {
     let mut old = current;
-    let failed: u64;
+    let mut failed = 0_u64;
     macro_rules! exchange {
         ($instruction:literal) => {
-            // SAFETY: the caller vouches for the address; a fault is caught by
-            // the exception table, which sets the flag register.
-            unsafe {
-                asm!(
-                    "xor {failed:e}, {failed:e}",
-                    concat!("2: lock cmpxchg ", $instruction),
-                    "jmp 4f",
-                    "3: mov {failed:e}, 1",
-                    "4:",
-                    ".pushsection extable, \"aR\"",
-                    ".balign 4",
-                    ".long 2b - .",
-                    ".long 3b - .",
-                    ".popsection",
-                    target = in(reg) target,
-                    new = in(reg) new,
-                    failed = out(reg) failed,
-                    inout("rax") old,
-                    options(nostack),
-                );
-            }
+            foreseen!(
+                failed, concat!("lock cmpxchg ", $instruction),
+                target = in(reg) target, new = in(reg) new, inout("rax") old,
+                options(nostack),
+            )
         };
     }
     lift_guard();

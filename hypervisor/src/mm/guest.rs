@@ -220,12 +220,11 @@ impl GuestSpace {
         let holdings = account.0.take().ok_or(NO_TABLES)?;
         let at = layout::WINDOW;
         let parts = Parts { tables, window, at, nested, backing, holdings };
-        let cpus = percpu::online().map(|cpu| cpu.index() + 1).max().unwrap_or(1);
         let space = Self {
             root,
             nested_root,
             spare: end,
-            shared: Shared::new(cpus),
+            shared: Shared::new(percpu::MAX_CPUS),
             reserved,
             touched: AtomicBool::new(false),
             inside: Mutex::new(Rank::Memory, Inside::new(parts)),
@@ -414,12 +413,12 @@ impl GuestSpace {
 
     /// [`GuestMemory::load`] where the window does not show the memory, or is not loaded.
     #[cold]
-    fn load_anywhere(&self, gpa: GuestPhysAddr, width: Width) -> Result<u64, MemoryError> {
-        let mut bytes = [0; 8];
-        if let Some(part) = bytes.get_mut(..width.bytes()) {
-            self.read(gpa, part)?;
-        }
-        Ok(u64::from_le_bytes(bytes))
+    fn load_anywhere<const N: usize>(
+        &self,
+        places: [GuestPhysAddr; N],
+        width: Width,
+    ) -> Result<[u64; N], MemoryError> {
+        memory::read_each(self, places, width)
     }
 
     /// Copies `len` bytes between the hypervisor's memory and RAM: `copy` gets an address in the
@@ -432,8 +431,12 @@ impl GuestSpace {
         access: Access,
         mut copy: impl FnMut(u64, usize, usize) -> usize,
     ) -> Result<(), MemoryError> {
-        let window = layout::WINDOW.at(gpa, len as u64).ok_or(MemoryError::NotRam(gpa))?;
-        let copied = |_, done, part| copy(window + done as u64, done, part);
+        let copied = |at: GuestPhysAddr, done, part: usize| {
+            let room = GuestPhysAddr::END.saturating_sub(at.as_u64());
+            let inside = part.min(usize::try_from(room).unwrap_or(usize::MAX));
+            let window = layout::WINDOW.at(at, inside as u64);
+            window.map_or(part, |window| copy(window, done, inside) + (part - inside))
+        };
         self.enter(|| transfer::transfer(self, gpa, len, access, copied))
     }
 
@@ -533,17 +536,21 @@ impl GuestMemory for GuestSpace {
     }
 
     #[inline]
-    fn load(&self, gpa: GuestPhysAddr, width: Width) -> Result<u64, MemoryError> {
-        if let Some(at) = layout::WINDOW.at(gpa, width.bytes() as u64)
-            && host::is_active(self.root)
-        {
-            // SAFETY: the address lies in the active guest's window, which shows no more than may
+    fn load<const N: usize>(
+        &self,
+        places: [GuestPhysAddr; N],
+        width: Width,
+    ) -> Result<[u64; N], MemoryError> {
+        let within = places.map(|gpa| layout::WINDOW.at(gpa, width.bytes() as u64));
+        if within.iter().all(Option::is_some) && host::is_active(self.root) {
+            let sources = within.map(Option::unwrap_or_default);
+            // SAFETY: the addresses lie in the active guest's window, which shows no more than may
             // be read.
-            if let Ok(value) = unsafe { copy::load(at, width) } {
-                return Ok(value);
+            if let Ok(values) = unsafe { copy::load(sources, width) } {
+                return Ok(values);
             }
         }
-        self.load_anywhere(gpa, width)
+        self.load_anywhere(places, width)
     }
 
     fn compare_exchange(

@@ -41,5 +41,5 @@ pub mod transfer;
 pub mod walk;
 mod window;
 
-pub use ram::{GuestMemory, GuestRam, HotRam, MemoryError};
+pub use ram::{GuestMemory, GuestRam, HotRam, MemoryError, read_each};
 pub use window::Window;

@@ -41,17 +41,17 @@ pub trait GuestMemory {
     /// [`MemoryError`] names the first address that failed.
     fn write(&self, gpa: GuestPhysAddr, data: &[u8]) -> Result<(), MemoryError>;
 
-    /// The `width` bytes at `gpa`, which lie in one page: in one access, where they are
-    /// naturally aligned.
+    /// The `width` bytes at each of `places`, which lie in one page each: in one access, where they
+    /// are naturally aligned. Those of before are read first.
     ///
     /// # Errors
     /// Those of [`read`](Self::read).
-    fn load(&self, gpa: GuestPhysAddr, width: Width) -> Result<u64, MemoryError> {
-        let mut bytes = [0; 8];
-        if let Some(part) = bytes.get_mut(..width.bytes()) {
-            self.read(gpa, part)?;
-        }
-        Ok(u64::from_le_bytes(bytes))
+    fn load<const N: usize>(
+        &self,
+        places: [GuestPhysAddr; N],
+        width: Width,
+    ) -> Result<[u64; N], MemoryError> {
+        read_each(self, places, width)
     }
 
     /// Compares the naturally aligned `width` bytes at `gpa` with `current` and,
@@ -67,6 +67,26 @@ pub trait GuestMemory {
         current: u64,
         new: u64,
     ) -> Result<u64, MemoryError>;
+}
+
+/// [`GuestMemory::load`] by copies.
+///
+/// # Errors
+/// Those of [`GuestMemory::read`].
+pub fn read_each<M: GuestMemory + ?Sized, const N: usize>(
+    memory: &M,
+    places: [GuestPhysAddr; N],
+    width: Width,
+) -> Result<[u64; N], MemoryError> {
+    let mut values = [0; N];
+    for (value, gpa) in values.iter_mut().zip(places) {
+        let mut bytes = [0; 8];
+        if let Some(part) = bytes.get_mut(..width.bytes()) {
+            memory.read(gpa, part)?;
+        }
+        *value = u64::from_le_bytes(bytes);
+    }
+    Ok(values)
 }
 
 /// Operations of a vCPU's owner on the guest's RAM, beside copies.
@@ -129,8 +149,12 @@ impl<M: GuestMemory> GuestMemory for Arc<M> {
         (**self).write(gpa, data)
     }
 
-    fn load(&self, gpa: GuestPhysAddr, width: Width) -> Result<u64, MemoryError> {
-        (**self).load(gpa, width)
+    fn load<const N: usize>(
+        &self,
+        places: [GuestPhysAddr; N],
+        width: Width,
+    ) -> Result<[u64; N], MemoryError> {
+        (**self).load(places, width)
     }
 
     fn compare_exchange(

@@ -35,7 +35,22 @@ impl<M: GuestRam> GuestPageTables for Tables<'_, M> {
 
     #[inline]
     fn read_entry(&mut self, gpa: GuestPhysAddr, width: Width) -> Result<u64, MemoryError> {
-        self.0.load(gpa, width)
+        self.0.load([gpa], width).map(|[entry]| entry)
+    }
+
+    #[inline]
+    fn are(&mut self, entries: &[(GuestPhysAddr, u64)], width: Width) -> Result<bool, MemoryError> {
+        // Four levels, as usual: all at once.
+        if let [a, b, c, d] = entries {
+            let found = self.0.load([a.0, b.0, c.0, d.0], width)?;
+            return Ok(found == [a.1, b.1, c.1, d.1]);
+        }
+        for (gpa, entry) in entries {
+            if self.read_entry(*gpa, width)? != *entry {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn compare_exchange(
@@ -164,6 +179,18 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
         served
     }
 
+    /// The address of a naturally aligned read that has exited, as no RAM is there, if this is it.
+    #[inline]
+    fn exited_at(&mut self, linear: u64, len: usize, access: Access) -> Option<GuestPhysAddr> {
+        let exited = self.exited.as_ref().filter(|fault| Self::is_of(fault, linear))?;
+        let gpa = exited.gpa;
+        if access != Access::Read || !len.is_power_of_two() || !gpa.is_aligned(len as u64) {
+            return None;
+        }
+        self.exited = None;
+        Some(gpa)
+    }
+
     /// Whether the read that exited was of `linear`, of one that its instruction makes.
     fn is_of(fault: &NestedFault, linear: u64) -> bool {
         match fault.gva {
@@ -203,8 +230,7 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
         if let Some(width) = Width::from_bytes(buffer.len())
             && gpa.is_aligned(width.bytes() as u64)
         {
-            let value = self.device_read(gpa, width).to_le_bytes();
-            buffer.copy_from_slice(value.get(..width.bytes()).unwrap_or_default());
+            self.read_register(gpa, width, buffer);
             return Ok(());
         }
         let mut at = gpa;
@@ -238,6 +264,13 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
             at = at.wrapping_add(len as u64);
         }
         Ok(())
+    }
+
+    /// A naturally aligned read of a device, of as many bytes as `buffer` has.
+    #[inline]
+    fn read_register(&mut self, gpa: GuestPhysAddr, width: Width, buffer: &mut [u8]) {
+        let value = self.device_read(gpa, width).to_le_bytes();
+        buffer.copy_from_slice(value.get(..width.bytes()).unwrap_or_default());
     }
 
     fn device_read(&mut self, gpa: GuestPhysAddr, width: Width) -> u64 {
@@ -418,6 +451,12 @@ impl<B: Backend, M: GuestRam> Cpu for Emulated<'_, B, M> {
             AccessKind::Read => Access::Read,
             AccessKind::ReadForWrite => Access::Write,
         };
+        if let Some(gpa) = self.exited_at(linear, buffer.len(), access)
+            && let Some(width) = Width::from_bytes(buffer.len())
+        {
+            self.read_register(gpa, width, buffer);
+            return Ok(());
+        }
         let (first, second) = self.translate_range(linear, buffer.len(), access)?;
         let part = Self::first_part(linear, buffer.len());
         let (head, tail) = buffer.split_at_mut(part);
@@ -503,9 +542,8 @@ impl<B: Backend, M: GuestRam> Cpu for Emulated<'_, B, M> {
         {
             // Two loads, which overlap, cost less than a copy. The byte that both have is the
             // first one's: another vCPU may write it meanwhile.
-            let load = |gpa| self.vm.memory.load(gpa, Width::B8);
-            let first = load(gpa).map_err(|error| Fault::Host(error.into()))?;
-            let last = load(gpa.wrapping_add(7)).map_err(|error| Fault::Host(error.into()))?;
+            let loaded = self.vm.memory.load([gpa, gpa.wrapping_add(7)], Width::B8);
+            let [first, last] = loaded.map_err(|error| Fault::Host(error.into()))?;
             let both = u128::from(first) | u128::from(last >> 8) << 64;
             let [bytes @ .., _] = both.to_le_bytes();
             *whole = bytes;

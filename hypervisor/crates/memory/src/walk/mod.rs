@@ -33,6 +33,19 @@ pub trait GuestPageTables {
     /// There is no memory.
     fn read_entry(&mut self, gpa: GuestPhysAddr, width: Width) -> Result<u64, Self::Error>;
 
+    /// Whether the entries of `width` at these addresses have these values.
+    ///
+    /// # Errors
+    /// There is no memory.
+    fn are(&mut self, entries: &[(GuestPhysAddr, u64)], width: Width) -> Result<bool, Self::Error> {
+        for (gpa, entry) in entries {
+            if self.read_entry(*gpa, width)? != *entry {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Replaces the entry by `new` if it is still `current`, in one atomic step,
     /// and returns what was there before. One that only looks, like a debugger,
     /// returns `current` and stores nothing.
@@ -251,12 +264,7 @@ impl Kept {
     /// Whether all entries are what they were.
     #[inline]
     fn holds<M: GuestPageTables>(&self, mem: &mut M) -> Result<bool, M::Error> {
-        for (gpa, entry) in self.entries.iter().take(self.count) {
-            if mem.read_entry(*gpa, self.width)? != *entry {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        mem.are(self.entries.get(..self.count).unwrap_or_default(), self.width)
     }
 }
 
