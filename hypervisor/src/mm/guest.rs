@@ -229,7 +229,7 @@ impl GuestSpace {
             touched: AtomicBool::new(false),
             inside: Mutex::new(Rank::Memory, Inside::new(parts)),
         };
-        // Where there is nothing below 1 MiB the guest reads all ones, as from an empty bus. Writes
+        // The guest reads all ones where there is nothing below 1 MiB, as from an empty bus. Writes
         // end there, and are lost; reads are emulated if there is no page for them.
         if let Some(page) = empty::page() {
             let readable = Permissions::READ | Permissions::EXECUTE;

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use control::protocol::{MAX_ANSWER, Reply, Request};
 use control::{Answer, Operation, Refusal};
 
@@ -55,13 +55,19 @@ impl Client {
         self.count += 1;
         let id = format!("{}-{}", self.prefix, self.count);
         let line = Request::new(id.clone(), operation).to_line();
-        let mut problem = None;
+        let mut problem: Option<Error> = None;
         for attempt in 0..ATTEMPTS {
             let ready = if attempt == 0 { Ok(()) } else { self.reconnect() };
             let result = ready.and_then(|()| self.exchange(&id, &line));
             match result {
                 Ok(exchange) => return Ok(exchange),
-                Err(error) => problem = Some(error),
+                // The first failure is the cause, and the last one may be what it led to.
+                Err(error) => {
+                    problem = Some(match problem {
+                        None => error,
+                        Some(first) => first.context(format!("tried again: {error:#}")),
+                    });
+                }
             }
         }
         Err(problem.context("never tried")?)

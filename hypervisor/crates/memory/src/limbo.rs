@@ -1,4 +1,5 @@
-//! What was taken from a guest's memory, and some CPU may still use.
+//! Limbo: the place of frames and tables that were taken from a guest's memory, and that some CPU
+//! may still use.
 
 use arrayvec::ArrayVec;
 use x86defs::HostPhysAddr;

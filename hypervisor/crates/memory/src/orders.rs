@@ -112,7 +112,7 @@ fn what_a_cpu_has_cached_is_not_freed() {
         page.use_cached(cached);
         let now = page.debts.generation();
         if now != paid {
-            // Its caches are empty from here on.
+            // The CPU's caches are empty from here on.
             page.debts.pay(0, now);
             paid = now;
             page.settle();

@@ -24,7 +24,7 @@ pub enum Rights {
     Rom,
 }
 
-/// What stands in a [`Slot`].
+/// Contents of a [`Slot`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// Memory.
@@ -43,7 +43,7 @@ pub enum Content {
 pub struct Slot {
     /// The addresses, in whole pages.
     pub range: Range<GuestPhysAddr>,
-    /// What stands there.
+    /// The contents there.
     pub content: Content,
 }
 

@@ -1,5 +1,5 @@
-//! What CPUs share without a lock. Tests of all orders in which they may meet put models of the
-//! same names in its place.
+//! The words that CPUs share without a lock. Tests of all orders in which they may meet put models
+//! of the same names in their place.
 
 #[cfg(not(feature = "loom"))]
 pub(crate) use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};

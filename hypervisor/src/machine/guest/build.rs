@@ -69,7 +69,7 @@ pub(super) type FindFile<'a, 'f> = &'a dyn Fn(&str) -> Option<&'f [u8]>;
 /// [`HostError`] says what is short.
 pub(super) fn reserve(settings: &GuestSettings) -> Result<Reservation, HostError> {
     let regions = e820::ram_regions(settings.memory).into_iter().collect();
-    // What a test device may lay over RAM.
+    // A test device may lay that much over RAM.
     let spare = if settings.debug_exit { LAID_BYTES } else { 0 };
     Reservation::new(&settings.name, regions, spare)
 }

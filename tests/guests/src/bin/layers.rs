@@ -37,9 +37,9 @@ const DEVICE_SHOWS: u32 = 0xdede_0000;
 
 /// The second vCPU is to go on.
 static GOES_ON: AtomicU32 = AtomicU32::new(0);
-/// Its rounds.
+/// Rounds of it.
 static ROUNDS: AtomicU64 = AtomicU64::new(0);
-/// What it saw of each of the three.
+/// How often it saw each of the three.
 static SAW: [AtomicU32; 3] = [const { AtomicU32::new(0) }; 3];
 /// The first wrong value that it saw, and where.
 static WRONG: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
@@ -72,7 +72,7 @@ fn found() -> Outcome {
     check_eq!(config(0), IDENTITY, "vendor and device");
     check!(boot::image_end_address() < AT - 4096, "the RAM is the image's");
     set_config(0x14, cpu::low32(REGISTERS));
-    // Its counted memory stands where the RAM is, and is not seen as long as that is there.
+    // The device's counted memory stands where the RAM is, and is not seen as long as that is there.
     set_config(0x1c, cpu::low32(AT));
     set_config(4, 2);
     mmio_write32(REGISTERS + OVER, cpu::low32(AT >> 12));

@@ -120,7 +120,7 @@ impl<T: TableMemory> Inside<T> {
         self.closed = true;
         let old = core::mem::take(&mut self.regions);
         shared.view.publish(&self.regions);
-        // What stands somewhere else than at its own number is not found again from the backing.
+        // A region somewhere else than at its own number is not found again from the backing.
         let elsewhere = old.iter().filter(|region| region.start != region.offset);
         let ranges: Vec<Range<u64>> = elsewhere.map(|r| r.start..r.end).collect();
         for block in blocks(ranges.into_iter()) {

@@ -118,7 +118,7 @@ pub(crate) struct Wanted {
     pub(crate) place: u64,
 }
 
-/// What an access may need first.
+/// Needs of an access.
 #[derive(Debug)]
 pub(crate) enum Admitted {
     /// Nothing: the tree shows the page.

@@ -19,7 +19,7 @@ pub struct Vacancy<F: Format> {
     format: PhantomData<F>,
 }
 
-/// What stands for a block of 2 MiB in a tree.
+/// The part of a tree that stands for a block of 2 MiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detached {
     /// Nothing.
@@ -165,7 +165,7 @@ impl<F: Format> Mapper<F> {
         found
     }
 
-    /// What stands for the 2 MiB around `addr`.
+    /// The part of the tree that stands for the 2 MiB around `addr`.
     pub fn attached<M: TableMemory>(&self, mem: &M, addr: u64) -> Detached {
         let found = self.entry_for(mem, addr, PageSize::Size2M);
         let entry = found.map_or(0, |(table, slot)| mem.read(table, slot));

@@ -27,7 +27,7 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
 ) -> Served {
     match vm.memory.rights(fault.gpa) {
         None => {}
-        // What is written to ROM is lost.
+        // A write to ROM is lost.
         Some(Rights::Rom) if fault.access.contains(NestedAccess::WRITE) => {}
         Some(_) => {
             vm.memory.populate(fault.gpa)?;

@@ -64,9 +64,10 @@ pub const RAM: usize = 2 << 20;
 /// The nearest deadline.
 pub const LEAST: u64 = 100;
 
-/// RAM at 0, whether the APIC's page is open, and the RAM's generation.
+/// RAM at 0, whether the APIC's page is open, the RAM's generation, and whether that rises when the
+/// guest has been entered.
 #[derive(Debug)]
-pub struct Ram(RefCell<Vec<u8>>, pub(super) Cell<bool>, Cell<u64>);
+pub struct Ram(RefCell<Vec<u8>>, pub(super) Cell<bool>, Cell<u64>, Cell<bool>);
 
 impl Ram {
     fn range(
@@ -79,6 +80,11 @@ impl Ram {
             Some(end) if end <= self.0.borrow().len() => Ok(start..end),
             _ => Err(MemoryError::NotRam(gpa)),
         }
+    }
+
+    /// From now on something is taken away from the RAM, or not, each time the guest is entered.
+    pub fn changes(&self, changes: bool) {
+        self.3.set(changes);
     }
 
     /// Puts `contents` into the RAM, which has as many bytes.
@@ -138,7 +144,9 @@ impl GuestRam for Ram {
     }
 
     fn pay(&self, seen: &mut u64) -> bool {
-        core::mem::replace(seen, self.2.get()) != self.2.get()
+        let generation = self.2.get();
+        self.2.set(generation + u64::from(self.3.get()));
+        core::mem::replace(seen, generation) != generation
     }
 
     fn populate(&self, gpa: GuestPhysAddr) -> Result<(), MemoryError> {
@@ -523,7 +531,8 @@ impl Play {
         let cpuid = Arc::new(CpuidTable::new(&host, &config));
         let msr_config = MsrConfig { microcode: 1, low_ram_end: ram as u64, high_ram_end: 1 << 32 };
         let msr_table = Arc::new(MsrTable::new(&cpuid, &msr_config));
-        let memory = Ram(RefCell::new(vec![0x90; ram]), Cell::new(true), Cell::new(1));
+        let memory =
+            Ram(RefCell::new(vec![0x90; ram]), Cell::new(true), Cell::new(1), Cell::new(false));
         let mut clock = VmClock::new(frequency);
         let mut vcpu_clock = VcpuClock::default();
         let start = HostTime { tsc: 0, wall: 0 };

@@ -77,6 +77,24 @@ fn single_step_traps_after_an_emulated_instruction() {
     assert_eq!(play.vcpu.hw.dr7, 0x400);
 }
 
+/// What stood where the guest has gone may be what it had a right to, when it went there.
+#[test]
+fn an_exit_that_is_of_the_past_ends_no_guest() {
+    let fetch = fault(0xf000_0000, NestedAccess::FETCH);
+    let walk = fault(0xf000_0000, NestedAccess::WALK);
+    let push = fault(0xf000_0000, NestedAccess::WRITE);
+    for (exit, event) in [(fetch, None), (walk, None), (push, Some(Event::interrupt(0x31)))] {
+        let mut play = Play::new();
+        play.vm.memory.changes(true);
+        assert_eq!(play.turn_with(exit.clone(), event), Next::Continue);
+        play.vm.memory.changes(false);
+        assert_eq!(play.turn(VmExit::HostInterrupt), Next::Continue);
+        assert_eq!(play.injected(), event, "it is delivered again");
+        let ended = play.turn_with(exit, event);
+        assert!(matches!(ended, Next::End(EndReason::Failed(_))), "{ended:?}");
+    }
+}
+
 #[test]
 fn an_interrupted_delivery_is_repeated() {
     let mut play = Play::new();

@@ -174,7 +174,8 @@ fn entry(
     present.then(|| (hpa, attributes.permissions.contains(Permissions::WRITE)))
 }
 
-/// What stands for the block of `page`; and the page's part of it, if that is one page.
+/// The part of a tree that stands for the block of `page`; and the page's part of it, if that is
+/// one page.
 fn attached(
     guest: &Guest,
     tables: &Tables,
