@@ -191,6 +191,17 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
         Some(gpa)
     }
 
+    /// Whether the CPU itself could write `len` bytes at `linear`.
+    pub(crate) fn probe_system(&mut self, linear: u64, len: usize) -> Result<(), Fault<VmError>> {
+        self.as_system(|cpu| cpu.probe_write(linear, len))
+    }
+
+    /// Takes the mode, and translations, as the vCPU's registers now have them.
+    pub(crate) fn renew(&mut self) {
+        self.mode = self.vcpu.mode();
+        self.cached = None;
+    }
+
     /// Whether the read that exited was of `linear`, of one that its instruction makes.
     fn is_of(fault: &NestedFault, linear: u64) -> bool {
         match fault.gva {

@@ -425,6 +425,11 @@ impl<B: Backend + ?Sized> Vcpu<B> {
         }
     }
 
+    /// The event that was to be delivered again has been delivered in another way.
+    pub(crate) fn delivered(&mut self) {
+        self.event = None;
+    }
+
     /// An NMI arrives. At most one waits.
     pub fn post_nmi(&mut self) {
         self.nmi_pending = true;

@@ -174,11 +174,26 @@ pub struct ApicWrite {
     pub value: u32,
 }
 
+/// The cause of a task switch (SDM: "Exit Qualification for Task Switches").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TaskSwitchSource {
+    /// CALL.
+    Call,
+    /// IRET with RFLAGS.NT set.
+    Iret,
+    /// JMP.
+    Jump,
+    /// A task gate in the IDT: an interrupt, an exception or INT n.
+    Gate,
+}
+
 /// A task switch that the guest asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TaskSwitch {
     /// The new task's selector.
     pub selector: u16,
+    /// The cause.
+    pub source: TaskSwitchSource,
 }
 
 /// An exception that was intercepted.

@@ -221,6 +221,26 @@ pub trait Cpu {
     fn fetch(&mut self, linear: u64, buffer: &mut [u8]) -> Result<usize, Fault<Self::Error>>;
 }
 
+/// What a task switch needs of a vCPU beyond [`Cpu`].
+pub trait TaskCpu: Cpu {
+    /// Fails where [`Cpu::write_system`] of `len` bytes (1 to 32) would, and writes nothing.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    fn probe_system(&mut self, linear: u64, len: usize) -> Result<(), Fault<Self::Error>>;
+
+    /// Sets CR3, with all that its load implies: cached translations are forgotten, and PAE paging's
+    /// page-directory pointers are loaded. `false` where one of these is malformed: then CR3 stays.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    fn load_cr3(&mut self, cr3: u64) -> Result<bool, Fault<Self::Error>>;
+
+    /// CS and RFLAGS are the new task's: what was derived from the old ones, as the mode, is not
+    /// true any more.
+    fn changed_mode(&mut self);
+}
+
 /// Result of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use]

@@ -2,7 +2,7 @@
 //!
 //! It serves accesses to device memory ([`step`]), string I/O ([`string_io`]),
 //! and CPUs that do not tell how long an intercepted instruction was or what
-//! its operands were ([`skip`]).
+//! its operands were ([`skip`]), or that leave task switches to others ([`task_switch`]).
 //!
 //! A hand-made decoder serves what Linux does to devices; iced-x86 the rest, and
 //! tells the vCPU when it has to ([`Cpu::decodes_generally`]). Both make the same
@@ -38,10 +38,11 @@ mod listing;
 mod system;
 
 pub use cpu::{
-    AccessKind, Cpu, DescriptorRegister, Fault, GuestException, Mnemonic, Step, Stop, Unsupported,
+    AccessKind, Cpu, DescriptorRegister, Fault, GuestException, Mnemonic, Step, Stop, TaskCpu,
+    Unsupported,
 };
 pub use decode::{DecodeError, Decoded, Decoder, decode, instruction_length, warm_up};
-pub use execute::{Ports, step, string_io};
+pub use execute::{Ports, TaskEntry, TaskRequest, step, string_io, task_switch};
 pub use instruction::{
     AluOp, BitOp, Condition, ControlOp, DescriptorOp, FieldOp, Instruction, MAX_INSTRUCTION,
     MemoryOperand, Op, Operand, Register, Repeat, ScanOp, ShiftOp, StringOp, VectorMove, VectorOp,

@@ -9,6 +9,7 @@ mod nested_fault;
 mod plain;
 mod ports;
 mod registers;
+mod task_switch;
 
 pub(crate) use msrs::tell_clock;
 pub(crate) use nested_fault::{DELIVERY, EXECUTION};
@@ -61,7 +62,7 @@ pub(crate) fn serve<B: Backend, M: GuestRam>(
         VmExit::Exception(exception) => events::reflect(vcpu, exception),
         VmExit::TripleFault => return Ok(Some(EndReason::TripleFault)),
         VmExit::MachineCheck => return Err(VmError::MachineCheck),
-        VmExit::TaskSwitch(_) => return Err(VmError::NotOffered("a hardware task switch")),
+        VmExit::TaskSwitch(switch) => return task_switch::serve(vcpu, vm, host, switch),
         VmExit::InvalidState(raw) => return Err(VmError::InvalidState(raw)),
         VmExit::BrokenRule(rule) => return Err(VmError::Internal(rule)),
         VmExit::Unhandled(raw) => return Err(VmError::UnknownExit(raw)),

@@ -175,7 +175,7 @@ const POINTER_ACCESSED: u64 = 1 << 5;
 /// The page-directory pointers that a write to a control register loads: none
 /// unless PAE paging is in force after it; #GP where one is malformed
 /// (SDM: "PDPTE Registers").
-fn directory_pointers<B: Backend, M: GuestRam>(
+pub(super) fn directory_pointers<B: Backend, M: GuestRam>(
     vcpu: &Vcpu<B>,
     vm: &Vm<M>,
     cr0: Cr0,

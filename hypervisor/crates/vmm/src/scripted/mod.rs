@@ -12,6 +12,8 @@ mod decoding;
 #[cfg(test)]
 mod registers;
 #[cfg(test)]
+mod tasks;
+#[cfg(test)]
 mod tests;
 
 use crate::backend::{Backend, HotState, InstructionEnd, InterruptDelivery, Quirks, Windows};

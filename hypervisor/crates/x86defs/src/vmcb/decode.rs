@@ -6,7 +6,8 @@ use crate::bits::{Low, Width};
 use crate::event::{Event, EventKind, Exception};
 use crate::exit::{
     CacheControl, CrAccess, DescriptorTableAccess, Direction, DrAccess, ExceptionExit, MonitorWait,
-    NestedAccess, NestedFault, PlainPort, PortIo, RawExit, StringIo, TaskSwitch, VmExit,
+    NestedAccess, NestedFault, PlainPort, PortIo, RawExit, StringIo, TaskSwitch, TaskSwitchSource,
+    VmExit,
 };
 use crate::reg::Gpr;
 
@@ -157,6 +158,21 @@ pub const fn is_first_touch(info1: u64) -> bool {
     info1 & 1 == 0
 }
 
+/// Task switch: EXITINFO1 and EXITINFO2 (APM: "Task Switch Intercept"). A gate whose event has no
+/// error code looks like a CALL: EXITINTINFO alone tells them apart.
+fn task_switch(info1: u64, info2: u64) -> TaskSwitch {
+    let source = if info2 & 1 << 36 != 0 {
+        TaskSwitchSource::Iret
+    } else if info2 & 1 << 38 != 0 {
+        TaskSwitchSource::Jump
+    } else if info2 & 1 << 44 != 0 {
+        TaskSwitchSource::Gate
+    } else {
+        TaskSwitchSource::Call
+    };
+    TaskSwitch { selector: info1.low16(), source }
+}
+
 /// IOIO: EXITINFO1 (APM: "IOIO Intercept Information").
 fn port_io(info1: u64) -> Option<PortIo> {
     let width = width_of(info1 >> 4)?;
@@ -252,7 +268,7 @@ pub fn decode(exit_code: u64, info1: u64, info2: u64, decode_assists: bool) -> V
             1 => VmExit::WriteMsr,
             _ => VmExit::Unhandled(raw),
         },
-        ExitCode::TASK_SWITCH => VmExit::TaskSwitch(TaskSwitch { selector: info1.low16() }),
+        ExitCode::TASK_SWITCH => VmExit::TaskSwitch(task_switch(info1, info2)),
         ExitCode::SHUTDOWN => VmExit::TripleFault,
         ExitCode::VMMCALL => VmExit::Hypercall,
         ExitCode(0x80 | 0x82..=0x86 | 0x7a) => VmExit::VirtualizationInstruction,
@@ -377,6 +393,19 @@ mod tests {
                 gva: None
             })
         );
+    }
+
+    #[test]
+    fn task_switches() {
+        for (info2, source) in [
+            (0, TaskSwitchSource::Call),
+            (1 << 36, TaskSwitchSource::Iret),
+            (1 << 38 | 1 << 48, TaskSwitchSource::Jump),
+            (1 << 44 | 0x1234, TaskSwitchSource::Gate),
+        ] {
+            let wanted = VmExit::TaskSwitch(TaskSwitch { selector: 0x28, source });
+            assert_eq!(decode(0x7d, 0x28, info2, false), wanted);
+        }
     }
 
     #[test]

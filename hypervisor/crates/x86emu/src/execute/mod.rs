@@ -4,6 +4,7 @@ mod control;
 mod multiply;
 mod segments;
 mod strings;
+mod task;
 mod vector;
 
 use crate::MAX_INSTRUCTION;
@@ -16,6 +17,7 @@ use x86defs::bits::join;
 use x86defs::{Gpr, Low, Rflags, Width};
 
 pub use strings::{Ports, string_io};
+pub use task::{TaskEntry, TaskRequest, task_switch};
 
 /// Attempts at a locked operation before the guest has to run it again.
 const LOCK_ATTEMPTS: u32 = 16;

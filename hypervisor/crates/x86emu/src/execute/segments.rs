@@ -13,32 +13,32 @@ use x86defs::{
 
 /// An eight-byte descriptor, and where it stands.
 #[derive(Clone, Copy)]
-struct Descriptor {
-    selector: u16,
+pub(super) struct Descriptor {
+    pub(super) selector: u16,
     linear: u64,
     bits: u64,
 }
 
 /// Bit of a descriptor: the segment was accessed.
-const ACCESSED: u64 = 1 << 40;
+pub(super) const ACCESSED: u64 = 1 << 40;
 /// Bit of a descriptor: the task is busy.
-const BUSY: u64 = 1 << 41;
+pub(super) const BUSY: u64 = 1 << 41;
 
 impl Descriptor {
-    fn attributes(self) -> SegmentAttributes {
+    pub(super) fn attributes(self) -> SegmentAttributes {
         SegmentAttributes::from_bits((self.bits >> 40).low16() & 0xf0ff)
     }
 
-    fn limit(self) -> u32 {
+    pub(super) fn limit(self) -> u32 {
         let raw = self.bits.low16() as u32 | (self.bits >> 32).low32() & 0xf_0000;
         if self.attributes().granular() { raw << 12 | 0xfff } else { raw }
     }
 
-    fn base(self) -> u64 {
+    pub(super) fn base(self) -> u64 {
         self.bits >> 16 & 0xff_ffff | self.bits >> 32 & 0xff00_0000
     }
 
-    fn segment(self) -> Segment {
+    pub(super) fn segment(self) -> Segment {
         Segment {
             selector: self.selector,
             attributes: self.attributes(),
@@ -53,54 +53,66 @@ impl Descriptor {
     }
 
     /// Whether the levels of the vCPU and of the selector allow its use.
-    fn open_to(self, cpl: u8) -> bool {
+    pub(super) fn open_to(self, cpl: u8) -> bool {
         self.attributes().dpl() >= cpl.max(level(self.selector))
     }
 
-    fn is_code(self) -> bool {
+    pub(super) fn is_code(self) -> bool {
         self.attributes().kind() & 8 != 0
     }
 
     /// Readable code, or writable data.
-    fn has_more(self) -> bool {
+    pub(super) fn has_more(self) -> bool {
         self.attributes().kind() & 2 != 0
     }
 
-    fn is_conforming_code(self) -> bool {
+    pub(super) fn is_conforming_code(self) -> bool {
         self.attributes().kind() & 0b1100 == 0b1100
     }
 
     /// Sets a bit in memory, if it is clear there.
-    fn mark<C: Cpu>(&mut self, cpu: &mut C, bit: u64) -> Result<(), Fault<C::Error>> {
+    pub(super) fn mark<C: Cpu>(&mut self, cpu: &mut C, bit: u64) -> Result<(), Fault<C::Error>> {
         if self.bits & bit == 0 {
             self.bits |= bit;
             let byte = (self.bits >> 40).low8();
-            cpu.write_system(self.linear.wrapping_add(5), &[byte])?;
+            cpu.write_system(self.access_byte(), &[byte])?;
         }
         Ok(())
+    }
+
+    /// Clears a bit in memory.
+    pub(super) fn unmark<C: Cpu>(&mut self, cpu: &mut C, bit: u64) -> Result<(), Fault<C::Error>> {
+        self.bits &= !bit;
+        let byte = (self.bits >> 40).low8();
+        cpu.write_system(self.access_byte(), &[byte])
+    }
+
+    /// The linear address of the byte with the type, which alone is ever changed.
+    pub(super) fn access_byte(self) -> u64 {
+        self.linear.wrapping_add(5)
     }
 }
 
 /// The privilege level in a selector.
-fn level(selector: u16) -> u8 {
+pub(super) fn level(selector: u16) -> u8 {
     u32::from(selector).low8() & 3
 }
 
-fn refused<C: Cpu>(exception: Exception, selector: u16) -> Fault<C::Error> {
+pub(super) fn refused<C: Cpu>(exception: Exception, selector: u16) -> Fault<C::Error> {
     let error_code = Some(u32::from(selector & !3));
     GuestException { exception, error_code, address: None }.into()
 }
 
-fn is_long(mode: CpuMode) -> bool {
+pub(super) fn is_long(mode: CpuMode) -> bool {
     matches!(mode, CpuMode::Long64 | CpuMode::Compat32 | CpuMode::Compat16)
 }
 
-fn is_null(selector: u16) -> bool {
+pub(super) fn is_null(selector: u16) -> bool {
     selector & !3 == 0
 }
 
 /// The descriptor of `selector`, of so many bytes; `None` if it is beyond its table.
-fn find<C: Cpu>(
+pub(super) fn find<C: Cpu>(
     cpu: &mut C,
     selector: u16,
     bytes: u64,

@@ -10,7 +10,7 @@ use crate::event::Exception;
 use crate::exit::{
     ApicAccess, ApicAccessKind, ApicWrite, CacheControl, CrAccess, DescriptorTableAccess,
     Direction, DrAccess, ExceptionExit, MonitorWait, NestedAccess, NestedFault, PlainPort, PortIo,
-    RawExit, StringIo, TaskSwitch, VmExit,
+    RawExit, StringIo, TaskSwitch, TaskSwitchSource, VmExit,
 };
 use crate::reg::{Gpr, SegmentRegister};
 use bitfield_struct::bitfield;
@@ -153,6 +153,7 @@ impl ExitReason {
     /// The field with the VM-exit instruction length, if the manual defines it
     /// for this reason: for the exits that an instruction causes by being
     /// executed (SDM: "Information for VM Exits Due to Instruction Execution").
+    /// Of task switches it is defined for those by an instruction, INT n and its kin included.
     /// EPT violations, windows and interrupts are not among them, whatever some
     /// CPU writes there. INT1, INT3, INTO and events whose delivery was
     /// interrupted are: see
@@ -161,7 +162,8 @@ impl ExitReason {
     pub const fn length_field(self) -> Option<Field32> {
         let defined = matches!(
             self,
-            Self::CPUID
+            Self::TASK_SWITCH
+                | Self::CPUID
                 | Self::GETSEC
                 | Self::HLT
                 | Self::INVD
@@ -397,6 +399,17 @@ fn port_io(qualification: u64, information: u32) -> Option<PortIo> {
     Some(PortIo { port: q.port(), width, direction, string })
 }
 
+/// SDM: "Exit Qualification for Task Switches".
+fn task_switch(qualification: u64) -> TaskSwitch {
+    let source = match qualification >> 30 & 3 {
+        0 => TaskSwitchSource::Call,
+        1 => TaskSwitchSource::Iret,
+        2 => TaskSwitchSource::Jump,
+        _ => TaskSwitchSource::Gate,
+    };
+    TaskSwitch { selector: qualification.low16(), source }
+}
+
 /// Offset of the register that the guest accessed or wrote, in the virtual-APIC page.
 #[must_use]
 pub fn apic_offset(qualification: u64) -> u16 {
@@ -530,9 +543,7 @@ pub fn decode(information: &ExitInformation) -> VmExit {
         ExitReason::STARTUP_IPI => VmExit::StartupIpi(qualification.low8()),
         ExitReason::INTERRUPT_WINDOW => VmExit::InterruptWindow,
         ExitReason::NMI_WINDOW => VmExit::NmiWindow,
-        ExitReason::TASK_SWITCH => {
-            VmExit::TaskSwitch(TaskSwitch { selector: qualification.low16() })
-        }
+        ExitReason::TASK_SWITCH => VmExit::TaskSwitch(task_switch(qualification)),
         ExitReason::CPUID => VmExit::Cpuid,
         ExitReason::HLT => VmExit::Halt,
         ExitReason::INVD => VmExit::CacheControl(CacheControl::Invd),

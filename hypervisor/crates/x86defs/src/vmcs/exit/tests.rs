@@ -66,7 +66,15 @@ fn failed_entries() {
 #[test]
 fn qualifications_with_a_number() {
     assert_eq!(exit(4, 0x99), VmExit::StartupIpi(0x99));
-    assert_eq!(exit(9, 0x4000_0028), VmExit::TaskSwitch(TaskSwitch { selector: 0x28 }));
+    for (number, source) in [
+        (0, TaskSwitchSource::Call),
+        (1, TaskSwitchSource::Iret),
+        (2, TaskSwitchSource::Jump),
+        (3, TaskSwitchSource::Gate),
+    ] {
+        let wanted = VmExit::TaskSwitch(TaskSwitch { selector: 0x28, source });
+        assert_eq!(exit(9, number << 30 | 0x28), wanted);
+    }
     assert_eq!(exit(45, 0x31), VmExit::VirtualEoi(0x31));
     let information =
         ExitInformation { reason: 56, qualification: 0x300, apic_register: 0x4_0045, ..default() };
@@ -230,8 +238,9 @@ fn nmi_unblocking() {
 #[test]
 fn instruction_lengths() {
     let defined = [
-        10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32,
-        36, 39, 40, 46, 47, 50, 51, 53, 54, 55, 57, 58, 59, 60, 61, 63, 64, 67, 68, 76, 77, 84, 85,
+        9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+        32, 36, 39, 40, 46, 47, 50, 51, 53, 54, 55, 57, 58, 59, 60, 61, 63, 64, 67, 68, 76, 77, 84,
+        85,
     ];
     for reason in 0..0x100 {
         assert_eq!(
