@@ -230,6 +230,15 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
                 all(on("house-layers-10000-vmx", Machine::BochsVmx, (2, 2))),
             ]
         }
+        // AMD-V's CPU switches tasks by itself, and is what VT-x's guests are compared with.
+        "tasks" => [("house-tasks", Machine::QemuSvm), ("house-tasks-vmx", Machine::BochsVmx)]
+            .map(|(name, machine)| Case {
+                name: name.to_owned(),
+                machine,
+                seconds: 600,
+                ..case.clone()
+            })
+            .into(),
         // Among the cases on isolation.
         "opcodes" => Vec::new(),
         // They wait a lot, and five times as long (in instructions) on VT-x's

@@ -120,6 +120,8 @@ fn test_guests() -> Vec<String> {
         .flatten()
         .filter_map(|entry| entry.path().file_stem()?.to_str().map(str::to_owned))
         .collect();
+    // A package of its own.
+    names.push("tasks".to_owned());
     names.sort();
     names
 }
@@ -135,7 +137,7 @@ mod tests {
         for name in ["hello", "exits"] {
             assert!(known.iter().any(|other| other == name), "{known:?}");
         }
-        for name in &known {
+        for name in known.iter().filter(|name| *name != "tasks") {
             assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
         }
     }
