@@ -64,7 +64,7 @@ fn strip(elf: &Path, name: &str) -> Result<PathBuf> {
 
 /// Builds the tiny guests and returns their names and ELF files.
 pub fn guests() -> Result<Vec<(String, PathBuf)>> {
-    build("guests", &["--package", "tasks", "--bins"], &Profile::default())
+    build("guests", &["--package", "kernels", "--bins"], &Profile::default())
 }
 
 fn build(package: &str, which: &[&str], profile: &Profile) -> Result<Vec<(String, PathBuf)>> {

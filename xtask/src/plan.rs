@@ -111,17 +111,19 @@ impl Plans {
     }
 }
 
-/// The names of the tiny test guests, which are programs of the package `guests`.
+/// The packages whose programs are tiny test guests.
+const PACKAGES: [&str; 2] = ["tests/guests", "tests/kernels"];
+
+/// The names of the tiny test guests.
 fn test_guests() -> Vec<String> {
-    let folder = paths::root().join("tests/guests/src/bin");
-    let mut names: Vec<String> = fs::read_dir(folder)
+    let folders = PACKAGES.map(|package| paths::root().join(package).join("src/bin"));
+    let mut names: Vec<String> = folders
         .into_iter()
+        .flat_map(fs::read_dir)
         .flatten()
         .flatten()
         .filter_map(|entry| entry.path().file_stem()?.to_str().map(str::to_owned))
         .collect();
-    // A package of its own.
-    names.push("tasks".to_owned());
     names.sort();
     names
 }
@@ -131,14 +133,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn test_guests_are_the_programs_of_their_package() {
+    fn test_guests_are_the_programs_of_their_packages() {
         let known = test_guests();
-        let manifest = fs::read_to_string(paths::root().join("tests/guests/Cargo.toml")).unwrap();
-        for name in ["hello", "exits"] {
+        let manifests = PACKAGES.map(|package| {
+            fs::read_to_string(paths::root().join(package).join("Cargo.toml")).unwrap()
+        });
+        for name in ["hello", "exits", "tasks"] {
             assert!(known.iter().any(|other| other == name), "{known:?}");
         }
-        for name in known.iter().filter(|name| *name != "tasks") {
-            assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
+        for name in &known {
+            assert!(manifests.concat().contains(&format!("name = \"{name}\"")), "{name}");
         }
     }
 

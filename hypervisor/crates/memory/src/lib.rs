@@ -28,7 +28,7 @@ pub mod backing;
 pub mod debts;
 pub mod frames;
 pub mod holdings;
-mod limbo;
+pub mod limbo;
 #[cfg(all(test, feature = "loom"))]
 mod orders;
 mod ram;

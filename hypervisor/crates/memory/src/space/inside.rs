@@ -41,7 +41,7 @@ struct Fixed {
     permissions: Permissions,
 }
 
-/// See the [module](self).
+/// A guest's memory behind its lock.
 #[derive(Debug)]
 pub struct Inside<T> {
     pub(super) parts: Parts<T>,

@@ -1,4 +1,4 @@
-//! [`NestedTables`]: a guest's nested tables, in the format of the machine's vendor.
+//! A guest's nested tables, in the format of the machine's vendor.
 
 use super::{
     Attributes, Detached, Ept, MapErrorKind, Mapper, Npt, PageSize, Permissions, TableMemory,
@@ -15,7 +15,7 @@ pub enum NestedFormat {
     Ept,
 }
 
-/// See the [module](self).
+/// A guest's nested tables.
 #[derive(Debug)]
 pub enum NestedTables {
     /// AMD-V's.

@@ -86,7 +86,7 @@ fn an_exit_that_is_of_the_past_ends_no_guest() {
     for (exit, event) in [(fetch, None), (walk, None), (push, Some(Event::interrupt(0x31)))] {
         let mut play = Play::new();
         play.vm.memory.changes(true);
-        assert_eq!(play.turn_with(exit.clone(), event), Next::Continue);
+        assert_eq!(play.turn_with(exit, event), Next::Continue);
         play.vm.memory.changes(false);
         assert_eq!(play.turn(VmExit::HostInterrupt), Next::Continue);
         assert_eq!(play.injected(), event, "it is delivered again");

@@ -1,4 +1,4 @@
-//! Links the guest as the other tiny guests.
+//! Links the guests as the other tiny guests.
 
 fn main() {
     let dir = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
