@@ -19,10 +19,14 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use config::bundle::Bundle;
+#[cfg(feature = "check-entries")]
+use config::layout::TABLES_START;
 use config::{GuestSettings, Populate};
 use core::sync::atomic::{AtomicBool, Ordering};
 use loader::Loading;
 use locks::Rank;
+#[cfg(feature = "check-entries")]
+use memory::GuestMemory;
 use service::Stop;
 use spin::Mutex;
 use x86defs::{CpuState, GuestPhysAddr};
@@ -300,7 +304,11 @@ impl<C: VendorCpu> Starter<C> {
             journal::end(Status::OK, format_args!("guest {name} powered off"));
         }
         if let Some(name) = violations::requested(cmdline) {
-            guest.vm.memory.enter(|| violations::commit(name))
+            guest.vm.memory.enter(|| {
+                // The window shows it from then on.
+                let _ = guest.vm.memory.read(GuestPhysAddr::new(TABLES_START), &mut [0]);
+                violations::commit(name)
+            })
         }
     }
 }
