@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use config::layout::{LEGACY_HOLE_END, LOW_HOLE, ROM_START};
 use core::cell::Cell;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use devices::lapic::APIC_BASE_ADDRESS;
 use locks::{Mutex, MutexGuard, Rank};
 use memory::backing::Backing;
@@ -61,6 +61,8 @@ pub struct GuestSpace {
     reserved: u64,
     /// Memory was touched first.
     touched: AtomicBool,
+    /// Slots that stay: RAM and ROM.
+    fixed_slots: AtomicUsize,
     inside: Mutex<Inside<CountedTables>>,
 }
 
@@ -227,6 +229,7 @@ impl GuestSpace {
             shared: Shared::new(percpu::MAX_CPUS),
             reserved,
             touched: AtomicBool::new(false),
+            fixed_slots: AtomicUsize::new(0),
             inside: Mutex::new(Rank::Memory, Inside::new(parts)),
         };
         // The guest reads all ones where there is nothing below 1 MiB, as from an empty bus. Writes
@@ -278,8 +281,8 @@ impl GuestSpace {
         space::change(&self.work(), edit)
     }
 
-    /// Lays `content` over the memory in `range`, instead of what was laid over it before; `None`
-    /// uncovers it. Returns the generation for which debts have to be
+    /// Lays `content` over the memory in `range`, instead of what was laid over any before; `None`
+    /// uncovers all. The ROM [is sealed](Self::seal_rom). Returns the generation for which debts have to be
     /// [settled](Self::is_settled).
     ///
     /// # Errors
@@ -290,7 +293,7 @@ impl GuestSpace {
         content: Option<Content>,
     ) -> Result<u64, SlotError> {
         self.change(|slots| {
-            slots.retain(|slot| slot.range != range);
+            slots.truncate(self.fixed_slots.load(Ordering::Relaxed));
             slots.extend(content.map(|content| Slot { range, content }));
         })
     }
@@ -371,7 +374,11 @@ impl GuestSpace {
     pub fn seal_rom(&self) -> Result<(), SlotError> {
         let range = GuestPhysAddr::new(ROM_START)..GuestPhysAddr::new(LEGACY_HOLE_END);
         let content = Content::Memory { offset: ROM_START, rights: Rights::Rom };
-        self.lay_over(range, Some(content)).map(drop)
+        let sealed = self.change(|slots| {
+            slots.push(Slot { range, content });
+            self.fixed_slots.store(slots.len(), Ordering::Relaxed);
+        });
+        sealed.map(drop)
     }
 
     const fn work(&self) -> Work<'_> {

@@ -87,6 +87,15 @@ impl Pool {
         false
     }
 
+    /// Takes back a frame; says so where it was not in use.
+    fn take_back(&mut self, frame: HostPhysAddr) -> bool {
+        let given = self.give(frame.page());
+        if !given {
+            log::error!("frame {frame} was given back to the pool, but is not in use");
+        }
+        given
+    }
+
     /// Takes a block that no guest was promised. `promised` frames were promised to the caller
     /// for that, and are not any more. `false` if there is no block.
     fn grow(&mut self, promised: Promise) -> bool {
@@ -184,12 +193,10 @@ impl SetAside {
 
     /// Sets aside again what was taken.
     fn put_back(&mut self, frame: HostPhysAddr) {
-        let mut pool = POOL.lock();
-        if pool.give(frame.page()) {
+        let pool = &mut *POOL.lock();
+        if pool.take_back(frame) {
             self.0 += 1;
             pool.promised += 1;
-        } else {
-            log::error!("frame {frame} was given back to the pool, but is not in use");
         }
     }
 }
@@ -270,9 +277,7 @@ pub(super) fn missing(frames: u64) -> u64 {
 
 /// Takes back a frame from [`allocate`].
 pub fn free(frame: HostPhysAddr) {
-    if !POOL.lock().give(frame.page()) {
-        log::error!("frame {frame} was given back to the pool, but is not in use");
-    }
+    POOL.lock().take_back(frame);
 }
 
 /// Frames of the pool that are in use.

@@ -1,6 +1,28 @@
 //! The PC's old devices: interrupt controllers, timer, real-time clock.
 
-use crate::io::{inb, outb};
+use crate::io::{inb, inl, outb, outl};
+
+/// Configuration space of the PCI bus.
+pub mod pci {
+    use super::{inl, outl};
+
+    fn choose(device: u32, function: u32, register: u32) {
+        outl(0xcf8, 1 << 31 | device << 11 | function << 8 | register);
+    }
+
+    /// Reads a register of 32 bits.
+    #[must_use]
+    pub fn read(device: u32, function: u32, register: u32) -> u32 {
+        choose(device, function, register);
+        inl(0xcfc)
+    }
+
+    /// Writes a register of 32 bits.
+    pub fn write(device: u32, function: u32, register: u32, value: u32) {
+        choose(device, function, register);
+        outl(0xcfc, value);
+    }
+}
 
 /// The pair of 8259 interrupt controllers.
 pub mod pic {

@@ -39,18 +39,12 @@ impl<M: GuestRam> GuestPageTables for Tables<'_, M> {
     }
 
     #[inline]
-    fn are(&mut self, entries: &[(GuestPhysAddr, u64)], width: Width) -> Result<bool, MemoryError> {
-        // Four levels, as usual: all at once.
-        if let [a, b, c, d] = entries {
-            let found = self.0.load([a.0, b.0, c.0, d.0], width)?;
-            return Ok(found == [a.1, b.1, c.1, d.1]);
-        }
-        for (gpa, entry) in entries {
-            if self.read_entry(*gpa, width)? != *entry {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+    fn read_entries<const N: usize>(
+        &mut self,
+        places: [GuestPhysAddr; N],
+        width: Width,
+    ) -> Result<[u64; N], MemoryError> {
+        self.0.load(places, width)
     }
 
     fn compare_exchange(

@@ -221,7 +221,7 @@ pub trait Cpu {
     fn fetch(&mut self, linear: u64, buffer: &mut [u8]) -> Result<usize, Fault<Self::Error>>;
 }
 
-/// What a task switch needs of a vCPU beyond [`Cpu`].
+/// Needs of a task switch beyond [`Cpu`].
 pub trait TaskCpu: Cpu {
     /// Fails where [`Cpu::write_system`] of `len` bytes (1 to 32) would, and writes nothing.
     ///

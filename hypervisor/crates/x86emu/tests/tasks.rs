@@ -38,7 +38,7 @@ impl TaskCpu for Machine {
     }
 
     fn load_cr3(&mut self, cr3: u64) -> Result<bool, Fault<()>> {
-        // Where a test looks for it.
+        // A test looks for it there.
         self.gprs[15] = cr3;
         Ok(cr3 != 0xbad0)
     }
@@ -236,7 +236,7 @@ fn each_field_of_16_bits() {
     }
 }
 
-/// What is refused before anything is written.
+/// Switches that are refused before anything is written.
 #[test]
 fn faults_of_the_old_task() {
     use TaskSwitchSource::{Call, Gate, Iret, Jump};
@@ -295,7 +295,7 @@ fn a_tss_that_is_absent() {
     }
 }
 
-/// What the new task gets: its selectors are there, and TR is its own.
+/// Faults of segments are the new task's: its selectors are there, and TR is its own.
 #[test]
 fn faults_of_the_new_task() {
     for (at, selector, fault) in [

@@ -6,13 +6,15 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use guests::apic::{Lapic, bits, ioapic};
 use guests::harness::{Outcome, Tests};
-use guests::io::{inl, mmio_read32, mmio_write32, outb, outl, outw};
-use guests::pc::{pic, pit};
+use guests::io::{mmio_read32, mmio_write32, outb, outl, outw};
+use guests::pc::{pci, pic, pit};
 use guests::trap::{self, Frame};
 use guests::{check, check_eq, cpu, info, smp, time};
 
 guests::entry!(main);
 
+/// Place of the device on the bus.
+const DEVICE: u32 = 3;
 /// Vendor and device.
 const IDENTITY: u32 = 0x5354_1234;
 /// Places for the doorbells' ports.
@@ -123,13 +125,11 @@ fn quiet() -> bool {
 }
 
 fn config(register: u32) -> u32 {
-    outl(0xcf8, 1 << 31 | 3 << 11 | register);
-    inl(0xcfc)
+    pci::read(DEVICE, 0, register)
 }
 
 fn set_config(register: u32, value: u32) {
-    outl(0xcf8, 1 << 31 | 3 << 11 | register);
-    outl(0xcfc, value);
+    pci::write(DEVICE, 0, register, value);
 }
 
 /// The capability `id`.

@@ -7,7 +7,7 @@ use guests::cpu;
 use guests::harness::{Outcome, Tests};
 use guests::info::{self, peek};
 use guests::io::{inb, inl, inw, outb, outl};
-use guests::pc::rtc;
+use guests::pc::{pci, rtc};
 use guests::{check, check_eq, skip, time};
 
 guests::entry!(main);
@@ -249,29 +249,19 @@ fn keyboard_controller() -> Outcome {
     Ok(())
 }
 
-fn pci_read(device: u32, function: u32, register: u32) -> u32 {
-    outl(0xcf8, 1 << 31 | device << 11 | function << 8 | register);
-    inl(0xcfc)
-}
-
-fn pci_write(device: u32, function: u32, register: u32, value: u32) {
-    outl(0xcf8, 1 << 31 | device << 11 | function << 8 | register);
-    outl(0xcfc, value);
-}
-
 fn pci_scan() -> Outcome {
-    let host = pci_read(0, 0, 0);
+    let host = pci::read(0, 0, 0);
     check!(host != u32::MAX && host & 0xffff != 0, "host bridge {host:#x}");
-    check_eq!(pci_read(0, 0, 8) >> 16, 0x0600, "its class");
+    check_eq!(pci::read(0, 0, 8) >> 16, 0x0600, "its class");
     let mut found = 0;
     for device in 0..32 {
-        let functions = if pci_read(device, 0, 12) >> 16 & 0x80 != 0 { 8 } else { 1 };
+        let functions = if pci::read(device, 0, 12) >> 16 & 0x80 != 0 { 8 } else { 1 };
         for function in 0..functions {
-            let id = pci_read(device, function, 0);
+            let id = pci::read(device, function, 0);
             if id != u32::MAX {
                 found += 1;
                 check!(id & 0xffff != 0, "device {device} function {function}: {id:#x}");
-                let kind = pci_read(device, function, 12) >> 16 & 0x7f;
+                let kind = pci::read(device, function, 12) >> 16 & 0x7f;
                 check!(kind <= 2, "device {device} function {function}: header type {kind}");
             }
         }
@@ -281,17 +271,17 @@ fn pci_scan() -> Outcome {
 }
 
 fn pci_absent() -> Outcome {
-    let Some(device) = (1..32).rev().find(|device| pci_read(*device, 0, 0) == u32::MAX) else {
+    let Some(device) = (1..32).rev().find(|device| pci::read(*device, 0, 0) == u32::MAX) else {
         skip!("every device is there");
     };
     for register in [0, 4, 8, 0x3c] {
         check_eq!(
-            pci_read(device, 0, register),
+            pci::read(device, 0, register),
             u32::MAX,
             "register {register:#x} of an absent device"
         );
     }
-    pci_write(device, 0, 4, 0);
+    pci::write(device, 0, 4, 0);
     // Another bus, and the address register switched off.
     outl(0xcf8, 1 << 31 | 0x55 << 16);
     check_eq!(inl(0xcfc), u32::MAX, "an absent bus");
@@ -302,18 +292,18 @@ fn pci_absent() -> Outcome {
 
 fn pci_sizing() -> Outcome {
     for device in 0..32 {
-        if pci_read(device, 0, 0) == u32::MAX || pci_read(device, 0, 12) >> 16 & 0x7f != 0 {
+        if pci::read(device, 0, 0) == u32::MAX || pci::read(device, 0, 12) >> 16 & 0x7f != 0 {
             continue;
         }
-        let command = pci_read(device, 0, 4);
-        pci_write(device, 0, 4, command & 0xfff8);
+        let command = pci::read(device, 0, 4);
+        pci::write(device, 0, 4, command & 0xfff8);
         for register in (0x10..0x28).step_by(4) {
-            let old = pci_read(device, 0, register);
-            pci_write(device, 0, register, u32::MAX);
-            let sizing = pci_read(device, 0, register);
-            pci_write(device, 0, register, old);
+            let old = pci::read(device, 0, register);
+            pci::write(device, 0, register, u32::MAX);
+            let sizing = pci::read(device, 0, register);
+            pci::write(device, 0, register, old);
             check_eq!(
-                pci_read(device, 0, register),
+                pci::read(device, 0, register),
                 old,
                 "BAR {register:#x} of device {device} restored"
             );
@@ -329,7 +319,7 @@ fn pci_sizing() -> Outcome {
                 "BAR {register:#x} of device {device} is no power of two"
             );
         }
-        pci_write(device, 0, 4, command & 0xffff);
+        pci::write(device, 0, 4, command & 0xffff);
     }
     Ok(())
 }

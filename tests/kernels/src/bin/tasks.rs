@@ -578,7 +578,7 @@ fn known(base: u32) -> [u32; 7] {
     core::array::from_fn(|i| base + 1 + u32::try_from(i).unwrap_or(0))
 }
 
-/// What the other task's TSS has in the same registers.
+/// The same registers in the other task's TSS.
 fn of_the_other() -> [u32; 7] {
     [1, 2, 3, 4, 6, 7, 8].map(|i| 0xa000_0000 + i)
 }

@@ -4,7 +4,7 @@ use super::{Inside, Parts, Shared, Space};
 use crate::backing::{BLOCK, Backing, Held};
 use crate::holdings::order;
 use crate::limbo::Thing;
-use crate::slots::{Slot, SlotError, changed, flatten};
+use crate::slots::{Region, Regions, Slot, SlotError, changed, flatten};
 use crate::stage2::{Detached, PageSize, TableMemory};
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -13,6 +13,8 @@ use x86defs::addr::Hfn;
 
 /// Blocks of 2 MiB that a change may touch: some ten microseconds' work with the lock held.
 const MOST_BLOCKS: usize = 1024;
+/// Tables of small pages that may stand for a block: one in each tree.
+const TABLES: usize = 2;
 /// Blocks of the backing that are looked at in one step for what could be given back.
 const AT_A_TIME: u64 = 256;
 
@@ -39,23 +41,20 @@ impl<T: TableMemory> Inside<T> {
         let mut slots = self.slots.clone();
         edit(&mut slots);
         let regions = flatten(&slots, self.parts.backing.bytes())?;
-        let tables = |inside: &Self, block| inside.tables_at(block);
-        let (mut count, mut needed) = (0_usize, 0_usize);
-        for block in blocks(changed(&self.regions, &regions)) {
-            count = count.saturating_add(1);
-            needed = needed.saturating_add(tables(self, block));
-            if needed > self.limbo.room() || count > MOST_BLOCKS && !self.regions.is_empty() {
+        // Nothing is shown of a guest that has no regions yet.
+        let shown = !self.regions.is_empty();
+        let mut needed = 0_usize;
+        for (count, block) in (1..).zip(blocks(changed(&self.regions, &regions))).filter(|_| shown)
+        {
+            needed = needed.saturating_add(self.tables_at(block));
+            if needed > self.limbo.room() || count > MOST_BLOCKS {
                 return Err(SlotError::TooMuch);
-            }
-            // Nothing is shown of a guest that has no regions yet.
-            if self.regions.is_empty() {
-                break;
             }
         }
         let old = core::mem::replace(&mut self.regions, regions);
         self.slots = slots;
         shared.view.publish(&self.regions);
-        if old.is_empty() {
+        if !shown {
             return Ok(());
         }
         let changed: Vec<Range<u64>> = changed(&old, &self.regions).collect();
@@ -115,18 +114,29 @@ impl<T: TableMemory> Inside<T> {
         }
     }
 
-    /// From now on there is no memory any more, for nobody.
-    fn close(&mut self, shared: &Shared) {
+    /// From now on there is no memory any more, for nobody. `false`: limbo has no room for all that
+    /// is taken away; the rest is another call's.
+    fn close(&mut self, shared: &Shared) -> bool {
         self.closed = true;
-        let old = core::mem::take(&mut self.regions);
-        shared.view.publish(&self.regions);
+        shared.view.publish(&Regions::new());
         // A region somewhere else than at its own number is not found again from the backing.
-        let elsewhere = old.iter().filter(|region| region.start != region.offset);
-        let ranges: Vec<Range<u64>> = elsewhere.map(|r| r.start..r.end).collect();
-        for block in blocks(ranges.into_iter()) {
+        while let Some(region) = self.regions.last_mut() {
+            let gone = region.start == region.offset || region.start >= region.end;
+            if gone {
+                self.regions.pop();
+                continue;
+            }
+            let block = region.start & !BLOCK.wrapping_sub(1);
+            let next = block.saturating_add(BLOCK).min(region.end);
+            let rest = Region { start: next, offset: region.place(next), ..*region };
+            if self.limbo.room() < TABLES {
+                return false;
+            }
+            *region = rest;
             self.detach(block, shared);
+            self.owe(shared);
         }
-        self.owe(shared);
+        true
     }
 
     /// Takes away what is behind the next 2 MiB at `place` or behind it that something is behind.
@@ -138,8 +148,8 @@ impl<T: TableMemory> Inside<T> {
         while at < last && self.parts.backing.held(at) == Held::Nothing {
             at = at.saturating_add(BLOCK);
         }
-        // Two tables, and the frames.
-        if at >= last || self.limbo.room() < 3 {
+        // The tables, and the frames.
+        if at >= last || self.limbo.room() <= TABLES {
             return (at < end).then_some(at);
         }
         self.detach(at, shared);
@@ -207,10 +217,7 @@ pub fn settle<S: Space>(space: &S) {
 pub fn close_and_release<S: Space>(space: &S, place: u64) -> Option<u64> {
     let shared = space.shared();
     let next = space.locked(|inside| {
-        if !inside.closed {
-            inside.close(shared);
-        }
-        inside.release(place, shared)
+        if inside.close(shared) { inside.release(place, shared) } else { Some(place) }
     });
     shared.debts.debtors().for_each(|cpu| space.kick(cpu));
     settle(space);

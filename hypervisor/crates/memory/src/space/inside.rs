@@ -90,7 +90,8 @@ impl<T: TableMemory> Inside<T> {
 
     /// The region at `gpa`, if the access is allowed there.
     pub(super) fn region(&self, gpa: GuestPhysAddr, access: Access) -> Result<Region, MemoryError> {
-        let region = find(&self.regions, gpa.as_u64()).ok_or(MemoryError::NotRam(gpa))?;
+        let region = find(&self.regions, gpa.as_u64()).filter(|_| !self.closed);
+        let region = region.ok_or(MemoryError::NotRam(gpa))?;
         match (region.rights, access) {
             (Rights::Rom, Access::Write) => Err(MemoryError::ReadOnly(gpa)),
             _ => Ok(region),

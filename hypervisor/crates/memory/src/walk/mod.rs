@@ -33,17 +33,20 @@ pub trait GuestPageTables {
     /// There is no memory.
     fn read_entry(&mut self, gpa: GuestPhysAddr, width: Width) -> Result<u64, Self::Error>;
 
-    /// Whether the entries of `width` at these addresses have these values.
+    /// The entries of `width` at these addresses, read in this order.
     ///
     /// # Errors
     /// There is no memory.
-    fn are(&mut self, entries: &[(GuestPhysAddr, u64)], width: Width) -> Result<bool, Self::Error> {
-        for (gpa, entry) in entries {
-            if self.read_entry(*gpa, width)? != *entry {
-                return Ok(false);
-            }
+    fn read_entries<const N: usize>(
+        &mut self,
+        places: [GuestPhysAddr; N],
+        width: Width,
+    ) -> Result<[u64; N], Self::Error> {
+        let mut entries = [0; N];
+        for (entry, gpa) in entries.iter_mut().zip(places) {
+            *entry = self.read_entry(gpa, width)?;
         }
-        Ok(true)
+        Ok(entries)
     }
 
     /// Replaces the entry by `new` if it is still `current`, in one atomic step,
@@ -264,7 +267,18 @@ impl Kept {
     /// Whether all entries are what they were.
     #[inline]
     fn holds<M: GuestPageTables>(&self, mem: &mut M) -> Result<bool, M::Error> {
-        mem.are(self.entries.get(..self.count).unwrap_or_default(), self.width)
+        let entries = self.entries.get(..self.count).unwrap_or_default();
+        // Four levels, the usual shape, all at once.
+        if let [a, b, c, d] = entries {
+            let found = mem.read_entries([a.0, b.0, c.0, d.0], self.width)?;
+            return Ok(found == [a.1, b.1, c.1, d.1]);
+        }
+        for (gpa, entry) in entries {
+            if mem.read_entry(*gpa, self.width)? != *entry {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

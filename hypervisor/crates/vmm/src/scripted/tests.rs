@@ -77,7 +77,7 @@ fn single_step_traps_after_an_emulated_instruction() {
     assert_eq!(play.vcpu.hw.dr7, 0x400);
 }
 
-/// What stood where the guest has gone may be what it had a right to, when it went there.
+/// The guest may have had a right to be where it has gone, when it went there.
 #[test]
 fn an_exit_that_is_of_the_past_ends_no_guest() {
     let fetch = fault(0xf000_0000, NestedAccess::FETCH);

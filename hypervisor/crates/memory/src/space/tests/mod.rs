@@ -439,6 +439,36 @@ fn every_debt_is_paid_before_anything_is_freed() {
     guest.end(40);
 }
 
+/// Memory that stands at other addresses than its own, in more blocks than limbo has room for, while
+/// a CPU still looks: no table is lost.
+#[test]
+fn the_end_finds_all_tables() {
+    let (alias, machine) = (1 << 30, 88 * BLOCK_FRAMES);
+    let guest = Guest::with_cpus(160 * MIB, 80 * BLOCK_FRAMES, machine, 400, 1);
+    let offset = 4096;
+    guest.lay_over(alias..alias + 120 * MIB, memory(offset, Rights::Ram));
+    for block in 0..60 {
+        for tree in [Tree::Nested, Tree::Window] {
+            guest.populate(alias + block * 2 * MIB, tree).unwrap();
+        }
+    }
+    let paid = guest.shared.debts.enter(0);
+    guest.shared.debts.pay(0, paid);
+    let (mut place, mut tries) = (0, 0);
+    while let Some(next) = close_and_release(&guest, place) {
+        place = next;
+        tries += 1;
+        let refused = guest.populate(alias, Tree::Nested);
+        assert_eq!(refused, Err(MemoryError::NotRam(gpa(alias))));
+        if tries == 200 {
+            guest.shared.debts.leave(0);
+        }
+    }
+    assert!(tries > 200, "more is taken away than limbo has room for");
+    assert_eq!(guest.frames.lock().unwrap().free_frames(), machine);
+    guest.end(400);
+}
+
 /// Frames are given back when the last CPU has let go, and not before.
 #[test]
 fn the_end_waits_for_those_who_still_look() {
