@@ -263,14 +263,20 @@ fn sti_shadow_mmio() -> Outcome {
 }
 
 fn sti_cli() -> Outcome {
-    arm();
-    // SAFETY: leaves interrupts off.
-    unsafe { core::arch::asm!("sti", "cli", "nop", "nop") };
-    let during = COUNT.get();
-    cpu::interrupt_window();
+    const ROUNDS: u64 = 20;
+    let mut early = 0;
+    for _ in 0..ROUNDS {
+        arm();
+        // SAFETY: leaves interrupts off.
+        unsafe { core::arch::asm!("sti", "cli", "nop", "nop") };
+        early += COUNT.get();
+        cpu::interrupt_window();
+        check_eq!(COUNT.get(), 1, "interrupts taken in the end");
+    }
     trap::on(IPI, None);
-    check_eq!(during, 0, "interrupts taken between STI and CLI");
-    check_eq!(COUNT.get(), 1, "interrupts taken afterwards");
+    // QEMU loses a shadow into which an interrupt of the machine falls, which is seldom.
+    let most = if cpu::tcg_underneath() { 2 } else { 0 };
+    check!(early <= most, "{early} of {ROUNDS} interrupts were taken between STI and CLI");
     Ok(())
 }
 
