@@ -35,7 +35,7 @@ fn sooner<T: Ord + Copy>(least: &mut Option<T>, one: T) {
 }
 
 /// Choice of an entity to run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Pick {
     entity: u32,
     class: Class,
@@ -61,13 +61,17 @@ impl Scheduler {
         if now.saturating_sub(self.balanced) >= self.timing.frame {
             self.balance(now);
         }
-        let (mut release, virtual_now) = self.park(cpu, now);
-        let mut chosen = self.pick(cpu, now, virtual_now);
-        if chosen.is_none() && self.steal(cpu, now) {
-            let (when, virtual_now) = self.park(cpu, now);
-            release = when;
-            chosen = self.pick(cpu, now, virtual_now);
-        }
+        let (release, chosen) = match self.only(cpu, now) {
+            Some(pick) => {
+                #[cfg(test)]
+                assert_eq!(self.compare(cpu, now), (None, Some(pick)));
+                (None, Some(pick))
+            }
+            None => match self.compare(cpu, now) {
+                (_, None) if self.steal(cpu, now) => self.compare(cpu, now),
+                compared => compared,
+            },
+        };
         let decision = match chosen {
             Some(pick) => self.dispatch(cpu, now, pick, release).map(Decision::Run),
             None => None,
@@ -180,6 +184,37 @@ impl Scheduler {
         }
     }
 
+    /// The one entity that waits for `cpu`, if its guest is alone there and has no budget: what
+    /// [`compare`](Self::compare) would find. That is how a CPU wakes up, mostly.
+    fn only(&mut self, cpu: usize, now: u64) -> Option<Pick> {
+        let state = self.cpus.get_mut(cpu)?;
+        let ([index], [home]) = (&state.queued[..], &state.active[..]) else { return None };
+        let entity = self.entities.get(*index)?;
+        let guest = self.guests.get(*home)?;
+        let cell = guest.cells.get(cpu)?;
+        let plain = guest.cap.is_none() && guest.reserve.is_none() && !cell.parked;
+        if entity.guest != *home || !plain {
+            return None;
+        }
+        // The CPU's virtual time is the guest's.
+        state.v = cell.v;
+        let class = if entity.boosted.is_some() {
+            Class::Boost
+        } else {
+            let waited = now.saturating_sub(entity.ready_since.max(cell.released));
+            let nominal = guest.nominal(cell.n);
+            let is_overdue = self.timing.is_overdue(waited, guest.nominal(1), nominal);
+            if is_overdue { Class::Overdue } else { Class::Share }
+        };
+        Some(Pick { entity: *index, class, total: cell.weight, again: None })
+    }
+
+    /// Chooses among the CPU's own entities, and says when a cap lets another one in.
+    fn compare(&mut self, cpu: usize, now: u64) -> (Option<u64>, Option<Pick>) {
+        let (release, virtual_now) = self.park(cpu, now);
+        (release, self.pick(cpu, now, virtual_now))
+    }
+
     /// Takes guests out of the CPU's competition whose cap is used up, and lets
     /// those in that may run again. Says when the next one may, and the CPU's virtual time.
     fn park(&mut self, cpu: usize, now: u64) -> (Option<u64>, Virtual) {
@@ -263,7 +298,7 @@ impl Scheduler {
                 sooner(&mut heads.boost, waits);
             }
             let waited = now.saturating_sub(entity.ready_since.max(cell.released));
-            if waited > timing.patience(1, 1) && waited > timing.patience(share, nominal) {
+            if timing.is_overdue(waited, share, nominal) {
                 sooner(&mut heads.overdue, waits);
             }
             let better =
@@ -421,8 +456,15 @@ impl Scheduler {
 }
 
 impl crate::Timing {
-    /// How long an entity with `share` out of `total` waits at most, before it
-    /// runs out of turn.
+    /// Whether an entity with `share` out of `total` that has waited for `waited` ticks runs out of
+    /// turn.
+    fn is_overdue(&self, waited: u64, share: u64, total: u64) -> bool {
+        // Nobody's patience is less than that of one alone, which takes no division.
+        let alone = self.slice_min.max(self.round).saturating_add(self.slice_max).saturating_mul(2);
+        waited > alone && waited > self.patience(share, total)
+    }
+
+    /// How long an entity with `share` out of `total` waits at most.
     fn patience(&self, share: u64, total: u64) -> u64 {
         let turn = u128::from(self.slice_min) * u128::from(total) / u128::from(share.max(1));
         let turn = u64::try_from(turn).unwrap_or(u64::MAX).max(self.round);

@@ -109,6 +109,12 @@ impl Scheduler {
     /// The CPU for an entity that becomes runnable: an idle one, else its home.
     fn place_for(&self, index: u32) -> usize {
         let Some(entity) = self.entities.get(index) else { return 0 };
+        let at_home = CpuSet::one(entity.home).and(entity.allowed).and(self.idle).and(self.started);
+        if !at_home.is_empty()
+            && self.cpus.get(entity.home).is_some_and(|home| home.queued.is_empty())
+        {
+            return entity.home;
+        }
         // An idle CPU may have been promised to another. An entity that its guest's cap
         // holds back takes none.
         let parked = |index: u32, cpu: usize| {
