@@ -49,3 +49,18 @@ pub fn mmio_write32(address: u64, value: u32) {
     // SAFETY: addresses passed here are device registers, never Rust's memory.
     unsafe { asm!("mov [{a}], {v:e}", v = in(reg) value, a = in(reg) address, options(nostack)) };
 }
+
+/// Reads a device register of 64 bits in memory (identity-mapped).
+#[must_use]
+pub fn mmio_read64(address: u64) -> u64 {
+    let value: u64;
+    // SAFETY: a plain load; an address that is not mapped ends in the trap handler.
+    unsafe { asm!("mov {v}, [{a}]", v = out(reg) value, a = in(reg) address, options(nostack)) };
+    value
+}
+
+/// Writes a device register of 64 bits in memory (identity-mapped).
+pub fn mmio_write64(address: u64, value: u64) {
+    // SAFETY: addresses passed here are device registers, never Rust's memory.
+    unsafe { asm!("mov [{a}], {v}", v = in(reg) value, a = in(reg) address, options(nostack)) };
+}

@@ -113,6 +113,7 @@ pub static RECOVER_RIP: Shared<u64> = Shared::new(0);
 pub static RECOVER_RSP: Shared<u64> = Shared::new(0);
 static WANTED: Shared<bool> = Shared::new(false);
 static CAUGHT: Shared<Option<Trap>> = Shared::new(None);
+static CAUGHT_GPRS: Shared<[u64; 15]> = Shared::new([0; 15]);
 static HANDLERS: [Shared<Option<Handler>>; 256] = [const { Shared::new(None) }; 256];
 static COUNTS: [Shared<u64>; 256] = [const { Shared::new(0) }; 256];
 
@@ -322,6 +323,13 @@ pub fn count(vector: u8) -> u64 {
     COUNTS[usize::from(vector)].get()
 }
 
+/// Registers of the code that the last exception that was caught has interrupted, in the order of
+/// [`Frame::gprs`].
+#[must_use]
+pub fn caught_gprs() -> [u64; 15] {
+    CAUGHT_GPRS.get()
+}
+
 /// Takes what the last [`catch_asm!`](crate::catch_asm) caught.
 pub fn take() -> Option<Trap> {
     let caught = CAUGHT.get();
@@ -370,6 +378,7 @@ pub fn catch_this() {
 /// Records the exception and goes on where the catching code wants it, in
 /// ring 0 with single-stepping and backward strings off.
 fn recover(frame: &mut Frame) {
+    CAUGHT_GPRS.set(frame.gprs);
     CAUGHT.set(Some(Trap {
         vector: crate::cpu::low8(frame.vector),
         error: crate::cpu::low32(frame.error),

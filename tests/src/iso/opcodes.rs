@@ -1,4 +1,5 @@
-//! Instructions that a guest may try: each completes or faults, none ends the guest. And what
+//! Instructions that a guest may try: each completes or faults, none ends the guest, nor on memory of
+//! a device, where it comes out the same or is refused. And what
 //! CPUID says of the hypervisor, where the settings say so.
 
 use xtask::machine::Machine;
@@ -26,6 +27,11 @@ pub(crate) fn cases() -> Vec<Case> {
         seconds: 1800,
         ..Case::tiny("opcodes")
     };
+    let device = |name: &str, machine| Case {
+        name: format!("iso-opcodes-device{name}"),
+        cmdline: Some("device"),
+        ..case("", machine)
+    };
     let signature = |name: &str, machine| Case {
         machine,
         seconds: 240,
@@ -35,6 +41,9 @@ pub(crate) fn cases() -> Vec<Case> {
         case("", Machine::QemuSvm),
         case("-bochs-svm", Machine::BochsSvm),
         case("-vmx", Machine::BochsVmx),
+        device("", Machine::QemuSvm),
+        device("-bochs-svm", Machine::BochsSvm),
+        device("-vmx", Machine::BochsVmx),
         signature("iso-signature", Machine::QemuSvm),
         signature("iso-signature-vmx", Machine::BochsVmx),
     ]

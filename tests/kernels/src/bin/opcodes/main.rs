@@ -7,14 +7,19 @@
 //! byte is the last of a page with nothing behind it, where whatever comes next
 //! faults. A timer finds what does neither.
 //!
-//! Words of the command line: `from=` and `to=` choose opcodes by number, to search
+//! With `device`, on the command line, those with a memory operand are tried on memory and on a
+//! device instead, and are compared ([`device`]).
+//!
+//! Other words of the command line: `from=` and `to=` choose opcodes by number, to search
 //! for one that ends the run; `trace` prints each before it is tried.
 #![no_std]
 #![no_main]
 
+mod device;
+
 use core::arch::asm;
 use guests::apic::{Lapic, bits as lvt, reg};
-use guests::harness::{Outcome, Shared, Tests};
+use guests::harness::{Outcome, Shared, Stop, Tests};
 use guests::paging::{self, bits};
 use guests::trap::{self, RECOVER_RIP, RECOVER_RSP, Trap, selector, vector};
 use guests::{check, check_eq, cpu, info, io, print, println, user};
@@ -76,6 +81,9 @@ const LONGEST: usize = 6;
 /// Bytes that are put back behind each encoding in ordinary memory.
 const CLEAN: usize = 24;
 
+/// Where registers point to, behind the address of the data: most of them, RSI, RDI, RBP.
+const PLACES: [u64; 4] = [0, 0x1000, 0x2000, 0x8_0000];
+
 /// The watchdog's vector, and its ticks within one encoding that are too many.
 const WATCHDOG: u8 = 0x41;
 const PATIENCE: u64 = 3;
@@ -134,7 +142,11 @@ fn main() -> ! {
     let mut tests = Tests::new();
     prepare();
     tests.case("known", known);
-    tests.case("opcodes", opcodes);
+    if info::flag("device") {
+        tests.case("on_device", device::opcodes);
+    } else {
+        tests.case("opcodes", opcodes);
+    }
     tests.finish()
 }
 
@@ -201,12 +213,12 @@ fn put(encoding: &Encoding, place: Place) -> (u64, u64) {
 fn try_at(encoding: &Encoding, place: Place) -> Trap {
     let (rip, rflags) = put(encoding, place);
     CURRENT.set(CURRENT.get() + 1);
-    run(rip, rflags)
+    run(rip, rflags, user::DATA)
 }
 
-/// Runs ring 3 at `rip`: every register that can be an address points to memory of
-/// its own, RCX counts to three.
-fn run(rip: u64, rflags: u64) -> Trap {
+/// Runs ring 3 at `rip`: every register that can be an address points to memory, RSI, RDI and RBP
+/// at places of their own behind `data`, and RCX counts to three.
+fn run(rip: u64, rflags: u64, data: u64) -> Trap {
     // SAFETY: the frame leads to ring 3, which can reach its own region only; the
     // handler comes back to the label with this stack pointer, and RBX and RBP are
     // restored from it.
@@ -223,9 +235,9 @@ fn run(rip: u64, rflags: u64) -> Trap {
             "push {user_code}",
             "push r8",
             "mov rbx, rax",
-            "lea rbp, [rax + 0x80000]",
-            "lea rsi, [rax + 0x1000]",
-            "lea rdi, [rax + 0x2000]",
+            "lea rbp, [rax + {behind_rbp}]",
+            "lea rsi, [rax + {behind_rsi}]",
+            "lea rdi, [rax + {behind_rdi}]",
             "mov ecx, 3",
             "mov edx, 0x80",
             "mov r8, rax",
@@ -248,7 +260,10 @@ fn run(rip: u64, rflags: u64) -> Trap {
             stack = const user::DATA + 0xc_0000,
             recover_rip = sym RECOVER_RIP,
             recover_rsp = sym RECOVER_RSP,
-            inout("rax") user::DATA => _,
+            behind_rsi = const PLACES[1],
+            behind_rdi = const PLACES[2],
+            behind_rbp = const PLACES[3],
+            inout("rax") data => _,
             inout("r8") rip => _,
             inout("r9") rflags => _,
             out("rcx") _, out("rdx") _, out("rsi") _, out("rdi") _, out("r10") _, out("r11") _,
@@ -280,7 +295,9 @@ fn known() -> Outcome {
     Ok(())
 }
 
-fn opcodes() -> Outcome {
+/// Does `each` for each opcode: its number, prefixes, map and last byte. Whether that was all of
+/// them.
+fn for_each(mut each: impl FnMut(u64, &[u8], (usize, &[u8]), u8) -> Outcome) -> Result<bool, Stop> {
     let from = info::number("from").unwrap_or(0);
     let to = info::number("to").unwrap_or(u64::MAX);
     let mut number = 0;
@@ -288,20 +305,25 @@ fn opcodes() -> Outcome {
         for (map, first) in MAPS.iter().enumerate() {
             for opcode in 0..=255u8 {
                 if (from..to).contains(&number) {
-                    group(number, prefix, (map, first), opcode)?;
+                    each(number, prefix, (map, first), opcode)?;
                 }
                 number += 1;
             }
             println!("{number} opcodes");
         }
     }
+    Ok(from == 0 && to == u64::MAX)
+}
+
+fn opcodes() -> Outcome {
+    let all = for_each(group)?;
     let counts = COUNTS.get();
     print!("{} encodings twice: {} completed", counts.tried / 2, counts.completed);
     for (vector, count) in counts.faults.iter().enumerate().filter(|(_, count)| **count != 0) {
         print!(", {count} with vector {vector}");
     }
     println!();
-    if from == 0 && to == u64::MAX {
+    if all {
         check!(counts.tried > 2 * 60_000, "only {} encodings", counts.tried / 2);
         let invalid = counts.faults[usize::from(vector::UD)];
         check!(counts.completed > counts.tried / 10, "only {} completed", counts.completed);
@@ -311,7 +333,7 @@ fn opcodes() -> Outcome {
 }
 
 /// One opcode with all its operands.
-fn group(number: u64, prefix: &[u8], (map, first): (usize, &&[u8]), opcode: u8) -> Outcome {
+fn group(number: u64, prefix: &[u8], (map, first): (usize, &[u8]), opcode: u8) -> Outcome {
     // An instruction that unmasked exceptions must not hide those of the next ones.
     // SAFETY: no floating-point code is between.
     unsafe { asm!("fninit", options(nostack)) };
