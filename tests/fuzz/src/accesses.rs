@@ -5,7 +5,7 @@ extern crate std;
 
 use super::input::Input;
 use chipset::fabric::Fabric;
-use chipset::{Board, HotBells, has_device};
+use chipset::{Board, HotPorts, has_device};
 use config::layout::IOAPIC_BASE;
 use devices::pci::DevFn;
 use std::sync::LazyLock;
@@ -39,7 +39,7 @@ pub fn config(board: &Board, offset: u8, value: Option<u32>, now: Nanos) -> u32 
 }
 
 /// An access to the device on the PCI bus, wherever the guest has it; what was read.
-fn pci(board: &Board, bells: &mut HotBells, how: u8, input: &mut Input<'_>, now: Nanos) -> u64 {
+fn pci(board: &Board, bells: &mut HotPorts, how: u8, input: &mut Input<'_>, now: Nanos) -> u64 {
     let [first, second] = input.take();
     let value = u32::from_le_bytes(input.take());
     let width = width_of(first);
@@ -56,11 +56,11 @@ fn pci(board: &Board, bells: &mut HotBells, how: u8, input: &mut Input<'_>, now:
         }
         3 | 4 => {
             let at = u64::from(base(1 + (how >> 3 & 1)) & !15) + (u64::from(value) & 0xfff);
-            board.mmio_write(GuestPhysAddr::new(at), width, value.into(), now);
+            board.mmio_write(GuestPhysAddr::new(at), width, value.into(), || now);
         }
         5 => {
             let at = u64::from(base(1 + (how >> 3 & 1)) & !15) + (u64::from(value) & 0xfff);
-            let read = board.mmio_read(GuestPhysAddr::new(at), width, now);
+            let read = board.mmio_read(GuestPhysAddr::new(at), width, || now);
             assert_eq!(width.truncate(read), read);
             return read;
         }
@@ -69,7 +69,7 @@ fn pci(board: &Board, bells: &mut HotBells, how: u8, input: &mut Input<'_>, now:
             let [low, high, ..] = (base(0) & !3).to_le_bytes();
             let port = u16::from_le_bytes([low, high]).wrapping_add(second.into());
             if how & 8 != 0 {
-                board.follow_bells(bells);
+                board.follow_ports(bells);
             }
             if let Some((device, bits)) = board.hot_bell(port, bells) {
                 assert!(config(board, 4, None, now) & 1 != 0, "rung though ports are off");
@@ -97,7 +97,7 @@ pub struct Acted {
 pub fn act(
     board: &Board,
     fabric: &Fabric,
-    bells: &mut HotBells,
+    bells: &mut HotPorts,
     input: &mut Input<'_>,
     now: Nanos,
 ) -> Acted {
@@ -120,7 +120,7 @@ pub fn act(
         }
         9 | 10 => {
             let at = GuestPhysAddr::new(IOAPIC_BASE + u64::from(choice & 0x3f) * 4);
-            let value = board.mmio_read(at, width, now);
+            let value = board.mmio_read(at, width, || now);
             assert_eq!(width.truncate(value), value);
             acted.seen = value;
         }
@@ -129,7 +129,7 @@ pub fn act(
             let value = u32::from_le_bytes(input.take());
             for (offset, value) in [(0, register), (0x10, value)] {
                 let at = GuestPhysAddr::new(IOAPIC_BASE + offset);
-                board.mmio_write(at, Width::B4, value.into(), now);
+                board.mmio_write(at, Width::B4, value.into(), || now);
             }
         }
         13 if choice & 1 != 0 => acted.seen = pci(board, bells, choice >> 1, input, now),
@@ -157,6 +157,11 @@ pub fn act(
             }
             if let Some(mut write) = board.hot_write(port) {
                 write.write(choice);
+            }
+            if board.is_nobodys(port, bells) {
+                assert_eq!(board.port_read(port, Width::B1, now), 0xff, "port {port:#x}");
+                let lost = board.port_write(port, Width::B1, choice.into(), now);
+                assert_eq!(lost, chipset::PortOutcome::default(), "port {port:#x}");
             }
         }
     }

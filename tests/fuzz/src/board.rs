@@ -7,7 +7,7 @@ use super::input::Input;
 use chipset::fabric::{Fabric, Kick};
 use chipset::pci::Placed;
 use chipset::test_device::TestDevice;
-use chipset::{Board, ConsoleSink, HotBells, Quiet};
+use chipset::{Board, ConsoleSink, HotPorts, Quiet};
 use config::GuestSettings;
 use state::{Sections, Writer};
 use std::boxed::Box;
@@ -80,7 +80,7 @@ pub fn run(data: &[u8]) {
     let [seconds, switches] = input.take();
     let wall = 1_700_000_000 + (u64::from(seconds) << 24);
     let (mut fabric, mut board) = machine(wall, switches);
-    let mut bells = HotBells::default();
+    let mut bells = HotPorts::default();
     let mut now = Nanos(0);
     for _ in 0..ACCESSES {
         if input.0.is_empty() {
@@ -99,7 +99,7 @@ pub fn run(data: &[u8]) {
                 let [_, _] = input.take();
                 let (other, fresh) = machine(wall, switches);
                 move_over(&board, &fresh);
-                (fabric, board, bells) = (other, fresh, HotBells::default());
+                (fabric, board, bells) = (other, fresh, HotPorts::default());
             }
             _ => {
                 if act(&board, &fabric, &mut bells, &mut input, now).acknowledged {

@@ -6,7 +6,7 @@ extern crate std;
 
 use super::accesses::{PORTS, config};
 use super::input::Input;
-use chipset::HotBells;
+use chipset::HotPorts;
 use chipset::fabric::Requests;
 use config::layout::IOAPIC_BASE;
 use devices::lapic::{Lint, Ticks, Trigger};
@@ -82,7 +82,7 @@ fn fixed(play: &Play, what: u8, choice: u8) {
                 let low = (0x30 + pin) | if choice >> (pin % 8) & 1 != 0 { 1 << 15 } else { 0 };
                 for (offset, value) in [(0, 0x10 + 2 * pin), (0x10, low)] {
                     let at = GuestPhysAddr::new(IOAPIC_BASE + offset);
-                    play.vm.board.mmio_write(at, Width::B4, value, now(play));
+                    play.vm.board.mmio_write(at, Width::B4, value, || now(play));
                 }
             }
         }
@@ -108,7 +108,7 @@ fn on_pci(play: &Play, what: u8, choice: u8) {
             let address = if choice & 2 != 0 { 0xfeef_f004 } else { 0xfee0_0000 };
             for (offset, value) in [(0, address), (8, masked << 32 | 0x71)] {
                 let at = GuestPhysAddr::new(u64::from(BARS[2]) + offset);
-                play.vm.board.mmio_write(at, Width::B8, value, now(play));
+                play.vm.board.mmio_write(at, Width::B8, value, || now(play));
             }
             notify(play, 0);
         }
@@ -169,7 +169,7 @@ fn place(play: &Play) {
 
 fn notify(play: &Play, vector: u64) {
     let at = GuestPhysAddr::new(u64::from(BARS[1]) + NOTIFY);
-    play.vm.board.mmio_write(at, Width::B4, vector, now(play));
+    play.vm.board.mmio_write(at, Width::B4, vector, || now(play));
 }
 
 /// Has the guest write to device memory, if its mode lets it: `mov [ebx], eax`.
@@ -213,8 +213,8 @@ pub struct Seen {
 /// Looks at all that there is, which changes the machine.
 pub fn look(play: &mut Play) -> Seen {
     let mut seen = Seen { turns: Vec::new(), read: Vec::new(), bells: Vec::new() };
-    let mut bells = HotBells::default();
-    play.vm.board.follow_bells(&mut bells);
+    let mut bells = HotPorts::default();
+    play.vm.board.follow_ports(&mut bells);
     for port in (BARS[0]..BARS[0] + 8).filter_map(|port| u16::try_from(port).ok()) {
         seen.bells.push(play.vm.board.hot_bell(port, &bells));
     }
@@ -247,7 +247,7 @@ pub fn look(play: &mut Play) -> Seen {
         seen.read.push(config(board, offset, None, now(play)).into());
         for base in &BARS[1..] {
             let at = GuestPhysAddr::new(u64::from(*base) + u64::from(offset));
-            seen.read.push(board.mmio_read(at, Width::B4, now(play)));
+            seen.read.push(board.mmio_read(at, Width::B4, || now(play)));
         }
     }
     seen

@@ -8,7 +8,7 @@ use super::accesses::act;
 use super::input::Input;
 use super::prepared::{look, prepare};
 use super::turn;
-use chipset::{HotBells, Quiet};
+use chipset::{HotPorts, Quiet};
 use state::{Sections, StateError, Writer};
 use std::vec::Vec;
 use vmm::run::{off_cpu, on_cpu};
@@ -27,14 +27,14 @@ const VCPUS: usize = 2;
 /// A machine and its vCPU's copy of the doorbells' ports.
 struct Machine {
     play: Play,
-    bells: HotBells,
+    bells: HotPorts,
 }
 
 /// One case.
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
     let [choices, before, what] = input.take();
-    let mut one = Machine { play: Play::with(turn::RAM, VCPUS), bells: HotBells::default() };
+    let mut one = Machine { play: Play::with(turn::RAM, VCPUS), bells: HotPorts::default() };
     turn::begin(&mut one.play, choices);
     for _ in 0..choices >> 4 {
         prepare(&mut one.play, &mut input);
@@ -176,7 +176,7 @@ fn fresh(one: &Machine, choices: u8) -> Machine {
     play.stage.tsc = one.play.stage.tsc + AHEAD;
     play.stage.boot = one.play.stage.boot + AHEAD;
     play.stage.waits_since = play.stage.tsc;
-    Machine { play, bells: HotBells::default() }
+    Machine { play, bells: HotPorts::default() }
 }
 
 fn restore(play: &mut Play, saved: &[u8]) -> Result<Vec<u8>, StateError> {

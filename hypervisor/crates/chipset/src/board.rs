@@ -294,12 +294,13 @@ impl Board {
     }
 
     /// Reads device memory at `gpa`: all ones if nothing answers.
-    pub fn mmio_read(&self, gpa: GuestPhysAddr, width: Width, now: Nanos) -> u64 {
+    /// `now` tells the time to a device that asks.
+    pub fn mmio_read(&self, gpa: GuestPhysAddr, width: Width, now: impl FnOnce() -> Nanos) -> u64 {
         let at = |base: u64, size: u64| {
             gpa.checked_offset_from(GuestPhysAddr::new(base)).filter(|offset| *offset < size)
         };
         let value = if let Some(offset) = at(IOAPIC_BASE, IOAPIC_SIZE) {
-            self.fabric.ioapic_read(offset, width, now)
+            self.fabric.ioapic_read(offset, width)
         } else if let (Some(scratch), Some(offset)) =
             (&self.scratch, at(SCRATCH_BASE, SCRATCH_SIZE))
         {
@@ -311,12 +312,18 @@ impl Board {
     }
 
     /// Writes device memory at `gpa`: the write is lost if nothing listens.
-    pub fn mmio_write(&self, gpa: GuestPhysAddr, width: Width, value: u64, now: Nanos) {
+    pub fn mmio_write(
+        &self,
+        gpa: GuestPhysAddr,
+        width: Width,
+        value: u64,
+        now: impl FnOnce() -> Nanos,
+    ) {
         let at = |base: u64, size: u64| {
             gpa.checked_offset_from(GuestPhysAddr::new(base)).filter(|offset| *offset < size)
         };
         if let Some(offset) = at(IOAPIC_BASE, IOAPIC_SIZE) {
-            self.fabric.ioapic_write(offset, width, value, now);
+            self.fabric.ioapic_write(offset, width, value);
         } else if let (Some(scratch), Some(offset)) =
             (&self.scratch, at(SCRATCH_BASE, SCRATCH_SIZE))
         {

@@ -2,7 +2,7 @@
 //! of memory now, and where its doorbells are.
 //!
 //! The table of places is searched under its lock. A vCPU's hot handler waits for no lock: it has
-//! a copy of the doorbells' ports ([`HotBells`]), which it uses only while the bus has not changed
+//! a copy of what it has to know ([`HotPorts`]), which it uses only while the bus has not changed
 //! since; otherwise the general code serves the access, and the copy is renewed before the next
 //! entry. So no doorbell rings at a place that it has left, and no vCPU need be told that one
 //! moved.
@@ -174,9 +174,14 @@ impl Bus {
     }
 
     /// Reads memory at `gpa`; `None` if nobody answers.
-    pub(crate) fn memory_read(&self, gpa: GuestPhysAddr, width: Width, now: Nanos) -> Option<u64> {
+    pub(crate) fn memory_read(
+        &self,
+        gpa: GuestPhysAddr,
+        width: Width,
+        now: impl FnOnce() -> Nanos,
+    ) -> Option<u64> {
         let found = self.memory(gpa, width)?;
-        let value = found.member.device.read(found.bar, found.offset, width, now);
+        let value = found.member.device.read(found.bar, found.offset, width, now());
         Some(width.truncate(value))
     }
 
@@ -186,27 +191,28 @@ impl Bus {
         gpa: GuestPhysAddr,
         width: Width,
         value: u64,
-        now: Nanos,
+        now: impl FnOnce() -> Nanos,
     ) -> Option<()> {
         let Found { member, bar, offset } = self.memory(gpa, width)?;
-        member.device.write(bar, offset, width, value, now);
+        member.device.write(bar, offset, width, value, now());
         Some(())
     }
 
-    /// Renews `bells` if the places have changed since. `is_fixed` says whether a fixed device of the
+    /// Renews `ports` if the places have changed since. `is_fixed` says whether a fixed device of the
     /// PC has a port.
     #[inline(always)]
-    pub(crate) fn follow(&self, bells: &mut HotBells, is_fixed: fn(u16) -> bool) {
-        if bells.generation != self.generation() {
-            self.renew(bells, is_fixed);
+    pub(crate) fn follow(&self, ports: &mut HotPorts, is_fixed: fn(u16) -> bool) {
+        if ports.generation != self.generation() {
+            self.renew(ports, is_fixed);
         }
     }
 
     #[inline(never)]
-    fn renew(&self, bells: &mut HotBells, is_fixed: fn(u16) -> bool) {
+    fn renew(&self, hot: &mut HotPorts, is_fixed: fn(u16) -> bool) {
         let table = self.table.read();
-        bells.generation = self.generation();
-        bells.bells.clear();
+        hot.generation = self.generation();
+        hot.first = table.ports.iter().map(|range| range.first).min();
+        hot.bells.clear();
         for range in &table.ports {
             let member = self.members.get(range.member);
             let Some(ports) = member.and_then(|member| member.bells.as_ref()) else { continue };
@@ -226,7 +232,7 @@ impl Bus {
                 && let Ok(member) = u8::try_from(range.member)
             {
                 // There are as many devices at the most as there is room for.
-                let _ = bells.bells.try_push(HotBell { first, last, member });
+                let _ = hot.bells.try_push(HotBell { first, last, member });
             }
         }
     }
@@ -268,14 +274,16 @@ struct HotBell {
     member: u8,
 }
 
-/// A vCPU's copy of the doorbells' ports.
+/// A vCPU's copy of the places of BARs among the I/O ports: what its hot handler has to know.
 #[derive(Clone, Debug, Default)]
-pub struct HotBells {
+pub struct HotPorts {
     generation: u64,
+    /// The lowest port of a BAR, if there is one.
+    first: Option<u64>,
     bells: ArrayVec<HotBell, { PCI_SLOTS as usize }>,
 }
 
-impl HotBells {
+impl HotPorts {
     /// The device whose doorbell is at `port`, by its number, and the bit that it rings; `None` if
     /// there is none, or `generation` is not that of the copy.
     #[inline]
@@ -285,5 +293,12 @@ impl HotBells {
         let from = port - bell.first;
         (from.is_multiple_of(4) && self.generation == generation)
             .then(|| (bell.member, 1 << (from / 4)))
+    }
+
+    /// Whether `port` lies below all BARs, and `generation` is that of the copy.
+    #[inline]
+    #[must_use]
+    pub(crate) fn is_below(&self, port: u16, generation: u64) -> bool {
+        self.generation == generation && self.first.is_none_or(|first| u64::from(port) < first)
     }
 }

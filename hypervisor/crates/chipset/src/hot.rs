@@ -1,8 +1,8 @@
-//! Hot accesses to ports that guests use often: reads that change nothing, and writes of
-//! a polling console. All others are declined.
+//! Hot accesses to ports that guests use often: reads that change nothing, writes of a polling
+//! console, and what nobody answers. All others are declined.
 
 use crate::board::Board;
-use crate::bus::HotBells;
+use crate::bus::HotPorts;
 use crate::console::Serial;
 use crate::ports::{Target, has_device, lookup};
 use locks::MutexGuard;
@@ -36,18 +36,26 @@ impl Board {
         }
     }
 
-    /// Renews a vCPU's copy of the doorbells' ports.
+    /// Whether nobody answers at `port` now, by the vCPU's copy `ports`: an access of one byte
+    /// reads 0xff, and a write is lost. `false` says nothing.
     #[inline]
-    pub fn follow_bells(&self, bells: &mut HotBells) {
-        self.bus.follow(bells, has_device);
+    #[must_use]
+    pub fn is_nobodys(&self, port: u16, ports: &HotPorts) -> bool {
+        !has_device(port) && ports.is_below(port, self.bus.generation())
+    }
+
+    /// Renews a vCPU's copy of the places of BARs among the ports.
+    #[inline]
+    pub fn follow_ports(&self, ports: &mut HotPorts) {
+        self.bus.follow(ports, has_device);
     }
 
     /// OUT of any width and value to `port`, if a doorbell is there now by the vCPU's copy
-    /// `bells`: its device, by number, and the bit to [mark](Self::hot_mark).
+    /// `ports`: its device, by number, and the bit to [mark](Self::hot_mark).
     #[inline]
     #[must_use]
-    pub fn hot_bell(&self, port: u16, bells: &HotBells) -> Option<(u8, u64)> {
-        bells.find(port, self.bus.generation())
+    pub fn hot_bell(&self, port: u16, ports: &HotPorts) -> Option<(u8, u64)> {
+        ports.find(port, self.bus.generation())
     }
 
     /// Marks the doorbell of a device, by number. Whether the vCPU owes the device a wake-up from

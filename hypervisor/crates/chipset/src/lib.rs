@@ -30,7 +30,7 @@ pub mod test_device;
 pub mod trace_port;
 
 pub use board::{Board, BoardEnd, PortOutcome};
-pub use bus::HotBells;
+pub use bus::HotPorts;
 pub use console::{ConsoleSink, Flushed};
 pub use hot::HotWrite;
 pub use ports::has_device;

@@ -202,8 +202,8 @@ mod tests {
             let _ = after.port_write(0xcf8, Width::B4, 0x8000_1800 | offset, Nanos(0));
             let _ = after.port_write(0xcfc, Width::B4, value, Nanos(0));
         }
-        let mut bells = crate::HotBells::default();
-        after.follow_bells(&mut bells);
+        let mut bells = crate::HotPorts::default();
+        after.follow_ports(&mut bells);
         let (device, bits) = after.hot_bell(0xc000, &bells).unwrap();
         assert!(after.hot_mark(device, bits), "the first one owes the wake-up");
     }

@@ -62,27 +62,6 @@ pub trait PortDevice {
     ) -> Result<(), AccessError>;
 }
 
-/// A device in guest-physical memory.
-pub trait MmioDevice {
-    /// A read at `offset` from the device's first byte.
-    ///
-    /// # Errors
-    /// [`AccessError`] if there is nothing to read.
-    fn mmio_read(&mut self, offset: u64, width: Width, now: Nanos) -> Result<u64, AccessError>;
-
-    /// A write at `offset` from the device's first byte.
-    ///
-    /// # Errors
-    /// [`AccessError`] if there is nothing to write.
-    fn mmio_write(
-        &mut self,
-        offset: u64,
-        width: Width,
-        value: u64,
-        now: Nanos,
-    ) -> Result<(), AccessError>;
-}
-
 /// A device that acts when time passes.
 pub trait Timed {
     /// Time at which it next wants [`advance`](Self::advance) to be called, if ever.

@@ -35,7 +35,7 @@ pub mod rtc;
 mod testing;
 pub mod uart;
 
-pub use device::{AccessError, Device, MmioDevice, PortDevice, RestoreError, Timed};
+pub use device::{AccessError, Device, PortDevice, RestoreError, Timed};
 
 // The Rust in a document, which `cargo test --doc` compiles and runs.
 #[cfg(doctest)]

@@ -6,7 +6,9 @@ use crate::registers::Fields;
 #[cfg(doc)]
 use crate::registers::Registers;
 use crate::vcpu::Vcpu;
-use x86defs::{Cr0, Cr4, DescriptorTable, Efer, Msr, Rflags, Segment, SegmentRegister};
+use x86defs::{
+    Cr0, Cr4, DescriptorTable, Efer, Msr, Rflags, Segment, SegmentAttributes, SegmentRegister,
+};
 
 macro_rules! accessors {
     ($($(#[$doc:meta])* $get:ident, $set:ident: $field:ident, $type:ty;)*) => {
@@ -89,6 +91,13 @@ impl<B: Backend + ?Sized> Vcpu<B> {
         self.registers.cpl.get()
     }
 
+    /// The attributes of CS.
+    #[inline]
+    pub fn code(&self) -> SegmentAttributes {
+        self.know(Fields::CODE);
+        self.registers.code.get()
+    }
+
     /// A segment register.
     #[inline]
     pub fn segment(&self, register: SegmentRegister) -> Segment {
@@ -100,9 +109,16 @@ impl<B: Backend + ?Sized> Vcpu<B> {
     pub fn set_segment(&mut self, register: SegmentRegister, value: Segment) {
         self.registers.segment(register).fill(value);
         self.registers.change(Fields::segment(register));
-        if register == SegmentRegister::Ss {
-            self.registers.cpl.fill(value.attributes.dpl());
-            *self.registers.known.get_mut() |= Fields::CPL;
+        match register {
+            SegmentRegister::Ss => {
+                self.registers.cpl.fill(value.attributes.dpl());
+                *self.registers.known.get_mut() |= Fields::CPL;
+            }
+            SegmentRegister::Cs => {
+                self.registers.code.fill(value.attributes);
+                *self.registers.known.get_mut() |= Fields::CODE;
+            }
+            _ => {}
         }
     }
 

@@ -62,8 +62,8 @@ impl<M: GuestRam> GuestPageTables for Tables<'_, M> {
 pub(crate) struct Emulated<'a, B, M> {
     pub(crate) vcpu: &'a mut Vcpu<B>,
     pub(crate) vm: &'a Vm<M>,
-    pub(crate) now: Nanos,
-    pub(crate) ticks: Ticks,
+    /// The host's time.
+    tsc: u64,
     mode: CpuMode,
     /// The last translation, for the next access of the same instruction:
     /// linear page, guest-physical page, rights.
@@ -83,16 +83,28 @@ enum Rights {
 }
 
 impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
-    pub(crate) fn new(vcpu: &'a mut Vcpu<B>, vm: &'a Vm<M>, now: Nanos, ticks: Ticks) -> Self {
+    /// At the host's time `tsc`, for an instruction that has caused `fault`, if it has.
+    #[inline]
+    pub(crate) fn new(
+        vcpu: &'a mut Vcpu<B>,
+        vm: &'a Vm<M>,
+        tsc: u64,
+        fault: Option<NestedFault>,
+    ) -> Self {
+        let others = NestedAccess::WRITE | NestedAccess::FETCH | NestedAccess::WALK;
+        let exited = fault.filter(|fault| !fault.access.intersects(others));
         let mode = vcpu.mode();
-        Self { vcpu, vm, now, ticks, mode, cached: None, exited: None, system: false }
+        Self { vcpu, vm, tsc, mode, cached: None, exited, system: false }
     }
 
-    /// The same, for an instruction that has caused `fault`.
-    pub(crate) fn after(self, fault: NestedFault) -> Self {
-        let others = NestedAccess::WRITE | NestedAccess::FETCH | NestedAccess::WALK;
-        let exited = (!fault.access.intersects(others)).then_some(fault);
-        Self { exited, ..self }
+    /// The guest's TSC.
+    fn ticks(&self) -> Ticks {
+        Ticks(self.vcpu.core.line.ticks(self.tsc))
+    }
+
+    /// The guest's time.
+    fn now(&self) -> Nanos {
+        self.vcpu.core.line.now(self.tsc)
     }
 
     fn config(&self) -> WalkConfig {
@@ -274,33 +286,38 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
     /// A naturally aligned read of a device, of as many bytes as `buffer` has.
     #[inline]
     fn read_register(&mut self, gpa: GuestPhysAddr, width: Width, buffer: &mut [u8]) {
-        let value = self.device_read(gpa, width).to_le_bytes();
-        buffer.copy_from_slice(value.get(..width.bytes()).unwrap_or_default());
+        let value = self.device_read(gpa, width);
+        // Copies of a length that is known when compiled.
+        match width {
+            Width::B4 if let Some(whole) = buffer.first_chunk_mut() => {
+                *whole = value.low32().to_le_bytes();
+            }
+            _ => buffer.iter_mut().zip(value.to_le_bytes()).for_each(|(to, byte)| *to = byte),
+        }
     }
 
     fn device_read(&mut self, gpa: GuestPhysAddr, width: Width) -> u64 {
         match self.lapic_offset(gpa) {
-            Some(offset) => self
-                .vcpu
-                .core
-                .lapic
-                .mmio_read(offset, width, self.ticks)
-                .map_or(width.mask(), u64::from),
-            None => self.vm.board.mmio_read(gpa, width, self.now),
+            Some(offset) => {
+                let ticks = self.ticks();
+                let read = self.vcpu.core.lapic.mmio_read(offset, width, ticks);
+                read.map_or(width.mask(), u64::from)
+            }
+            None => self.vm.board.mmio_read(gpa, width, || self.now()),
         }
     }
 
     fn device_write(&mut self, gpa: GuestPhysAddr, width: Width, value: u64) {
         match self.lapic_offset(gpa) {
             Some(offset) => {
-                let effect =
-                    self.vcpu.core.lapic.mmio_write(offset, width, value.low32(), self.ticks);
+                let ticks = self.ticks();
+                let effect = self.vcpu.core.lapic.mmio_write(offset, width, value.low32(), ticks);
                 // A width or register that is not there: the write is lost.
                 if let Ok(effect) = effect {
                     crate::apic::apply(self.vcpu, self.vm, effect);
                 }
             }
-            None => self.vm.board.mmio_write(gpa, width, value, self.now),
+            None => self.vm.board.mmio_write(gpa, width, value, || self.now()),
         }
     }
 

@@ -13,7 +13,9 @@
 
 use bitflags::bitflags;
 use core::cell::Cell;
-use x86defs::{Cr0, Cr4, DescriptorTable, Efer, Msr, Rflags, Segment, SegmentRegister};
+use x86defs::{
+    Cr0, Cr4, DescriptorTable, Efer, Msr, Rflags, Segment, SegmentAttributes, SegmentRegister,
+};
 
 bitflags! {
     /// A set of registers.
@@ -82,6 +84,8 @@ bitflags! {
         const TSC_AUX = 1 << 27;
         /// PKRU, while the vCPU has a CPU. Only the guest writes it.
         const PKRU = 1 << 28;
+        /// The attributes of CS alone. They are written with it.
+        const CODE = 1 << 29;
         /// ES. The other segment registers follow by their numbers.
         const ES = 1 << 32;
         /// CS.
@@ -197,6 +201,8 @@ pub struct Registers {
     pub pat: Value<u64>,
     /// PKRU.
     pub pkru: Value<u32>,
+    /// [`Fields::CODE`].
+    pub code: Value<SegmentAttributes>,
     /// XCR0, if it is changed.
     pub xcr0: Value<u64>,
     /// TSC_AUX, if it is changed.

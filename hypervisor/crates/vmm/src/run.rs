@@ -91,7 +91,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
         Activity::Halted if vcpu.has_wake_up(pic) => vcpu.wake(),
         Activity::Halted | Activity::WaitForStartup => return Next::Idle(apic.min(devices)),
     }
-    vm.board.follow_bells(&mut vcpu.core.bells);
+    vm.board.follow_ports(&mut vcpu.core.ports);
     if vm.memory.pay(&mut vcpu.core.memory_seen) {
         vcpu.hw.invalidate();
     }

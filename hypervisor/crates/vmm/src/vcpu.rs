@@ -16,7 +16,7 @@ use crate::stats::ExitCounts;
 use crate::stopwatch::Stopwatch;
 use alloc::sync::Arc;
 use chipset::fabric::Posted;
-use chipset::{Board, HotBells};
+use chipset::{Board, HotPorts};
 use core::sync::atomic::AtomicUsize;
 use devices::lapic::Lapic;
 use memory::HotRam;
@@ -81,8 +81,8 @@ pub struct VcpuCore {
     pub pv: PvState,
     /// Counts that are no exits by kind.
     pub counters: Counters,
-    /// Ports of doorbells.
-    pub bells: HotBells,
+    /// Places of BARs among the ports, for the hot handler.
+    pub ports: HotPorts,
     /// The generation of the guest's memory that the CPU has cached nothing from before.
     pub memory_seen: u64,
     /// Devices whose doorbells the vCPU has marked and that it has still to wake
@@ -321,7 +321,7 @@ impl<B: Backend + ?Sized> Vcpu<B> {
 
     /// The mode of operation.
     pub fn mode(&self) -> CpuMode {
-        let cs = self.segment(SegmentRegister::Cs).attributes;
+        let cs = self.code();
         CpuMode::of(self.cr0(), self.efer(), self.rflags(), cs.long(), cs.big())
     }
 
@@ -357,12 +357,24 @@ impl<B: Backend + ?Sized> Vcpu<B> {
         if self.interrupt_shadow() && !cfg!(planted = "shadow-not-cleared") {
             self.set_interrupt_shadow(false);
         }
+        self.clear_resume_flag();
+        if stepped {
+            self.trap_single_step();
+        }
+    }
+
+    /// The end of an instruction that loads SS: a shadow begins, which holds its single-step trap
+    /// off, too.
+    pub(crate) fn end_in_shadow(&mut self) {
+        self.set_interrupt_shadow(true);
+        self.clear_resume_flag();
+    }
+
+    /// An instruction is done: the next one's breakpoint counts.
+    fn clear_resume_flag(&mut self) {
         let flags = self.rflags();
         if flags.contains(Rflags::RF) {
             self.set_rflags(flags - Rflags::RF);
-        }
-        if stepped {
-            self.trap_single_step();
         }
     }
 

@@ -32,7 +32,8 @@ pub struct SegmentAttributes {
 
 impl SegmentAttributes {
     /// The attributes in the packed 12 bits of a VMCB (APM: "VMCB Layout, State Save Area").
-    pub(crate) const fn from_svm(packed: u16) -> Self {
+    #[must_use]
+    pub const fn from_svm(packed: u16) -> Self {
         Self::from_bits(packed & 0xff | (packed & 0xf00) << 4)
     }
 

@@ -31,8 +31,10 @@ pub(crate) fn linear<C: Cpu>(
     intent: Intent,
 ) -> Result<u64, GuestException> {
     let mode = cpu.mode();
-    let exception = if segment == SegmentRegister::Ss { Exception::SS } else { Exception::GP };
-    let refused = GuestException::with_zero(exception, mode);
+    let refused = || {
+        let exception = if segment == SegmentRegister::Ss { Exception::SS } else { Exception::GP };
+        GuestException::with_zero(exception, mode)
+    };
     let beyond_first = len.saturating_sub(1);
     let linear = if mode == CpuMode::Long64 {
         let base = match segment {
@@ -42,7 +44,7 @@ pub(crate) fn linear<C: Cpu>(
         let first = base.wrapping_add(offset);
         let last = first.wrapping_add(beyond_first);
         if !is_canonical(first) || !is_canonical(last) {
-            return Err(refused);
+            return Err(refused());
         }
         first
     } else {
@@ -50,7 +52,7 @@ pub(crate) fn linear<C: Cpu>(
         if !mode.is_real_like() && !allows(&hidden, intent)
             || !within(&hidden, offset, beyond_first)
         {
-            return Err(refused);
+            return Err(refused());
         }
         u64::from(hidden.base.wrapping_add(offset).low32())
     };

@@ -23,7 +23,7 @@ use x86defs::vmcb::{
 };
 use x86defs::{
     Cr0, Cr4, DescriptorTable, Efer, Event, EventKind, Exception, HostPhysAddr, Rflags,
-    SegmentRegister, VectorRegister, VmExit,
+    SegmentAttributes, SegmentRegister, VectorRegister, VmExit,
 };
 
 /// The exceptions that exit now. If an exit would lose DR6, #DB is left to the
@@ -510,6 +510,10 @@ impl Backend for SvmVcpu {
         }
         if has(Fields::CPL) {
             r.cpl.fill(s.cpl);
+        }
+        if has(Fields::CODE) {
+            let cs = s.segments[SegmentRegister::Cs as usize];
+            r.code.fill(SegmentAttributes::from_svm(cs.attributes));
         }
         for (field, value, own) in [
             (Fields::STAR, &r.star, s.star),

@@ -49,14 +49,19 @@ impl VmxVcpu {
         v.write(FieldNatural::guest_base(register), value.base);
     }
 
-    fn segment(&self, register: SegmentRegister) -> Segment {
-        let v = self.current();
-        let rights = v.read(Field32::guest_rights(register));
+    #[inline(always)]
+    fn attributes(&self, register: SegmentRegister) -> SegmentAttributes {
+        let rights = self.current().read(Field32::guest_rights(register));
         let attributes = SegmentAttributes::from_bits(rights.low16() & 0xf0ff);
         let usable = rights & ACCESS_RIGHTS_UNUSABLE == 0;
+        attributes.with_present(usable && attributes.present())
+    }
+
+    fn segment(&self, register: SegmentRegister) -> Segment {
+        let v = self.current();
         Segment {
             selector: v.read(Field16::guest_selector(register)),
-            attributes: attributes.with_present(usable && attributes.present()),
+            attributes: self.attributes(register),
             limit: v.read(Field32::guest_limit(register)),
             base: v.read(FieldNatural::guest_base(register)),
         }
@@ -238,6 +243,9 @@ impl Backend for VmxVcpu {
             // SS's privilege level is the CPU's, even where SS is unusable.
             let rights = v.read(Field32::GUEST_SS_RIGHTS);
             r.cpl.fill(SegmentAttributes::from_bits(rights.low16() & 0xf0ff).dpl());
+        }
+        if has(Fields::CODE) {
+            r.code.fill(self.attributes(SegmentRegister::Cs));
         }
         if has(Fields::SYSENTER_CS) {
             r.sysenter_cs.fill(v.read(Field32::GUEST_SYSENTER_CS).into());

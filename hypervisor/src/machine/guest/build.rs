@@ -16,7 +16,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use chipset::fabric::{Fabric, Kick, Posted};
 use chipset::test_device::LAID_BYTES;
-use chipset::{Board, HotBells};
+use chipset::{Board, HotPorts};
 use config::GuestSettings;
 use core::sync::atomic::AtomicUsize;
 use devices::lapic::{Lapic, Role, TickRatio};
@@ -340,7 +340,7 @@ impl Parts {
             watch: Stopwatch::default(),
             pv: PvState::default(),
             counters: Counters::default(),
-            bells: HotBells::default(),
+            ports: HotPorts::default(),
             owed: 0,
             owed_since: 0,
             memory_seen: 0,

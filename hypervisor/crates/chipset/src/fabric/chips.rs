@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 use devices::ioapic::IoApic;
 use devices::lapic::InterruptMessage;
 use devices::pic::PicPair;
-use devices::{AccessError, MmioDevice, PortDevice};
+use devices::{AccessError, PortDevice};
 use locks::MutexGuard;
 use x86defs::time::Nanos;
 use x86defs::{Vector, Width};
@@ -236,14 +236,14 @@ impl Fabric {
         self.chips.try_lock()?.pic.hot_read(offset)
     }
 
-    pub(crate) fn ioapic_read(&self, offset: u64, width: Width, now: Nanos) -> Option<u64> {
-        self.chips.lock().ioapic.mmio_read(offset, width, now).ok()
+    pub(crate) fn ioapic_read(&self, offset: u64, width: Width) -> Option<u64> {
+        self.chips.lock().ioapic.mmio_read(offset, width).ok()
     }
 
-    pub(crate) fn ioapic_write(&self, offset: u64, width: Width, value: u64, now: Nanos) {
+    pub(crate) fn ioapic_write(&self, offset: u64, width: Width, value: u64) {
         let mut wired = self.wired();
         // A width or register that is not there: the write is lost, as on hardware.
-        let _ = wired.chips.ioapic.mmio_write(offset, width, value, now);
+        let _ = wired.chips.ioapic.mmio_write(offset, width, value);
         wired.flush();
     }
 }

@@ -217,8 +217,8 @@ fn pci_inputs_are_active_low() {
     let came = || fabric.mailbox(0).unwrap().take().0;
     for pin in 16..24 {
         for (register, value) in [(0x11, 0), (0x10, 1 << 15 | 1 << 13 | 0x50)] {
-            fabric.ioapic_write(0, Width::B4, register + 2 * pin, Nanos(0));
-            fabric.ioapic_write(0x10, Width::B4, value, Nanos(0));
+            fabric.ioapic_write(0, Width::B4, register + 2 * pin);
+            fabric.ioapic_write(0x10, Width::B4, value);
         }
     }
     assert_eq!(came(), [0; 4], "idle");

@@ -5,7 +5,7 @@ extern crate std;
 use super::*;
 use crate::fabric::{Fabric, Kick};
 use crate::test_device::TestDevice;
-use crate::{Board, ConsoleSink, HotBells};
+use crate::{Board, ConsoleSink, HotPorts};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use config::GuestSettings;
@@ -96,7 +96,7 @@ impl World {
     }
 
     fn store(&self, address: u64, value: u32) {
-        self.board.mmio_write(GuestPhysAddr::new(address), Width::B4, value.into(), NOW);
+        self.board.mmio_write(GuestPhysAddr::new(address), Width::B4, value.into(), || NOW);
     }
 
     /// Takes the vectors that were sent since this was called last.
@@ -142,9 +142,9 @@ fn a_bar_answers_where_the_guest_put_it_and_nowhere_else() {
     world.store(0xd000_0008, 0);
     world.store(0xd000_1008, 0);
     assert_eq!(world.seen(2), 1);
-    let read = |at| world.board.mmio_read(GuestPhysAddr::new(at), Width::B4, NOW);
+    let read = |at| world.board.mmio_read(GuestPhysAddr::new(at), Width::B4, || NOW);
     assert_eq!((read(0xd000_0008), read(0xd000_1000)), (1, u64::from(u32::MAX)));
-    let beyond = world.board.mmio_read(GuestPhysAddr::new(0xd000_0ffe), Width::B4, NOW);
+    let beyond = world.board.mmio_read(GuestPhysAddr::new(0xd000_0ffe), Width::B4, || NOW);
     assert_eq!(beyond, u64::from(u32::MAX), "an access over the end");
 }
 
@@ -153,9 +153,9 @@ fn marks_are_owed_and_paid_once() {
     let world = world();
     world.set_config(header::BAR0, Width::B4, 0xc000);
     world.set_command(ALL);
-    let mut bells = HotBells::default();
+    let mut bells = HotPorts::default();
     assert_eq!(world.board.hot_bell(0xc004, &bells), None, "the copy is old");
-    world.board.follow_bells(&mut bells);
+    world.board.follow_ports(&mut bells);
     let (device, bits) = world.board.hot_bell(0xc004, &bells).unwrap();
     assert_eq!((device, bits), (0, 2));
     assert_eq!(world.board.hot_bell(0xc006, &bells), None);
@@ -169,12 +169,12 @@ fn marks_are_owed_and_paid_once() {
     // A copy from before the bell has moved finds nothing.
     world.set_config(header::BAR0, Width::B4, 0xd000);
     assert_eq!(world.board.hot_bell(0xc004, &bells), None);
-    world.board.follow_bells(&mut bells);
+    world.board.follow_ports(&mut bells);
     assert_eq!(world.board.hot_bell(0xc004, &bells), None);
     assert_eq!(world.board.hot_bell(0xd004, &bells), Some((0, 2)));
     // The end of the ports.
     world.set_config(header::BAR0, Width::B4, 0xff00);
-    world.board.follow_bells(&mut bells);
+    world.board.follow_ports(&mut bells);
     assert_eq!(world.board.hot_bell(0xfffc, &bells), Some((0, 1 << 63)));
 }
 
@@ -207,7 +207,7 @@ fn no_mark_is_lost_and_none_comes_from_an_old_place() {
     let ringer = |bit: u16, by_memory: bool| {
         let (world, place) = (Arc::clone(&world), Arc::clone(&place));
         thread::spawn(move || {
-            let mut bells = HotBells::default();
+            let mut bells = HotPorts::default();
             let mut counted = 0;
             let count = |world: &World| world.seen(bit.into());
             while counted < ROUNDS {
@@ -222,7 +222,7 @@ fn no_mark_is_lost_and_none_comes_from_an_old_place() {
                 if by_memory {
                     world.store(0xd000_0000 + 4 * u64::from(bit), 0);
                 } else {
-                    world.board.follow_bells(&mut bells);
+                    world.board.follow_ports(&mut bells);
                     let ring = |port: u16| match world.board.hot_bell(port, &bells) {
                         Some((device, bits)) => {
                             if world.board.hot_mark(device, bits) {
@@ -280,7 +280,7 @@ fn msix_masks_keeps_and_sends() {
     let notify = |vector| world.device.pci().notify(vector);
     let pending = |n: u64| {
         let at = GuestPhysAddr::new(TABLE + 0x800 + n / 64 * 8);
-        world.board.mmio_read(at, Width::B8, NOW) >> (n % 64) & 1
+        world.board.mmio_read(at, Width::B8, || NOW) >> (n % 64) & 1
     };
     set_vector(&world, 0, 0x40, false);
     set_vector(&world, 63, 0x3f, true);
@@ -306,10 +306,10 @@ fn msix_masks_keeps_and_sends() {
     // A message that waits goes by the entry's data when it is sent.
     world.store(TABLE + 8, 0x50);
     let at = GuestPhysAddr::new(TABLE + 8);
-    world.board.mmio_write(at, Width::B8, 0x51, NOW);
+    world.board.mmio_write(at, Width::B8, 0x51, || NOW);
     assert_eq!(world.vectors(), [0x51], "data and mask in one access");
-    assert_eq!(world.board.mmio_read(at, Width::B8, NOW), 0x51);
-    assert_eq!(world.board.mmio_read(GuestPhysAddr::new(TABLE + 2), Width::B2, NOW), 0);
+    assert_eq!(world.board.mmio_read(at, Width::B8, || NOW), 0x51);
+    assert_eq!(world.board.mmio_read(GuestPhysAddr::new(TABLE + 2), Width::B2, || NOW), 0);
     // Neither without leave to write memory, nor to where no APIC is.
     world.set_command(command::MEMORY_SPACE);
     notify(0);
@@ -376,8 +376,8 @@ fn fixed_devices_go_before_bars() {
     let world = world();
     world.set_config(header::BAR0, Width::B4, 0);
     world.set_command(ALL);
-    let mut bells = HotBells::default();
-    world.board.follow_bells(&mut bells);
+    let mut bells = HotPorts::default();
+    world.board.follow_ports(&mut bells);
     for port in [0xa0, 0x60, 0xf0] {
         assert_eq!(world.board.hot_bell(port, &bells), None, "{port:#x}");
     }
@@ -434,7 +434,7 @@ proptest! {
         accesses in prop::collection::vec((0_u8..4, any::<u8>(), any::<u32>(), 0_u8..3), 0..100),
     ) {
         let world = world();
-        let mut bells = HotBells::default();
+        let mut bells = HotPorts::default();
         for (kind, at, value, width) in accesses {
             let width = [Width::B1, Width::B2, Width::B4][usize::from(width)];
             match kind {
@@ -444,11 +444,11 @@ proptest! {
                     GuestPhysAddr::new(u64::from(value) & !0xfff | u64::from(at)),
                     width,
                     value.into(),
-                    NOW,
+                    || NOW,
                 ),
                 _ => {
                     world.set_config(header::BAR0, Width::B4, value & 0xffff);
-                    world.board.follow_bells(&mut bells);
+                    world.board.follow_ports(&mut bells);
                     let port = (value & 0xff00).low16() | u16::from(at);
                     let found = world.board.hot_bell(port, &bells);
                     let before = world.total();

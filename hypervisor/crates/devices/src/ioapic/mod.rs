@@ -12,11 +12,10 @@
 //! Delivery is immediate, so delivery status always reads idle.
 
 use crate::lapic::{DeliveryMode, Destination, DestinationMode, InterruptMessage, Trigger};
-use crate::{AccessError, Device, MmioDevice, RestoreError};
+use crate::{AccessError, Device, RestoreError};
 use bitfield_struct::bitfield;
 use serde::{Deserialize, Serialize};
 use state::Saved;
-use x86defs::time::Nanos;
 use x86defs::{Low, Vector, Width};
 
 #[cfg(test)]
@@ -308,8 +307,12 @@ enum Half {
     High,
 }
 
-impl MmioDevice for IoApic {
-    fn mmio_read(&mut self, offset: u64, width: Width, _now: Nanos) -> Result<u64, AccessError> {
+impl IoApic {
+    /// A read at `offset` from its first byte.
+    ///
+    /// # Errors
+    /// [`AccessError`] if there is nothing to read.
+    pub fn mmio_read(&self, offset: u64, width: Width) -> Result<u64, AccessError> {
         match (offset, width) {
             (SELECT, Width::B4 | Width::B1) => Ok(u64::from(self.s.select)),
             (WINDOW, Width::B4) => Ok(u64::from(self.read_selected())),
@@ -320,14 +323,12 @@ impl MmioDevice for IoApic {
         }
     }
 
-    /// The owner takes what this releases with [`IoApic::next_message`].
-    fn mmio_write(
-        &mut self,
-        offset: u64,
-        width: Width,
-        value: u64,
-        _now: Nanos,
-    ) -> Result<(), AccessError> {
+    /// A write at `offset` from its first byte. The owner takes what this releases with
+    /// [`IoApic::next_message`].
+    ///
+    /// # Errors
+    /// [`AccessError`] if there is nothing to write.
+    pub fn mmio_write(&mut self, offset: u64, width: Width, value: u64) -> Result<(), AccessError> {
         match (offset, width) {
             (SELECT, Width::B4 | Width::B1) => self.s.select = value.low8(),
             (WINDOW, Width::B4) => self.write_selected(value.low32()),

@@ -4,16 +4,14 @@ use super::*;
 use alloc::vec::Vec;
 use proptest::prelude::*;
 
-const NOW: Nanos = Nanos(0);
-
 fn write(io: &mut IoApic, index: u8, value: u32) {
-    io.mmio_write(SELECT, Width::B4, index.into(), NOW).unwrap();
-    io.mmio_write(WINDOW, Width::B4, value.into(), NOW).unwrap();
+    io.mmio_write(SELECT, Width::B4, index.into()).unwrap();
+    io.mmio_write(WINDOW, Width::B4, value.into()).unwrap();
 }
 
 fn read(io: &mut IoApic, index: u8) -> u32 {
-    io.mmio_write(SELECT, Width::B4, index.into(), NOW).unwrap();
-    u32::try_from(io.mmio_read(WINDOW, Width::B4, NOW).unwrap()).unwrap()
+    io.mmio_write(SELECT, Width::B4, index.into()).unwrap();
+    u32::try_from(io.mmio_read(WINDOW, Width::B4).unwrap()).unwrap()
 }
 
 fn program(io: &mut IoApic, pin: u8, low: u32, destination: u8) {
@@ -55,10 +53,10 @@ fn registers_and_their_bits() {
         write(&mut io, index, u32::MAX);
         assert_eq!(read(&mut io, index), 0);
     }
-    assert_eq!(io.mmio_read(SELECT, Width::B1, NOW), Ok(0xff));
-    assert_eq!(io.mmio_read(WINDOW, Width::B1, NOW), Err(AccessError::Width));
-    assert_eq!(io.mmio_write(SELECT, Width::B8, 0, NOW), Err(AccessError::Width));
-    assert_eq!(io.mmio_read(0x20, Width::B4, NOW), Err(AccessError::NoRegister));
+    assert_eq!(io.mmio_read(SELECT, Width::B1), Ok(0xff));
+    assert_eq!(io.mmio_read(WINDOW, Width::B1), Err(AccessError::Width));
+    assert_eq!(io.mmio_write(SELECT, Width::B8, 0), Err(AccessError::Width));
+    assert_eq!(io.mmio_read(0x20, Width::B4), Err(AccessError::NoRegister));
 }
 
 #[test]
@@ -136,9 +134,9 @@ fn directed_eoi_and_shared_vectors() {
     for pin in 9..=11 {
         assert!(io.set_line(pin, true).is_some());
     }
-    io.mmio_write(EOI, Width::B4, 0x39, NOW).unwrap();
+    io.mmio_write(EOI, Width::B4, 0x39).unwrap();
     assert_eq!(queued(&mut io), [0x39, 0x39]);
-    assert_eq!(io.mmio_read(EOI, Width::B4, NOW), Ok(0));
+    assert_eq!(io.mmio_read(EOI, Width::B4), Ok(0));
 }
 
 #[test]
@@ -246,8 +244,8 @@ fn apply(io: &mut IoApic, step: &Step) -> Vec<InterruptMessage> {
         Step::Line(pin, level) => sent.extend(io.set_line(pin, level)),
         Step::Write(index, value) => write(io, index, value),
         Step::Raw(offset, value) => {
-            let _ = io.mmio_write(offset, Width::B4, value, NOW);
-            let _ = io.mmio_read(offset, Width::B4, NOW);
+            let _ = io.mmio_write(offset, Width::B4, value);
+            let _ = io.mmio_read(offset, Width::B4);
         }
         Step::Eoi(vector) => {
             io.eoi(vector);

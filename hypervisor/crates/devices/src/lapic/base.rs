@@ -99,6 +99,7 @@ impl Lapic {
             }
         }
         self.s.mode = new;
+        self.shown = false;
         self.s.apic_base = register(base, new, self.s.bootstrap);
         Ok(Effect::IdentityChanged)
     }
@@ -108,6 +109,7 @@ impl Lapic {
     /// through, LINT1 takes NMIs (SDM: "Virtual Wire Mode").
     pub fn set_up_virtual_wire(&mut self) {
         self.s.svr.set_enabled(true);
+        self.shown = false;
         self.put_lvt(Lvt::Lint0, LvtEntry::new().with_mode(DeliveryMode::ExtInt));
         self.put_lvt(Lvt::Lint1, LvtEntry::new().with_mode(DeliveryMode::Nmi));
     }

@@ -88,6 +88,8 @@ pub struct Lapic {
     /// Bits of the timer's entry that can be set.
     timer_writable: u32,
     has_x2apic: bool,
+    /// The CPU's page shows the registers as they are (module [`page`]).
+    shown: bool,
 }
 
 /// The mode of TSC deadlines in the timer's entry.
@@ -99,7 +101,7 @@ impl Lapic {
     #[must_use]
     pub const fn new(id: u32, ratio: TickRatio, role: Role) -> Self {
         let s = LapicState::power_up(id, matches!(role, Role::Bootstrap));
-        Self { s, ratio, timer_writable: Lvt::Timer.writable(), has_x2apic: true }
+        Self { s, ratio, timer_writable: Lvt::Timer.writable(), has_x2apic: true, shown: false }
     }
 
     /// The same without x2APIC mode or without TSC deadlines, where CPUID does not offer them. The
@@ -340,6 +342,7 @@ impl Lapic {
         let low = IcrLow::from_bits(value.low32() & IcrLow::WRITABLE);
         self.s.icr_low = low.into_bits();
         self.s.icr_high = high32(value);
+        self.shown = false;
         let mode = DestinationMode::from_logical_bit(low.logical());
         Ok(self.send(low, Destination::from_x2apic(high32(value), mode)))
     }
@@ -370,6 +373,7 @@ impl Lapic {
     pub fn note_command(&mut self, value: u64) {
         self.s.icr_low = value.low32();
         self.s.icr_high = high32(value);
+        self.shown = false;
     }
 
     /// Write to the self-IPI register.

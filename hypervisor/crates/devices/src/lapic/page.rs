@@ -10,7 +10,7 @@
 
 use super::bitmap::VectorSet;
 use super::message::ApicMode;
-use super::reg::{IcrLow, Reg, VERSION};
+use super::reg::{IcrLow, LvtEntry, Reg, VERSION};
 use super::ticks::Ticks;
 use super::{Effect, Lapic};
 use bitfield_struct::bitfield;
@@ -114,7 +114,11 @@ impl Lapic {
             page.set_vectors(Reg::ISR, &isr);
         }
         page.set_task_priority(core::mem::take(&mut self.s.tpr));
-        self.show_registers(page);
+        if !self.shown {
+            self.shown = true;
+            self.show_registers(page);
+        }
+        debug_assert!(self.is_shown(page), "a register has changed unseen");
         status
     }
 
@@ -154,27 +158,41 @@ impl Lapic {
         page.set_vectors(Reg::TMR, &self.s.tmr);
     }
 
-    /// Shows the registers that only the guest's accesses change.
+    /// Registers that only the guest's accesses change.
+    fn registers(&self) -> impl Iterator<Item = (Reg, u32)> {
+        let table = (Reg::LVT_FIRST.0..).map(Reg).zip(self.s.lvt.map(LvtEntry::into_bits));
+        [
+            (Reg::ID, self.id_register()),
+            (Reg::VERSION, VERSION),
+            (Reg::LDR, self.ldr()),
+            (Reg::DFR, self.s.dfr),
+            (Reg::SVR, self.s.svr.into_bits()),
+            (Reg::ESR, self.s.esr.bits()),
+            (Reg::ICR, self.s.icr_low),
+            (Reg::ICR_HIGH, self.s.icr_high),
+            (Reg::INITIAL_COUNT, self.s.initial_count),
+            (Reg::DIVIDE, self.s.divide.into()),
+        ]
+        .into_iter()
+        .chain(table)
+    }
+
+    #[inline(never)]
     fn show_registers(&self, page: &VirtualApicPage) {
-        page.write(Reg::ID, self.id_register());
-        page.write(Reg::VERSION, VERSION);
-        page.write(Reg::LDR, self.ldr());
-        page.write(Reg::DFR, self.s.dfr);
-        page.write(Reg::SVR, self.s.svr.into_bits());
-        page.write(Reg::ESR, self.s.esr.bits());
-        page.write(Reg::ICR, self.s.icr_low);
-        page.write(Reg::ICR_HIGH, self.s.icr_high);
-        for (number, entry) in (Reg::LVT_FIRST.0..).zip(&self.s.lvt) {
-            page.write(Reg(number), entry.into_bits());
+        for (register, value) in self.registers() {
+            page.write(register, value);
         }
-        page.write(Reg::INITIAL_COUNT, self.s.initial_count);
-        page.write(Reg::DIVIDE, self.s.divide.into());
+    }
+
+    fn is_shown(&self, page: &VirtualApicPage) -> bool {
+        self.registers().all(|(register, value)| page.read(register) == value)
     }
 
     /// Does the part of a write that the CPU leaves to software: the guest wrote `value`
     /// to the register at `offset` of the page (0 to 0xfff).
     pub fn written(&mut self, offset: u16, value: u32, now: Ticks) -> Effect {
         const SELF_IPI: u16 = 0x3f0;
+        self.shown = false;
         match self.s.mode {
             ApicMode::X2Apic if offset == SELF_IPI => self.send_self(value.low8()),
             ApicMode::XApic => {

@@ -61,6 +61,7 @@ impl Lapic {
         now: Ticks,
     ) -> Result<Effect, AccessError> {
         let reg = self.window_reg(offset)?;
+        self.shown = false;
         if width != Width::B4 || !offset.is_multiple_of(STRIDE) {
             return Err(AccessError::Width);
         }
@@ -213,6 +214,7 @@ impl Lapic {
 
     /// Writes a register that both modes have; reserved bits are gone already.
     fn write(&mut self, reg: Reg, value: u32, now: Ticks) -> Effect {
+        self.shown = false;
         match reg {
             Reg::TPR => {
                 self.set_tpr(value.low8());
@@ -269,6 +271,7 @@ impl Lapic {
     }
 
     pub(super) fn put_lvt(&mut self, lvt: Lvt, entry: LvtEntry) {
+        self.shown = false;
         if let Some(slot) = self.s.lvt.get_mut(lvt as usize) {
             *slot = entry;
         }

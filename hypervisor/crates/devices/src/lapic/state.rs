@@ -136,6 +136,7 @@ impl Lapic {
         let tsc_offset = self.s.tsc_offset;
         let lint_asserted = self.s.lint_asserted;
         self.s = LapicState::power_up(self.s.id, self.s.bootstrap);
+        self.shown = false;
         self.s.tsc_offset = tsc_offset;
         self.s.lint_asserted = lint_asserted;
     }
@@ -171,6 +172,7 @@ impl Device for Lapic {
         }
         state.check()?;
         self.s = state;
+        self.shown = false;
         Ok(())
     }
 

@@ -268,10 +268,17 @@ impl Kept {
     #[inline]
     fn holds<M: GuestPageTables>(&self, mem: &mut M) -> Result<bool, M::Error> {
         let entries = self.entries.get(..self.count).unwrap_or_default();
-        // Four levels, the usual shape, all at once.
-        if let [a, b, c, d] = entries {
-            let found = mem.read_entries([a.0, b.0, c.0, d.0], self.width)?;
-            return Ok(found == [a.1, b.1, c.1, d.1]);
+        // Those of the usual shapes, all at once.
+        match entries {
+            [a, b, c, d] => {
+                let found = mem.read_entries([a.0, b.0, c.0, d.0], self.width)?;
+                return Ok(found == [a.1, b.1, c.1, d.1]);
+            }
+            [a, b, c] => {
+                let found = mem.read_entries([a.0, b.0, c.0], self.width)?;
+                return Ok(found == [a.1, b.1, c.1]);
+            }
+            _ => {}
         }
         for (gpa, entry) in entries {
             if mem.read_entry(*gpa, self.width)? != *entry {

@@ -5,7 +5,6 @@ use crate::emulate::Emulated;
 use crate::end::{EndReason, VmError};
 use crate::vcpu::Vcpu;
 use crate::vm::{Host, Vm};
-use devices::lapic::Ticks;
 use memory::GuestRam;
 use x86defs::{Event, Exception, VmExit};
 use x86emu::{Fault, GuestException, SkipError, SystemInstruction};
@@ -29,9 +28,7 @@ pub(crate) fn emulated<'a, B: Backend, M: GuestRam>(
     vm: &'a Vm<M>,
     host: &impl Host,
 ) -> Emulated<'a, B, M> {
-    let tsc = host.tsc();
-    let line = vcpu.core.line;
-    Emulated::new(vcpu, vm, line.now(tsc), Ticks(line.ticks(tsc)))
+    Emulated::new(vcpu, vm, host.tsc(), None)
 }
 
 /// Serves an exit caused by an instruction: finds where it ends, calls `serve`

@@ -1,8 +1,9 @@
 //! Guest-physical accesses that the nested tables stopped: RAM that is not
 //! backed yet, or device memory.
 
-use super::instruction::{Served, emulated, raise};
+use super::instruction::{Served, raise};
 use crate::backend::Backend;
+use crate::emulate::Emulated;
 use crate::end::VmError;
 use crate::vcpu::Vcpu;
 use crate::vm::{Host, Vm};
@@ -81,13 +82,9 @@ fn run<B: Backend, M: GuestRam>(
 ) -> Served {
     // The trap after an instruction is that of the flags before it: POPF may change them.
     let stepped = vcpu.rflags().contains(Rflags::TF);
-    let mut cpu = emulated(vcpu, vm, host);
-    if let Some(fault) = fault {
-        cpu = cpu.after(fault);
-    }
-    match x86emu::step(&mut cpu) {
+    match x86emu::step(&mut Emulated::new(vcpu, vm, host.tsc(), fault)) {
         Ok(Step::Done) => vcpu.end_stepped(stepped),
-        Ok(Step::Shadow) => vcpu.set_interrupt_shadow(true),
+        Ok(Step::Shadow) => vcpu.end_in_shadow(),
         Ok(Step::Again) => vcpu.end_iteration(),
         Err(Stop::Exception(exception)) => raise(vcpu, exception),
         Err(Stop::Unsupported(what)) => {

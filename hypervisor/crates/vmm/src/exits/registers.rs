@@ -9,7 +9,7 @@ use memory::GuestRam;
 use x86defs::bits::{Low, join};
 use x86defs::control::CR8_MASK;
 use x86defs::exit::{CrAccess, DrAccess};
-use x86defs::{Cr0, Cr4, Efer, Event, Exception, Gpr, GuestPhysAddr, SegmentRegister, VmExit};
+use x86defs::{Cr0, Cr4, Efer, Event, Exception, Gpr, GuestPhysAddr, VmExit};
 use x86emu::{Fault, SystemOp};
 
 /// DR6.BD.
@@ -144,7 +144,7 @@ fn write_cr0<B: Backend, M: GuestRam>(
     let enters = new.contains(Cr0::PG) && !old.contains(Cr0::PG);
     let leaves = !new.contains(Cr0::PG) && old.contains(Cr0::PG);
     if enters && efer.contains(Efer::LME) {
-        let cs = vcpu.segment(SegmentRegister::Cs).attributes;
+        let cs = vcpu.code();
         if !vcpu.cr4().contains(Cr4::PAE) || cs.long() {
             return Err(Event::gp0());
         }

@@ -88,7 +88,7 @@ fn the_end_of_a_level_triggered_interrupt_reaches_the_io_apic() {
     for (register, value) in [(0x10 + 18, 0x8049), (0x10 + 19, 0)] {
         for (offset, value) in [(0, register), (0x10, value)] {
             let at = GuestPhysAddr::new(IOAPIC_BASE + offset);
-            vm.board.mmio_write(at, Width::B4, value, Nanos(0));
+            vm.board.mmio_write(at, Width::B4, value, || Nanos(0));
         }
     }
     // The power button's event is enabled, and happens.

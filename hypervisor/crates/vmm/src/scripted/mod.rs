@@ -37,7 +37,7 @@ use crate::vm::{Host, Vm};
 use chipset::fabric::{Fabric, Kick};
 use chipset::pci::BoardDevice;
 use chipset::test_device::TestDevice;
-use chipset::{Board, ConsoleSink, HotBells};
+use chipset::{Board, ConsoleSink, HotPorts};
 use config::GuestSettings;
 use devices::firmware::FirmwareNews;
 use devices::lapic::{InterruptStatus, Lapic, Role, TickRatio, VirtualApicPage};
@@ -269,6 +269,9 @@ impl Backend for Script {
                 Fields::GDTR => r.gdtr.fill(self.gdtr),
                 Fields::IDTR => r.idtr.fill(self.idtr),
                 Fields::CPL => r.cpl.fill(self.cpl),
+                Fields::CODE => {
+                    r.code.fill(self.segments[SegmentRegister::Cs as usize].attributes);
+                }
                 Fields::PKRU => r.pkru.fill(self.pkru),
                 Fields::POINTERS => r.pointers.fill(self.pointers),
                 _ => {
@@ -582,7 +585,7 @@ impl Play {
             watch: Stopwatch::default(),
             pv: PvState::default(),
             counters: Counters::default(),
-            bells: HotBells::default(),
+            ports: HotPorts::default(),
             owed: 0,
             owed_since: 0,
             memory_seen: 0,

@@ -14,7 +14,7 @@ use memory::{GuestMemory, MemoryError};
 use x86defs::exit::{
     Direction, ExceptionExit, NestedAccess, NestedFault, PortIo, RawExit, StringIo,
 };
-use x86defs::{Cr4, Event, Exception, Gpr, GuestPhysAddr, Msr, Rflags, VmExit, Width};
+use x86defs::{Cr0, Cr4, Event, Exception, Gpr, GuestPhysAddr, Msr, Rflags, VmExit, Width};
 
 const IF: u64 = Rflags::IF.bits() | 2;
 const TF: u64 = Rflags::TF.bits() | 2;
@@ -296,6 +296,19 @@ fn ways_to_end() {
         Next::End(EndReason::Failed(VmError::UnknownExit(raw)))
     );
     assert_eq!(Play::new().turn(VmExit::TripleFault), Next::End(EndReason::TripleFault));
+}
+
+#[test]
+fn a_load_of_ss_ends_the_resume_flag_and_begins_a_shadow() {
+    let mut play = Play::new();
+    play.vcpu.hw.cr0 &= !Cr0::PE.bits();
+    play.vcpu.hw.rflags = TF | Rflags::RF.bits();
+    // mov ss, [0xd0000000], in 16-bit code
+    play.code(&[0x67, 0x8e, 0x15, 0x00, 0x00, 0x00, 0xd0]);
+    play.turn(fault(0xd000_0000, NestedAccess::empty()));
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!((play.vcpu.hw.rip, play.injected()), (0x1007, None), "the step waits");
+    assert_eq!((play.vcpu.hw.rflags, play.vcpu.hw.shadow), (TF, true));
 }
 
 #[test]

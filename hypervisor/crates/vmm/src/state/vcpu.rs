@@ -224,7 +224,7 @@ pub fn save_vcpu<B: Backend>(vcpu: &Vcpu<B>, extended: &[u8], writer: &mut Write
         exit: _,
         // Copies, which are renewed before an entry.
         leaves: _,
-        bells: _,
+        ports: _,
         // The machine's own, made with the vCPU.
         board: _,
         memory: _,

@@ -206,17 +206,32 @@ fn assisted_gpr(info1: u64) -> Option<Gpr> {
     (info1 >> 63 != 0).then(|| Gpr::from_number(info1.low8() & 15))
 }
 
+/// A nested page fault.
+#[inline]
+fn nested_fault(info1: u64, info2: u64) -> VmExit {
+    let mut access = NestedAccess::empty();
+    access.set(NestedAccess::PRESENT, info1 & 1 != 0);
+    access.set(NestedAccess::WRITE, info1 & 1 << 1 != 0);
+    access.set(NestedAccess::FETCH, info1 & 1 << 4 != 0);
+    access.set(NestedAccess::WALK, info1 & 1 << 33 != 0);
+    VmExit::NestedFault(NestedFault { gpa: GuestPhysAddr::new(info2), access, gva: None })
+}
+
 /// The exit that EXITCODE, EXITINFO1 and EXITINFO2 describe. `decode_assists` tells
 /// whether the CPU names the register of MOV CR and MOV DR.
 #[must_use]
 pub fn decode(exit_code: u64, info1: u64, info2: u64, decode_assists: bool) -> VmExit {
     let raw = RawExit { reason: exit_code, info1, info2 };
     let code = ExitCode(exit_code.low32());
-    let gpr = if decode_assists { assisted_gpr(info1) } else { None };
+    if code == ExitCode::NPF {
+        // Comes often, and would be the last of many comparisons.
+        return nested_fault(info1, info2);
+    }
+    let gpr = || if decode_assists { assisted_gpr(info1) } else { None };
     match code {
-        ExitCode(cr @ 0..=0x0f) => VmExit::CrAccess(CrAccess::Read { cr: cr.low8(), gpr }),
+        ExitCode(cr @ 0..=0x0f) => VmExit::CrAccess(CrAccess::Read { cr: cr.low8(), gpr: gpr() }),
         ExitCode(cr @ 0x10..=0x1f) => {
-            VmExit::CrAccess(CrAccess::Write { cr: (cr - 0x10).low8(), gpr })
+            VmExit::CrAccess(CrAccess::Write { cr: (cr - 0x10).low8(), gpr: gpr() })
         }
         ExitCode(dr @ 0x20..=0x2f) => VmExit::DrAccess(DrAccess {
             dr: (dr - 0x20).low8(),
@@ -243,7 +258,7 @@ pub fn decode(exit_code: u64, info1: u64, info2: u64, decode_assists: bool) -> V
         ExitCode::NMI => VmExit::Nmi,
         ExitCode::INIT => VmExit::Init,
         ExitCode::VINTR => VmExit::InterruptWindow,
-        ExitCode::CR0_SELECTIVE => VmExit::CrAccess(CrAccess::Write { cr: 0, gpr }),
+        ExitCode::CR0_SELECTIVE => VmExit::CrAccess(CrAccess::Write { cr: 0, gpr: gpr() }),
         ExitCode::LDTR_READ | ExitCode::TR_READ | ExitCode::LDTR_WRITE | ExitCode::TR_WRITE => {
             VmExit::DescriptorTable(DescriptorTableAccess::LdtrTr)
         }
@@ -276,14 +291,6 @@ pub fn decode(exit_code: u64, info1: u64, info2: u64, decode_assists: bool) -> V
         ExitCode::MONITOR => VmExit::Monitor(MonitorWait::Monitor),
         ExitCode::MWAIT | ExitCode::MWAIT_ARMED => VmExit::Monitor(MonitorWait::Mwait),
         ExitCode::XSETBV => VmExit::Xsetbv,
-        ExitCode::NPF => {
-            let mut access = NestedAccess::empty();
-            access.set(NestedAccess::PRESENT, info1 & 1 != 0);
-            access.set(NestedAccess::WRITE, info1 & 1 << 1 != 0);
-            access.set(NestedAccess::FETCH, info1 & 1 << 4 != 0);
-            access.set(NestedAccess::WALK, info1 & 1 << 33 != 0);
-            VmExit::NestedFault(NestedFault { gpa: GuestPhysAddr::new(info2), access, gva: None })
-        }
         ExitCode::INVALID => VmExit::InvalidState(raw),
         _ => VmExit::Unhandled(raw),
     }

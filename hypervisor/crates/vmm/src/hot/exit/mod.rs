@@ -233,12 +233,12 @@ fn port(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
     let rax = core.gpr(Gpr::Rax);
     match direction {
         Direction::In => {
-            let value = core.board.hot_read(port)?;
+            let Some(value) = core.board.hot_read(port) else { return nobodys(core, regs) };
             advance(core, regs, exit)?;
             core.set_gpr(Gpr::Rax, rax & !0xff | u64::from(value));
         }
         Direction::Out => {
-            let mut ready = core.board.hot_write(port)?;
+            let Some(mut ready) = core.board.hot_write(port) else { return nobodys(core, regs) };
             let instruction = regs.instruction()?;
             if !regs.advance(instruction, core.hold) {
                 return None;
@@ -251,11 +251,31 @@ fn port(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
     Some(Handled::Reenter)
 }
 
+/// An access of one byte to a port at which nobody answers: Linux waits for slow devices by writes
+/// to port 0x80.
+#[inline(never)]
+fn nobodys(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
+    let PlainPort { port, direction, .. } = regs.byte_port()?;
+    if !core.board.is_nobodys(port, &core.ports) {
+        return None;
+    }
+    advance(
+        core,
+        regs,
+        VmExit::PortIo(PortIo { port, width: Width::B1, direction, string: None }),
+    )?;
+    if direction == Direction::In {
+        core.set_gpr(Gpr::Rax, core.gpr(Gpr::Rax) | 0xff);
+    }
+    core.counts.hot.port_io += 1;
+    Some(Handled::Reenter)
+}
+
 /// A write to a doorbell, by any width. Its value does not count.
 #[inline(always)]
 fn ring(core: &mut VcpuCore, regs: &mut impl ExitRegs) -> Option<Handled> {
     let PlainPort { port, width, direction: Direction::Out } = regs.port()? else { return None };
-    let (device, bits) = core.board.hot_bell(port, &core.bells)?;
+    let (device, bits) = core.board.hot_bell(port, &core.ports)?;
     let io = PortIo { port, width, direction: Direction::Out, string: None };
     advance(core, regs, VmExit::PortIo(io))?;
     core.counts.hot.port_io += 1;

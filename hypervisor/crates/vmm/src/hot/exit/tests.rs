@@ -408,8 +408,8 @@ proptest! {
         accesses in prop::collection::vec(
             (
                 prop::sample::select(&[
-                    0x20u16, 0x21, 0xa0, 0xa1, 0x3f8, 0x3f8, 0x3f9, 0x3fa, 0x3fb, 0x3fc, 0x3fd,
-                    0x3fd, 0x3fe, 0x4d0,
+                    0x20u16, 0x21, 0x80, 0xa0, 0xa1, 0x2f8, 0x3f8, 0x3f8, 0x3f9, 0x3fa, 0x3fb,
+                    0x3fc, 0x3fd, 0x3fd, 0x3fe, 0x4d0,
                 ]),
                 any::<bool>(),
                 prop_oneof![Just(0u8), Just(3), Just(0x0b), Just(0x11), any::<u8>()],
@@ -496,8 +496,12 @@ fn write(play: &Play, port: u16, width: Width, value: u32) {
 
 /// The guest gives the device for tests its place.
 fn place_bells(play: &Play) {
+    place_bells_at(play, BELLS);
+}
+
+fn place_bells_at(play: &Play, port: u16) {
     let config = 1 << 31 | u32::from(PLACE.device()) << 11;
-    for (register, value) in [(0x10, u32::from(BELLS)), (4, 1)] {
+    for (register, value) in [(0x10, u32::from(port)), (4, 1)] {
         write(play, 0xcf8, Width::B4, config | register);
         write(play, 0xcfc, Width::B4, value);
     }
@@ -514,6 +518,36 @@ fn ring(play: &mut Play, number: u16, width: Width) -> (Handled, Cpu) {
 
 fn seen(play: &Play) -> Vec<u32> {
     play.stage.device.seen().collect()
+}
+
+#[test]
+fn ports_of_nobody_are_hot_below_all_bars() {
+    fn access(play: &mut Play, port: u16, direction: Direction) -> (Handled, u64) {
+        play.vcpu.set_gpr(Gpr::Rax, 0xabcd_1234);
+        let port = Some(PlainPort { port, width: Width::B1, direction });
+        let mut cpu = Cpu { port, ..Cpu::at(play.stage.tsc) };
+        let handled = serve(&mut play.vcpu.core, &mut cpu, HotReason::Port);
+        let rip = if handled == Handled::Reenter { 0x1002 } else { 0x1000 };
+        assert_eq!(cpu.rip, rip);
+        (handled, play.vcpu.gpr(Gpr::Rax))
+    }
+    use Direction::{In, Out};
+    const UNTOUCHED: (Handled, u64) = (Handled::Cold, 0xabcd_1234);
+    let mut play = play();
+    assert_eq!(access(&mut play, 0x80, In), (Handled::Reenter, 0xabcd_12ff));
+    assert_eq!(access(&mut play, 0x80, Out), (Handled::Reenter, 0xabcd_1234));
+    assert_eq!(play.vcpu.core.counts.hot.port_io, 2);
+    for port in [0x60, 0x92, 0xcf9] {
+        assert_eq!(access(&mut play, port, In), UNTOUCHED, "port {port:#x} has a device");
+    }
+    place_bells_at(&play, 0x100);
+    assert_eq!(access(&mut play, 0x80, In), UNTOUCHED, "the copy is old");
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!(access(&mut play, 0x80, In), (Handled::Reenter, 0xabcd_12ff));
+    assert_eq!(access(&mut play, 0xef, Out), (Handled::Reenter, 0xabcd_1234));
+    for port in [0x100, 0x1ff, 0x200] {
+        assert_eq!(access(&mut play, port, In), UNTOUCHED);
+    }
 }
 
 #[test]
