@@ -585,9 +585,8 @@ impl GuestRam for GuestSpace {
         self.shared.view.find(gpa).map(|region| region.rights)
     }
 
-    #[inline]
-    fn generation(&self) -> u64 {
-        self.shared.debts.generation()
+    fn changed_to(&self) -> u64 {
+        space::changed_to(&self.work())
     }
 
     #[inline]

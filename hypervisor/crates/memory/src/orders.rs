@@ -48,6 +48,33 @@ fn a_view_is_of_one_moment() {
     });
 }
 
+/// Somebody finds nothing where a region has been: when the change is over, which takes the lock,
+/// the generation has risen.
+#[test]
+fn what_is_not_there_any_more_has_changed() {
+    all_orders(3, || {
+        let view = Arc::new(View::default());
+        let debts = Arc::new(Debts::new(1));
+        let lock = Arc::new(Mutex::new(()));
+        let region = Region { start: 0x1000, end: 0x2000, offset: 0, rights: Rights::Ram };
+        view.publish(&core::iter::once(region).collect());
+        let seen = debts.generation();
+        let changer = {
+            let (view, debts, lock) = (view.clone(), debts.clone(), lock.clone());
+            thread::spawn(move || {
+                let _held = lock.lock().unwrap();
+                view.publish(&Regions::new());
+                debts.owe();
+            })
+        };
+        if view.find(GuestPhysAddr::new(0x1000)).is_none() {
+            let _held = lock.lock().unwrap();
+            assert_ne!(debts.generation(), seen, "an exit of the past");
+        }
+        changer.join().unwrap();
+    });
+}
+
 /// A page table's entry, and the frame behind it, which must not be used when it is free.
 struct Page {
     debts: Debts,

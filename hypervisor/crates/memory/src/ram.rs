@@ -107,9 +107,9 @@ pub trait GuestRam: GuestMemory {
         self.rights(gpa) == Some(Rights::Rom)
     }
 
-    /// Rises when something is taken away from the memory: what was found out before may not be
-    /// true any more.
-    fn generation(&self) -> u64;
+    /// How often something was taken away from the memory, when no change of it is under way: waits
+    /// for one that is. What was found out in an earlier generation may not be true any more.
+    fn changed_to(&self) -> u64;
 
     /// This CPU, which has the memory's address space loaded for a vCPU, forgets what was taken
     /// away since the generation `seen`, which becomes the present one. `true`: the vCPU's own
@@ -174,9 +174,8 @@ impl<M: GuestRam> GuestRam for Arc<M> {
         (**self).rights(gpa)
     }
 
-    #[inline]
-    fn generation(&self) -> u64 {
-        (**self).generation()
+    fn changed_to(&self) -> u64 {
+        (**self).changed_to()
     }
 
     #[inline]

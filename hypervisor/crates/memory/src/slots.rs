@@ -66,6 +66,9 @@ pub enum SlotError {
     /// More than [`MOST_REGIONS`].
     #[error("a guest's memory in more than {MOST_REGIONS} pieces")]
     TooMany,
+    /// There is a page of the board's.
+    #[error("a range of a guest's memory in which there is a page of the board's")]
+    Fixed,
     /// So much would change that what is taken away can't all be kept until each CPU has
     /// forgotten it. It can be done piece by piece.
     #[error("a change of more of a guest's memory than is possible at once")]

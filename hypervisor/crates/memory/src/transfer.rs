@@ -33,7 +33,7 @@ pub enum Populated {
 
 /// RAM that is backed when it is first touched.
 pub trait Populate {
-    /// Rises when something is taken away, before others can see it gone.
+    /// Rises when something is taken away, before [`populate`](Self::populate) sees it gone.
     fn generation(&self) -> u64;
 
     /// Backs the page at `gpa` for an access of this kind.

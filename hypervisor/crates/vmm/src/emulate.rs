@@ -165,7 +165,8 @@ impl<'a, B: Backend, M: GuestRam> Emulated<'a, B, M> {
                 Err(GuestException::with_zero(Exception::GP, self.mode).into())
             }
             Err(WalkError::Contended) => {
-                Err(Fault::Host(VmError::Internal("page tables that change all the time")))
+                let table = GuestPhysAddr::new(self.vcpu.cr3()).align_down(PAGE_SIZE);
+                Err(Fault::Host(MemoryError::Moved(table).into()))
             }
             Err(WalkError::Memory(error)) => Err(Fault::Host(error.into())),
         }

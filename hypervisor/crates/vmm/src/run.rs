@@ -11,8 +11,9 @@ use crate::{apic, exits};
 use chipset::fabric::Requests;
 use core::sync::atomic::Ordering;
 use devices::lapic::{Lint, Ticks};
+use memory::slots::Rights;
 use memory::{GuestRam, MemoryError};
-use x86defs::exit::ExitWithEvent;
+use x86defs::exit::{ExitWithEvent, NestedAccess};
 use x86defs::time::Nanos;
 use x86defs::{Rflags, VmExit};
 
@@ -151,7 +152,12 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
     }
     if interrupted.is_some()
         && let VmExit::NestedFault(fault) = exit
-        && (!vm.memory.is_ram(fault.gpa) || vm.memory.is_rom(fault.gpa))
+        && match vm.memory.rights(fault.gpa) {
+            None => true,
+            // A read of ROM that is not shown yet is as one of RAM.
+            Some(Rights::Rom) => fault.access.contains(NestedAccess::WRITE),
+            Some(Rights::Ram) => false,
+        }
     {
         // The instruction at RIP has nothing to do with this fault.
         let error = VmError::NotOffered(exits::DELIVERY);
@@ -171,7 +177,7 @@ pub fn turn<B: Backend, M: GuestRam>(vcpu: &mut Vcpu<B>, vm: &Vm<M>, host: &mut 
 }
 
 /// The exit can't be served. If that is because of what stands where in the guest's memory, and
-/// that has changed since the guest was entered, the guest does again what it did.
+/// that has changed since the guest was entered, or is changing, the guest does again what it did.
 fn failed<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, vm: &Vm<M>, error: VmError) -> Next {
     let of_memory = match &error {
         VmError::Memory(MemoryError::Moved(_)) => return Next::Continue,
@@ -179,7 +185,7 @@ fn failed<B: Backend, M: GuestRam>(vcpu: &Vcpu<B>, vm: &Vm<M>, error: VmError) -
         VmError::Memory(_) | VmError::NotOffered(exits::DELIVERY | exits::EXECUTION) => true,
         _ => false,
     };
-    if of_memory && vm.memory.generation() != vcpu.core.memory_seen {
+    if of_memory && vm.memory.changed_to() != vcpu.core.memory_seen {
         return Next::Continue;
     }
     Next::End(EndReason::Failed(error))

@@ -42,7 +42,7 @@ pub use cpu::{
     Unsupported,
 };
 pub use decode::{DecodeError, Decoded, Decoder, decode, instruction_length, warm_up};
-pub use execute::{Ports, TaskEntry, TaskRequest, step, string_io, task_switch};
+pub use execute::{Ports, Switched, TaskEntry, TaskRequest, step, string_io, task_switch};
 pub use instruction::{
     AluOp, BitOp, Condition, ControlOp, DescriptorOp, FieldOp, Instruction, MAX_INSTRUCTION,
     MemoryOperand, Op, Operand, Register, Repeat, ScanOp, ShiftOp, StringOp, VectorMove, VectorOp,

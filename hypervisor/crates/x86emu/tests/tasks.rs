@@ -142,7 +142,7 @@ fn request(source: TaskSwitchSource) -> TaskRequest {
     TaskRequest {
         switch: TaskSwitch { selector: NEW, source },
         next_rip: 0x1007,
-        resumes: false,
+        resumes: Some(false),
         external: false,
         error_code: None,
     }
@@ -174,7 +174,7 @@ fn each_field_of_32_bits() {
     for source in SOURCES {
         let mut m = machine(true);
         ready(&mut m, source);
-        assert_eq!(task_switch(&mut m, &request(source)), QUIET, "{source:?}");
+        assert_eq!(task_switch(&mut m, &request(source)).outcome, QUIET, "{source:?}");
         let nests = matches!(source, TaskSwitchSource::Call | TaskSwitchSource::Gate);
         let returns = source == TaskSwitchSource::Iret;
         // The old task.
@@ -213,7 +213,7 @@ fn each_field_of_16_bits() {
     for source in SOURCES {
         let mut m = machine(false);
         ready(&mut m, source);
-        assert_eq!(task_switch(&mut m, &request(source)), QUIET, "{source:?}");
+        assert_eq!(task_switch(&mut m, &request(source)).outcome, QUIET, "{source:?}");
         assert_eq!(word(&m, OLD_TSS + 0x0e), 0x1007);
         for i in 0..8 {
             assert_eq!(word(&m, OLD_TSS + 0x12 + i * 2), i as u16);
@@ -262,7 +262,7 @@ fn faults_of_the_old_task() {
         change(&mut m, &mut r);
         let before = m.clone();
         let wanted = exception(fault, selector.into());
-        assert_eq!(task_switch(&mut m, &r), wanted, "{source:?} {selector:#x}");
+        assert_eq!(task_switch(&mut m, &r).outcome, wanted, "{source:?} {selector:#x}");
         m.accesses = before.accesses;
         assert_eq!(m, before, "{source:?} {selector:#x}");
     }
@@ -287,7 +287,7 @@ fn a_tss_that_is_absent() {
         let before = m.clone();
         let error = GuestException::page_fault(at, code);
         assert_eq!(
-            task_switch(&mut m, &request(TaskSwitchSource::Call)),
+            task_switch(&mut m, &request(TaskSwitchSource::Call)).outcome,
             Err(Fault::Exception(error))
         );
         m.accesses = before.accesses;
@@ -324,7 +324,11 @@ fn faults_of_the_new_task() {
             put(&mut m, NEW_TSS + at, &selector.to_le_bytes());
             let r = TaskRequest { external, ..request(TaskSwitchSource::Gate) };
             let code = u32::from(selector & !3) | u32::from(external);
-            assert_eq!(task_switch(&mut m, &r), exception(fault, code), "{at:#x} {selector:#x}");
+            assert_eq!(
+                task_switch(&mut m, &r).outcome,
+                exception(fault, code),
+                "{at:#x} {selector:#x}"
+            );
             assert_eq!(m.segment(SegmentRegister::Tr).selector, NEW);
             assert_eq!(m.segment(SegmentRegister::Cs).selector, word(&m, NEW_TSS + 0x4c));
             assert_eq!((m.rip, m.gprs[Gpr::Rsp as usize]), (0x1234, 0x6000));
@@ -339,7 +343,7 @@ fn levels_of_the_new_task() {
     for (at, selector) in [(0x4c, USER_CODE), (0x50, USER_DATA), (0x48, 0), (0x54, USER_DATA)] {
         put(&mut m, NEW_TSS + at, &selector.to_le_bytes());
     }
-    assert_eq!(task_switch(&mut m, &request(TaskSwitchSource::Jump)), QUIET);
+    assert_eq!(task_switch(&mut m, &request(TaskSwitchSource::Jump)).outcome, QUIET);
     assert_eq!((m.cpl, m.segment(SegmentRegister::Ss).attributes.dpl()), (3, 3));
     // Data of ring 0 is not for it; conforming code is.
     for (selector, wanted) in [(0x10, exception(Exception::TS, 0x10)), (CONFORMING, QUIET)] {
@@ -347,7 +351,7 @@ fn levels_of_the_new_task() {
         for (at, selector) in [(0x4c, USER_CODE), (0x50, USER_DATA), (0x48, 0), (0x54, selector)] {
             put(&mut m, NEW_TSS + at, &selector.to_le_bytes());
         }
-        assert_eq!(task_switch(&mut m, &request(TaskSwitchSource::Jump)), wanted);
+        assert_eq!(task_switch(&mut m, &request(TaskSwitchSource::Jump)).outcome, wanted);
     }
 }
 
@@ -357,40 +361,40 @@ fn the_rest_of_the_state() {
     let mut m = machine(true);
     put(&mut m, NEW_TSS + 0x64, &[1]);
     let trap = Ok(TaskEntry { traps: true });
-    assert_eq!(task_switch(&mut m, &request(TaskSwitchSource::Jump)), trap);
+    assert_eq!(task_switch(&mut m, &request(TaskSwitchSource::Jump)).outcome, trap);
     // An error code, on the new stack.
     let mut m = machine(true);
     let fault = TaskRequest {
         error_code: Some(0x1235),
         external: true,
-        resumes: true,
+        resumes: Some(true),
         ..request(TaskSwitchSource::Gate)
     };
-    assert_eq!(task_switch(&mut m, &fault), QUIET);
+    assert_eq!(task_switch(&mut m, &fault).outcome, QUIET);
     assert_eq!((m.gprs[Gpr::Rsp as usize], long(&m, 0x5ffc)), (0x5ffc, 0x1235));
     assert_eq!(u64::from(long(&m, OLD_TSS + 0x24)), OLD_FLAGS | 1 << 16, "RF");
     let mut m = machine(false);
     put(&mut m, NEW_TSS + 0x1a, &0x6000_u16.to_le_bytes());
-    assert_eq!(task_switch(&mut m, &fault), QUIET);
+    assert_eq!(task_switch(&mut m, &fault).outcome, QUIET);
     assert_eq!((m.gprs[Gpr::Rsp as usize], word(&m, 0x5ffe)), (0x5ffe, 0x1235));
     // EIP beyond CS.
     let mut m = machine(true);
     put(&mut m, NEW_TSS + 0x4c, &SMALL_CODE.to_le_bytes());
     let wanted = exception(Exception::GP, 0);
-    assert_eq!(task_switch(&mut m, &request(TaskSwitchSource::Jump)), wanted);
+    assert_eq!(task_switch(&mut m, &request(TaskSwitchSource::Jump)).outcome, wanted);
     // Page-directory pointers that are malformed; no CR3 without paging.
     let mut m = machine(true);
     put(&mut m, NEW_TSS + 0x1c, &0xbad0_u32.to_le_bytes());
     let wanted = exception(Exception::TS, NEW.into());
-    assert_eq!(task_switch(&mut m, &request(TaskSwitchSource::Jump)), wanted);
+    assert_eq!(task_switch(&mut m, &request(TaskSwitchSource::Jump)).outcome, wanted);
     let mut m = machine(true);
     m.cr0 = Cr0::PE;
-    assert_eq!(task_switch(&mut m, &request(TaskSwitchSource::Jump)), QUIET);
+    assert_eq!(task_switch(&mut m, &request(TaskSwitchSource::Jump)).outcome, QUIET);
     assert_eq!(m.gprs[15], 0);
     // Virtual-8086 mode: selectors are paragraphs.
     let mut m = machine(true);
     put(&mut m, NEW_TSS + 0x26, &[2]);
-    assert_eq!(task_switch(&mut m, &request(TaskSwitchSource::Jump)), QUIET);
+    assert_eq!(task_switch(&mut m, &request(TaskSwitchSource::Jump)).outcome, QUIET);
     assert_eq!((m.mode, m.cpl), (CpuMode::Virtual8086, 3));
     let cs = m.segment(SegmentRegister::Cs);
     assert_eq!((cs.base, cs.limit, cs.attributes.into_bits()), (0x80, 0xffff, 0xf3));

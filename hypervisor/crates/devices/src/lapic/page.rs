@@ -141,8 +141,11 @@ impl Lapic {
         if self.s.mode == ApicMode::XApic {
             // The one register that the guest writes without an exit, and the
             // one that may have been a self-IPI.
-            self.s.icr_low = page.read(Reg::ICR) & IcrLow::WRITABLE;
-            self.s.icr_high = page.read(Reg::ICR_HIGH) & 0xff00_0000;
+            let (low, high) = (page.read(Reg::ICR), page.read(Reg::ICR_HIGH));
+            self.s.icr_low = low & IcrLow::WRITABLE;
+            self.s.icr_high = high & 0xff00_0000;
+            // Bits that do not exist are not shown again.
+            self.shown &= (self.s.icr_low, self.s.icr_high) == (low, high);
         }
     }
 

@@ -15,6 +15,8 @@ use x86defs::addr::Hfn;
 const MOST_BLOCKS: usize = 1024;
 /// Tables of small pages that may stand for a block: one in each tree.
 const TABLES: usize = 2;
+/// Things that are freed in one step.
+const AT_ONCE: usize = 4;
 /// Blocks of the backing that are looked at in one step for what could be given back.
 const AT_A_TIME: u64 = 256;
 
@@ -41,6 +43,9 @@ impl<T: TableMemory> Inside<T> {
         let mut slots = self.slots.clone();
         edit(&mut slots);
         let regions = flatten(&slots, self.parts.backing.bytes())?;
+        if regions.iter().any(|region| self.has_fixed(region.start..region.end)) {
+            return Err(SlotError::Fixed);
+        }
         // Nothing is shown of a guest that has no regions yet.
         let shown = !self.regions.is_empty();
         let mut needed = 0_usize;
@@ -195,7 +200,14 @@ pub fn change<S: Space>(space: &S, edit: impl FnOnce(&mut Vec<Slot>)) -> Result<
     Ok(generation)
 }
 
-/// Frees what no CPU can use any more.
+/// See [`GuestRam::changed_to`](crate::GuestRam::changed_to): others see what stands where before
+/// the generation rises, and the lock is held meanwhile.
+pub fn changed_to<S: Space>(space: &S) -> u64 {
+    space.locked(|_| space.shared().debts.generation())
+}
+
+/// Frees some of what no CPU can use any more: a few things, as some are 512 frames. Who
+/// [pays](crate::debts::Debts::pay) or leaves next frees more.
 pub fn settle<S: Space>(space: &S) {
     let debts = &space.shared().debts;
     if !debts.has_waiting() {
@@ -204,7 +216,9 @@ pub fn settle<S: Space>(space: &S) {
     space.locked(|inside| {
         let owner = inside.holdings().owner();
         let mut free = |first, order| space.give_back(first, order, owner);
-        while let Some(thing) = inside.limbo.take(|generation| debts.is_settled(generation)) {
+        for _ in 0..AT_ONCE {
+            let thing = inside.limbo.take(|generation| debts.is_settled(generation));
+            let Some(thing) = thing else { break };
             inside.let_go(thing, &mut free);
         }
         debts.set_waiting(!inside.limbo.is_empty());
@@ -221,5 +235,9 @@ pub fn close_and_release<S: Space>(space: &S, place: u64) -> Option<u64> {
     });
     shared.debts.debtors().for_each(|cpu| space.kick(cpu));
     settle(space);
-    next
+    // Nothing is left for whoever lets go of the guest.
+    next.or_else(|| {
+        let end = || space.locked(|inside| inside.parts.backing.bytes());
+        shared.debts.has_waiting().then(end)
+    })
 }

@@ -131,15 +131,21 @@ impl<T: TableMemory> Inside<T> {
             match self.place(tree, block, PageSize::Size2M, attributes) {
                 // There are small pages of it; or the block itself.
                 Err(MapErrorKind::AlreadyMapped) => {}
-                result => return result.map(|()| Populated::Now).map_err(|_| no_table(gpa)),
+                result => return result.map(|()| Populated::Now).map_err(|_| self.no_table(gpa)),
             }
         }
         let page = (gpa.align_down(PAGE_SIZE), hpa);
         match self.place(tree, page, PageSize::Size4K, attributes) {
             Ok(()) => Ok(Populated::Now),
             Err(MapErrorKind::AlreadyMapped) => Ok(Populated::Before),
-            Err(_) => Err(no_table(gpa)),
+            Err(_) => Err(self.no_table(gpa)),
         }
+    }
+
+    /// There is no frame for a table at `gpa`. Where some wait in limbo, the guest is to try again:
+    /// its CPU pays what it owes for them first.
+    fn no_table(&self, gpa: GuestPhysAddr) -> MemoryError {
+        if self.limbo.is_empty() { MemoryError::NoFrame(gpa) } else { MemoryError::Moved(gpa) }
     }
 
     fn place(
@@ -239,6 +245,12 @@ impl<T: TableMemory> Inside<T> {
         self.fixed.iter().find(|f| f.range.contains(&gpa)).map(|f| f.page)
     }
 
+    /// Whether there is a fixed page in `range`.
+    pub(super) fn has_fixed(&self, range: Range<u64>) -> bool {
+        let meets = |there: &Range<u64>| there.start < range.end && range.start < there.end;
+        self.fixed.iter().any(|fixed| meets(&fixed.range))
+    }
+
     /// Shows those fixed pages that lie in `range`.
     pub(super) fn show_fixed(&mut self, range: &Range<u64>) -> bool {
         let Parts { tables, nested, .. } = &mut self.parts;
@@ -296,8 +308,4 @@ fn touch_in<T: TableMemory, F: Format>(
     nested.fill(tables, vacancy, block.base(), Tree::Nested.attributes(Rights::Ram));
     holdings.ready_shown();
     true
-}
-
-fn no_table(gpa: GuestPhysAddr) -> MemoryError {
-    MemoryError::NoFrame(gpa)
 }

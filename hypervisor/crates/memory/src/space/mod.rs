@@ -13,7 +13,7 @@
 mod change;
 mod inside;
 
-pub use change::{change, close_and_release, settle};
+pub use change::{change, changed_to, close_and_release, settle};
 pub use inside::{Inside, Parts};
 
 use crate::MemoryError;

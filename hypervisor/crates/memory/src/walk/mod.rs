@@ -238,7 +238,7 @@ impl KeptWalk {
             && kept.page == page
             && kept.access == access
             && kept.config == *config
-            && kept.holds(mem).map_err(WalkError::Memory)?
+            && kept.holds(mem)
         {
             let Translation { gpa, page_size } = kept.translation;
             return Ok(Translation { gpa: gpa.wrapping_add(offset), page_size });
@@ -264,9 +264,15 @@ impl KeptWalk {
 }
 
 impl Kept {
-    /// Whether all entries are what they were.
+    /// Whether all entries are what they were. Memory that some of them were in, and which an
+    /// earlier one does not lead to any more, may be gone.
     #[inline]
-    fn holds<M: GuestPageTables>(&self, mem: &mut M) -> Result<bool, M::Error> {
+    fn holds<M: GuestPageTables>(&self, mem: &mut M) -> bool {
+        self.compare(mem).unwrap_or(false)
+    }
+
+    #[inline]
+    fn compare<M: GuestPageTables>(&self, mem: &mut M) -> Result<bool, M::Error> {
         let entries = self.entries.get(..self.count).unwrap_or_default();
         // Those of the usual shapes, all at once.
         match entries {

@@ -309,6 +309,24 @@ fn any_access() -> impl Strategy<Value = Access> {
     ]
 }
 
+/// The guest leads its tables elsewhere, and the memory of the old ones goes away.
+#[test]
+fn a_kept_walk_bears_that_its_tables_are_gone() {
+    let mut mem = Tables::default();
+    for (table, next) in [(1, 2), (2, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9)] {
+        mem.entries.insert(table << 12, (next << 12) + 7);
+    }
+    let config = WalkConfig { cr3: 0x1000, ..long() };
+    let mut kept = KeptWalk::default();
+    let gva = GuestVirtAddr::new(0x123);
+    let found = kept.walk(&config, &mut mem, gva, Access::Fetch).unwrap();
+    assert_eq!(found.gpa, GuestPhysAddr::new(0x5123));
+    mem.entries.insert(0x1000, 0x6007);
+    mem.entries.retain(|at, _| !(0x2000..0x5000).contains(at));
+    let found = kept.walk(&config, &mut mem, gva, Access::Fetch).unwrap();
+    assert_eq!(found.gpa, GuestPhysAddr::new(0x9123));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
 

@@ -11,12 +11,15 @@ use crate::vm::{Host, Vm};
 use memory::GuestRam;
 use x86defs::exit::{TaskSwitch, TaskSwitchSource};
 use x86defs::{Event, EventKind, Exception};
-use x86emu::{Fault, TaskCpu, TaskRequest};
+use x86emu::{Fault, Switched, TaskCpu, TaskRequest};
 
 /// DR6.BT: a task switch to a TSS with its debug trap set.
 const DR6_TASK_SWITCH: u64 = 1 << 15;
 /// Breakpoints of DR7 that hold for one task: L0 to L3, and LE.
 const DR7_LOCAL: u64 = 0x155;
+
+/// Why a guest can't go on in whose task switch memory went away.
+const HALF_DONE: &str = "to switch tasks while the memory of their state is taken away";
 
 /// Makes the switch. An event that came through a task gate is delivered by it, and is not
 /// delivered again; if the switch faults, that fault joins the event as any fault of a delivery does.
@@ -31,29 +34,39 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
     let request = TaskRequest {
         switch,
         next_rip: next_rip(vcpu, gate, event)?,
-        resumes: event.is_some_and(|event| {
-            event.kind == EventKind::Exception && Exception(event.vector).is_fault()
-        }),
+        // SDM: "Saving RIP, RSP, RFLAGS, and SSP": of an interrupt or an NMI RF is as it must be.
+        resumes: match event.map(|event| event.kind) {
+            Some(EventKind::Interrupt | EventKind::Nmi) => None,
+            Some(EventKind::Exception) => event.map(|event| Exception(event.vector).is_fault()),
+            _ => Some(false),
+        },
         external: event.is_some_and(|event| !is_by_software(event)),
         error_code: event.and_then(|event| event.error_code),
     };
-    match x86emu::task_switch(&mut emulated(vcpu, vm, host), &request) {
+    let Switched { committed, outcome } =
+        x86emu::task_switch(&mut emulated(vcpu, vm, host), &request);
+    if matches!(outcome, Ok(_) | Err(Fault::Exception(_))) {
+        match (switch.source, event) {
+            // IRET ends the blocking, whatever it returns to.
+            (TaskSwitchSource::Iret, _) if committed => vcpu.set_nmi_blocked(false),
+            // So does the attempt to deliver an NMI begin it.
+            (_, Some(Event { kind: EventKind::Nmi, .. })) => vcpu.set_nmi_blocked(true),
+            _ => {}
+        }
+    }
+    if committed {
+        if vcpu.interrupt_shadow() {
+            vcpu.set_interrupt_shadow(false);
+        }
+        let dr7 = vcpu.dr(7);
+        if dr7 & DR7_LOCAL != 0 {
+            vcpu.set_dr(7, dr7 & !DR7_LOCAL);
+        }
+    }
+    match outcome {
         Ok(entry) => {
             if gate {
                 vcpu.delivered();
-            }
-            match (switch.source, event) {
-                // IRET ends the blocking, whatever it returns to.
-                (TaskSwitchSource::Iret, _) => vcpu.set_nmi_blocked(false),
-                (_, Some(Event { kind: EventKind::Nmi, .. })) => vcpu.set_nmi_blocked(true),
-                _ => {}
-            }
-            if vcpu.interrupt_shadow() {
-                vcpu.set_interrupt_shadow(false);
-            }
-            let dr7 = vcpu.dr(7);
-            if dr7 & DR7_LOCAL != 0 {
-                vcpu.set_dr(7, dr7 & !DR7_LOCAL);
             }
             if entry.traps {
                 let dr6 = vcpu.dr(6) | DR6_TASK_SWITCH;
@@ -66,6 +79,8 @@ pub(super) fn serve<B: Backend, M: GuestRam>(
             raise(vcpu, exception);
             Ok(None)
         }
+        // The guest can't be made to try that again.
+        Err(Fault::Host(VmError::Memory(_))) if committed => Err(VmError::NotOffered(HALF_DONE)),
         Err(Fault::Host(error)) => Err(error),
     }
 }

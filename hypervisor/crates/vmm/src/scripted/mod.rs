@@ -66,10 +66,10 @@ pub const RAM: usize = 2 << 20;
 /// The nearest deadline.
 pub const LEAST: u64 = 100;
 
-/// RAM at 0, whether the APIC's page is open, the RAM's generation, and whether that rises when the
-/// guest has been entered.
+/// RAM at 0, whether the APIC's page is open, the RAM's generation, whether that rises when the
+/// guest has been entered, and where ROM begins.
 #[derive(Debug)]
-pub struct Ram(RefCell<Vec<u8>>, pub(super) Cell<bool>, Cell<u64>, Cell<bool>);
+pub struct Ram(RefCell<Vec<u8>>, pub(super) Cell<bool>, Cell<u64>, Cell<bool>, Cell<u64>);
 
 impl Ram {
     fn range(
@@ -87,6 +87,11 @@ impl Ram {
     /// From now on something is taken away from the RAM, or not, each time the guest is entered.
     pub fn changes(&self, changes: bool) {
         self.3.set(changes);
+    }
+
+    /// From the address `start` on the RAM is ROM for the guest.
+    pub fn seal(&self, start: u64) {
+        self.4.set(start);
     }
 
     /// Puts `contents` into the RAM, which has as many bytes.
@@ -138,10 +143,11 @@ impl HotRam for Touched {
 
 impl GuestRam for Ram {
     fn rights(&self, gpa: GuestPhysAddr) -> Option<Rights> {
-        self.range(gpa, 1).is_ok().then_some(Rights::Ram)
+        let rights = if gpa.as_u64() < self.4.get() { Rights::Ram } else { Rights::Rom };
+        self.range(gpa, 1).is_ok().then_some(rights)
     }
 
-    fn generation(&self) -> u64 {
+    fn changed_to(&self) -> u64 {
         self.2.get()
     }
 
@@ -536,8 +542,13 @@ impl Play {
         let cpuid = Arc::new(CpuidTable::new(&host, &config));
         let msr_config = MsrConfig { microcode: 1, low_ram_end: ram as u64, high_ram_end: 1 << 32 };
         let msr_table = Arc::new(MsrTable::new(&cpuid, &msr_config));
-        let memory =
-            Ram(RefCell::new(vec![0x90; ram]), Cell::new(true), Cell::new(1), Cell::new(false));
+        let memory = Ram(
+            RefCell::new(vec![0x90; ram]),
+            Cell::new(true),
+            Cell::new(1),
+            Cell::new(false),
+            Cell::new(u64::MAX),
+        );
         let mut clock = VmClock::new(frequency);
         let mut vcpu_clock = VcpuClock::default();
         let start = HostTime { tsc: 0, wall: 0 };

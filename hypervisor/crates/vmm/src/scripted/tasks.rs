@@ -98,6 +98,42 @@ fn a_gate_delivers_the_event() {
     }
 }
 
+/// Of an interrupt, RF is what the CPU has found.
+#[test]
+fn an_interrupt_leaves_the_resume_flag() {
+    for event in [Event::interrupt(0x31), Event::nmi()] {
+        let mut play = play();
+        play.vcpu.hw.rflags |= 1 << 16;
+        play.turn_with(switch(TaskSwitchSource::Gate), Some(event));
+        assert_eq!(long(&play, OLD_TSS + 0x24) & 1 << 16, 1 << 16, "{event:?}");
+    }
+}
+
+/// The new task faults at once: the switch was made all the same.
+#[test]
+fn a_task_that_can_not_begin_has_been_switched_to() {
+    let mut play = play();
+    // DS of the new task is not present.
+    put(&play, GDT + 0x18, &0x00cf_1300_0000_ffff_u64.to_le_bytes());
+    put(&play, NEW_TSS + 0x54, &[0x18]);
+    play.vcpu.set_dr(7, 0x7ff);
+    play.turn_with(switch(TaskSwitchSource::Gate), Some(Event::nmi()));
+    assert_eq!((play.vcpu.rip(), play.vcpu.dr(7)), (0x1234, 0x6aa));
+    assert!(play.vcpu.nmi_blocked());
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!(play.injected(), Some(Event::exception_with_code(Exception::NP, 0x19)));
+}
+
+/// An NMI whose gate is of no use has come all the same.
+#[test]
+fn an_nmi_that_faults_blocks_others() {
+    let mut play = play();
+    put(&play, GDT + 0x2d, &[0x09]);
+    play.turn_with(switch(TaskSwitchSource::Gate), Some(Event::nmi()));
+    assert_eq!(play.vcpu.rip(), 0x1000);
+    assert!(play.vcpu.nmi_blocked());
+}
+
 #[test]
 fn iret_ends_the_blocking_of_nmis() {
     let mut play = play();

@@ -95,6 +95,20 @@ fn an_exit_that_is_of_the_past_ends_no_guest() {
     }
 }
 
+/// The table of gates may lie in ROM that is not shown yet.
+#[test]
+fn a_delivery_that_reads_rom_is_repeated() {
+    let mut play = Play::new();
+    play.vm.memory.seal(0x8000);
+    let event = Event::interrupt(0x31);
+    let read = fault(0x8000, NestedAccess::empty());
+    assert_eq!(play.turn_with(read, Some(event)), Next::Continue);
+    play.turn(VmExit::HostInterrupt);
+    assert_eq!(play.injected(), Some(event));
+    let pushed = play.turn_with(fault(0x8000, NestedAccess::WRITE), Some(event));
+    assert!(matches!(pushed, Next::End(EndReason::Failed(_))), "{pushed:?}");
+}
+
 #[test]
 fn an_interrupted_delivery_is_repeated() {
     let mut play = Play::new();

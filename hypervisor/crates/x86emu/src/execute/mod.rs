@@ -17,7 +17,7 @@ use x86defs::bits::join;
 use x86defs::{Gpr, Low, Rflags, Width};
 
 pub use strings::{Ports, string_io};
-pub use task::{TaskEntry, TaskRequest, task_switch};
+pub use task::{Switched, TaskEntry, TaskRequest, task_switch};
 
 /// Attempts at a locked operation before the guest has to run it again.
 const LOCK_ATTEMPTS: u32 = 16;

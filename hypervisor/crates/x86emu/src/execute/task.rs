@@ -19,8 +19,9 @@ pub struct TaskRequest {
     pub switch: TaskSwitch,
     /// EIP at which the old task will go on.
     pub next_rip: u64,
-    /// RF in the old task's saved flags: it goes on at an instruction that has faulted.
-    pub resumes: bool,
+    /// RF in the old task's saved flags: set where it goes on at an instruction that has faulted;
+    /// `None` leaves it as it is.
+    pub resumes: Option<bool>,
     /// An event that no instruction asked for is the cause: error codes say so (EXT).
     pub external: bool,
     /// The error code of the exception that is the cause, for the new task's stack.
@@ -153,27 +154,35 @@ fn place(base: u64, at: usize) -> u64 {
     base.wrapping_add(at as u64).low32().into()
 }
 
+/// A task switch that was made or tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switched<E> {
+    /// The new task's state is loaded: an exception is the new task's. Else nothing is changed.
+    pub committed: bool,
+    /// How the new task begins, or what kept it from that.
+    pub outcome: Result<TaskEntry, Fault<E>>,
+}
+
 /// Switches to another task.
-///
-/// # Errors
-/// [`Fault`]: either nothing is changed, or the new task gets the exception.
-pub fn task_switch<C: TaskCpu>(
-    cpu: &mut C,
-    request: &TaskRequest,
-) -> Result<TaskEntry, Fault<C::Error>> {
-    let result = run(cpu, request);
-    match result {
+pub fn task_switch<C: TaskCpu>(cpu: &mut C, request: &TaskRequest) -> Switched<C::Error> {
+    let mut committed = false;
+    let outcome = match run(cpu, request, &mut committed) {
         Err(Fault::Exception(GuestException { exception, error_code: Some(code), address }))
             if request.external && exception != Exception::PF =>
         {
             let error_code = Some(code | 1);
             Err(GuestException { exception, error_code, address }.into())
         }
-        result => result,
-    }
+        outcome => outcome,
+    };
+    Switched { committed, outcome }
 }
 
-fn run<C: TaskCpu>(cpu: &mut C, request: &TaskRequest) -> Result<TaskEntry, Fault<C::Error>> {
+fn run<C: TaskCpu>(
+    cpu: &mut C,
+    request: &TaskRequest,
+    committed: &mut bool,
+) -> Result<TaskEntry, Fault<C::Error>> {
     let mode = cpu.mode();
     if is_long(mode) || !cpu.cr0().contains(Cr0::PE) {
         return Err(GuestException::with_zero(Exception::GP, mode).into());
@@ -201,6 +210,9 @@ fn run<C: TaskCpu>(cpu: &mut C, request: &TaskRequest) -> Result<TaskEntry, Faul
         cpu.probe_system(descriptor.access_byte(), 1)?;
     }
 
+    // The checks above have found all that this writes; a memory that goes away meanwhile leaves
+    // the old task half written.
+    *committed = true;
     save(cpu, request, old.base, old_layout)?;
     if nests {
         cpu.write_system(found.base(), &old.selector.to_le_bytes())?;
@@ -250,7 +262,9 @@ fn save<C: TaskCpu>(
     layout: &Layout,
 ) -> Result<(), Fault<C::Error>> {
     let mut flags = cpu.rflags();
-    flags.set(Rflags::RF, request.resumes);
+    if let Some(resumes) = request.resumes {
+        flags.set(Rflags::RF, resumes);
+    }
     if request.switch.source == TaskSwitchSource::Iret {
         flags.remove(Rflags::NT);
     }

@@ -101,6 +101,22 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// The CPU writes down what the guest has written to the command register; what does not exist is
+/// gone when it is read.
+#[test]
+fn bits_of_the_command_that_do_not_exist_are_not_shown() {
+    let (mut apic, mut cpu) = (xapic(0), Cpu::new());
+    cpu.enter(&mut apic);
+    for (register, value, shown) in
+        [(Reg::ICR, 0xfff3_2000, 0), (Reg::ICR_HIGH, 0xff12_3456, 0xff00_0000)]
+    {
+        cpu.page.write(register, value);
+        cpu.exit(&mut apic);
+        cpu.enter(&mut apic);
+        assert_eq!(cpu.page.read(register), shown, "{register:?}");
+    }
+}
+
 proptest! {
     /// A guest can't tell whether interrupts are injected or delivered by the CPU.
     #[test]

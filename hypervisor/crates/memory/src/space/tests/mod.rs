@@ -8,7 +8,7 @@ use crate::Window;
 use crate::backing::Backing;
 use crate::frames::{Frame, Promise, Source};
 use crate::holdings::Holdings;
-use crate::slots::{Content, Region, Slot};
+use crate::slots::{Content, Region, Slot, SlotError};
 use crate::stage2::{Attributes, HostTable, Mapper, Mapping, NestedFormat, NestedTables, Npt};
 use std::boxed::Box;
 use std::collections::BTreeSet;
@@ -345,6 +345,8 @@ fn pages_that_are_nobodys_come_again() {
         let seen = guest.query(at, Tree::Nested).unwrap();
         assert_eq!((seen.hpa, seen.attributes), (page, Attributes::ram(readable)));
     }
+    let slot = Slot::ram(range(hole.end - 4096..hole.end));
+    assert_eq!(change(&guest, |slots| slots.push(slot)), Err(SlotError::Fixed));
     guest.locked(|inside| inside.protect_fixed(hole.start, Permissions::READ));
     guest.lay_over(0xf_0000..0x10_0000, None);
     let seen = guest.query(hole.start, Tree::Nested).unwrap();
@@ -436,6 +438,54 @@ fn every_debt_is_paid_before_anything_is_freed() {
     assert!(debts.is_settled(generation) && debts.has_waiting());
     settle(&guest);
     assert_eq!((tables.free(), debts.has_waiting()), (before + 1, false));
+    guest.end(40);
+}
+
+/// What waits in limbo is freed in small steps, by whoever comes next.
+#[test]
+fn many_things_are_not_freed_at_once() {
+    let guest = Guest::with_cpus(80 * MIB, 40 * BLOCK_FRAMES, 48 * BLOCK_FRAMES, 400, 1);
+    let debts = &guest.shared.debts;
+    let odd = |block: u64| (2 * block + 2) * MIB..(2 * block + 2) * MIB + 4096;
+    for block in 0..20 {
+        guest.lay_over(odd(block), Some(Content::Devices));
+        guest.populate(odd(block).end, Tree::Nested).unwrap();
+    }
+    let paid = debts.enter(0);
+    debts.pay(0, paid);
+    for block in 0..20 {
+        guest.lay_over(odd(block), None);
+    }
+    let before = guest.tables().free();
+    debts.leave(0);
+    for freed in [4, 8, 12, 16, 20] {
+        assert!(debts.has_waiting());
+        settle(&guest);
+        assert_eq!(guest.tables().free(), before + freed);
+    }
+    assert!(!debts.has_waiting());
+    guest.end(400);
+}
+
+/// Tables are missing that are free as soon as the CPU that asks has paid.
+#[test]
+fn tables_in_limbo_are_waited_for() {
+    let guest = Guest::with_cpus(8 * MIB, 4 * BLOCK_FRAMES, 8 * BLOCK_FRAMES, 40, 1);
+    let debts = &guest.shared.debts;
+    guest.lay_over(4 * MIB..4 * MIB + 4096, Some(Content::Devices));
+    let at = 4 * MIB + 8192;
+    guest.populate(at, Tree::Nested).unwrap();
+    let paid = debts.enter(0);
+    debts.pay(0, paid);
+    let generation = guest.lay_over(4 * MIB..4 * MIB + 8192, Some(Content::Devices));
+    let mut tables = guest.tables();
+    let all: Vec<_> = core::iter::from_fn(|| tables.alloc_table().ok()).collect();
+    assert_eq!(guest.populate(at, Tree::Nested), Err(MemoryError::Moved(gpa(at))));
+    debts.pay(0, generation);
+    settle(&guest);
+    assert_eq!(guest.populate(at, Tree::Nested), Ok(Populated::Now));
+    debts.leave(0);
+    all.into_iter().for_each(|table| tables.free_table(table));
     guest.end(40);
 }
 
