@@ -104,7 +104,7 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
         // The many with the image as it is used, which is quicker; the few with every
         // entry checked.
         "lockstep" => {
-            [("", 1000, Tier::Usual, Build::Debug), ("-10000", 10_000, Tier::Full, Build::Release)]
+            [("", 250, Tier::Usual, Build::Debug), ("-10000", 10_000, Tier::Full, Build::Release)]
                 .map(|(name, count, tier, build)| Case {
                     tier,
                     build,
@@ -152,6 +152,7 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
             let mut cases = everywhere(&case, Tier::Usual);
             // A CPU that ends interrupts by itself leaves nothing to be spared.
             cases.push(Case {
+                tier: Tier::Full,
                 name: format!("{}-vmx-injected", case.name),
                 machine: Machine::BochsVmx,
                 apic: ApicAssist::Priority,
@@ -187,6 +188,10 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
             };
             let mut cases = everywhere(&case, Tier::Usual);
             cases.extend(everywhere(&families, Tier::Usual));
+            // AMD-V is QEMU's here.
+            for case in cases.iter_mut().filter(|case| case.machine == Machine::BochsSvm) {
+                case.tier = Tier::Full;
+            }
             cases
         }
         "memory" | "hypercalls" => everywhere(&case, Tier::Usual),
@@ -206,9 +211,9 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
                     cmdline: Some("rounds=40"),
                     ..on("house-bells-vmx", Machine::BochsVmx, (3, 2))
                 },
-                on("house-bells-bochs-svm", Machine::BochsSvm, (1, 2)),
+                Case { tier: Tier::Full, ..on("house-bells-bochs-svm", Machine::BochsSvm, (1, 2)) },
                 on("house-bells-idle-cpu", Machine::QemuSvm, (3, 2)),
-                on("house-bells-one-cpu", Machine::QemuSvm, (1, 2)),
+                Case { tier: Tier::Full, ..on("house-bells-one-cpu", Machine::QemuSvm, (1, 2)) },
             ]
         }
         // One vCPU changes what lies over RAM that the other uses.
@@ -244,9 +249,8 @@ fn tiny_cases(guest: &str) -> Vec<Case> {
         // They wait a lot, and five times as long (in instructions) on VT-x's
         // machine, whose clock is faster.
         "devices" | "irq" => {
-            let mut cases = everywhere(&case, Tier::Usual);
+            let mut cases = everywhere(&case, Tier::Full);
             for case in cases.iter_mut().filter(|case| case.machine == Machine::BochsVmx) {
-                case.tier = Tier::Full;
                 case.seconds = 1200;
             }
             cases.extend(apic_cases(&case));

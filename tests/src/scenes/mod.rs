@@ -55,6 +55,7 @@ pub(crate) fn all() -> Vec<Case> {
         text("house-hidden-features", hidden_scene(), hidden_features),
         Case {
             machine: Machine::BochsVmx,
+            tier: Tier::Full,
             seconds: 1200,
             ..text("house-hidden-features-vmx", hidden_scene(), hidden_features)
         },
