@@ -541,6 +541,7 @@ fn cmdline_of(case: &Case, usual: &str) -> String {
     let tiny = matches!(case.kernel, Kernel::Tiny(_));
     match (tiny && case.tells_host, case.machine) {
         (true, Machine::QemuSvm) => format!("{cmdline} host=qemu").trim().to_owned(),
+        (true, machine) if machine.is_bochs() => format!("{cmdline} host=bochs").trim().to_owned(),
         _ => cmdline.to_owned(),
     }
 }

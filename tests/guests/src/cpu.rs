@@ -205,3 +205,9 @@ pub fn on_bare_tcg() -> bool {
 pub fn tcg_underneath() -> bool {
     on_bare_tcg() || crate::info::option("host") == Some("qemu")
 }
+
+/// The same for Bochs, where `host=bochs` says so.
+#[must_use]
+pub fn bochs_underneath() -> bool {
+    crate::info::option("host") == Some("bochs")
+}

@@ -274,8 +274,9 @@ fn sti_cli() -> Outcome {
         check_eq!(COUNT.get(), 1, "interrupts taken in the end");
     }
     trap::on(IPI, None);
-    // QEMU loses a shadow into which an interrupt of the machine falls, which is seldom.
-    let most = if cpu::tcg_underneath() { 2 } else { 0 };
+    // QEMU loses a shadow into which an interrupt of the machine falls, and Bochs' VT-x delivers a
+    // virtual interrupt there: seldom.
+    let most = if cpu::tcg_underneath() || cpu::bochs_underneath() { 2 } else { 0 };
     check!(early <= most, "{early} of {ROUNDS} interrupts were taken between STI and CLI");
     Ok(())
 }
