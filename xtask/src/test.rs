@@ -69,10 +69,11 @@ pub fn test(options: &TestOptions) -> Result<u8> {
 
 /// Arguments for the tests of all orders in which CPUs may meet: the crates that share something
 /// without a lock have models of it instead of the real thing.
-const ORDERS: [&str; 6] = [
+const ORDERS: [&str; 7] = [
     "--package=memory",
     "--package=chipset",
-    "--features=memory/loom,chipset/loom",
+    "--package=virtqueue",
+    "--features=memory/loom,chipset/loom,virtqueue/loom",
     "--lib",
     "--",
     "orders::",
