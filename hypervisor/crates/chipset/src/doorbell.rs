@@ -28,7 +28,7 @@ impl Doorbell {
     }
 
     /// Somebody who owes the wake-up is about to make it. Whoever marks from now on owes the next.
-    pub(crate) fn pay(&self) {
+    pub fn pay(&self) {
         // An exchange, which sees the marks of those who have counted on this payment.
         let _ = self.owed.swap(false, Ordering::SeqCst);
     }
