@@ -1,6 +1,6 @@
 //! A virtio device on the PCI bus: the part that all kinds have in common.
 //!
-//! Its registers are the vCPUs', behind a lock of their own; its queues are its service's, which has
+//! The registers are the vCPUs', behind a lock of their own; the queues are the service's, which has
 //! a [turn](VirtioDevice::turn) when the device was rung. A reset waits for the service to finish
 //! its turn: until then the status reads as it was.
 
@@ -74,7 +74,7 @@ mod cause {
     pub(super) const CONFIG: u8 = 2;
 }
 
-/// What became of a request.
+/// The outcome of serving a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Served {
     /// It is done, and so many bytes were written, from the first one on.
@@ -124,9 +124,6 @@ pub enum Broken {
     /// A request.
     #[error("{0}")]
     Request(&'static str),
-    /// The driver has enabled a queue that can't be.
-    #[error("a queue that can't be")]
-    Layout,
 }
 
 /// The part behind the service's lock.
@@ -140,7 +137,7 @@ struct Queues {
     live: bool,
 }
 
-/// What a turn of the service has come to.
+/// The outcome of a turn of the service.
 #[derive(Debug, Default)]
 struct Turn {
     /// A bit for each queue of which the driver wants to hear.
@@ -183,10 +180,10 @@ pub struct VirtioDevice<K, M> {
     access: u8,
 }
 
-/// Where and how a device stands on the bus.
+/// The place of a device on the bus, and its surroundings.
 #[derive(Debug)]
 pub struct Place {
-    /// Its place.
+    /// Slot and function.
     pub at: DevFn,
     /// The guest's fabric.
     pub fabric: Arc<Fabric>,
@@ -203,7 +200,8 @@ impl<K: Kind<M>, M: GuestMemory + Debug + Send + Sync> VirtioDevice<K, M> {
     /// Never, for a kind that has as many queues as it may.
     pub fn new(kind: K, memory: M, place: Place) -> Result<Self, LayoutError> {
         let sizes = kind.queues();
-        let count = u8::try_from(sizes.len()).map_err(|_| LayoutError::Room)?;
+        let count = u8::try_from(sizes.len()).ok().filter(|count| (1..=64).contains(count));
+        let count = count.ok_or(LayoutError::Room)?;
         let vectors = count.saturating_add(1);
         let mut space = ConfigSpace::new(Identity {
             vendor: VENDOR,

@@ -7,5 +7,5 @@ pub const EVENT_IDX: u64 = 1 << 29;
 /// The device follows version 1 of the specification.
 pub const VERSION_1: u64 = 1 << 32;
 
-/// What the transport offers for every device.
+/// Features that the transport offers for every device.
 pub const TRANSPORT: u64 = INDIRECT_DESC | EVENT_IDX | VERSION_1;

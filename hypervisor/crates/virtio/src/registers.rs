@@ -56,7 +56,7 @@ mod at {
     pub(super) const QUEUE_USED: u64 = 0x30;
 }
 
-/// What the owner of the registers has to do after a write.
+/// The next thing that the owner of the registers has to do after a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
     /// Nothing.
@@ -440,7 +440,7 @@ mod tests {
         r.read(at::STATUS, Width::B1)
     }
 
-    /// What Linux does (drivers/virtio/virtio_pci_modern.c, virtio.c).
+    /// The order of Linux (drivers/virtio/virtio_pci_modern.c, virtio.c).
     #[test]
     fn a_driver_comes_up() {
         let mut r = registers();

@@ -96,76 +96,21 @@ fn pieces(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::cell::RefCell;
+    use crate::ring::Ring;
+    use crate::tests::Ram;
+    use alloc::sync::Arc;
     use proptest::prelude::*;
+    use std::sync::Mutex;
     use std::vec;
     use std::vec::Vec;
-    use virtqueue::{DeviceQueue, DriverQueue, Layout, RingMemory};
-    use x86defs::Width;
-
-    /// Memory of 64 KiB, in which the ring lies as well.
-    struct Ram(RefCell<Vec<u8>>);
-
-    impl Ram {
-        fn range(at: u64, len: usize) -> Result<core::ops::Range<usize>, MemoryError> {
-            let start = usize::try_from(at).unwrap_or(usize::MAX);
-            let end = start.checked_add(len).filter(|end| *end <= 0x1_0000);
-            end.map(|end| start..end).ok_or(MemoryError::NotRam(GuestPhysAddr::new(at)))
-        }
-    }
-
-    impl GuestMemory for Ram {
-        fn read(&self, gpa: GuestPhysAddr, buffer: &mut [u8]) -> Result<(), MemoryError> {
-            let range = Self::range(gpa.as_u64(), buffer.len())?;
-            buffer.copy_from_slice(&self.0.borrow()[range]);
-            Ok(())
-        }
-
-        fn write(&self, gpa: GuestPhysAddr, data: &[u8]) -> Result<(), MemoryError> {
-            let range = Self::range(gpa.as_u64(), data.len())?;
-            self.0.borrow_mut()[range].copy_from_slice(data);
-            Ok(())
-        }
-
-        fn compare_exchange(
-            &self,
-            gpa: GuestPhysAddr,
-            _: Width,
-            _: u64,
-            _: u64,
-        ) -> Result<u64, MemoryError> {
-            Err(MemoryError::NotRam(gpa))
-        }
-    }
-
-    impl RingMemory for Ram {
-        type Error = MemoryError;
-
-        fn load(&self, at: u64) -> Result<u16, MemoryError> {
-            RingMemory::read(self, at).map(u16::from_le_bytes)
-        }
-
-        fn store(&self, at: u64, value: u16) -> Result<(), MemoryError> {
-            RingMemory::write(self, at, &value.to_le_bytes())
-        }
-
-        fn read<const N: usize>(&self, at: u64) -> Result<[u8; N], MemoryError> {
-            let mut bytes = [0; N];
-            GuestMemory::read(self, GuestPhysAddr::new(at), &mut bytes).map(|()| bytes)
-        }
-
-        fn write(&self, at: u64, bytes: &[u8]) -> Result<(), MemoryError> {
-            GuestMemory::write(self, GuestPhysAddr::new(at), bytes)
-        }
-
-        fn fence(&self) {}
-    }
+    use virtqueue::{DeviceQueue, DriverQueue, Layout};
 
     /// Runs `work` on a request with buffers of these lengths, one behind the other from 0x8000 on,
     /// each followed by a byte that is not its own.
     fn with(readable: &[u32], writable: &[u32], work: impl FnOnce(&Ram, &Request<'_, Ram>)) {
-        let ram = Ram(RefCell::new((0..0x1_0000u32).map(|n| n.to_le_bytes()[0]).collect()));
-        for byte in &mut ram.0.borrow_mut()[..0x8000] {
+        let bytes = (0..0x2_0000u32).map(|n| n.to_le_bytes()[0]).collect();
+        let ram = Ram(Arc::new(Mutex::new(bytes)));
+        for byte in &mut ram.0.lock().unwrap()[..0x8000] {
             *byte = 0;
         }
         let mut at = 0x8000;
@@ -180,10 +125,10 @@ mod tests {
         let (readable, writable) = (place(readable), place(writable));
         let layout = Layout::new(16, 0, 0x1000, 0x2000).unwrap();
         let mut driver = DriverQueue::new(layout, false);
-        driver.add(&ram, &readable, &writable).unwrap();
-        driver.publish(&ram).unwrap();
+        driver.add(&Ring(&ram), &readable, &writable).unwrap();
+        driver.publish(&Ring(&ram)).unwrap();
         let mut chain = Chain::new(16);
-        assert!(DeviceQueue::new(layout, false, false).take(&ram, &mut chain).unwrap());
+        assert!(DeviceQueue::new(layout, false, false).take(&Ring(&ram), &mut chain).unwrap());
         work(&ram, &Request::new(&ram, &chain));
     }
 
@@ -201,7 +146,7 @@ mod tests {
             assert_eq!(request.read(100, &mut some), Err(RequestError::Short));
             request.read(6, &mut []).unwrap();
             request.write(1, &[0xaa, 0xbb]).unwrap();
-            let around = ram.0.borrow()[0x8009..0x800e].to_vec();
+            let around = ram.0.lock().unwrap()[0x8009..0x800e].to_vec();
             assert_eq!(around, [0x09, 0xaa, 0x0b, 0xbb, 0x0d]);
             assert_eq!(request.write(3, &[1, 2]), Err(RequestError::Short));
         });
@@ -238,20 +183,20 @@ mod tests {
                 let read = request.read(from, &mut buffer);
                 match part(&reads) {
                     Some(places) => {
-                        let wanted: Vec<_> = places.iter().map(|at| ram.0.borrow()[*at]).collect();
+                        let wanted: Vec<_> = places.iter().map(|at| ram.0.lock().unwrap()[*at]).collect();
                         assert_eq!((read, buffer), (Ok(()), wanted));
                     }
                     None => assert_eq!(read, Err(RequestError::Short)),
                 }
-                let before = ram.0.borrow().clone();
+                let before = ram.0.lock().unwrap().clone();
                 let data: Vec<u8> = (0..len).map(|n| !before[n % 256 + 0x8000]).collect();
                 let written = request.write(from, &data);
-                let changed = |at: &usize| ram.0.borrow()[*at] != before[*at];
+                let changed = |at: &usize| ram.0.lock().unwrap()[*at] != before[*at];
                 match part(&writes) {
                     Some(places) => {
                         assert_eq!(written, Ok(()));
                         for (at, byte) in places.iter().zip(&data) {
-                            assert_eq!(ram.0.borrow()[*at], *byte);
+                            assert_eq!(ram.0.lock().unwrap()[*at], *byte);
                         }
                         let others = (0..0x1_0000).filter(|at| !places.contains(at));
                         assert_eq!(others.filter(changed).count(), 0);

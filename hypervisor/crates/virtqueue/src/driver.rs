@@ -47,7 +47,7 @@ pub enum UsedError<E: Debug> {
     TooMuch {
         /// The chain.
         head: u16,
-        /// What the device says.
+        /// Bytes, as the device says.
         written: u32,
         /// Bytes that it may write.
         room: u64,

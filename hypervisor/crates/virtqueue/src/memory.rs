@@ -33,7 +33,6 @@ pub trait RingMemory {
     /// There is no memory that may be written.
     fn write(&self, at: u64, bytes: &[u8]) -> Result<(), Self::Error>;
 
-    /// What was stored before is seen by the other half before anything that is loaded afterwards is
-    /// read.
+    /// Stores of before are seen by the other half before anything that is loaded afterwards is read.
     fn fence(&self);
 }

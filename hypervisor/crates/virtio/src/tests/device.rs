@@ -2,6 +2,7 @@
 
 use super::{NOW, PORTS, SHOUT, TABLE, World};
 use crate::feature;
+use crate::ring::Ring;
 use alloc::sync::Arc;
 use chipset::Quiet;
 use chipset::pci::BoardDevice;
@@ -80,13 +81,13 @@ impl<'a> Driver<'a> {
         let ram = &self.world.ram;
         GuestMemory::write(ram, GuestPhysAddr::new(0x1_0000), text).unwrap();
         let segment = |at| Segment { at, len: u32::try_from(text.len()).unwrap() };
-        self.queue.add(ram, &[segment(0x1_0000)], &[segment(0x1_1000)]).unwrap();
-        self.queue.publish(ram).unwrap()
+        self.queue.add(&Ring(ram), &[segment(0x1_0000)], &[segment(0x1_1000)]).unwrap();
+        self.queue.publish(&Ring(ram)).unwrap()
     }
 
     /// The answer, if there is one.
     fn answer(&mut self) -> Option<Vec<u8>> {
-        let done = self.queue.take_back(&self.world.ram).unwrap()?;
+        let done = self.queue.take_back(&Ring(&self.world.ram)).unwrap()?;
         let mut text = std::vec![0; usize::try_from(done.written).unwrap()];
         GuestMemory::read(&self.world.ram, GuestPhysAddr::new(0x1_1000), &mut text).unwrap();
         Some(text)
@@ -168,7 +169,7 @@ fn requests_go_through() {
         assert_eq!(driver.answer().as_deref(), Some(&b"AGAIN"[..]));
         assert!(world.vectors().is_empty());
         assert_eq!(world.read(ISR, Width::B1), 0);
-        assert!(!driver.queue.want_interrupts(&world.ram).unwrap());
+        assert!(!driver.queue.want_interrupts(&Ring(&world.ram)).unwrap());
         driver.submit(b"third");
         driver.kick();
         driver.turn();
@@ -247,8 +248,8 @@ fn a_broken_ring_needs_a_reset_and_nothing_else() {
     assert_eq!(driver.answer().as_deref(), Some(&b"WELL"[..]));
     // A request that is none.
     let segment = Segment { at: 0x1_0000, len: 4 };
-    driver.queue.add(&world.ram, &[segment], &[]).unwrap();
-    driver.queue.publish(&world.ram).unwrap();
+    driver.queue.add(&Ring(&world.ram), &[segment], &[]).unwrap();
+    driver.queue.publish(&Ring(&world.ram)).unwrap();
     driver.kick();
     driver.turn();
     assert_eq!(world.read(STATUS, Width::B1), 0x4f);

@@ -18,7 +18,6 @@ use memory::{GuestMemory, MemoryError};
 use service::Wake;
 use std::sync::Mutex;
 use std::vec::Vec;
-use virtqueue::RingMemory;
 use x86defs::bits::Low;
 use x86defs::time::Nanos;
 use x86defs::{GuestPhysAddr, Width};
@@ -36,7 +35,7 @@ const RAM: usize = 0x2_0000;
 
 /// RAM of the guest, which several threads may use.
 #[derive(Clone, Debug)]
-pub(super) struct Ram(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Ram(pub(crate) Arc<Mutex<Vec<u8>>>);
 
 impl Ram {
     fn range(gpa: GuestPhysAddr, len: usize) -> Result<core::ops::Range<usize>, MemoryError> {
@@ -230,28 +229,4 @@ impl World {
         let (words, _) = mailbox.take();
         (0..=u8::MAX).filter(|v| words[usize::from(v >> 6)] >> (v & 63) & 1 != 0).collect()
     }
-}
-
-/// The guest's side of the rings.
-impl RingMemory for Ram {
-    type Error = MemoryError;
-
-    fn load(&self, at: u64) -> Result<u16, MemoryError> {
-        RingMemory::read(self, at).map(u16::from_le_bytes)
-    }
-
-    fn store(&self, at: u64, value: u16) -> Result<(), MemoryError> {
-        RingMemory::write(self, at, &value.to_le_bytes())
-    }
-
-    fn read<const N: usize>(&self, at: u64) -> Result<[u8; N], MemoryError> {
-        let mut bytes = [0; N];
-        GuestMemory::read(self, GuestPhysAddr::new(at), &mut bytes).map(|()| bytes)
-    }
-
-    fn write(&self, at: u64, bytes: &[u8]) -> Result<(), MemoryError> {
-        GuestMemory::write(self, GuestPhysAddr::new(at), bytes)
-    }
-
-    fn fence(&self) {}
 }

@@ -114,7 +114,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..300)
 }
 
-/// What the reference knows of a chain.
+/// A chain as the reference knows it.
 #[derive(Clone, Debug, PartialEq)]
 struct Known {
     head: u16,

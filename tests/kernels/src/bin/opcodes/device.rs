@@ -61,7 +61,7 @@ fn undefined(encoding: &Encoding) -> u64 {
         }
 }
 
-/// What can't be compared: the time, what ends QEMU, and what an emulated CPU does wrong by itself.
+/// Encodings that can't be compared: the time, what ends QEMU, and what an emulated CPU does wrong by itself.
 fn is_left_out(encoding: &Encoding) -> bool {
     match *encoding.bytes() {
         [.., 0x0f, 0x31, _] => true,

@@ -81,7 +81,7 @@ const LONGEST: usize = 6;
 /// Bytes that are put back behind each encoding in ordinary memory.
 const CLEAN: usize = 24;
 
-/// Where registers point to, behind the address of the data: most of them, RSI, RDI, RBP.
+/// Places that registers point to, behind the address of the data: most of them, RSI, RDI, RBP.
 const PLACES: [u64; 4] = [0, 0x1000, 0x2000, 0x8_0000];
 
 /// The watchdog's vector, and its ticks within one encoding that are too many.

@@ -441,7 +441,7 @@ fn every_debt_is_paid_before_anything_is_freed() {
     guest.end(40);
 }
 
-/// What waits in limbo is freed in small steps, by whoever comes next.
+/// Things in limbo are freed in small steps, by whoever comes next.
 #[test]
 fn many_things_are_not_freed_at_once() {
     let guest = Guest::with_cpus(80 * MIB, 40 * BLOCK_FRAMES, 48 * BLOCK_FRAMES, 400, 1);
